@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+# uv installs in seconds; without it, venv and pip do the same.
+UV := $(shell command -v uv 2>/dev/null)
+
+.PHONY: help setup demo test check lint format types clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+setup: .venv/installed  ## create .venv with everything that developing needs
+
+.venv/installed: pyproject.toml
+ifdef UV
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) pip install --quiet --python $(BIN)/python --editable . --group dev
+else
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+endif
+	@touch $@
+
+demo: .venv/installed  ## sync 1,000 users of a local twin into a sealed store, interrupt, resume, verify
+	$(BIN)/flowmate demo
+
+test: .venv/installed  ## run the tests
+	$(BIN)/pytest
+
+lint: .venv/installed  ## check style, and that imports point down
+	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/installed  ## format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+types: .venv/installed  ## check types
+	$(BIN)/mypy
+
+check: lint types test  ## all that continuous integration checks
+	$(BIN)/ruff format --check
+
+clean:  ## remove what was made here
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

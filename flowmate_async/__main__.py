@@ -1,0 +1,6 @@
+"""``python -m flowmate_async``: the same as ``flowmate``."""
+
+from flowmate_async.cli import main
+
+if __name__ == "__main__":
+    main()

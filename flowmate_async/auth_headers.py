@@ -1,0 +1,91 @@
+"""From a credential to the HTTP header that presents it, without a guess and without an injection.
+
+Pure rules on header names and values; which secret uses which rule is said in ``secrets.py``.
+"""
+
+import base64
+import re
+
+from flowmate_async.errors import ConfigurationError
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 § 5.6.2
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 § 5.5: no control characters
+_FRAMING = frozenset(
+    {
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "upgrade",
+        "te",
+        "trailer",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "expect",
+        "content-encoding",
+        "content-type",
+        "cookie",
+    }
+)
+
+
+def basic(username: str, passphrase: str) -> dict[str, str]:
+    """HTTP Basic (RFC 7617).
+
+    Raises:
+        ConfigurationError: the username contains a colon, which Basic cannot carry.
+    """
+    if ":" in username:
+        del passphrase
+        raise ConfigurationError("HTTP Basic cannot carry a username that contains a colon")
+    encoded = base64.b64encode(f"{username}:{passphrase}".encode()).decode()
+    return {"Authorization": f"Basic {encoded}"}
+
+
+def bearer(token: str) -> dict[str, str]:
+    """A bearer token (RFC 6750).
+
+    Raises:
+        ConfigurationError: the token has characters that no header can carry.
+    """
+    if (error := _value_error(token)) is not None:
+        del token
+        raise error
+    return {"Authorization": f"Bearer {token}"}
+
+
+def api_key(name: str | None, key: str) -> dict[str, str]:
+    """An API key in the header that its secret, or you, named.
+
+    Raises:
+        ConfigurationError: no name, or one that is no HTTP token, or one that frames the message.
+    """
+    name = name or ""
+    if (error := _name_error(name) or _value_error(key)) is not None:
+        del key
+        raise error
+    return {name: key}
+
+
+# The checks return their errors: a frame that raised would show the credential among its locals.
+
+
+def _name_error(name: str) -> ConfigurationError | None:
+    if not name:
+        return ConfigurationError(
+            "the API key names no header of its own",
+            advice="Pass auth_headers(default_header=…) with the header its app expects",
+        )
+    if not _TOKEN.fullmatch(name) or name.lower() in _FRAMING:
+        return ConfigurationError(
+            "the API key names a header that must not be set from a credential",
+            advice="Build the request from secret.value yourself",
+        )
+    return None
+
+
+def _value_error(value: str) -> ConfigurationError | None:
+    if _VALUE.fullmatch(value):
+        return None
+    return ConfigurationError("the credential has characters that no HTTP header can carry")

@@ -1,0 +1,82 @@
+"""The command line: commands, and how each ends."""
+
+import importlib.util
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+import anyio
+from cyclopts import App, CycloptsError
+
+from flowmate_async import __version__
+from flowmate_async.cli.configuration import fill_from_file
+from flowmate_async.cli.demo_command import demo
+from flowmate_async.cli.exits import Exit, complain, exit_code
+from flowmate_async.cli.read_commands import get, list_, users
+from flowmate_async.cli.sandbox_command import sandbox
+from flowmate_async.cli.store_commands import store_app
+from flowmate_async.cli.sync_command import sync
+from flowmate_async.errors import FlowMateError
+
+app = App(
+    name="flowmate",
+    help="Fetch the credentials that users left in FlowMate: safely, quickly, all of them.",
+    version=__version__,
+    config=(fill_from_file,),
+    help_epilogue="Exit codes: 0 ok, 1 some users failed, 2 usage or configuration, 3 FlowMate unusable, "
+    "130 interrupted (what was acknowledged is kept).",
+)
+app.command(demo)
+app.command(sync)
+app.command(users)
+app.command(list_, name="list")
+app.command(get)
+app.command(store_app)
+app.command(sandbox)
+
+
+def main() -> NoReturn:
+    """Run the command of this process's arguments, and exit as it ended."""
+    # Retries are shown as progress; stamina's own log line would reach a terminal without a word of context.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        arguments: the command line without the program's name.
+    """
+    try:
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        return _ended(command, bound.args, bound.kwargs)
+    except CycloptsError as error:
+        complain(f"{error} See: flowmate --help")
+        return Exit.USAGE
+    except FlowMateError as error:
+        complain(str(error))
+        return exit_code(error)
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has had enough; nothing may be written to it while exiting.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+
+
+def _ended(command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    if not inspect.iscoroutinefunction(command):
+        command(*args, **kwargs)  # --help and --version
+        return Exit.OK
+
+    async def awaited() -> int:
+        work: Coroutine[Any, Any, int] = command(*args, **kwargs)
+        return int(await work)
+
+    # The event loop of uvloop is used when it is installed.
+    return anyio.run(awaited, backend_options={"use_uvloop": importlib.util.find_spec("uvloop") is not None})

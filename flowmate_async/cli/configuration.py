@@ -1,0 +1,74 @@
+"""The configuration file: defaults for flags, below flags and ``FLOWMATE_*``. Never a credential.
+
+It is the file named by ``--config``, or ``config.toml`` in the user's configuration folder; never one from
+the working directory, where somebody else may have put it.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App, ArgumentCollection
+from cyclopts.config import Toml
+
+from flowmate_async.errors import ConfigurationError
+
+_KEYS = frozenset(
+    {
+        "admin_token_file",
+        "base_url",
+        "burst",
+        "ca_file",
+        "concurrency",
+        "proxy",
+        "rate",
+        "store",
+        "store_key_file",
+        "trust_env",
+    }
+)
+
+
+def default_path() -> Path:
+    """Where the user's configuration file is, whether or not it exists."""
+    if sys.platform == "win32":
+        base = os.environ.get("APPDATA") or str(Path.home() / "AppData" / "Roaming")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Application Support")
+    else:
+        base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "flowmate" / "config.toml"
+
+
+def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Give arguments that neither a flag nor the environment has set the file's values.
+
+    Raises:
+        ConfigurationError: the file is missing though it was named, is not TOML, or has unknown keys.
+    """
+    named = next((argument.tokens for argument in arguments if argument.name == "--config"), [])
+    path = Path(named[0].value) if named else default_path()
+    if not path.is_file():
+        if named:
+            raise ConfigurationError(f"the configuration file {path} does not exist")
+        return
+    source = Toml(path, use_commands_as_keys=False, allow_unknown=True)
+    _check(source.config, path)
+    if "FLOWMATE_ADMIN_TOKEN" in os.environ:
+        source.config.pop("admin_token_file", None)
+    source(app, commands, arguments)
+
+
+def _check(config: dict[str, Any], path: Path) -> None:
+    unknown = sorted(set(config) - _KEYS)
+    if any("token" in key or "key" in key or "password" in key for key in unknown):
+        raise ConfigurationError(
+            f"the configuration file {path} seems to hold a credential under {unknown[0]!r}",
+            advice="Name a private file instead: admin_token_file, store_key_file",
+        )
+    if unknown:
+        raise ConfigurationError(
+            f"the configuration file {path} has unknown keys: {', '.join(unknown)}",
+            advice=f"Known are {', '.join(sorted(_KEYS))}",
+        )

@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM during a sync: the first drains, the second leaves at once; both keep what is stored."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flowmate_async.cli.exits import say
+
+_DRAIN_SECONDS = 10.0
+
+
+@contextmanager
+def graceful(stop: asyncio.Event) -> Iterator[None]:
+    """Within, a first signal sets ``stop``; a second one, or ten seconds, cancels the current task.
+
+    Args:
+        stop: tells the sync to begin no further user.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    timers: list[asyncio.TimerHandle] = []
+
+    def interrupt() -> None:
+        if task is None or stop.is_set():
+            _cancel(task)
+            return
+        say(f"Interrupted: finishing the users begun, {_DRAIN_SECONDS:.0f} s at most; again to leave now")
+        stop.set()
+        timers.append(loop.call_later(_DRAIN_SECONDS, _cancel, task))
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    try:
+        for number in signals:
+            loop.add_signal_handler(number, interrupt)
+    except NotImplementedError:  # Windows: the loop has no handlers; Ctrl-C cancels at once
+        yield
+        return
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def _cancel(task: asyncio.Task[object] | None) -> None:
+    if task is not None:
+        task.cancel()

@@ -1,0 +1,125 @@
+"""The flags that commands share, and what they make: a client, an entered store."""
+
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from flowmate_async.client import FlowMate
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.settings import DEFAULT_BASE_URL, checked_base_url
+from flowmate_async.stores import Store, load_key, open_store
+
+_KEYRING_SERVICE = "flowmate_async admin token"
+
+
+@Parameter(name="*", group="Connection")
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How FlowMate is reached."""
+
+    base_url: Annotated[
+        str, Parameter(env_var="FLOWMATE_BASE_URL", help="FlowMate's API: https, or http to this machine.")
+    ] = DEFAULT_BASE_URL
+    admin_token_file: Annotated[
+        Path | None,
+        Parameter(
+            env_var="FLOWMATE_ADMIN_TOKEN_FILE",
+            help="A private file (0600) with the admin token; or set FLOWMATE_ADMIN_TOKEN.",
+        ),
+    ] = None
+    rate: Annotated[float, Parameter(env_var="FLOWMATE_RATE", help="Most requests/s; 0 for no limit.")] = (
+        200.0
+    )
+    burst: Annotated[int, Parameter(env_var="FLOWMATE_BURST", help="Requests that may be sent at once.")] = 20
+    concurrency: Annotated[
+        int, Parameter(env_var="FLOWMATE_CONCURRENCY", help="Most requests in flight.")
+    ] = 64
+    ca_file: Annotated[
+        Path | None,
+        Parameter(env_var="FLOWMATE_CA_FILE", help="Certificate authorities (PEM) instead of the system's."),
+    ] = None
+    proxy: Annotated[str | None, Parameter(env_var="FLOWMATE_PROXY", help="An http:// proxy.")] = None
+    trust_env: Annotated[
+        bool, Parameter(env_var="FLOWMATE_TRUST_ENV", help="Take the proxy from the environment.")
+    ] = False
+    config: Annotated[
+        Path | None,
+        Parameter(env_var="FLOWMATE_CONFIG", help="A TOML file with defaults for these flags."),
+    ] = None
+
+    def client(self) -> FlowMate:
+        """A client, not yet entered.
+
+        Raises:
+            ConfigurationError: a flag cannot work, or there is no admin token.
+        """
+        base_url = checked_base_url(self.base_url)
+        return FlowMate(
+            admin_token=self._admin_token(base_url),
+            base_url=base_url,
+            rate=self.rate or None,
+            burst=self.burst,
+            concurrency=self.concurrency,
+            ca_file=self.ca_file,
+            proxy=self.proxy,
+            trust_env=self.trust_env,
+        )
+
+    def _admin_token(self, base_url: str) -> str | Path:
+        if self.admin_token_file is not None:
+            return self.admin_token_file
+        token = os.environ.get("FLOWMATE_ADMIN_TOKEN") or _from_keyring(base_url)
+        if token:
+            return token
+        raise ConfigurationError(
+            "there is no admin token",
+            advice=(
+                "Set FLOWMATE_ADMIN_TOKEN, or name a private file with --admin-token-file, or put it in the "
+                f"system keyring (extra 'keyring') as '{_KEYRING_SERVICE}' for {base_url}"
+            ),
+        )
+
+
+@Parameter(name="*", group="Store")
+@dataclass(frozen=True, kw_only=True)
+class StoreFlags:
+    """Which store, and where its key is."""
+
+    store: Annotated[
+        str | None,
+        Parameter(env_var="FLOWMATE_STORE", help="The store's URL, as sqlite:///credentials.db."),
+    ] = None
+    store_key_file: Annotated[
+        Path | None,
+        Parameter(help="A private file (0600) with the store's key; or set FLOWMATE_STORE_KEY(_FILE)."),
+    ] = None
+
+    def open(self) -> Store:
+        """The store, not yet entered.
+
+        Raises:
+            ConfigurationError: no store is named, or its key is not found.
+        """
+        if not self.store:
+            raise ConfigurationError(
+                "no store is named", advice="Pass --store sqlite:///credentials.db, or set FLOWMATE_STORE"
+            )
+        if self.store == "memory:":
+            raise ConfigurationError("a memory: store would be gone at once", advice="Name a lasting store")
+        return open_store(
+            self.store, key=load_key(os.environ, store_url=self.store, key_file=self.store_key_file)
+        )
+
+
+def _from_keyring(base_url: str) -> str | None:
+    """The token kept for this origin: a token must never be sent to another one."""
+    try:
+        keyring = import_module("keyring")  # an extra
+    except ImportError:
+        return None
+    token: str | None = keyring.get_password(_KEYRING_SERVICE, base_url)
+    return token

@@ -1,0 +1,143 @@
+"""Progress of a sync on stderr: a live bar on a terminal, JSON lines elsewhere."""
+
+import sys
+import time
+from typing import Protocol, Self, TextIO
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from flowmate_async.events import Answered, Event, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
+from flowmate_async.redaction import one_line
+
+_LINE_EVERY_SECONDS = 2.0
+
+
+class Display(Protocol):
+    """What shows a sync's events; a context manager and a listener."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        ...
+
+    def __exit__(self, *details: object) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+        ...
+
+
+def display(*, stream: TextIO | None = None) -> Display:
+    """A bar if the stream is a terminal, JSON lines if not."""
+    stream = stream or sys.stderr
+    return _Bar(stream) if stream.isatty() else _Lines(stream)
+
+
+class _Bar:
+    def __init__(self, stream: TextIO) -> None:
+        self._began = time.monotonic()
+        self._requests = 0
+        self._failed = 0
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("users"),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[errors]}"),
+            TimeRemainingColumn(compact=True),
+            console=Console(file=stream),
+            transient=False,
+        )
+        self._task = self._progress.add_task("sync", total=None, speed="", errors="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Answered():
+                self._requests += 1
+            case RunBegan():
+                self._progress.update(self._task, total=event.total)
+            case UserStored() | UserSkipped():
+                self._advance()
+            case UserNotStored():
+                self._failed += 1
+                self._advance()
+                self._progress.console.print(
+                    f"[red]{escape(one_line(event.message))}[/red]", highlight=False, soft_wrap=True
+                )
+
+    def _advance(self) -> None:
+        speed = self._requests / max(time.monotonic() - self._began, 1e-3)
+        errors = f"[red]{self._failed} failed[/red]" if self._failed else ""
+        self._progress.update(self._task, advance=1, speed=f"{speed:,.0f} req/s", errors=errors)
+
+
+class _Lines:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._began = time.monotonic()
+        self._written = self._began
+        self._requests = 0
+        self._done = 0
+        self._failed = 0
+        self._total: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._stream.flush()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Answered():
+                self._requests += 1
+            case RunBegan():
+                self._total = event.total
+                self._write(event="run_began", run_id=event.run_id, resumed=event.resumed)
+            case UserStored() | UserSkipped():
+                self._done += 1
+                self._write_now_and_then()
+            case UserNotStored():
+                self._done += 1
+                self._failed += 1
+                self._write(
+                    event="user_failed", username=event.username, error=event.error, message=event.message
+                )
+            case RunEnded():
+                self._write(event="run_ended", run_id=event.run_id, complete=event.complete)
+
+    def _write_now_and_then(self) -> None:
+        if time.monotonic() - self._written >= _LINE_EVERY_SECONDS:
+            self._write(event="progress")
+
+    def _write(self, **fields: object) -> None:
+        self._written = time.monotonic()
+        seconds = self._written - self._began
+        counts = {
+            "users_done": self._done,
+            "users_total": self._total,
+            "users_failed": self._failed,
+            "requests": self._requests,
+            "seconds": round(seconds, 3),
+        }
+        self._stream.write(msgspec.json.encode(fields | counts).decode() + "\n")

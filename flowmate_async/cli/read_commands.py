@@ -1,0 +1,88 @@
+"""``flowmate users``, ``list`` and ``get``: looking at one tenant, user or secret."""
+
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from flowmate_async.cli.exits import Exit, put
+from flowmate_async.cli.options import Connection
+from flowmate_async.redaction import one_line
+from flowmate_async.secrets import Secret
+
+HIDDEN = "(hidden; --reveal shows it)"
+
+
+async def users(
+    *,
+    everyone: Annotated[bool, Parameter(negative=(), help="Administrators and disabled users, too.")] = False,
+    json: Annotated[bool, Parameter(negative=(), help="One JSON object a line.")] = False,
+    connection: Connection = Connection(),
+) -> Exit:
+    """List the active users of the tenant, one username a line.
+
+    Examples:
+        flowmate users > users.txt
+    """
+    async with connection.client() as fm:
+        async for user in fm.users():
+            if everyone or user.is_active_tenant_user:
+                put(msgspec.json.encode(user).decode() if json else one_line(user.username, limit=1024))
+    return Exit.OK
+
+
+async def list_(
+    username: str,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative=(), help="One JSON object a line.")] = False,
+    connection: Connection = Connection(),
+) -> Exit:
+    """List a user's secrets, without credentials: id, type, expiry, name.
+
+    Examples:
+        flowmate list abc123
+
+    Args:
+        username: The user.
+    """
+    async with connection.client() as fm:
+        for secret in await fm.list_secrets(username):
+            if json:
+                put(msgspec.json.encode(secret).decode())
+            else:
+                expires = secret.expires_at.isoformat() if secret.expires_at else "-"
+                put(one_line(f"{secret.id}  {secret.type:<22}  {expires:<32}  {secret.name or ''}"))
+    return Exit.OK
+
+
+async def get(
+    username: str,
+    secret_id: str,
+    /,
+    *,
+    reveal: Annotated[bool, Parameter(negative=(), help="Show the credential in clear.")] = False,
+    connection: Connection = Connection(),
+) -> Exit:
+    """Fetch one secret from FlowMate and print it as JSON; its values only with --reveal.
+
+    Examples:
+        flowmate get abc123 66761aedcf268b4d68470e27 --reveal
+
+    Args:
+        username: The user.
+        secret_id: The secret's id.
+    """
+    async with connection.client() as fm:
+        put(rendered(await fm.get_secret(username, secret_id), reveal=reveal))
+    return Exit.OK
+
+
+def rendered(secret: Secret, *, reveal: bool) -> str:
+    """A secret as indented JSON; the values of its credential hidden unless they are to be revealed."""
+    if reveal:
+        return msgspec.json.format(msgspec.json.encode(secret)).decode()
+    fields: dict[str, Any] = msgspec.to_builtins(secret)
+    value = fields.get("value")
+    fields["value"] = dict.fromkeys(value, HIDDEN) if isinstance(value, dict) else HIDDEN
+    return msgspec.json.format(msgspec.json.encode(fields)).decode()

@@ -1,0 +1,63 @@
+"""``flowmate sandbox``: the local twin of FlowMate as a process."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from flowmate_async.cli.exits import Exit, put, say
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.private_files import write_private_atomically
+from flowmate_async.sandbox import Sandbox, SandboxOptions, serve_forever
+
+
+async def sandbox(  # noqa: PLR0913 - a flag each
+    *,
+    users: Annotated[int, Parameter(help="Active users of the tenant.")] = 100,
+    seed: Annotated[int, Parameter(help="The same seed makes the same users and secrets.")] = 0,
+    port: Annotated[int, Parameter(help="Port on loopback; 0 for a free one.")] = 0,
+    latency: Annotated[float, Parameter(help="Seconds added to each answer.")] = 0.0,
+    rate: Annotated[float, Parameter(help="Requests/s above which it answers 429; 0 for no limit.")] = 0.0,
+    burst: Annotated[int, Parameter(help="Requests it takes at once under --rate.")] = 20,
+    masked: Annotated[bool, Parameter(negative=(), help="Mask credentials: no raw-read permission.")] = False,
+    env_file: Annotated[Path | None, Parameter(help="Also write URL and token to this private file.")] = None,
+) -> Exit:
+    """Run a local twin of FlowMate on loopback until interrupted; prints its URL and admin token.
+
+    Examples:
+        flowmate sandbox --users 2000 --seed 7
+    """
+    try:
+        options = SandboxOptions(
+            users=users,
+            seed=seed,
+            port=port,
+            latency_seconds=latency,
+            rate=rate or None,
+            burst=burst,
+            raw_read=not masked,
+        )
+        options.settings()
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+
+    def announce(twin: Sandbox) -> None:
+        lines = [f"FLOWMATE_BASE_URL={twin.url}", f"FLOWMATE_ADMIN_TOKEN={twin.admin_token}"]
+        if env_file is not None:
+            write_private_atomically(env_file, "".join(f"{line}\n" for line in lines).encode())
+        put("\n".join(lines))
+        say(f"A twin of FlowMate with {users} users listens on {twin.url}. Ctrl-C ends it.")
+
+    loop = asyncio.get_running_loop()
+    serving = loop.create_task(serve_forever(options, announce))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        return Exit.OK
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on port {port}: {error.strerror}") from None
+    return Exit.OK

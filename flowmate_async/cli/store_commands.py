@@ -1,0 +1,84 @@
+"""``flowmate store``: looking into a store, and making its key."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import App, Parameter
+
+from flowmate_async.cli.exits import Exit, complain, put, say
+from flowmate_async.cli.options import StoreFlags
+from flowmate_async.cli.read_commands import rendered
+from flowmate_async.errors import SecretNotFoundError
+from flowmate_async.redaction import one_line
+from flowmate_async.stores import write_key_file
+
+store_app = App(name="store", help="Look into a store of credentials.")
+
+
+@store_app.command(name="list")
+async def list_(
+    username: str | None = None,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative=(), help="One JSON object a line.")] = False,
+    store: StoreFlags = StoreFlags(),
+) -> Exit:
+    """List what is stored, of one user or all, without opening any credential.
+
+    Args:
+        username: The user.
+    """
+    async with store.open() as opened:
+        async for item in opened.items(username):
+            if json:
+                put(msgspec.json.encode(item).decode())
+            else:
+                put(one_line(f"{item.username}  {item.secret_id}  {item.type:<22}  {item.expires_at or '-'}"))
+    return Exit.OK
+
+
+@store_app.command
+async def get(
+    username: str,
+    secret_id: str,
+    /,
+    *,
+    reveal: Annotated[bool, Parameter(negative=(), help="Show the credential in clear.")] = False,
+    store: StoreFlags = StoreFlags(),
+) -> Exit:
+    """Print one stored secret as JSON; its values only with --reveal.
+
+    Args:
+        username: The user.
+        secret_id: The secret's id.
+    """
+    async with store.open() as opened:
+        secret = await opened.get(username, secret_id)
+    if secret is None:
+        raise SecretNotFoundError("the store has no such secret", username=username, secret_id=secret_id)
+    put(rendered(secret, reveal=reveal))
+    return Exit.OK
+
+
+@store_app.command
+async def verify(*, store: StoreFlags = StoreFlags()) -> Exit:
+    """Open every stored credential and say which ones do not open."""
+    async with store.open() as opened:
+        found = await opened.verify()
+    for username, secret_id in found.damaged:
+        complain(f"damaged: user '{username}', secret '{secret_id}'; sync this user again")
+    put(f"{found.intact} credentials intact, {len(found.damaged)} damaged")
+    return Exit.SOME_FAILED if found.damaged else Exit.OK
+
+
+@store_app.command
+async def keygen(path: Path, /) -> Exit:
+    """Make a new key for a store, in a file that only you may read.
+
+    Args:
+        path: The file; must not exist yet.
+    """
+    write_key_file(path)
+    say(f"Wrote a new key to {path}. Keep a copy elsewhere: without it the store cannot be opened.")
+    return Exit.OK

@@ -1,0 +1,170 @@
+"""``flowmate sync``: the batch job from a terminal or a cron job."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from flowmate_async.cli.exits import Exit, exit_code, put, say
+from flowmate_async.cli.interrupts import graceful
+from flowmate_async.cli.options import Connection, StoreFlags
+from flowmate_async.cli.progress import display
+from flowmate_async.cli.report_file import write_report
+from flowmate_async.cli.usernames import checked_usernames, read_usernames
+from flowmate_async.client import FlowMate
+from flowmate_async.errors import ConfigurationError, FlowMateError
+from flowmate_async.stores import Store
+from flowmate_async.sync.engine import SyncOptions
+from flowmate_async.sync.report import SyncReport
+
+_SHOWN_LEFT_OUT = 20
+
+
+@Parameter(name="*", group="Users")
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Whose credentials are synced."""
+
+    all_users: Annotated[bool, Parameter(negative=(), help="All active users of the tenant.")] = False
+    users_file: Annotated[
+        Path | None,
+        Parameter(allow_leading_hyphen=True, help="A file of usernames, one a line; - for standard input."),
+    ] = None
+
+    def usernames(self, named: tuple[str, ...]) -> list[str] | None:
+        """The usernames; ``None`` for all.
+
+        Raises:
+            ConfigurationError: not exactly one way of naming users was used, or a username is malformed.
+        """
+        ways = [bool(named), self.all_users, self.users_file is not None]
+        if sum(ways) != 1:
+            raise ConfigurationError(
+                "no users are named" if not any(ways) else "users are named in more than one way",
+                advice="Pass usernames, or --users-file FILE, or --all-users",
+            )
+        if self.users_file is not None:
+            return read_usernames(self.users_file)
+        return checked_usernames(named, what="the command line", unit="username") if named else None
+
+
+@Parameter(name="*", group="Run")
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """How the run behaves."""
+
+    max_age: Annotated[
+        float, Parameter(help="Hours; an incomplete run older than this is not resumed, a new one begins.")
+    ] = 12.0
+    retry_failed: Annotated[
+        bool, Parameter(negative=(), help="Also resume a complete run, for its failed users.")
+    ] = False
+    max_failures: Annotated[
+        int | None, Parameter(help="End the run when more users than this have failed.")
+    ] = None
+    report: Annotated[Path | None, Parameter(help="Write a JSON report, a line a user, to this file.")] = None
+    json: Annotated[bool, Parameter(negative=(), help="Print the totals as JSON.")] = False
+
+    def options(self) -> SyncOptions:
+        """The same for the library.
+
+        Raises:
+            ConfigurationError: a number that cannot be.
+        """
+        if self.max_age < 0 or (self.max_failures or 0) < 0:
+            raise ConfigurationError("--max-age and --max-failures cannot be negative")
+        return SyncOptions(
+            max_age_seconds=self.max_age * 3600,
+            retry_failed=self.retry_failed,
+            max_failures=self.max_failures,
+        )
+
+
+async def sync(
+    *usernames: str,
+    selection: Selection = Selection(),
+    store: StoreFlags = StoreFlags(),
+    run: RunFlags = RunFlags(),
+    connection: Connection = Connection(),
+) -> Exit:
+    """Copy the credentials of many users into a sealed store; run again to resume.
+
+    Examples:
+        flowmate sync --all-users --store sqlite:///credentials.db
+
+        flowmate sync --users-file users.txt --report report.json
+
+    Args:
+        usernames: Users by name.
+        selection: Whose credentials are synced.
+        store: Where they go.
+        run: How the run behaves.
+        connection: How FlowMate is reached.
+    """
+    names = selection.usernames(usernames)
+    options = run.options()
+    client = connection.client()
+    async with store.open() as opened, client as fm:
+        report, error = await _sync(fm, opened, names, options)
+        if run.report is not None:
+            await write_report(run.report, opened, report=report, error=str(error) if error else None)
+    if error is not None:
+        raise error
+    if report is None:
+        return Exit.INTERRUPTED
+    show(report, as_json=run.json)
+    if not report.complete:
+        return Exit.INTERRUPTED
+    return Exit.SOME_FAILED if report.failed else Exit.OK
+
+
+async def _sync(
+    fm: FlowMate, store: Store, names: list[str] | None, options: SyncOptions
+) -> tuple[SyncReport | None, FlowMateError | None]:
+    """The report, or the error that ended the run, or neither when it was interrupted the hard way."""
+    stop = asyncio.Event()
+    with graceful(stop), display() as shown:
+        try:
+            return await fm.sync(store, names, options=options, on_event=shown, stop=stop), None
+        except FlowMateError as error:
+            # Whoever was refused the store or the configuration has no run to report on.
+            if exit_code(error) is Exit.USAGE:
+                raise
+            return None, error
+        except asyncio.CancelledError:
+            if not stop.is_set():
+                raise
+            return None, None
+
+
+def show(report: SyncReport, *, as_json: bool) -> None:
+    """Print what a sync did: data on stdout, the rest on stderr."""
+    if as_json:
+        put(msgspec.json.encode(report).decode())
+    else:
+        put(summary(report))
+    if report.left_out:
+        shown = [f"{account.username} ({account.reason})" for account in report.left_out[:_SHOWN_LEFT_OUT]]
+        more = len(report.left_out) - len(shown)
+        rest = f" and {more} more" if more else ""
+        say(f"Left out {len(report.left_out)} accounts: {', '.join(shown)}{rest}")
+    if not report.complete:
+        say("The run is incomplete; run the same command again to resume it.")
+
+
+def summary(report: SyncReport) -> str:
+    """The totals in a line."""
+    how = "complete" if report.complete else "incomplete"
+    text = (
+        f"Run {report.run_id} {how}: {report.synced:,} users synced, {report.failed:,} failed; "
+        f"{report.secrets:,} credentials ({report.changed:,} written, {report.unchanged:,} unchanged); "
+        f"{report.requests:,} requests in {report.seconds:.1f} s"
+    )
+    if report.resumed:
+        text += f"; resumed, {report.skipped:,} users were done before"
+    if report.errors:
+        text += "; failures: " + ", ".join(f"{kind} {count}" for kind, count in sorted(report.errors.items()))
+    return text

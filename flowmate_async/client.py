@@ -1,0 +1,262 @@
+"""FlowMate: the client. Wires the rooms below in the order data flows, and holds no logic of its own."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flowmate_async.admin import AdminToken, TokenProvider
+from flowmate_async.api import Api, ApiLimits
+from flowmate_async.clock import Clock, SystemClock
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.events import Emitter, Listener
+from flowmate_async.fetch import SecretFetcher
+from flowmate_async.listing import Lister
+from flowmate_async.models import SecretSummary, User, UserToken
+from flowmate_async.secrets import Secret
+from flowmate_async.settings import DEFAULT_BASE_URL, USER_AGENT, check_rate, checked_base_url
+from flowmate_async.stats import Stats, StatsListener
+from flowmate_async.stores.base import Store
+from flowmate_async.sync.engine import SyncEngine, SyncOptions
+from flowmate_async.sync.outcomes import Outcome
+from flowmate_async.sync.reader import UserReader
+from flowmate_async.sync.report import LeftOut, SyncReport, select
+from flowmate_async.sync.sweep import Usernames, sweep_in_batches
+from flowmate_async.tokens import UserTokens
+from flowmate_async.traffic.dispatch import Dispatcher
+from flowmate_async.traffic.limiter import RateLimiter
+from flowmate_async.traffic.retry import RetryPolicy
+from flowmate_async.transport.base import Transport
+
+_DRAIN_SECONDS = 5.0
+
+
+class FlowMate:
+    """An asyncio client of one FlowMate tenant. Use it as ``async with FlowMate(...) as fm``.
+
+    Args:
+        admin_token: the tenant's admin token; or the path of a private file that holds it, which is read
+            again after a 401; or an async provider of it.
+        base_url: FlowMate's API; https, or http to this machine.
+        rate: requests/s that are never exceeded; ``None`` for no limit.
+        burst: requests that may be sent at once.
+        concurrency: most requests in flight, and users a sweep reads at once.
+        transport: ``"aiohttp"``, or any :class:`~flowmate_async.Transport`.
+        limits: deadlines in seconds and body sizes in bytes.
+        retry: bounds of retrying.
+        page_size: secrets a page when listing.
+        ca_file: certificate authorities (PEM) to trust instead of the system's.
+        proxy: an explicit ``http://`` proxy.
+        trust_env: take proxies from the environment.
+        keep_refresh_fields: keep ``refreshToken`` and ``inputFields`` of secrets, dropped otherwise.
+        on_event: called with every :class:`~flowmate_async.events.Event`; must be quick.
+        clock: the time it keeps.
+
+    Raises:
+        ConfigurationError: any of these cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        admin_token: str | os.PathLike[str] | TokenProvider,
+        base_url: str = DEFAULT_BASE_URL,
+        rate: float | None = 200.0,
+        burst: int = 20,
+        concurrency: int = 64,
+        transport: str | Transport = "aiohttp",
+        limits: ApiLimits | None = None,
+        retry: RetryPolicy | None = None,
+        page_size: int = 100,
+        ca_file: str | Path | None = None,
+        proxy: str | None = None,
+        trust_env: bool = False,
+        keep_refresh_fields: bool = False,
+        on_event: Listener | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        # First of all: the token must not stay a local of a frame that may raise.
+        admin, admin_token = AdminToken(admin_token), ""
+        check_rate(rate, burst, concurrency)
+        self._base_url = checked_base_url(base_url)
+        self._concurrency = concurrency
+        self._clock = clock or SystemClock()
+        self._stats = StatsListener()
+        self._emitter = Emitter(self._stats, *([on_event] if on_event else []))
+        self._transport = _transport(
+            transport, self._base_url, ca_file=ca_file, proxy=proxy, trust_env=trust_env
+        )
+        self._dispatcher = Dispatcher(
+            self._transport,
+            limiter=RateLimiter(rate=rate, burst=burst, clock=self._clock),
+            concurrency=concurrency,
+            policy=retry or RetryPolicy(),
+            clock=self._clock,
+            emitter=self._emitter,
+        )
+        self._api = Api(
+            self._dispatcher, limits=limits or ApiLimits(), keep_refresh_fields=keep_refresh_fields
+        )
+        self._admin = admin
+        self._tokens = UserTokens(self._api, admin=admin, clock=self._clock, emitter=self._emitter)
+        self._lister = Lister(self._api, tokens=self._tokens, emitter=self._emitter, page_size=page_size)
+        self._fetcher = SecretFetcher(
+            self._api, tokens=self._tokens, base_url=self._base_url, emitter=self._emitter
+        )
+        self._reader = UserReader(
+            lister=self._lister, fetcher=self._fetcher, tokens=self._tokens, clock=self._clock
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._fetcher.aclose(drain_seconds=_DRAIN_SECONDS)
+            await self._tokens.aclose(drain_seconds=_DRAIN_SECONDS)
+        finally:
+            await self._transport.__aexit__(kind, error, trace)
+
+    @property
+    def base_url(self) -> str:
+        """FlowMate's API, as checked."""
+        return self._base_url
+
+    async def users(self) -> AsyncIterator[User]:
+        """Every account of the tenant, administrators and service accounts included.
+
+        Raises:
+            AuthenticationError: the admin token is rejected.
+            PermissionDeniedError: the token is no admin token.
+        """
+        for user in await self._admin.call(self._api.users):
+            yield user
+
+    async def impersonate(self, username: str) -> UserToken:
+        """A token for one user: the one that is held, or a new one; single-flight.
+
+        Raises:
+            InvalidIdError: the username may not be sent.
+            UserNotFoundError: no such user, or a disabled one.
+        """
+        return await self._tokens.token(username)
+
+    async def list_secrets(self, username: str) -> list[SecretSummary]:
+        """Every secret of a user, without credentials: all pages, counted against upstream's total.
+
+        Raises:
+            IncompleteListingError: the listing kept disagreeing with its own total.
+        """
+        return list((await self._lister.list(username)).secrets)
+
+    async def get_secret(self, username: str, secret_id: str) -> Secret:
+        """One secret with its credential, from upstream; single-flight.
+
+        Raises:
+            InvalidIdError: the username or id may not be sent.
+            SecretNotFoundError: no such secret.
+            PermissionDeniedError: the user does not own it.
+            MaskedSecretError: the raw-read permission is missing.
+            RefreshFailedError: upstream could not refresh it with its provider.
+        """
+        return await self._fetcher.get(username, secret_id)
+
+    async def sweep(self, usernames: Usernames) -> AsyncGenerator[Outcome, None]:
+        """All credentials of many users: outcomes as they come, with back-pressure, in bounded memory.
+
+        A user's failure is an outcome, not an exception.
+
+        Args:
+            usernames: any iterable or async iterable.
+        """
+        batches = sweep_in_batches(self._reader.read, usernames, workers=self._concurrency)
+        async with aclosing(batches):
+            async for batch in batches:
+                for outcome in batch:
+                    yield outcome
+
+    async def sync(
+        self,
+        store: Store,
+        users: Usernames | None = None,
+        *,
+        options: SyncOptions | None = None,
+        on_event: Listener | None = None,
+        stop: asyncio.Event | None = None,
+    ) -> SyncReport:
+        """Copy the credentials of many users into a store, resumably: the batch job as a call.
+
+        Args:
+            store: an entered store.
+            users: any iterable or async iterable of usernames; ``None`` for all active users of the tenant.
+            options: whether and what to resume, how many users may fail.
+            on_event: called with every event while the sync goes on.
+            stop: when set, no further user is begun; the run stays incomplete and the next sync resumes it.
+
+        Raises:
+            CheckpointError: another run holds the store.
+            StoreError: the store belongs to another upstream, or cannot be written.
+            AuthenticationError: the admin token was rejected; the run can be resumed.
+            MaskedSecretError: everything came back masked.
+            UpstreamUnavailableError: too many users in a row met an unusable upstream.
+            TooManyFailuresError: more users failed than ``options.max_failures``.
+        """
+        options = options or SyncOptions()
+        if on_event is not None:
+            self._emitter.add(on_event)
+        try:
+            async with store.exclusive_run():
+                await store.bind(self._base_url)
+                usernames, left_out = await self._selected(users)
+                engine = SyncEngine(
+                    self._reader.read,
+                    store,
+                    workers=self._concurrency,
+                    options=options,
+                    clock=self._clock,
+                    emitter=self._emitter,
+                )
+                return await engine.sync(usernames, stop=stop, left_out=left_out)
+        finally:
+            if on_event is not None:
+                self._emitter.remove(on_event)
+
+    async def _selected(self, users: Usernames | None) -> tuple[Usernames, tuple[LeftOut, ...]]:
+        return (users, ()) if users is not None else select(await self._admin.call(self._api.users))
+
+    def stats(self) -> Stats:
+        """Counters and latencies since the client was made."""
+        return self._stats.snapshot(
+            traffic=self._dispatcher.statistics(),
+            flights={"impersonation": self._tokens.statistics(), "secret": self._fetcher.statistics()},
+        )
+
+
+def _transport(
+    transport: str | Transport,
+    base_url: str,
+    *,
+    ca_file: str | Path | None,
+    proxy: str | None,
+    trust_env: bool,
+) -> Transport:
+    if not isinstance(transport, str):
+        return transport
+    if transport != "aiohttp":
+        raise ConfigurationError(f"no transport is called {transport!r}", advice="There is 'aiohttp'")
+    # Imported where it is chosen: another transport needs none of aiohttp.
+    from flowmate_async.transport.aiohttp import AiohttpOptions, AiohttpTransport  # noqa: PLC0415
+    from flowmate_async.transport.tls import client_context  # noqa: PLC0415
+
+    return AiohttpTransport(
+        base_url,
+        user_agent=USER_AGENT,
+        tls=client_context(ca_file=ca_file),
+        options=AiohttpOptions(proxy=proxy, trust_env=trust_env),
+    )

@@ -1,0 +1,169 @@
+"""Every error of the library, and when it is raised.
+
+::
+
+    FlowMateError
+    ├── ConfigurationError        what you passed or configured cannot work; nothing was sent
+    │   └── InvalidIdError        a username, secret id or page number that must not be sent
+    ├── AuthenticationError       the admin token, or a freshly made user token, was rejected
+    ├── PermissionDeniedError     the token is valid but may not do this
+    │   └── MaskedSecretError     upstream answered with masked values: raw-read permission is missing
+    ├── UserNotFoundError         no such user, or the user is disabled
+    ├── SecretNotFoundError       no such secret
+    ├── CredentialExpiredError    the newest credential there is has expired
+    ├── CredentialRejectedError   the app rejected the credential and upstream has no newer one
+    ├── RefreshFailedError        upstream could not refresh the credential with its provider
+    ├── RateLimitedError          still throttled after every allowed retry
+    ├── UpstreamUnavailableError  FlowMate cannot be reached or is failing
+    │   └── UpstreamTimeoutError  no answer within the deadline
+    ├── ProtocolError             an answer that is not what the contract documents
+    ├── IncompleteListingError    a listing that could not be proven complete
+    ├── TooManyFailuresError      a run was ended because more users failed than was allowed
+    ├── StoreError                the store cannot be opened, read or written
+    └── CheckpointError           the progress of a run cannot be recorded or read
+
+Each says what happened, to which user and secret, at which endpoint, and what to do. None carries a
+credential: messages are made of the library's own words, ids and sanitised upstream text.
+"""
+
+import re
+from typing import Self
+
+from flowmate_async.redaction import one_line
+
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+class FlowMateError(Exception):
+    """Base of all errors of this library.
+
+    Args:
+        message: what happened, without a final full stop.
+        advice: what the reader can do about it.
+        endpoint: the endpoint concerned, as ``GET /secrets/{id}``.
+        username: the user concerned, when known.
+        secret_id: the secret concerned, when known.
+        status: the HTTP status of the answer, when there was one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        advice: str = "",
+        endpoint: str = "",
+        username: str | None = None,
+        secret_id: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+        self.endpoint = endpoint
+        self.username = username
+        self.secret_id = secret_id
+        self.status = status
+
+    @property
+    def kind(self) -> str:
+        """The class's name as reports count it: ``masked_secret`` for :class:`MaskedSecretError`."""
+        return _WORD.sub("_", type(self).__name__.removesuffix("Error")).lower()
+
+    def about(self, *, username: str | None = None, secret_id: str | None = None) -> Self:
+        """Name the user and secret concerned, where not named yet, and return the error itself."""
+        self.username = self.username or username
+        self.secret_id = self.secret_id or secret_id
+        return self
+
+    def clone(self) -> Self:
+        """An equal error with no traceback of its own, so that each waiter of a flight raises its own."""
+        twin = type(self).__new__(type(self), *self.args)
+        twin.args = self.args
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __str__(self) -> str:
+        concerned = [
+            f"user {_quoted(self.username)}" if self.username is not None else "",
+            f"secret {_quoted(self.secret_id)}" if self.secret_id is not None else "",
+            self.endpoint,
+        ]
+        where = ", ".join(part for part in concerned if part)
+        text = f"{self.message} ({where})" if where else self.message
+        return f"{text}. {self.advice}" if self.advice else text
+
+
+def _quoted(name: str) -> str:
+    return f"'{one_line(name, limit=120)}'"
+
+
+class ConfigurationError(FlowMateError):
+    """Raised before anything is sent: an argument, a setting, a file or a key that cannot work."""
+
+
+class InvalidIdError(ConfigurationError):
+    """Raised before anything is sent: a username, secret id or page number that is not a valid one."""
+
+
+class AuthenticationError(FlowMateError):
+    """Raised when the admin token is rejected, or when a user token is rejected right after it was made."""
+
+
+class PermissionDeniedError(FlowMateError):
+    """Raised on a 403: the token is valid but may not do this, or the secret belongs to another user."""
+
+
+class MaskedSecretError(PermissionDeniedError):
+    """Raised when values arrive masked; grant the token the permission ``secrets.secret.readRaw``."""
+
+
+class UserNotFoundError(FlowMateError):
+    """Raised when upstream knows no such user, or the user's account is disabled."""
+
+
+class SecretNotFoundError(FlowMateError):
+    """Raised when upstream knows no secret of that id."""
+
+
+class CredentialExpiredError(FlowMateError):
+    """Raised when even upstream's newest answer has expired, or expires sooner than was asked for."""
+
+
+class CredentialRejectedError(FlowMateError):
+    """Raised when the app rejected a credential and upstream still answers with the same one."""
+
+
+class RefreshFailedError(FlowMateError):
+    """Raised when upstream could not refresh a secret with the provider behind it."""
+
+
+class RateLimitedError(FlowMateError):
+    """Raised when upstream still answers 429 after every allowed retry."""
+
+
+class UpstreamUnavailableError(FlowMateError):
+    """Raised when FlowMate cannot be reached, or answers that it is failing."""
+
+
+class UpstreamTimeoutError(UpstreamUnavailableError):
+    """Raised when no complete answer came within the deadline."""
+
+
+class ProtocolError(FlowMateError):
+    """Raised when an answer is not what the contract documents: HTML, truncated, too large, not JSON."""
+
+
+class IncompleteListingError(FlowMateError):
+    """Raised when a user's listing keeps disagreeing with its own total."""
+
+
+class TooManyFailuresError(FlowMateError):
+    """Raised when more users of a run failed than ``max_failures`` allows; what succeeded is stored."""
+
+
+class StoreError(FlowMateError):
+    """Raised when a store cannot be opened, read or written: wrong key, newer version, no permission."""
+
+
+class CheckpointError(FlowMateError):
+    """Raised when a run's progress cannot be recorded or read, as when another run holds the store."""

@@ -1,0 +1,129 @@
+"""What happens inside, told to whoever listens: statistics, logs, progress bars, metrics.
+
+The core emits frozen structs and imports no observer. A listener is a plain callable; it runs inline, so it
+must be quick, and must not raise. No event holds a credential.
+"""
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+_log = logging.getLogger("flowmate_async")
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of all events."""
+
+
+class Answered(Event, frozen=True):
+    """A request was answered; ``seconds`` is the exchange itself, without waiting for the limiter."""
+
+    endpoint: str
+    status: int
+    seconds: float
+
+
+class Broken(Event, frozen=True):
+    """A request got no complete answer; ``failure`` is the kind of failure, as ``interrupted``."""
+
+    endpoint: str
+    failure: str
+
+
+class Retried(Event, frozen=True):
+    """A request failed and will be sent again after ``wait_seconds``."""
+
+    endpoint: str
+    error: str
+    wait_seconds: float
+
+
+class Throttled(Event, frozen=True):
+    """Upstream answered 429; nobody sends for ``wait_seconds``."""
+
+    wait_seconds: float
+
+
+class FlightJoined(Event, frozen=True):
+    """A caller joined a request for the same thing that was under way already."""
+
+    flight: str
+
+
+class TokenMade(Event, frozen=True):
+    """A user was impersonated; ``replaced`` when an earlier token had been rejected."""
+
+    username: str
+    replaced: bool
+
+
+class Relisted(Event, frozen=True):
+    """A listing disagreed with its own total and is fetched again."""
+
+    username: str
+
+
+class RunBegan(Event, frozen=True):
+    """A sync began or resumed a run over ``total`` users; ``None`` when their number is not known."""
+
+    run_id: str
+    resumed: bool
+    total: int | None
+
+
+class UserSkipped(Event, frozen=True):
+    """A user was synced by an earlier part of the run, and is not fetched again."""
+
+    username: str
+
+
+class UserStored(Event, frozen=True):
+    """A user's credentials and checkpoint are durable in the store."""
+
+    username: str
+    secrets: int
+    seconds: float
+
+
+class UserNotStored(Event, frozen=True):
+    """A user failed; the failure is checkpointed."""
+
+    username: str
+    error: str
+    message: str
+
+
+class RunEnded(Event, frozen=True):
+    """A sync ended; ``complete`` when every user was tried."""
+
+    run_id: str
+    complete: bool
+
+
+Listener = Callable[[Event], object]
+
+
+class Emitter:
+    """Hands each event to every listener."""
+
+    __slots__ = ("_listeners",)
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = list(listeners)
+
+    def add(self, listener: Listener) -> None:
+        """Tell this listener, too."""
+        self._listeners.append(listener)
+
+    def remove(self, listener: Listener) -> None:
+        """Tell this listener no more."""
+        self._listeners.remove(listener)
+
+    def emit(self, event: Event) -> None:
+        """Tell every listener of an event; a listener that raises is logged and passed over."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:  # noqa: BLE001 - an observer must never break what it observes
+                _log.warning("a listener failed on %s", type(event).__name__, exc_info=True)

@@ -1,0 +1,66 @@
+"""One secret from upstream: as its user, one flight a secret, its token replaced when rejected."""
+
+from flowmate_async.api import Api
+from flowmate_async.errors import FlowMateError
+from flowmate_async.events import Emitter, FlightJoined
+from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
+from flowmate_async.protocol import checked_id, checked_username
+from flowmate_async.secrets import Secret
+from flowmate_async.tokens import UserTokens
+
+_Key = tuple[str, str, str]
+
+
+class SecretFetcher:
+    """Fetches secrets, each at most once at a time.
+
+    Concurrent GETs of one secret cost provider logins and end in 500s (docs/contract/OBSERVED.md
+    § Concurrent GETs of one secret), so the single flight is correctness here, not speed.
+
+    Args:
+        api: fetches.
+        tokens: as whom.
+        base_url: part of every key, as the user is, so that no value reaches another user.
+        emitter: told of flights joined.
+    """
+
+    def __init__(self, api: Api, *, tokens: UserTokens, base_url: str, emitter: Emitter) -> None:
+        self._api = api
+        self._tokens = tokens
+        self._base_url = base_url
+        self._flights: SingleFlight[_Key, Secret] = SingleFlight(
+            on_join=lambda: emitter.emit(FlightJoined("secret"))
+        )
+
+    async def get(self, username: str, secret_id: str, *, may_refresh: bool = True) -> Secret:
+        """The secret as upstream has it now.
+
+        Args:
+            username: the user.
+            secret_id: the secret.
+            may_refresh: whether upstream may refresh it while answering; ``True`` when that is not known.
+        """
+        key = (self._base_url, checked_username(username), checked_id(secret_id))
+        return await self._flights.fly(
+            key, lambda flight: self._fetch(username, secret_id, flight, may_refresh=may_refresh)
+        )
+
+    def statistics(self) -> FlightStatistics:
+        """The flights of secrets."""
+        return self._flights.statistics()
+
+    async def aclose(self, *, drain_seconds: float) -> None:
+        """See :meth:`SingleFlight.aclose`."""
+        await self._flights.aclose(drain_seconds=drain_seconds)
+
+    async def _fetch(
+        self, username: str, secret_id: str, flight: Flight[Secret], *, may_refresh: bool
+    ) -> Secret:
+        try:
+            return await self._tokens.call(
+                username,
+                lambda user: self._api.get_secret(user, secret_id, may_refresh=may_refresh, wire=flight),
+            )
+        except FlowMateError as error:
+            error.about(secret_id=secret_id)
+            raise

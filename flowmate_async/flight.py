@@ -1,0 +1,207 @@
+"""Single flight: however many ask for the same thing at once, one request goes upstream.
+
+=============================  ===========================================================
+what happens                   what follows
+=============================  ===========================================================
+a waiter is cancelled          the others wait on; nothing else changes
+the last waiter is cancelled   the flight is dropped, if it is not on the wire
+… while it is on the wire      it is let finish; its answer is the flight's, for whoever joins
+… and then leaves the wire     without an answer: it is dropped before it is sent again
+the flight fails               every waiter gets an error of its own; the next caller flies anew
+the flight is cancelled        newcomers never join it; they fly anew
+a forced caller comes          it never joins an unforced flight: it waits for that one to end, then flies
+the table is closed            queued flights are dropped; those on the wire get a bounded time
+=============================  ===========================================================
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Hashable
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import msgspec
+
+from flowmate_async.errors import ConfigurationError, FlowMateError
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class FlightStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of flights as it stands: under way, waiting callers, and how many flew or joined so far."""
+
+    under_way: int
+    waiting: int
+    flown: int
+    joined: int
+
+
+class Flight(Generic[V]):
+    """One request under way, and those who wait for it.
+
+    Enter it (``with flight:``) for exactly as long as a request is on the wire.
+    """
+
+    __slots__ = ("_leave_table", "_task", "_waiters", "forced", "on_wire")
+
+    def __init__(self, *, forced: bool, leave_table: Callable[[], object]) -> None:
+        self.forced = forced
+        self.on_wire = False
+        self._leave_table = leave_table
+        self._task: asyncio.Task[None] | None = None
+        self._waiters: set[asyncio.Future[V]] = set()
+
+    def __enter__(self) -> Self:
+        self.on_wire = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.on_wire = False
+        if not self._waiters:
+            # An answer ends the flight in this very step of the loop; only what goes on to another
+            # attempt is still there in the next one, and nobody wants it.
+            asyncio.get_running_loop().call_soon(self._drop_if_unwanted)
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait."""
+        return len(self._waiters)
+
+    def begin(self, task: asyncio.Task[None]) -> None:
+        """Tie the flight to the task that flies it."""
+        self._task = task
+
+    async def wait(self) -> V:
+        """Wait for the answer. Cancelling this wait harms no other."""
+        waiter: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            return await waiter
+        finally:
+            self._waiters.discard(waiter)
+            if waiter.done() and not waiter.cancelled():
+                waiter.exception()  # seen, also when a cancellation came in the same moment
+            self._drop_if_unwanted()
+
+    def land(self, value: V) -> None:
+        """Give every waiter the answer."""
+        for waiter in self._end():
+            waiter.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Give every waiter the error; its own copy, since raising writes a traceback into it."""
+        for waiter in self._end():
+            waiter.set_exception(error.clone() if isinstance(error, FlowMateError) else error)
+
+    def drop(self) -> None:
+        """Leave the table, so that nobody joins any more, and cancel the task that flies."""
+        if self._task is not None:
+            self._leave_table()
+            self._task.cancel()
+
+    def _end(self) -> list[asyncio.Future[V]]:
+        waiters = [waiter for waiter in self._waiters if not waiter.done()]
+        self._waiters.clear()
+        self._task = None
+        return waiters
+
+    def _drop_if_unwanted(self) -> None:
+        if not self._waiters and not self.on_wire:
+            self.drop()
+
+
+class SingleFlight(Generic[K, V]):
+    """A table of flights by key. One loop, one table.
+
+    Args:
+        on_join: called whenever a caller joins a flight that is under way.
+    """
+
+    def __init__(self, *, on_join: Callable[[], object] = lambda: None) -> None:
+        self._flights: dict[K, Flight[V]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_join = on_join
+        self._flown = 0
+        self._joined = 0
+        self._closed = False
+
+    async def fly(self, key: K, launch: Callable[[Flight[V]], Awaitable[V]], *, forced: bool = False) -> V:
+        """The answer of the flight under this key: of the one under way, or of a new one.
+
+        Args:
+            key: what is asked for.
+            launch: asks upstream; entered flights are on the wire. Called once a flight.
+            forced: the answer must have been asked for after this call.
+
+        Raises:
+            Exception: what ``launch`` raised; a :class:`~flowmate_async.FlowMateError` as a copy.
+        """
+        while (flight := self._flights.get(key)) is not None:
+            if flight.forced or not forced:
+                self._joined += 1
+                self._on_join()
+                return await flight.wait()
+            await _ended(flight)
+        return await self._depart(key, launch, forced=forced).wait()
+
+    def statistics(self) -> FlightStatistics:
+        """The table as it stands."""
+        waiting = sum(flight.waiting for flight in self._flights.values())
+        return FlightStatistics(
+            under_way=len(self._flights), waiting=waiting, flown=self._flown, joined=self._joined
+        )
+
+    async def aclose(self, *, drain_seconds: float) -> None:
+        """Drop what is queued and let what is on the wire finish.
+
+        Args:
+            drain_seconds: for what is on the wire; then it is dropped too.
+        """
+        self._closed = True
+        for flight in list(self._flights.values()):
+            if not flight.on_wire:
+                flight.drop()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=drain_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _depart(self, key: K, launch: Callable[[Flight[V]], Awaitable[V]], *, forced: bool) -> Flight[V]:
+        if self._closed:
+            raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
+        flight: Flight[V] = Flight(forced=forced, leave_table=lambda: self._forget(key, flight))
+        self._flights[key] = flight
+        self._flown += 1
+        task = asyncio.get_running_loop().create_task(self._run(key, flight, launch))
+        flight.begin(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return flight
+
+    async def _run(self, key: K, flight: Flight[V], launch: Callable[[Flight[V]], Awaitable[V]]) -> None:
+        try:
+            value = await launch(flight)
+        except asyncio.CancelledError:
+            self._forget(key, flight)
+            flight.fail(ConfigurationError("the client was closed before the answer came"))
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters'
+            self._forget(key, flight)
+            flight.fail(error)
+        else:
+            self._forget(key, flight)
+            flight.land(value)
+
+    def _forget(self, key: K, flight: Flight[V]) -> None:
+        """Take it out of the table first: an ended flight is never joined."""
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+
+async def _ended(flight: Flight[V]) -> None:
+    with contextlib.suppress(FlowMateError):
+        await flight.wait()

@@ -1,0 +1,118 @@
+"""What FlowMate answers besides secrets: user tokens, accounts and listings, as msgspec structs.
+
+Forgiving where the contract is: unknown fields are ignored, dates are kept as they came. Which bytes
+become which struct is decided in ``protocol.py``; the secrets themselves are in ``secrets.py``.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from flowmate_async.dates import parse_date
+from flowmate_async.redaction import Headers, Redacted
+
+
+class UserToken(Redacted, frozen=True):
+    """What impersonation yields: an opaque bearer token for one user, with a sliding life.
+
+    Attributes:
+        token: the bearer token itself.
+        id: upstream's internal id of the user.
+    """
+
+    token: str
+    id: str = ""
+
+    __shown__ = ("id",)
+
+    def headers(self) -> Headers:
+        """The header that presents this token to FlowMate."""
+        return Headers((("Authorization", f"Bearer {self.token}"),))
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One account of ``GET /users/``; administrators and service accounts are among them.
+
+    Attributes:
+        username: the external id to impersonate.
+        id: upstream's internal id.
+        status: ``ACTIVE``, or another word of upstream's.
+        tenant: the tenant the user belongs to; administrators and service accounts have none.
+    """
+
+    username: str
+    id: str = msgspec.field(default="", name="_id")
+    firstname: str | None = None
+    lastname: str | None = None
+    status: str | None = None
+    confirmed: bool | None = None
+    tenant: str | None = None
+    roles: tuple[Any, ...] = ()
+    permissions: tuple[Any, ...] = ()
+
+    @property
+    def is_active_tenant_user(self) -> bool:
+        """Whether "all users" means this one too (docs/contract/OBSERVED.md § Users of the tenant)."""
+        return self.status == "ACTIVE" and bool(self.tenant) and not self.roles
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """An owner of a secret; ``type`` is ``USER`` or ``TENANT``."""
+
+    id: str = ""
+    type: str = ""
+
+
+class SummaryValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The part of a secret's value that a listing shows: never a credential."""
+
+    auth_client_id: str | None = None
+    scope: str | None = None
+    expires: Any = None
+    external_id: str | None = None
+
+
+class SecretSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One item of a listing: which secret there is, without its credential.
+
+    Attributes:
+        id: the secret's id.
+        type: ``SIMPLE``, ``API_KEY``, …, or a type this library does not know.
+        name: the name its user gave it.
+        owners: who owns it.
+        value: what the listing shows of the value: OAuth client, scope and expiry.
+    """
+
+    id: str = msgspec.field(name="_id")
+    type: str
+    name: str | None = None
+    owners: tuple[Owner, ...] = ()
+    value: SummaryValue = SummaryValue()
+    current_error: Any = msgspec.field(default=None, name="currentError")
+
+    @property
+    def ever_failed(self) -> bool:
+        """Whether a refresh has ever failed; upstream never clears it (OBSERVED.md § Listing)."""
+        return self.current_error is not None
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the credential expires, as the listing shows it; ``None`` when unknown."""
+        return parse_date(self.value.expires)
+
+
+class PageMeta(msgspec.Struct, frozen=True, rename="camel"):
+    """Where a page stands in its listing."""
+
+    total: int
+    page: int | None = None
+    per_page: int | None = None
+    total_pages: int | None = None
+
+
+class SecretPage(msgspec.Struct, frozen=True):
+    """One page of a listing; ``meta`` may be missing, as in the documented example."""
+
+    data: tuple[SecretSummary, ...]
+    meta: PageMeta | None = None

@@ -1,0 +1,224 @@
+"""Files that hold a key or a token: who may read them, and how they are written.
+
+A private file is a regular file that only its owner may read. One exception: mode 0440 and owned by
+root, as Kubernetes mounts a secret. Nothing here knows what the files are for, and nothing
+here keeps what it read.
+"""
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from flowmate_async.errors import ConfigurationError, FlowMateError
+from flowmate_async.redaction import Redacted, one_line
+
+MAX_BYTES = 65_536
+"""More than any key or token; a larger file is the wrong file."""
+
+_CHECK_PATH = "Check the path and its permissions"
+_CHECK_FOLDER = "Check that its folder exists and is writable"
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_MOUNTED_BY_ROOT = 0o440
+_CHECKS_MODES = os.name == "posix"
+# Opening a named pipe must not wait for its writer; the check that follows refuses it.
+_READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+_CREATING = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+class _Content(Redacted, frozen=True):
+    """Bytes that must not show in a traceback."""
+
+    data: bytes
+
+
+def require_private(
+    path: str | os.PathLike[str],
+    *,
+    what: str,
+    follow_symlinks: bool = True,
+    error: type[FlowMateError] = ConfigurationError,
+) -> None:
+    """Refuse a file that is not private, without opening it.
+
+    Args:
+        path: the file.
+        what: what it is, for the message: ``the key file``.
+        follow_symlinks: whether a symbolic link is judged by what it points to, or refused.
+        error: the error to raise.
+
+    Raises:
+        FlowMateError: missing, not a regular file, or readable by others.
+    """
+    try:
+        found = Path(path).stat(follow_symlinks=follow_symlinks)
+    except OSError as failure:
+        reason = _reason(failure)
+    else:
+        _require_private_status(found, path, what=what, error=error)
+        return
+    raise error(f"{what} {_shown(path)} cannot be read: {reason}", advice=_CHECK_PATH)
+
+
+def read_private_text(path: str | os.PathLike[str], *, what: str) -> str:
+    """The text of a private file, without surrounding white space.
+
+    Args:
+        path: the file; a symbolic link is followed, as Kubernetes mounts are made of them.
+        what: what it is, for the message: ``the admin token file``.
+
+    Raises:
+        ConfigurationError: missing, not a regular file, readable by others, too large, or not text.
+    """
+    content, reason = _read(path, what=what)
+    text = _text(content) if content is not None else None
+    if text is not None:
+        return text
+    del content
+    raise ConfigurationError(
+        f"{what} {_shown(path)} cannot be read: {reason or 'it is not a text file'}",
+        advice=_CHECK_PATH,
+    )
+
+
+def create_private(
+    path: str | os.PathLike[str], data: bytes = b"", *, error: type[FlowMateError] = ConfigurationError
+) -> bool:
+    """Make a private file, unless there is something of that name already.
+
+    Args:
+        path: the file.
+        data: what it holds from the start.
+        error: the error to raise.
+
+    Returns:
+        Whether the file was made.
+
+    Raises:
+        FlowMateError: the file cannot be made; nothing is left behind.
+    """
+    content = _Content(data)
+    del data
+    try:
+        descriptor = os.open(path, _CREATING, 0o600)
+    except FileExistsError:
+        return False
+    except OSError as failure:
+        reason = _reason(failure)
+    else:
+        reason = _fill(descriptor, path, content)
+    if not reason:
+        return True
+    raise error(f"{_shown(path)} cannot be made: {reason}", advice=_CHECK_FOLDER)
+
+
+def write_private_atomically(
+    path: str | os.PathLike[str], data: bytes, *, error: type[FlowMateError] = ConfigurationError
+) -> None:
+    """Write a private file so that a reader, or a crash, finds the old content or the new, never a mixture.
+
+    Args:
+        path: the file; its folder must exist.
+        data: the whole new content.
+        error: the error to raise.
+
+    Raises:
+        FlowMateError: it cannot be written; the old content stays and no temporary file is left behind.
+    """
+    content = _Content(data)
+    del data
+    target = Path(path)
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
+    except OSError as failure:
+        reason = _reason(failure)
+    else:
+        reason = _fill(descriptor, temporary, content) or _put_in_place(temporary, target)
+    if reason:
+        raise error(f"{_shown(path)} cannot be written: {reason}", advice=_CHECK_FOLDER)
+
+
+def _read(path: str | os.PathLike[str], *, what: str) -> tuple[_Content | None, str]:
+    """The content, or the reason there is none."""
+    try:
+        descriptor = os.open(path, _READING)
+    except OSError as failure:
+        return None, _reason(failure)
+    try:
+        _require_private_status(os.fstat(descriptor), path, what=what, error=ConfigurationError)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = _Content(file.read(MAX_BYTES + 1))
+    except OSError as failure:
+        return None, _reason(failure)
+    finally:
+        os.close(descriptor)
+    return (content, "") if len(content.data) <= MAX_BYTES else (None, f"it is larger than {MAX_BYTES} bytes")
+
+
+def _text(content: _Content) -> str | None:
+    try:
+        return content.data.decode().strip()
+    except UnicodeDecodeError:
+        return None
+
+
+def _require_private_status(
+    found: os.stat_result, path: str | os.PathLike[str], *, what: str, error: type[FlowMateError]
+) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"{what} {_shown(path)} is not a regular file", advice="Name a regular file")
+    mode = stat.S_IMODE(found.st_mode)
+    mounted = mode == _MOUNTED_BY_ROOT and found.st_uid == 0
+    if _CHECKS_MODES and mode & _OTHERS and not mounted:
+        raise error(
+            f"{what} {_shown(path)} has mode {mode:04o}, so other users of this machine can get at it",
+            advice=f"chmod 600 {_shown(path)}",
+        )
+
+
+def _fill(descriptor: int, path: str | os.PathLike[str], content: _Content) -> str:
+    """Write and sync; the reason when that failed, after removing the file."""
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.data)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as failure:
+        _discard(path)
+        return _reason(failure)
+    return ""
+
+
+def _put_in_place(temporary: str, target: Path) -> str:
+    try:
+        Path(temporary).replace(target)
+        _sync_folder(target.parent)
+    except OSError as failure:
+        _discard(temporary)
+        return _reason(failure)
+    return ""
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable only once its folder is."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _discard(path: str | os.PathLike[str]) -> None:
+    with contextlib.suppress(OSError):
+        Path(path).unlink()
+
+
+def _reason(failure: OSError) -> str:
+    return one_line(failure.strerror or "unknown reason").lower()
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    return one_line(os.fspath(path), limit=1000)

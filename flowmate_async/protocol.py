@@ -1,0 +1,231 @@
+"""FlowMate's endpoints without a socket: what is sent, and what a good answer means.
+
+Pure: values in, values out. What a bad answer means is in ``failures.py``. Sections cited are those of
+docs/contract/OBSERVED.md.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from flowmate_async.decoding import decode_safely
+from flowmate_async.errors import InvalidIdError, MaskedSecretError, ProtocolError
+from flowmate_async.masks import masked_fields
+from flowmate_async.models import SecretPage, User, UserToken
+from flowmate_async.redaction import Redacted, one_line
+from flowmate_async.secrets import Secret, decode_secret, without_refresh_fields
+from flowmate_async.transport.base import Response
+
+T = TypeVar("T")
+
+IMPERSONATE = "POST /impersonate"
+USERS = "GET /users/"
+LIST = "GET /secrets/"
+GET = "GET /secrets/{id}"
+
+_MAX_USERNAME = 1024
+_MAX_PAGE = 2**31 - 1
+_ID = re.compile(r"[0-9A-Za-z_-]{1,128}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, without its credentials.
+
+    Attributes:
+        endpoint: its name in errors and statistics.
+        path: path and query below the base URL.
+        body: sent as JSON when not ``None``.
+        secret_id: the secret it fetches.
+        may_refresh: upstream may refresh a credential while answering, so that sending it twice is not
+            harmless (§ Connections).
+    """
+
+    endpoint: str
+    method: str
+    path: str
+    body: bytes | None = None
+    secret_id: str | None = None
+    may_refresh: bool = False
+
+
+def impersonate(username: str) -> Request:
+    """The request for a user token (§ Impersonation).
+
+    Raises:
+        InvalidIdError: the username is empty or not a name; a typo may make a user upstream.
+    """
+    body = msgspec.json.encode({"username": checked_username(username)})
+    return Request(endpoint=IMPERSONATE, method="POST", path="/impersonate", body=body)
+
+
+def users() -> Request:
+    """The request for every account of the tenant (§ Users of the tenant): one body, not paginated."""
+    return Request(endpoint=USERS, method="GET", path="/users/?meta=true")
+
+
+def list_secrets(*, number: int, size: int) -> Request:
+    """The request for one page of a listing (§ Listing).
+
+    Args:
+        number: the page, from 1.
+        size: secrets a page; upstream has no maximum.
+
+    Raises:
+        InvalidIdError: a number or size below 1, where upstream would answer with something else.
+    """
+    for name, value in (("number", number), ("size", size)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_PAGE:
+            raise InvalidIdError(f"the page {name} must be a whole number from 1, not {value!r}")
+    path = f"/secrets/?page%5Bsize%5D={size}&page%5Bnumber%5D={number}"
+    return Request(endpoint=LIST, method="GET", path=path)
+
+
+def get_secret(secret_id: str, *, may_refresh: bool = True) -> Request:
+    """The request for one secret with its credential (§ One secret).
+
+    Args:
+        secret_id: the secret's id.
+        may_refresh: whether upstream may refresh it; ``True`` when that is not known.
+
+    Raises:
+        InvalidIdError: the id could leave its path segment. Upstream answers a malformed one with 401.
+    """
+    path = f"/secrets/{quote(checked_id(secret_id), safe='')}"
+    return Request(endpoint=GET, method="GET", path=path, secret_id=secret_id, may_refresh=may_refresh)
+
+
+def checked_username(username: str) -> str:
+    """The username itself, if it may be sent.
+
+    Raises:
+        InvalidIdError: it is empty, blank, padded, has control characters, or is over 1024 characters.
+    """
+    if not isinstance(username, str) or not username.strip():
+        raise InvalidIdError("an empty username cannot be impersonated")
+    if username != username.strip() or _CONTROL.search(username) or not _encodable(username):
+        raise InvalidIdError("a username with surrounding blanks or control characters", username=username)
+    if len(username) > _MAX_USERNAME:
+        raise InvalidIdError(f"a username of more than {_MAX_USERNAME} characters", username=username)
+    return username
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def checked_id(secret_id: str) -> str:
+    """The secret id itself, if it is letters, digits, ``-`` and ``_`` only.
+
+    Raises:
+        InvalidIdError: it is not.
+    """
+    if not isinstance(secret_id, str) or not _ID.fullmatch(secret_id):
+        raise InvalidIdError(
+            "a secret id has 1 to 128 letters, digits, '-' or '_'", secret_id=str(secret_id)[:128]
+        )
+    return secret_id
+
+
+class _Envelope(Redacted, frozen=True):
+    data: msgspec.Raw
+
+
+class _UserPage(msgspec.Struct):
+    data: list[User]
+    meta: dict[str, Any] = {}
+
+
+_token_decoder = msgspec.json.Decoder(UserToken)
+_users_decoder: msgspec.json.Decoder[_UserPage | list[User]] = msgspec.json.Decoder(_UserPage | list[User])
+_page_decoder = msgspec.json.Decoder(SecretPage)
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+
+
+def read_user_token(response: Response) -> UserToken:
+    """The token of a good answer to :func:`impersonate`.
+
+    Raises:
+        ProtocolError: there is none.
+    """
+    token = _read(_token_decoder.decode, response, IMPERSONATE)
+    if not token.token.isascii() or not token.token.isprintable() or " " in token.token or not token.token:
+        raise ProtocolError("the answer holds a token that no header can carry", endpoint=IMPERSONATE)
+    return token
+
+
+def read_users(response: Response) -> list[User]:
+    """The accounts of a good answer to :func:`users`, bare array or enveloped.
+
+    Raises:
+        ProtocolError: there are none, or fewer than the answer's own total.
+    """
+    answer = _read(_users_decoder.decode, response, USERS)
+    if isinstance(answer, list):
+        return answer
+    total = answer.meta.get("total", len(answer.data))
+    if total != len(answer.data):
+        raise ProtocolError(f"the answer has {len(answer.data)} users and says {total}", endpoint=USERS)
+    return answer.data
+
+
+def read_page(response: Response) -> SecretPage:
+    """The page of a good answer to :func:`list_secrets`.
+
+    Raises:
+        ProtocolError: there is none.
+    """
+    return _read(_page_decoder.decode, response, LIST)
+
+
+def read_secret(response: Response, secret_id: str, *, keep_refresh_fields: bool = False) -> Secret:
+    """The secret of a good answer to :func:`get_secret`.
+
+    Args:
+        response: the answer.
+        secret_id: the id that was asked for.
+        keep_refresh_fields: see :func:`flowmate_async.secrets.decode_secret`.
+
+    Raises:
+        ProtocolError: there is none, or another one.
+        MaskedSecretError: its values are masked.
+    """
+    envelope = _read(_envelope_decoder.decode, response, GET)
+    try:
+        secret = decode_secret(envelope.data, keep_refresh_fields=True)
+    except ProtocolError as error:
+        error.endpoint = GET
+        raise
+    if secret.id != secret_id:
+        raise ProtocolError("the answer is another secret than the one asked for", endpoint=GET)
+    if masked := masked_fields(secret):
+        raise MaskedSecretError(
+            f"upstream masked {', '.join(masked)}",
+            advice="Grant the token the permission secrets.secret.readRaw",
+            endpoint=GET,
+        )
+    return secret if keep_refresh_fields else without_refresh_fields(secret)
+
+
+def _read(decode: Callable[[Any], T], response: Response, endpoint: str) -> T:
+    """Decode a body; what is no JSON at all is said in the reader's words."""
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type and media_type != "application/json" and not media_type.endswith("+json"):
+        raise ProtocolError(
+            f"the answer is {one_line(media_type, limit=60)}, not JSON",
+            advice="Check that the base URL is FlowMate's API and not a login page or a proxy",
+            endpoint=endpoint,
+            status=response.status,
+        )
+    try:
+        return decode_safely(decode, response.body, what="the answer")
+    except ProtocolError as error:
+        error.endpoint, error.status = endpoint, response.status
+        raise

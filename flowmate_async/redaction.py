@@ -1,0 +1,98 @@
+"""Keeping credentials out of text: values that do not show themselves, text that is safe to show.
+
+A credential leaks through whatever prints an object: ``repr`` in a log line, captured locals in a
+traceback, a pickle in a task queue. So credentials travel only inside :class:`Redacted` structs, and text
+that comes from upstream goes through :func:`safe_text` before it enters a message. Nothing here knows
+FlowMate's contract.
+"""
+
+import re
+from typing import Any, NoReturn, Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+# URLs, and long unbroken runs, which are what tokens look like; words and 24-digit ids stay readable.
+_TELLING = re.compile(
+    r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s\"'<>]*)|[A-Za-z0-9+/_=~.-]{25,}", re.IGNORECASE
+)
+
+
+class Redacted(msgspec.Struct, frozen=True):
+    """Base of structs that hold credentials: they print, and refuse to be pickled.
+
+    ``__shown__`` names the fields that may appear in ``repr``; everything else is left out.
+    """
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._shown())
+        return f"{type(self).__name__}({shown})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return self._shown()
+
+    def _shown(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in getattr(type(self), "__shown__", ())]
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a pickle would carry the credential to wherever pickles go.
+
+        Raises:
+            TypeError: always.
+        """
+        message = (
+            f"{type(self).__name__} holds a credential and cannot be pickled; pass the username and "
+            "the secret id instead, and fetch the credential where it is needed"
+        )
+        raise TypeError(message)
+
+
+class Headers(Redacted, frozen=True):
+    """Request headers whose values never show: one of them is a bearer token."""
+
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The header names, which may be shown."""
+        return tuple(name for name, _ in self.pairs)
+
+    __shown__ = ("names",)
+
+
+def one_line(text: str, *, limit: int = 200) -> str:
+    """Text without control characters or line breaks, at most ``limit`` characters long."""
+    text = _CONTROL.sub(" ", text[: 4 * limit]).strip()
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def safe_text(text: str, *, limit: int = 200) -> str:
+    """Text from upstream, fit for a message: one line, URLs cut to their host, no token-like runs.
+
+    Args:
+        text: what upstream said.
+        limit: most characters of the result.
+    """
+    kept = text[: 4 * limit]
+    if len(kept) < len(text):
+        # A token cut short would no longer look like one.
+        kept = "".join(re.split(r"(\s+)", kept)[:-1]) + "…"
+    return one_line(" ".join(_TELLING.sub(_discreet, kept).split()), limit=limit)
+
+
+def _discreet(match: re.Match[str]) -> str:
+    """Of a URL scheme and host only: paths and queries of token endpoints carry credentials."""
+    if match["url"] is None:
+        return "…"
+    try:
+        parts = urlsplit(match["url"])
+    except ValueError:
+        return "…"
+    return f"{parts.scheme}://{parts.hostname or ''}/…"

@@ -1,0 +1,39 @@
+"""Delivery: an answer as bytes with the headers the services send.
+
+docs/contract/OBSERVED.md § Connections: `Keep-Alive`, weak `ETag`s, 304, no compression.
+"""
+
+from aiohttp import web
+
+from .answers import Answer
+
+__all__ = ["deliver"]
+
+_KEEP_ALIVE = "timeout=5"
+
+
+def deliver(request: web.BaseRequest, answer: Answer) -> web.Response:
+    """Make the response, a 304 where the reader has this body already."""
+    headers = {"Keep-Alive": _KEEP_ALIVE}
+    if answer.cache_control is not None:
+        headers["Cache-Control"] = answer.cache_control
+    if answer.retry_after_seconds is not None:
+        headers["Retry-After"] = str(answer.retry_after_seconds)
+    if answer.etag is not None:
+        headers["ETag"] = answer.etag
+        if answer.status == 200 and _is_fresh(request, answer.etag):  # noqa: PLR2004
+            return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = answer.content_type
+    return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+def _is_fresh(request: web.BaseRequest, etag: str) -> bool:
+    known = request.headers.get("If-None-Match")
+    if known is None or request.method != "GET":
+        return False
+    if "no-cache" in request.headers.get("Cache-Control", ""):
+        return False
+    opaque = etag.removeprefix("W/")
+    return known.strip() == "*" or any(
+        candidate.strip().removeprefix("W/") == opaque for candidate in known.split(",")
+    )

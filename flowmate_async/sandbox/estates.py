@@ -1,0 +1,85 @@
+"""Estates: which secrets each user has, generated on first touch, forgotten if nothing changed.
+
+An untouched estate can be made again at any time, so only the most recent ones stay in memory;
+one that was changed stays for ever. Nothing here decides who may see a secret.
+"""
+
+from .generation import SecretGenerator
+from .secret import Secret
+from .user import User
+
+__all__ = ["Estates"]
+
+_UNTOUCHED_KEPT = 4096
+
+
+class Estates:
+    """Least-recently-made cache of generated estates, and the ones that must be kept."""
+
+    __slots__ = ("_kept", "_secrets", "_untouched", "generator", "tenant_secrets")
+
+    def __init__(self, generator: SecretGenerator) -> None:
+        self.generator = generator
+        self.tenant_secrets: list[Secret] = []
+        self._untouched: dict[str, list[Secret]] = {}
+        self._kept: dict[str, list[Secret]] = {}
+        self._secrets: dict[str, Secret] = {}
+
+    def of(self, index: int | None, user: User) -> list[Secret]:
+        """Return a user's secrets; users without an index were added and start with none."""
+        for known in (self._kept, self._untouched):
+            if user.id in known:
+                return known[user.id]
+        if index is None:
+            return self._kept.setdefault(user.id, [])
+        return self._generate(index, user)
+
+    def find(self, secret_id: str) -> Secret | None:
+        """Return a secret that is in memory."""
+        return self._secrets.get(secret_id)
+
+    def keep(self, secret: Secret) -> None:
+        """Keep the estates of a secret's owners from now on."""
+        for owner in secret.owners:
+            estate = self._untouched.pop(owner.id, None)
+            if estate is not None:
+                self._kept[owner.id] = estate
+
+    def add(self, index: int | None, user: User, secret: Secret) -> None:
+        """Append a secret to a user's estate."""
+        self._secrets[secret.id] = secret
+        self.of(index, user).append(secret)
+        self.keep(secret)
+
+    def add_unlisted(self, secret: Secret) -> None:
+        """Add a secret that no user's list shows: it can only be fetched by id (§ Listing)."""
+        self._secrets[secret.id] = secret
+        self.tenant_secrets.append(secret)
+
+    def add_tenant_secrets(self, tenant_id: str) -> None:
+        """Add the generated secrets of the tenant."""
+        for secret in self.generator.of_tenant(tenant_id):
+            self.add_unlisted(secret)
+
+    def remove(self, secret: Secret) -> None:
+        """Remove a secret from every estate."""
+        self.keep(secret)
+        del self._secrets[secret.id]
+        estates = [self._kept[owner.id] for owner in secret.owners if owner.id in self._kept]
+        for estate in (*estates, self.tenant_secrets):
+            if secret in estate:
+                estate.remove(secret)
+
+    def _generate(self, index: int, user: User) -> list[Secret]:
+        estate = self.generator.of_user(index, user.id)
+        self._untouched[user.id] = estate
+        for secret in estate:
+            self._secrets[secret.id] = secret
+        while len(self._untouched) > _UNTOUCHED_KEPT:
+            self._forget_oldest()
+        return estate
+
+    def _forget_oldest(self) -> None:
+        oldest = next(iter(self._untouched))
+        for secret in self._untouched.pop(oldest):
+            del self._secrets[secret.id]

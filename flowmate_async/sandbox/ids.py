@@ -1,0 +1,38 @@
+"""Object ids: 24 hex digits that tell which user of the population they belong to.
+
+An id looks like a database's: eight digits of time, ten of a machine, six of a counter. The first
+part carries the user's index, so that an id alone leads to its owner and nothing needs to be
+generated before it is asked for. Nothing here knows a user or a secret.
+"""
+
+import hashlib
+import re
+
+__all__ = ["IdSpace", "is_object_id"]
+
+_FIRST_SECOND = 0x60000000
+_OBJECT_ID = re.compile(r"[0-9a-fA-F]{24}")
+
+
+def is_object_id(text: str) -> bool:
+    """Tell a well-formed id from a malformed one (docs/contract/OBSERVED.md § Errors)."""
+    return _OBJECT_ID.fullmatch(text) is not None
+
+
+class IdSpace:
+    """Bijection between `(index, slot)` and ids, one for each kind of object and seed."""
+
+    __slots__ = ("_machine",)
+
+    def __init__(self, seed: int, kind: str) -> None:
+        self._machine = hashlib.blake2b(f"{seed}/{kind}".encode(), digest_size=5).hexdigest()
+
+    def id_of(self, index: int, slot: int = 0) -> str:
+        """Return the id of one object."""
+        return f"{_FIRST_SECOND + index:08x}{self._machine}{slot:06x}"
+
+    def place_of(self, object_id: str) -> tuple[int, int] | None:
+        """Return `(index, slot)`, or None for an id of another space."""
+        if object_id[8:18] != self._machine:
+            return None
+        return int(object_id[:8], 16) - _FIRST_SECOND, int(object_id[18:], 16)

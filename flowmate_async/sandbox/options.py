@@ -1,0 +1,130 @@
+"""How a sandbox is made (`SandboxOptions`) and what may change while it runs (`Settings`).
+
+Only values live here: nothing in this module reads a clock, opens a socket or knows a route.
+"""
+
+import ssl
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+import msgspec
+
+__all__ = ["ProviderFault", "SandboxOptions", "Settings", "SettingsChange"]
+
+
+class ProviderFault(StrEnum):
+    """Refresh failure: how the provider behind a secret misbehaves.
+
+    docs/contract/OBSERVED.md § Refresh failures
+    """
+
+    ERROR_BODY = "error_body"
+    """Answers 200 with an error in its body: `currentError`, and the lock is released."""
+
+    HTTP_ERROR = "http_error"
+    """Answers 400: the lock stays taken."""
+
+    GARBAGE = "garbage"
+    """Answers something that is not JSON: the message names the token URL, the lock stays taken."""
+
+    HANG = "hang"
+    """Never answers, and neither does the service."""
+
+    NO_EXPIRES_IN = "no_expires_in"
+    """Grants without a lifetime: `expires` is now, so that every GET refreshes."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Run-time settings: what `configure()` and `POST /_sandbox/settings` may change."""
+
+    latency_seconds: float = 0.0
+    rate: float | None = None
+    burst: int = 1
+    raw_read: bool = True
+    provider_seconds: float = 0.0
+    provider_fault: ProviderFault | None = None
+
+
+class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Partial update: a field left out stays as it was, `null` removes a limit or a fault."""
+
+    latency_seconds: float | msgspec.UnsetType = msgspec.UNSET
+    rate: float | msgspec.UnsetType | None = msgspec.UNSET
+    burst: int | msgspec.UnsetType = msgspec.UNSET
+    raw_read: bool | msgspec.UnsetType = msgspec.UNSET
+    provider_seconds: float | msgspec.UnsetType = msgspec.UNSET
+    provider_fault: ProviderFault | msgspec.UnsetType | None = msgspec.UNSET
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """Return `settings` with the fields that this change names."""
+        given = {name: getattr(self, name) for name in self.__struct_fields__}
+        named = {name: value for name, value in given.items() if value is not msgspec.UNSET}
+        return checked(msgspec.structs.replace(settings, **named))
+
+
+class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is decided before the first request.
+
+    `users` counts the active users of the tenant; administrators, service accounts and
+    `disabled_users` come on top. The five fields of `Settings` are its first values.
+    """
+
+    users: int = 10
+    seed: int = 0
+    disabled_users: int = 2
+    empty_world: bool = False
+    """Generate nobody but the administrator: for tests that build their own world."""
+
+    port: int = 0
+    admin_token: str | None = None
+    ssl_context: ssl.SSLContext | None = None
+    idle_close_seconds: float = 6.0
+    shutdown_seconds: float = 0.05
+
+    now: Callable[[], float] = time.time
+    token_life_seconds: float = 3 * 3600.0
+    create_users_on_impersonate: bool = False
+
+    latency_seconds: float = 0.0
+    rate: float | None = None
+    burst: int = 1
+    raw_read: bool = True
+
+    provider_seconds: float = 0.0
+    provider_fault: ProviderFault | None = None
+    mint_token: Callable[[str, str, int], str] | None = None
+    """Names a rotated token from ("access" or "refresh", secret id, number of the grant)."""
+
+    access_life_seconds: float = 3600.0
+    refresh_below_seconds: float = 900.0
+    lock_seconds: float = 10.0
+    lock_wait_seconds: tuple[float, float] = (1.0, 1.4)
+    lock_wait_attempts: int = 5
+
+    def settings(self) -> Settings:
+        """Return the first run-time settings."""
+        return checked(
+            Settings(
+                latency_seconds=self.latency_seconds,
+                rate=self.rate,
+                burst=self.burst,
+                raw_read=self.raw_read,
+                provider_seconds=self.provider_seconds,
+                provider_fault=self.provider_fault,
+            )
+        )
+
+
+def checked(settings: Settings) -> Settings:
+    """Refuse settings that no server could obey, before any request meets them."""
+    if settings.rate is not None and settings.rate <= 0:
+        message = "rate must be above zero, or null for no limit"
+        raise ValueError(message)
+    if settings.burst < 1:
+        message = "burst must be at least 1"
+        raise ValueError(message)
+    if settings.latency_seconds < 0 or settings.provider_seconds < 0:
+        message = "a latency cannot be negative"
+        raise ValueError(message)
+    return settings

@@ -1,0 +1,90 @@
+"""Population: the accounts of the identity service, a pure function of the seed.
+
+A tenant user is made when somebody asks for it, from its index alone; a million of them cost
+nothing until then. What tests add or change is kept by `World`, not here.
+"""
+
+from collections.abc import Iterator
+
+from .ids import IdSpace
+from .user import RAW_READ, User
+
+__all__ = ["Population"]
+
+_DOMAIN = "tenant.example"
+_UNCONFIRMED_EVERY = 97
+_UNCONFIRMED_AT = 13
+_BORN = "2022-11-29T14:44:11.143Z"
+_ADMIN_ROLE_SLOT = 0xA0
+_TENANT_SLOT = 0x7E
+
+
+class Population:
+    """Deterministic accounts: `size` active tenant users by index, and a few `others`."""
+
+    __slots__ = ("_ids", "size", "tenant_id")
+
+    def __init__(self, *, seed: int, size: int) -> None:
+        self.size = size
+        self._ids = IdSpace(seed, "user")
+        self.tenant_id = IdSpace(seed, "tenant").id_of(0, _TENANT_SLOT)
+
+    def at(self, index: int) -> User:
+        """Make the tenant user of an index; each call makes a new one."""
+        # Some are unconfirmed yet ACTIVE, as recorded accounts are: they are users like any other.
+        return User(
+            username=f"user-{index:06d}@{_DOMAIN}",
+            firstname=f"User{index}",
+            lastname="Tenant",
+            confirmed=index % _UNCONFIRMED_EVERY != _UNCONFIRMED_AT,
+            tenant=self.tenant_id,
+            permissions=(RAW_READ,),
+            id=self._ids.id_of(index),
+            created_at=_BORN,
+            updated_at=_BORN,
+        )
+
+    def index_of_username(self, username: str) -> int | None:
+        """Return the index behind a generated username."""
+        digits = username.removeprefix("user-").removesuffix(f"@{_DOMAIN}")
+        if not (digits.isascii() and digits.isdigit()):
+            return None
+        index = int(digits)
+        known = index < self.size and username == f"user-{index:06d}@{_DOMAIN}"
+        return index if known else None
+
+    def index_of_id(self, user_id: str) -> int | None:
+        """Return the index behind a generated user id."""
+        place = self._ids.place_of(user_id)
+        if place is None or place[1] != 0 or not 0 <= place[0] < self.size:
+            return None
+        return place[0]
+
+    def administrator(self) -> User:
+        """Make the account behind the admin token: no tenant, and a role."""
+        account = self._account(1, "admin", roles=(self._ids.id_of(0, _ADMIN_ROLE_SLOT),))
+        account.confirmed = False
+        account.safeguard = {"lastLogin": _BORN, "failedLoginAttempts": 0}
+        return account
+
+    def others(self, disabled_users: int) -> Iterator[User]:
+        """Make who is in `GET /users/` without being an active tenant user."""
+        yield self._account(2, "svc-secrets", permissions=("iam.token.introspect",))
+        yield self._account(
+            3, "tenant-admin", tenant=self.tenant_id, roles=(self._ids.id_of(0, _ADMIN_ROLE_SLOT),)
+        )
+        for number in range(disabled_users):
+            yield self._account(
+                4 + number, f"disabled-{number:06d}", tenant=self.tenant_id, status="DISABLED"
+            )
+
+    def _account(self, slot: int, name: str, **fields: object) -> User:
+        plain = {
+            "username": f"{name}@{_DOMAIN}",
+            "firstname": name,
+            "lastname": "Account",
+            "id": self._ids.id_of(0, slot),
+            "created_at": _BORN,
+            "updated_at": _BORN,
+        }
+        return User(**{**plain, **fields})  # type: ignore[arg-type]

@@ -1,0 +1,113 @@
+"""Counters: what reached the twin, counted per route, user and secret.
+
+`Counters` is written by the server, `SandboxStats` is the copy a reader gets.
+"""
+
+from collections import Counter, defaultdict
+
+import msgspec
+
+__all__ = ["Counters", "SandboxStats"]
+
+
+class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of the counters at one moment."""
+
+    requests: dict[str, dict[int, int]]
+    """Route template -> status -> answers."""
+
+    impersonations: int
+    impersonations_by_username: dict[str, int]
+    """Tokens issued."""
+
+    secret_gets: dict[str, int]
+    """Secret id -> GETs that its reader was allowed."""
+
+    refreshes: dict[str, int]
+    """Secret id -> refreshes and logins that reached the provider."""
+
+    refreshes_by_auth_client: dict[str, int]
+    lists: dict[str, int]
+    """Username -> list pages served."""
+
+    in_flight: int
+    max_in_flight: int
+    max_refreshes_in_flight: int
+    throttled: int
+    """Answers with status 429."""
+
+    def total_requests(self) -> int:
+        """Return how many requests were answered."""
+        return sum(sum(by_status.values()) for by_status in self.requests.values())
+
+
+class Counters:
+    """Running counters; plain dictionaries, because one event loop writes them."""
+
+    __slots__ = (
+        "impersonations",
+        "in_flight",
+        "lists",
+        "max_in_flight",
+        "max_refreshes_in_flight",
+        "refreshes",
+        "refreshes_by_auth_client",
+        "refreshes_in_flight",
+        "requests",
+        "secret_gets",
+    )
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.refreshes_in_flight = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the past; what is in flight stays in flight."""
+        self.requests: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self.impersonations: Counter[str] = Counter()
+        self.secret_gets: Counter[str] = Counter()
+        self.refreshes: Counter[str] = Counter()
+        self.refreshes_by_auth_client: Counter[str] = Counter()
+        self.lists: Counter[str] = Counter()
+        self.max_in_flight = self.in_flight
+        self.max_refreshes_in_flight = self.refreshes_in_flight
+
+    def request_began(self) -> None:
+        """Count a request in."""
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+
+    def request_ended(self, route: str, status: int | None) -> None:
+        """Count a request out; without a status when it was never answered."""
+        self.in_flight -= 1
+        if status is not None:
+            self.requests[route][status] += 1
+
+    def refresh_began(self, secret_id: str, auth_client_id: str) -> None:
+        """Count a refresh or login that reaches the provider."""
+        self.refreshes[secret_id] += 1
+        self.refreshes_by_auth_client[auth_client_id] += 1
+        self.refreshes_in_flight += 1
+        self.max_refreshes_in_flight = max(self.max_refreshes_in_flight, self.refreshes_in_flight)
+
+    def refresh_ended(self) -> None:
+        """Count a refresh out."""
+        self.refreshes_in_flight -= 1
+
+    def snapshot(self) -> SandboxStats:
+        """Return a copy that later requests do not change."""
+        requests = {route: dict(by_status) for route, by_status in self.requests.items()}
+        return SandboxStats(
+            requests=requests,
+            impersonations=self.impersonations.total(),
+            impersonations_by_username=dict(self.impersonations),
+            secret_gets=dict(self.secret_gets),
+            refreshes=dict(self.refreshes),
+            refreshes_by_auth_client=dict(self.refreshes_by_auth_client),
+            lists=dict(self.lists),
+            in_flight=self.in_flight,
+            max_in_flight=self.max_in_flight,
+            max_refreshes_in_flight=self.max_refreshes_in_flight,
+            throttled=sum(by_status.get(429, 0) for by_status in requests.values()),
+        )

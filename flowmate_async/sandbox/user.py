@@ -1,0 +1,46 @@
+"""One account of the identity service, as `GET /users/` shows it.
+
+docs/contract/OBSERVED.md § Users of the tenant
+"""
+
+import msgspec
+
+__all__ = ["RAW_READ", "User"]
+
+RAW_READ = "secrets.secret.readRaw"
+
+
+class User(msgspec.Struct, kw_only=True):
+    """Account: a user of the tenant, an administrator or a service account.
+
+    Mutable, so that a test can disable somebody or take a permission away in mid-flight.
+    """
+
+    username: str
+    firstname: str
+    lastname: str
+    status: str = "ACTIVE"
+    confirmed: bool = True
+    tenant: str | msgspec.UnsetType = msgspec.UNSET
+    roles: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()
+    id: str = msgspec.field(name="_id")
+    created_at: str = msgspec.field(name="createdAt")
+    updated_at: str = msgspec.field(name="updatedAt")
+    version: int = msgspec.field(name="__v", default=0)
+    safeguard: dict[str, str | int] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def active(self) -> bool:
+        """Whether the account may be impersonated."""
+        return self.status == "ACTIVE"
+
+    @property
+    def active_tenant_user(self) -> bool:
+        """Whether the account is one of "all users": active, in the tenant, without roles."""
+        return self.active and self.tenant is not msgspec.UNSET and not self.roles
+
+    @property
+    def reads_raw(self) -> bool:
+        """Whether secrets are shown to the account unmasked."""
+        return RAW_READ in self.permissions

@@ -1,0 +1,261 @@
+"""World: everybody and everything that the twin knows, to inspect and to change.
+
+Users and secrets are generated on first touch and are equal however they are reached. The rules
+of who may see what are not here, nor is anything of HTTP.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from .estates import Estates
+from .generation import SecretGenerator
+from .ids import IdSpace
+from .moments import iso
+from .options import SandboxOptions
+from .population import Population
+from .secret import Owner, Secret, Value
+from .tokens import Tokens
+from .user import RAW_READ, User
+
+__all__ = ["Truth", "World"]
+
+_NOT_IN_TRUTH = ("refreshToken", "inputFields")
+
+
+class Truth(msgspec.Struct, frozen=True):
+    """What one secret is upstream at this moment, in clear."""
+
+    username: str
+    secret_id: str
+    type: str
+    value: Value
+
+
+class World:
+    """The twin's data: accounts, secrets and user tokens."""
+
+    def __init__(self, options: SandboxOptions) -> None:
+        self._now: Callable[[], float] = options.now
+        size = 0 if options.empty_world else options.users
+        self._population = Population(seed=options.seed, size=size)
+        self._creates_users = options.create_users_on_impersonate
+        self._estates = Estates(SecretGenerator(seed=options.seed, born_at=options.now()))
+        self._added_ids = IdSpace(options.seed, "added")
+        self._added = 0
+        self._by_username: dict[str, User] = {}
+        self._by_id: dict[str, User] = {}
+        self._outsiders: list[User] = []
+        self.tokens = Tokens(
+            IdSpace(options.seed, "token"),
+            life_seconds=options.token_life_seconds,
+            now=options.now,
+        )
+        self.administrator = self._admit(self._population.administrator())
+        if not options.empty_world:
+            self._settle(options.disabled_users)
+
+    def _settle(self, disabled_users: int) -> None:
+        for user in self._population.others(disabled_users):
+            self._admit(user)
+        self._estates.add_tenant_secrets(self.tenant_id)
+
+    @property
+    def tenant_id(self) -> str:
+        """The one tenant's id."""
+        return self._population.tenant_id
+
+    @property
+    def user_count(self) -> int:
+        """How many accounts there are, administrators and service accounts included."""
+        return len(self._outsiders) + self._population.size
+
+    def users(self) -> Iterator[User]:
+        """Iterate over all accounts; a generated one that nobody touched is made and forgotten."""
+        yield from self._outsiders
+        for index in range(self._population.size):
+            made = self._population.at(index)
+            yield self._by_username.get(made.username, made)
+
+    def user(self, username: str) -> User | None:
+        """Find an account by its exact username; changes to it last."""
+        known = self._by_username.get(username)
+        if known is not None:
+            return known
+        index = self._population.index_of_username(username)
+        return None if index is None else self._touch(index)
+
+    def impersonated(self, username: str) -> User | None:
+        """Find whom to impersonate; FlowMate makes the user, IAM does not (§ Impersonation)."""
+        user = self.user(username)
+        if user is None and self._creates_users and username.strip():
+            user = self.add_user(username)
+        return user
+
+    def user_by_id(self, user_id: str) -> User | None:
+        """Find an account by its internal id."""
+        known = self._by_id.get(user_id)
+        if known is not None:
+            return known
+        index = self._population.index_of_id(user_id)
+        return None if index is None else self._touch(index)
+
+    def add_user(  # noqa: PLR0913 - one keyword for each property of an account
+        self,
+        username: str,
+        *,
+        user_id: str | None = None,
+        in_tenant: bool = True,
+        status: str = "ACTIVE",
+        confirmed: bool = True,
+        roles: tuple[str, ...] = (),
+        permissions: tuple[str, ...] = (RAW_READ,),
+    ) -> User:
+        """Add an account without secrets; refuse a username that exists."""
+        if self.user(username) is not None:
+            message = f"the world has a user {username!r} already"
+            raise ValueError(message)
+        born = iso(self._now())
+        return self._admit(
+            User(
+                username=username,
+                firstname=username.partition("@")[0],
+                lastname="Added",
+                status=status,
+                confirmed=confirmed,
+                tenant=self.tenant_id if in_tenant else msgspec.UNSET,
+                roles=roles,
+                permissions=permissions,
+                id=user_id or self._new_id(),
+                created_at=born,
+                updated_at=born,
+            )
+        )
+
+    def secrets_of(self, username: str) -> tuple[Secret, ...]:
+        """Return a user's secrets in natural order; those of the tenant are not among them."""
+        return tuple(self._estates.of(self._index_of(self._known(username)), self._known(username)))
+
+    def estate_of(self, user: User) -> list[Secret]:
+        """Return the live list behind `secrets_of`, for the server's own use."""
+        return self._estates.of(self._index_of(user), user)
+
+    def tenant_secrets(self) -> tuple[Secret, ...]:
+        """Return the secrets that the tenant owns."""
+        return tuple(self._estates.tenant_secrets)
+
+    def secret(self, secret_id: str) -> Secret | None:
+        """Find a secret by id; changes to it last."""
+        found = self.glance(secret_id)
+        if found is not None:
+            self._estates.keep(found)
+        return found
+
+    def glance(self, secret_id: str) -> Secret | None:
+        """Find a secret in order to read it: an untouched one may be forgotten and made again."""
+        found = self._estates.find(secret_id)
+        if found is not None:
+            return found
+        index = self._estates.generator.owner_index_of(secret_id)
+        if index is None or not 0 <= index < self._population.size:
+            return None
+        self._estates.of(index, self._by_index(index))
+        return self._estates.find(secret_id)
+
+    def keep(self, secret: Secret) -> None:
+        """Never forget a secret again, because it is about to change."""
+        self._estates.keep(secret)
+
+    def add_secret(  # noqa: PLR0913 - one keyword for each property of a secret
+        self,
+        username: str,
+        *,
+        type: str,  # noqa: A002 - the contract's word
+        value: Value,
+        secret_id: str | None = None,
+        name: str | None = None,
+        owners: tuple[Owner, ...] | None = None,
+        sealed: dict[str, str] | None = None,
+        domain: str | None = None,
+        mixed_properties: dict[str, Any] | None = None,
+    ) -> Secret:
+        """Add a secret at the end of a user's natural order, or of each of `owners`."""
+        user = self._known(username)
+        born = iso(self._now())
+        made_id = secret_id or self._new_id()
+        secret = Secret(
+            id=made_id,
+            name=name or f"{type.lower()}-{made_id[-4:]}",
+            owners=(Owner(user.id),) if owners is None else owners,
+            type=type,
+            value=value,
+            created_at=born,
+            updated_at=born,
+            sealed=sealed or {},
+            domain=domain,
+            mixed_properties=mixed_properties,
+        )
+        for owner in secret.owners:
+            self._give(owner, secret)
+        return secret
+
+    def remove_secret(self, secret_id: str) -> None:
+        """Delete a secret, as its user would in the Integration Center."""
+        secret = self.secret(secret_id)
+        if secret is None:
+            message = f"the world has no secret {secret_id!r}"
+            raise ValueError(message)
+        self._estates.remove(secret)
+
+    def revoke_tokens(self, username: str | None = None) -> int:
+        """Make the user tokens of one user, or of everybody, invalid; return how many were."""
+        return self.tokens.revoke(username)
+
+    def truth(self) -> Iterator[Truth]:
+        """Iterate over every active tenant user's secrets as they are now upstream, in clear."""
+        for user in self.users():
+            if user.active_tenant_user:
+                for secret in tuple(self.estate_of(user)):
+                    yield Truth(user.username, secret.id, secret.type, _bare(secret.value))
+
+    def _give(self, owner: Owner, secret: Secret) -> None:
+        user = self.user_by_id(owner.id) if owner.type == "USER" else None
+        if user is None:
+            self._estates.add_unlisted(secret)
+        else:
+            self._estates.add(self._index_of(user), user, secret)
+
+    def _admit(self, user: User) -> User:
+        self._by_username[user.username] = user
+        self._by_id[user.id] = user
+        self._outsiders.append(user)
+        return user
+
+    def _touch(self, index: int) -> User:
+        user = self._population.at(index)
+        self._by_username[user.username] = user
+        self._by_id[user.id] = user
+        return user
+
+    def _by_index(self, index: int) -> User:
+        made = self._population.at(index)
+        return self._by_username.get(made.username, made)
+
+    def _index_of(self, user: User) -> int | None:
+        return self._population.index_of_id(user.id)
+
+    def _known(self, username: str) -> User:
+        user = self.user(username)
+        if user is None:
+            message = f"the world has no user {username!r}"
+            raise ValueError(message)
+        return user
+
+    def _new_id(self) -> str:
+        self._added += 1
+        return self._added_ids.id_of(self._added)
+
+
+def _bare(value: Value) -> Value:
+    return {name: field for name, field in value.items() if name not in _NOT_IN_TRUTH}

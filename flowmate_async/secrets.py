@@ -1,0 +1,314 @@
+"""The secrets themselves: a tagged union of msgspec structs, and how one is decoded.
+
+Forgiving where the contract is: an unknown type becomes :class:`UnknownSecret`, an unknown field of a value
+is kept in its ``extra``. Strict where a credential would be wrong: a known type without its credential
+does not decode.
+
+A secret does not print its value and refuses to be pickled. There are two deliberate ways out, for code that
+means it: ``msgspec.structs.asdict(secret.value)`` and ``msgspec.json.encode(secret)``.
+"""
+
+from datetime import datetime
+from typing import Any, get_args
+
+import msgspec
+from msgspec import structs
+
+from flowmate_async import auth_headers
+from flowmate_async.dates import parse_date
+from flowmate_async.decoding import decode_safely
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.models import Owner
+from flowmate_async.redaction import Redacted
+
+__all__ = [
+    "ApiKeySecret",
+    "ApiKeyValue",
+    "MixedSecret",
+    "MixedValue",
+    "OAuth1Secret",
+    "OAuth1TwoLeggedSecret",
+    "OAuth1Value",
+    "OAuth2Secret",
+    "OAuth2Value",
+    "Secret",
+    "SessionSecret",
+    "SessionValue",
+    "SimpleSecret",
+    "SimpleValue",
+    "UnknownSecret",
+    "decode_secret",
+]
+
+
+class _Value(
+    Redacted, frozen=True, kw_only=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True
+):
+    """Base of values. Unknown fields are forbidden so that the decoder notices and keeps them."""
+
+    extra: dict[str, Any] = msgspec.field(default_factory=dict, name="_extra")
+
+
+class SimpleValue(_Value, frozen=True, kw_only=True):
+    """A username and its passphrase."""
+
+    passphrase: str
+    username: str | None = None
+
+
+class ApiKeyValue(_Value, frozen=True, kw_only=True):
+    """An API key; ``header_name`` may be missing or empty."""
+
+    key: str
+    header_name: str | None = None
+
+
+class OAuth2Value(_Value, frozen=True, kw_only=True):
+    """An OAuth 2 access token; ``refresh_token`` is dropped at decode unless asked for."""
+
+    access_token: str
+    auth_client_id: str | None = None
+    scope: str | None = None
+    expires: Any = None
+    external_id: str | None = None
+    refresh_token: Any = None
+
+
+class SessionValue(_Value, frozen=True, kw_only=True):
+    """A session token; ``input_fields`` is dropped at decode unless asked for."""
+
+    access_token: str
+    auth_client_id: str | None = None
+    expires: Any = None
+    input_fields: Any = None
+
+
+class MixedValue(_Value, frozen=True, kw_only=True):
+    """An opaque payload."""
+
+    payload: str
+
+
+class OAuth1Value(_Value, frozen=True, kw_only=True):
+    """OAuth 1 tokens, two- or three-legged."""
+
+    access_token: str | None = None
+    access_token_secret: str | None = None
+    scope: str | None = None
+    expires: Any = None
+    expires_at: Any = None
+    external_id: str | None = None
+
+
+class _SecretBase(Redacted, frozen=True, kw_only=True, omit_defaults=True):
+    """What all secrets have.
+
+    Attributes:
+        id: the secret's id.
+        name: the name its user gave it.
+        owners: who owns it: users, or the whole tenant.
+    """
+
+    id: str = msgspec.field(name="_id")
+    name: str | None = None
+    owners: tuple[Owner, ...] = ()
+    created: str | None = msgspec.field(default=None, name="createdAt")
+    updated: str | None = msgspec.field(default=None, name="updatedAt")
+
+    __shown__ = ("id", "type", "expires_at")
+
+    @property
+    def type(self) -> str:
+        """Upstream's word for the type."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the credential expires; ``None`` when it does not, or when that is not known."""
+        return None
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the secret was made upstream."""
+        return parse_date(self.created)
+
+    @property
+    def updated_at(self) -> datetime | None:
+        """When the secret last changed upstream."""
+        return parse_date(self.updated)
+
+    def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
+        """The HTTP headers that present this credential to the app it is for.
+
+        Args:
+            default_header: the header for an API key that names none of its own.
+
+        Raises:
+            ConfigurationError: this type has no header form, or its header cannot be known or sent.
+        """
+        raise ConfigurationError(
+            f"a secret of type {self.type} has no header form",
+            advice="Build the request from secret.value",
+            secret_id=self.id,
+        )
+
+
+class SimpleSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="SIMPLE"):
+    """Username and passphrase; presented as HTTP Basic."""
+
+    value: SimpleValue
+
+    def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
+        """HTTP Basic."""
+        return auth_headers.basic(self.value.username or "", self.value.passphrase)
+
+
+class ApiKeySecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="API_KEY"):
+    """An API key; presented in the header it names, or in the one you name."""
+
+    value: ApiKeyValue
+
+    def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
+        """The key in its header."""
+        return auth_headers.api_key(self.value.header_name or default_header, self.value.key)
+
+
+class OAuth2Secret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="OA2_AUTHORIZATION_CODE"):
+    """An OAuth 2 access token; presented as a bearer token."""
+
+    value: OAuth2Value
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the credential expires; ``None`` when that is not known."""
+        return parse_date(self.value.expires)
+
+    def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
+        """A bearer token."""
+        return auth_headers.bearer(self.value.access_token)
+
+
+class SessionSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="SESSION_AUTH"):
+    """A session token; presented as a bearer token."""
+
+    value: SessionValue
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the credential expires; ``None`` when that is not known."""
+        return parse_date(self.value.expires)
+
+    def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
+        """A bearer token."""
+        return auth_headers.bearer(self.value.access_token)
+
+
+class MixedSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="MIXED"):
+    """A payload whose meaning only its app knows."""
+
+    value: MixedValue
+
+
+class OAuth1Secret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="OA1_THREE_LEGGED"):
+    """OAuth 1 tokens; its requests are signed one by one, so there is no header form."""
+
+    value: OAuth1Value
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the credential expires; ``None`` when that is not known."""
+        return parse_date(self.value.expires_at) or parse_date(self.value.expires)
+
+
+class OAuth1TwoLeggedSecret(OAuth1Secret, frozen=True, kw_only=True, tag_field="type", tag="OA1_TWO_LEGGED"):
+    """OAuth 1 tokens without a user behind them."""
+
+
+class UnknownSecret(_SecretBase, frozen=True, kw_only=True):
+    """A type this library does not know, kept as it came, so that a new type never breaks a batch.
+
+    Attributes:
+        kind: upstream's word for the type, also ``type``.
+        value: whatever upstream holds for it.
+    """
+
+    kind: str = msgspec.field(name="type")
+    value: Any = None
+
+    @property
+    def type(self) -> str:
+        """Upstream's word for the type."""
+        return self.kind
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the credential expires; ``None`` when that is not known."""
+        return parse_date(self.value.get("expires")) if isinstance(self.value, dict) else None
+
+
+_Known = (
+    SimpleSecret
+    | ApiKeySecret
+    | OAuth2Secret
+    | SessionSecret
+    | MixedSecret
+    | OAuth1Secret
+    | OAuth1TwoLeggedSecret
+)
+Secret = _Known | UnknownSecret
+"""Any secret; tell them apart with ``match`` or ``isinstance``."""
+
+_KNOWN_TYPES: dict[str, Any] = {str(known.__struct_config__.tag): known for known in get_args(_Known)}
+_UPSTREAMS_BUSINESS = frozenset({"refreshToken", "inputFields"})
+
+_known_decoder: msgspec.json.Decoder[_Known] = msgspec.json.Decoder(_Known)
+_object_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+def decode_secret(data: bytes | msgspec.Raw, *, keep_refresh_fields: bool = False) -> Secret:
+    """Decode one secret, whatever its type.
+
+    Args:
+        data: the JSON object as upstream sends it, or as ``msgspec.json.encode(secret)`` wrote it.
+        keep_refresh_fields: keep ``refreshToken`` and ``inputFields``, which are upstream's own business
+            (docs/contract/OBSERVED.md § One secret) and dropped otherwise.
+
+    Raises:
+        ProtocolError: not JSON, or not a secret of its type; nothing of the data is in the error.
+    """
+    secret = decode_safely(_decode, data, what="the secret")
+    return secret if keep_refresh_fields else without_refresh_fields(secret)
+
+
+def _decode(data: bytes | msgspec.Raw) -> Secret:
+    try:
+        return _known_decoder.decode(data)
+    except msgspec.ValidationError:
+        # An unknown type, an unknown field, or really wrong: only now is a closer look worth its time.
+        return _decode_leniently(_object_decoder.decode(data))
+
+
+def _decode_leniently(fields: dict[str, Any]) -> Secret:
+    known = _KNOWN_TYPES.get(str(fields.get("type")))
+    if known is None:
+        return msgspec.convert(fields, UnknownSecret)
+    value = fields.get("value")
+    if isinstance(value, dict):
+        names = frozenset(known.__annotations__["value"].__struct_encode_fields__)
+        extra = {name: value.pop(name) for name in list(value) if name not in names}
+        kept = value.get("_extra")
+        value["_extra"] = {**(kept if isinstance(kept, dict) else {}), **extra}
+    secret: Secret = msgspec.convert(fields, known)
+    return secret
+
+
+def without_refresh_fields(secret: Secret) -> Secret:
+    """The secret without ``refreshToken`` and ``inputFields``."""
+    value = secret.value
+    if isinstance(value, OAuth2Value) and value.refresh_token is not None:
+        value = structs.replace(value, refresh_token=None)
+    elif isinstance(value, SessionValue) and value.input_fields is not None:
+        value = structs.replace(value, input_fields=None)
+    elif isinstance(value, dict) and not _UPSTREAMS_BUSINESS.isdisjoint(value):
+        value = {name: part for name, part in value.items() if name not in _UPSTREAMS_BUSINESS}
+    return secret if value is secret.value else structs.replace(secret, value=value)

@@ -1,0 +1,63 @@
+"""What a client is made of, checked before anything is opened: base URL, rates, bounds.
+
+Plain values and their checks; where they come from (arguments, environment, a file) is the caller's business.
+"""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from flowmate_async.errors import ConfigurationError
+
+DEFAULT_BASE_URL = "https://api.platform.openintegrationhub.com"
+
+USER_AGENT = "flowmate_async"
+
+
+def checked_base_url(base_url: str) -> str:
+    """The base URL without a final slash: https, or http to this very machine.
+
+    Raises:
+        ConfigurationError: anything else; user tokens would cross a network in clear.
+    """
+    try:
+        parts = urlsplit(base_url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ConfigurationError("the base URL is not a URL", advice=_example()) from None
+    if "@" in parts.netloc:
+        raise ConfigurationError("the base URL holds a username or password", advice=_example())
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        raise ConfigurationError("the base URL is not a plain http(s) URL", advice=_example())
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ConfigurationError(
+            f"the base URL is plain http to {host}", advice="Use https; http is for this machine only"
+        )
+    bracketed = f"[{host}]" if ":" in host else host
+    where = bracketed if port is None else f"{bracketed}:{port}"
+    return f"{parts.scheme}://{where}{parts.path.rstrip('/')}"
+
+
+def _example() -> str:
+    return f"It looks like {DEFAULT_BASE_URL}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_rate(rate: float | None, burst: int, concurrency: int) -> None:
+    """Check the numbers that bound traffic.
+
+    Raises:
+        ConfigurationError: a rate that is not above 0, or a burst or concurrency below 1.
+    """
+    if rate is not None and not 0 < rate < float("inf"):
+        raise ConfigurationError(f"rate must be above 0 requests/s, or None for no limit, not {rate!r}")
+    for name, value in (("burst", burst), ("concurrency", concurrency)):
+        if value < 1:
+            raise ConfigurationError(f"{name} must be at least 1, not {value!r}")

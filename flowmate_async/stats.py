@@ -1,0 +1,152 @@
+"""Counters and latencies of a client, kept by listening to its events."""
+
+import math
+from collections import Counter
+
+import msgspec
+
+from flowmate_async.events import (
+    Answered,
+    Broken,
+    Event,
+    FlightJoined,
+    Relisted,
+    Retried,
+    Throttled,
+    TokenMade,
+)
+from flowmate_async.flight import FlightStatistics
+from flowmate_async.traffic.dispatch import TrafficStatistics
+
+_STEPS_PER_DOUBLING = 4
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Latencies of one endpoint in seconds; percentiles are exact to about 20 %."""
+
+    count: int
+    mean_seconds: float
+    p50_seconds: float
+    p99_seconds: float
+    max_seconds: float
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """A client as it stands.
+
+    Attributes:
+        requests: answers by endpoint.
+        statuses: answers by HTTP status.
+        broken: exchanges without a complete answer, by how they failed.
+        retries: requests sent again, by kind of error.
+        throttled: answers that asked everybody to wait.
+        joined: callers that joined a flight under way, by flight.
+        tokens_made: impersonations.
+        tokens_replaced: those after a rejection.
+        relisted: listings fetched again.
+        latency: by endpoint.
+        traffic: the dispatcher and its limiter.
+        flights: the tables of flights.
+    """
+
+    requests: dict[str, int]
+    statuses: dict[int, int]
+    broken: dict[str, int]
+    retries: dict[str, int]
+    throttled: int
+    joined: dict[str, int]
+    tokens_made: int
+    tokens_replaced: int
+    relisted: int
+    latency: dict[str, Latency]
+    traffic: TrafficStatistics
+    flights: dict[str, FlightStatistics]
+
+
+class Histogram:
+    """Counts of durations in geometric steps: bounded memory, whatever is recorded."""
+
+    __slots__ = ("_counts", "_max", "_total", "count")
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self.count = 0
+        self._total = 0.0
+        self._max = 0.0
+
+    def record(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[math.ceil(math.log2(max(seconds, 1e-6)) * _STEPS_PER_DOUBLING)] += 1
+        self.count += 1
+        self._total += seconds
+        self._max = max(self._max, seconds)
+
+    def latency(self) -> Latency:
+        """What was recorded, in a few numbers."""
+        return Latency(
+            count=self.count,
+            mean_seconds=self._total / self.count if self.count else 0.0,
+            p50_seconds=self._percentile(0.50),
+            p99_seconds=self._percentile(0.99),
+            max_seconds=self._max,
+        )
+
+    def _percentile(self, share: float) -> float:
+        left = share * self.count
+        for step in sorted(self._counts):
+            left -= self._counts[step]
+            if left <= 0:
+                return float(min(2 ** (step / _STEPS_PER_DOUBLING), self._max))
+        return self._max
+
+
+class StatsListener:
+    """Keeps the counters; called with every event of one client."""
+
+    def __init__(self) -> None:
+        self._statuses: Counter[int] = Counter()
+        self._broken: Counter[str] = Counter()
+        self._retries: Counter[str] = Counter()
+        self._joined: Counter[str] = Counter()
+        self._throttled = 0
+        self._tokens_made = 0
+        self._tokens_replaced = 0
+        self._relisted = 0
+        self._latencies: dict[str, Histogram] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Count the event."""
+        match event:
+            case Answered():
+                self._statuses[event.status] += 1
+                self._latencies.setdefault(event.endpoint, Histogram()).record(event.seconds)
+            case Broken():
+                self._broken[event.failure] += 1
+            case Retried():
+                self._retries[event.error] += 1
+            case FlightJoined():
+                self._joined[event.flight] += 1
+            case Throttled():
+                self._throttled += 1
+            case TokenMade():
+                self._tokens_made += 1
+                self._tokens_replaced += event.replaced
+            case Relisted():
+                self._relisted += 1
+
+    def snapshot(self, *, traffic: TrafficStatistics, flights: dict[str, FlightStatistics]) -> Stats:
+        """The counters so far, with the rooms' own statistics."""
+        return Stats(
+            requests={endpoint: seen.count for endpoint, seen in self._latencies.items()},
+            statuses=dict(self._statuses),
+            broken=dict(self._broken),
+            retries=dict(self._retries),
+            throttled=self._throttled,
+            joined=dict(self._joined),
+            tokens_made=self._tokens_made,
+            tokens_replaced=self._tokens_replaced,
+            relisted=self._relisted,
+            latency={endpoint: seen.latency() for endpoint, seen in self._latencies.items()},
+            traffic=traffic,
+            flights=flights,
+        )

@@ -1,0 +1,34 @@
+"""Stores: where credentials and the progress of runs are kept.
+
+One file a store, behind the small protocol of ``base.py``. Importing this package imports no driver.
+"""
+
+from flowmate_async.stores.base import Checkpoint as Checkpoint
+from flowmate_async.stores.base import Run as Run
+from flowmate_async.stores.base import RunTotals as RunTotals
+from flowmate_async.stores.base import Status as Status
+from flowmate_async.stores.base import Store as Store
+from flowmate_async.stores.base import StoredItem as StoredItem
+from flowmate_async.stores.base import UserWrite as UserWrite
+from flowmate_async.stores.base import Verification as Verification
+from flowmate_async.stores.base import Written as Written
+from flowmate_async.stores.keys import StoreKey as StoreKey
+from flowmate_async.stores.keys import load_key as load_key
+from flowmate_async.stores.keys import write_key_file as write_key_file
+from flowmate_async.stores.registry import open_store as open_store
+
+__all__ = [
+    "Checkpoint",
+    "Run",
+    "RunTotals",
+    "Status",
+    "Store",
+    "StoreKey",
+    "StoredItem",
+    "UserWrite",
+    "Verification",
+    "Written",
+    "load_key",
+    "open_store",
+    "write_key_file",
+]

@@ -1,0 +1,38 @@
+"""A credential as bytes and back, without a trace of it in any traceback.
+
+Every store writes a credential as ``msgspec.json.encode`` does, refresh fields included. What happens to the
+bytes then, sealed or not, is the store's business.
+"""
+
+import msgspec
+
+from flowmate_async.errors import ProtocolError, StoreError
+from flowmate_async.redaction import Redacted
+from flowmate_async.secrets import Secret, decode_secret
+
+
+class Plaintext(Redacted, frozen=True):
+    """An encoded credential, which never prints."""
+
+    data: bytes
+
+
+def encode_secret(username: str, secret: Secret) -> Plaintext:
+    """Encode one credential.
+
+    Raises:
+        StoreError: it holds what JSON cannot.
+    """
+    try:
+        return Plaintext(msgspec.json.encode(secret))
+    except (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError):
+        pass  # the error is raised below, where it has no context: that would hold the credential
+    raise StoreError("the credential cannot be encoded as JSON", username=username, secret_id=secret.id)
+
+
+def secret_of(plaintext: Plaintext) -> Secret | None:
+    """Decode one credential; ``None`` when it is not one."""
+    try:
+        return decode_secret(plaintext.data, keep_refresh_fields=True)
+    except ProtocolError:
+        return None

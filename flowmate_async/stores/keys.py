@@ -1,0 +1,204 @@
+"""The key of a sealed store: what one is, how it is written down, where it is looked for.
+
+A key is 32 random bytes. Passphrases are refused: they would need stretching, and they get guessed. What the
+key is used for is in ``sealing.py``; nothing here touches a store.
+"""
+
+import base64
+import binascii
+import hmac
+import os
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from secrets import token_bytes
+from typing import Any, Self
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.private_files import create_private, read_private_text
+from flowmate_async.redaction import Redacted, one_line
+
+KEY_BYTES = 32
+KEYRING_SERVICE = "flowmate_async store key"
+
+_HEX = re.compile(r"[0-9A-Fa-f]{64}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
+_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+_HOW_TO_MAKE_ONE = "Make one with: python -c 'import secrets; print(secrets.token_hex(32))'"
+
+
+class StoreKey(Redacted, frozen=True):
+    """The key of a store: exactly 32 bytes, which never print.
+
+    Attributes:
+        material: the bytes themselves.
+    """
+
+    material: bytes
+
+    __shown__ = ("key_id",)
+
+    def __post_init__(self) -> None:
+        if len(self.material) != KEY_BYTES:
+            raise ConfigurationError(f"a store key is {KEY_BYTES} bytes", advice=_HOW_TO_MAKE_ONE)
+
+    @classmethod
+    def generate(cls) -> Self:
+        """A new random key."""
+        return cls(token_bytes(KEY_BYTES))
+
+    @classmethod
+    def parse(cls, text: str, *, what: str = "the store key") -> Self:
+        """Read a key as it is written down: 64 hex characters, or 32 bytes in base64 or base64url.
+
+        Args:
+            text: the encoded key; surrounding white space is ignored.
+            what: what it is, for the message.
+
+        Raises:
+            ConfigurationError: anything else; the error does not repeat it.
+        """
+        key = cls._decoded(text.strip())
+        del text
+        if key is None:
+            raise ConfigurationError(
+                f"{what} is not {KEY_BYTES} bytes in hex or base64; passphrases are refused",
+                advice=_HOW_TO_MAKE_ONE,
+            )
+        return key
+
+    @classmethod
+    def _decoded(cls, text: str) -> Self | None:
+        if _HEX.fullmatch(text):
+            return cls(bytes.fromhex(text))
+        if not _BASE64.fullmatch(text):
+            return None
+        standard = text.rstrip("=").translate(_STANDARD_ALPHABET)
+        material = binascii.a2b_base64(standard + "=")
+        # The last character has two bits to spare; a slip of the pen there must not pass for another key.
+        canonical = base64.b64encode(material).decode().rstrip("=") == standard
+        return cls(material) if canonical else None
+
+    def encoded(self) -> str:
+        """The key in base64url, as :meth:`parse` reads it. Whoever holds this text can open the store."""
+        return base64.urlsafe_b64encode(self.material).decode()
+
+    @property
+    def key_id(self) -> str:
+        """A short public name of the key, which reveals nothing of it."""
+        return hmac.digest(self.material, b"flowmate_async key id", "sha256")[:8].hex()
+
+
+class _Sources(Redacted, frozen=True, kw_only=True):
+    """Where a key may be, kept away from the locals of tracebacks."""
+
+    key_file: str
+    encoded: str
+    file_of_environment: str
+
+
+def write_key_file(path: str | os.PathLike[str], key: StoreKey | None = None) -> StoreKey:
+    """Write a key to a new file that only its owner may read.
+
+    Args:
+        path: the file, which must not exist yet.
+        key: the key; a new one is made when left out.
+
+    Raises:
+        ConfigurationError: the file exists already, or cannot be made.
+    """
+    key = key or StoreKey.generate()
+    if not create_private(path, f"{key.encoded()}\n".encode()):
+        raise ConfigurationError(
+            f"{one_line(os.fspath(path), limit=1000)} exists already",
+            advice="Choose another name: overwriting a key would lock its store for good",
+        )
+    return key
+
+
+def read_key_file(path: str | os.PathLike[str]) -> StoreKey:
+    """The key in a private file.
+
+    Raises:
+        ConfigurationError: missing, readable by others, or not a key.
+    """
+    return StoreKey.parse(
+        read_private_text(path, what="the key file"),
+        what=f"the key in {one_line(os.fspath(path), limit=1000)}",
+    )
+
+
+def load_key(
+    env: Mapping[str, str], *, store_url: str, key_file: str | os.PathLike[str] | None = None
+) -> StoreKey:
+    """Find the key of a store.
+
+    In this order: the key file named here, ``FLOWMATE_STORE_KEY``, ``FLOWMATE_STORE_KEY_FILE``, the system
+    keyring.
+
+    Args:
+        env: the environment.
+        store_url: the store's URL; the keyring's entry is bound to it.
+        key_file: a key file named explicitly.
+
+    Raises:
+        ConfigurationError: no key is found, or the first one found is not a key.
+    """
+    sources = _Sources(
+        key_file=os.fspath(key_file or ""),
+        encoded=env.get("FLOWMATE_STORE_KEY", ""),
+        file_of_environment=env.get("FLOWMATE_STORE_KEY_FILE", ""),
+    )
+    del env
+    if sources.key_file:
+        return read_key_file(sources.key_file)
+    if sources.encoded.strip():
+        return StoreKey.parse(sources.encoded, what="FLOWMATE_STORE_KEY")
+    if sources.file_of_environment:
+        return read_key_file(sources.file_of_environment)
+    return _key_of_keyring(keyring_entry(store_url))
+
+
+def keyring_entry(store_url: str) -> str:
+    """The name of a store's entry in the keyring: its URL, with the path made absolute."""
+    prefix = "sqlite:///"
+    if not store_url.startswith(prefix):
+        return store_url
+    return f"{prefix}{Path(store_url.removeprefix(prefix)).absolute()}"
+
+
+def _key_of_keyring(entry: str) -> StoreKey:
+    found = _ask_keyring(entry)
+    if found is not None:
+        return StoreKey.parse(found.encoded, what="the key in the system keyring")
+    raise ConfigurationError(
+        "the store is sealed, and no key was given",
+        advice=(
+            "Name a key file (mode 0600), or set FLOWMATE_STORE_KEY_FILE or FLOWMATE_STORE_KEY, or put the "
+            "key in the system keyring (extra 'keyring') with: "
+            f"keyring set '{KEYRING_SERVICE}' '{one_line(entry, limit=1000)}'. {_HOW_TO_MAKE_ONE}"
+        ),
+    )
+
+
+def _ask_keyring(entry: str) -> _Sources | None:
+    try:
+        keyring = import_module("keyring")  # an extra
+    except ImportError:
+        return None
+    return _entry_of(keyring, entry)
+
+
+def _entry_of(keyring: Any, entry: str) -> _Sources | None:
+    try:
+        encoded = keyring.get_password(KEYRING_SERVICE, entry)
+    except keyring.errors.NoKeyringError:
+        return None
+    except keyring.errors.KeyringError as failure:
+        reason = type(failure).__name__
+    else:
+        return None if encoded is None else _Sources(key_file="", encoded=encoded, file_of_environment="")
+    raise ConfigurationError(
+        f"the system keyring does not answer: {reason}", advice="Unlock it, or set FLOWMATE_STORE_KEY_FILE"
+    )

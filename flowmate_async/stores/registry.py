@@ -1,0 +1,91 @@
+"""From a store's URL to the store: the schemes, and the entry points that add more.
+
+A driver is imported only when its scheme is asked for. Nothing here touches a store: that begins when it
+is entered.
+"""
+
+import re
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.redaction import one_line
+from flowmate_async.stores.base import Store
+from flowmate_async.stores.keys import StoreKey
+
+ENTRY_POINTS = "flowmate_async.stores"
+
+StoreFactory = Callable[..., Store]
+"""Called as ``factory(url, key=key)``; returns a store that has touched nothing yet."""
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
+# Deliberately wide: a password may hold slashes and question marks that were not escaped.
+_CREDENTIALS = re.compile(
+    r"^[^:]+://[^/@:]*:.*@|[?&](password|passwd|pwd|sslpassword|token)=", re.DOTALL | re.IGNORECASE
+)
+
+
+def open_store(url: str, *, key: StoreKey | None = None) -> Store:
+    """The store behind a URL; enter it with ``async with`` to open it.
+
+    Args:
+        url: ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or a URL of a scheme that an
+            entry point in the group ``flowmate_async.stores`` provides.
+        key: the key of a sealed store, see :func:`load_key`.
+
+    Raises:
+        ConfigurationError: unknown scheme, a URL that cannot work or that holds a credential, no key.
+    """
+    if _CREDENTIALS.search(url):
+        del url
+        raise ConfigurationError(
+            "the store's URL holds a credential, and URLs end up in logs and process lists",
+            advice="Leave it out of the URL; the store's documentation says where its driver looks for it",
+        )
+    return _factory(url)(url, key=key)
+
+
+def _factory(url: str) -> StoreFactory:
+    found = _SCHEME.match(url)
+    scheme = found.group().lower() if found else ""
+    if scheme in _BUILT_IN:
+        return _BUILT_IN[scheme]
+    for entry in entry_points(group=ENTRY_POINTS, name=scheme):
+        return _loaded(entry)
+    known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+    raise ConfigurationError(
+        f"no store has the scheme '{one_line(scheme, limit=40)}'", advice=f"Known schemes: {', '.join(known)}"
+    )
+
+
+def _loaded(entry: EntryPoint) -> StoreFactory:
+    try:
+        return cast("StoreFactory", entry.load())
+    except ImportError as error:
+        reason = one_line(str(error))
+    raise ConfigurationError(
+        f"the store for {entry.name} cannot be loaded: {reason}",
+        advice="Install the extra that brings its driver",
+    )
+
+
+def _memory(url: str, *, key: StoreKey | None = None) -> Store:  # noqa: ARG001 - nothing is sealed
+    from flowmate_async.stores.memory import MemoryStore  # noqa: PLC0415 - by scheme
+
+    if url.partition(":")[2]:
+        raise ConfigurationError("a store in memory has no name", advice="Write memory:")
+    return MemoryStore()
+
+
+def _sqlite(url: str, *, key: StoreKey | None = None) -> Store:
+    from flowmate_async.stores.sqlite import SqliteStore  # noqa: PLC0415 - by scheme
+    from flowmate_async.stores.sqlite_files import path_of_url  # noqa: PLC0415 - by scheme
+
+    path = path_of_url(url)
+    if key is None:
+        raise ConfigurationError("a sqlite store is sealed and needs a key", advice="Pass key=load_key(…)")
+    return SqliteStore(path, key=key)
+
+
+_BUILT_IN: dict[str, StoreFactory] = {"memory": _memory, "sqlite": _sqlite}

@@ -1,0 +1,145 @@
+"""Sealing: authenticated encryption of single credentials, each bound to its place.
+
+AES-256-GCM. Every run has a subkey of its own (HKDF-SHA256), every record a random 96-bit nonce. The
+associated data names the place of the record, so that a record moved to another user, secret, store or
+upstream does not open. What sealing cannot notice: a record put back in its own place as it was earlier.
+Nothing here knows where records are kept.
+
+Plaintext and keys live in :class:`~flowmate_async.redaction.Redacted` structs only, and errors are raised
+once those are gone: trackers of errors print the locals of every frame.
+"""
+
+import hmac
+import os
+from functools import lru_cache
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from flowmate_async.errors import StoreError
+from flowmate_async.redaction import Redacted
+from flowmate_async.secrets import Secret
+from flowmate_async.stores.encoding import Plaintext, encode_secret, secret_of
+from flowmate_async.stores.keys import StoreKey
+
+SEAL_FORMAT = "flowmate_async seal 1"
+NONCE_BYTES = 12
+
+_SUBKEYS_KEPT = 1024
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """A sealed credential; opaque, and safe to write anywhere.
+
+    Attributes:
+        run_id: the run under whose subkey it is sealed.
+        data: nonce, ciphertext and tag.
+        fingerprint: the same for the same credential in the same place, whatever the run.
+    """
+
+    run_id: str
+    data: bytes
+    fingerprint: bytes
+
+
+class _Subkey(Redacted, frozen=True):
+    material: bytes
+
+
+class Sealing:
+    """Authenticated encryption for one store of one upstream.
+
+    Args:
+        key: the store's key.
+        store_id: the store's random id.
+        origin: the upstream's base URL.
+    """
+
+    def __init__(self, key: StoreKey, *, store_id: str, origin: str) -> None:
+        self._key = key
+        self._store_id = store_id
+        self._place = _parts(SEAL_FORMAT, key.key_id, store_id, origin)
+        self._fingerprints = _subkey(key, "fingerprint", store_id)
+        self._cipher = lru_cache(maxsize=_SUBKEYS_KEPT)(self._cipher_of_run)
+
+    def seal_unless_same(
+        self, username: str, secret: Secret, *, run_id: str, stored: Sealed | None
+    ) -> Sealed | None:
+        """Seal one credential, or ``None`` when what is stored is the same and opens.
+
+        Args:
+            username: whose credential it is.
+            secret: the credential.
+            run_id: the run to seal under.
+            stored: what the store holds in this place; a damaged record counts as different, so it heals.
+
+        Raises:
+            StoreError: the credential cannot be encoded.
+        """
+        plaintext = encode_secret(username, secret)
+        fingerprint = self._fingerprint(username, secret.id, plaintext)
+        if stored is not None and self._is_same(username, secret.id, stored, fingerprint):
+            return None
+        nonce = os.urandom(NONCE_BYTES)
+        place = self._place_of(username, secret.id, run_id)
+        data = nonce + self._cipher(run_id).encrypt(nonce, plaintext.data, place)
+        return Sealed(run_id, data, fingerprint)
+
+    def open(self, username: str, secret_id: str, sealed: Sealed) -> Secret:
+        """Open one credential.
+
+        Raises:
+            StoreError: it was damaged, moved or tampered with.
+        """
+        plaintext = self._opened(username, secret_id, sealed)
+        secret = None if plaintext is None else secret_of(plaintext)
+        del plaintext
+        if secret is None:
+            raise StoreError(
+                "the stored credential does not open: it was damaged, moved or tampered with",
+                advice="Sync this user again, which replaces it; if many do not open, restore a backup",
+                username=username,
+                secret_id=secret_id,
+            )
+        return secret
+
+    def _is_same(self, username: str, secret_id: str, stored: Sealed, fingerprint: bytes) -> bool:
+        equal = hmac.compare_digest(stored.fingerprint, fingerprint)
+        return equal and self._opened(username, secret_id, stored) is not None
+
+    def _opened(self, username: str, secret_id: str, sealed: Sealed) -> Plaintext | None:
+        place = self._place_of(username, secret_id, sealed.run_id)
+        nonce, ciphertext = sealed.data[:NONCE_BYTES], sealed.data[NONCE_BYTES:]
+        try:
+            return Plaintext(self._cipher(sealed.run_id).decrypt(nonce, ciphertext, place))
+        except (InvalidTag, ValueError):  # ValueError: cut so short that not even a nonce is left
+            return None
+
+    def _fingerprint(self, username: str, secret_id: str, plaintext: Plaintext) -> bytes:
+        place = _parts(username, secret_id)
+        return hmac.digest(self._fingerprints.material, place + plaintext.data, "sha256")
+
+    def _place_of(self, username: str, secret_id: str, run_id: str) -> bytes:
+        return self._place + _parts(username, secret_id, run_id)
+
+    def _cipher_of_run(self, run_id: str) -> AESGCM:
+        return AESGCM(_subkey(self._key, "seal", self._store_id, run_id).material)
+
+
+def key_check(key: StoreKey, *, store_id: str) -> bytes:
+    """A record that only this key makes for this store, to tell a wrong key before anything is opened."""
+    return hmac.digest(_subkey(key, "key check", store_id).material, b"", "sha256")
+
+
+def _subkey(key: StoreKey, purpose: str, *context: str) -> _Subkey:
+    info = _parts("flowmate_async", purpose, *context)
+    return _Subkey(HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key.material))
+
+
+def _parts(*texts: str) -> bytes:
+    """Length-prefixed, so that no two lists of texts give the same bytes."""
+    encoded = (text.encode("utf-8", "surrogatepass") for text in texts)
+    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)

@@ -1,0 +1,217 @@
+"""The embedded store: one SQLite file, credentials sealed, nothing but the standard library to talk to it.
+
+One connection, used from one worker thread at a time. Every write is one transaction with
+``synchronous = FULL``: what was acknowledged survives ``kill -9`` and a power cut. The event loop never waits
+for the disk. Nothing here knows the statements (``sqlite_rows.py``), the tables (``sqlite_schema.py``) or the
+ciphers (``sealing.py``).
+"""
+
+# ruff: noqa: D102 - the protocol documents the methods
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self, TypeVar
+
+import anyio
+from anyio import to_thread
+
+from flowmate_async.errors import StoreError
+from flowmate_async.secrets import Secret
+from flowmate_async.stores import sqlite_rows as rows
+from flowmate_async.stores.base import (
+    Checkpoint,
+    Run,
+    RunTotals,
+    Status,
+    StoredItem,
+    UserWrite,
+    Verification,
+    Written,
+)
+from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.sealing import Sealed, Sealing
+from flowmate_async.stores.sqlite_files import RunLock, guarded, shown, transaction
+from flowmate_async.stores.sqlite_schema import Meta, open_database, read_meta
+
+T = TypeVar("T")
+
+PAGE = 256
+"""How many rows an iterator holds in memory at a time."""
+
+
+class SqliteStore:
+    """A store in one SQLite file, see :class:`~flowmate_async.stores.Store` for the methods.
+
+    Cancellation: work that has begun in the thread is finished there, so a cancelled write happened wholly or
+    not at all, and whatever comes next waits for it.
+
+    Args:
+        path: the database file; made, with mode 0600, when missing.
+        key: the key that credentials are sealed with.
+        busy_timeout_seconds: how long to wait while another process writes.
+    """
+
+    def __init__(self, path: Path, *, key: StoreKey, busy_timeout_seconds: float = 5.0) -> None:
+        self.path = path.absolute()
+        self._key = key
+        self._busy_timeout_seconds = busy_timeout_seconds
+        self._turn: anyio.CapacityLimiter | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._sealing: Sealing | None = None
+        # A task cancelled from outside leaves its thread at work; this keeps the next one off the connection.
+        self._in_use = Lock()
+
+    async def __aenter__(self) -> Self:
+        self._turn = anyio.CapacityLimiter(1)
+        try:
+            await self._in_thread(self._open)
+        except BaseException:
+            await self._close_shielded()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close_shielded()
+
+    async def bind(self, origin: str) -> None:
+        await self._on_connection(self._bind, origin)
+
+    @asynccontextmanager
+    async def exclusive_run(self) -> AsyncIterator[None]:
+        lock = RunLock(self.path)
+        try:
+            await self._in_thread(lock.acquire)
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._in_thread(lock.release)
+
+    async def last_run(self) -> Run | None:
+        return await self._on_connection(rows.last_run)
+
+    async def begin_run(self, *, at: float) -> Run:
+        return await self._on_connection(partial(rows.begin_run, at=at))
+
+    async def finish_run(self, run: Run, *, at: float | None) -> None:
+        await self._on_connection(partial(rows.finish_run, at=at), run)
+
+    async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
+        return await self._on_connection(rows.write, self._bound(), run, batch)
+
+    async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
+        return await self._on_connection(rows.statuses, run, usernames)
+
+    async def totals(self, run: Run) -> RunTotals:
+        return await self._on_connection(rows.totals, run)
+
+    async def checkpoints(self, run: Run) -> AsyncIterator[Checkpoint]:
+        last = ""
+        while page := await self._on_connection(rows.checkpoints_after, run, last, PAGE):
+            for checkpoint in page:
+                yield checkpoint
+            last = page[-1].username
+
+    async def get(self, username: str, secret_id: str) -> Secret | None:
+        sealed = await self._on_connection(rows.find, username, secret_id)
+        return None if sealed is None else self._bound().open(username, secret_id, sealed)
+
+    async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
+        fetch = partial(rows.items_after, only=username is not None)
+        last = (username or "", "")
+        while page := await self._on_connection(fetch, *last, PAGE):
+            for item in page:
+                yield item
+            last = (page[-1].username, page[-1].secret_id)
+
+    async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
+        async for row in self._sealed_rows(username):
+            yield row.username, self._bound().open(row.username, row.secret_id, row.sealed)
+
+    async def verify(self) -> Verification:
+        intact, damaged = 0, []
+        async for row in self._sealed_rows(None):
+            if self._opens(row.username, row.secret_id, row.sealed):
+                intact += 1
+            else:
+                damaged.append((row.username, row.secret_id))
+        return Verification(intact=intact, damaged=tuple(damaged))
+
+    async def _sealed_rows(self, username: str | None) -> AsyncIterator[rows.SealedRow]:
+        fetch = partial(rows.sealed_after, only=username is not None)
+        last = (username or "", "")
+        while page := await self._on_connection(fetch, *last, PAGE):
+            for row in page:
+                yield row
+            last = (page[-1].username, page[-1].secret_id)
+
+    def _opens(self, username: str, secret_id: str, sealed: Sealed) -> bool:
+        try:
+            self._bound().open(username, secret_id, sealed)
+        except StoreError:
+            return False
+        return True
+
+    def _bound(self) -> Sealing:
+        if self._sealing is None:
+            raise StoreError(
+                f"the store {shown(self.path)} is not bound to an upstream",
+                advice="Call bind(base_url) first",
+            )
+        return self._sealing
+
+    def _open(self) -> None:
+        self._connection, meta = open_database(
+            self.path, self._key, busy_timeout_seconds=self._busy_timeout_seconds
+        )
+        self._use_origin(meta)
+
+    def _close(self) -> None:
+        connection, self._connection, self._sealing = self._connection, None, None
+        if connection is not None:
+            connection.close()
+
+    def _bind(self, connection: sqlite3.Connection, origin: str) -> None:
+        with transaction(connection):
+            connection.execute("UPDATE meta SET origin = ? WHERE origin IS NULL", (origin,))
+            meta = read_meta(connection)
+        if meta.origin != origin:
+            raise StoreError(
+                f"the store {shown(self.path)} holds credentials of {meta.origin}, not of {origin}",
+                advice="Use one store for each upstream",
+            )
+        self._use_origin(meta)
+
+    def _use_origin(self, meta: Meta) -> None:
+        if meta.origin is not None:
+            self._sealing = Sealing(self._key, store_id=meta.store_id, origin=meta.origin)
+
+    async def _on_connection(self, work: Callable[..., T], *args: object) -> T:
+        return await self._in_thread(lambda: work(self._opened(), *args))
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise self._not_open()
+        return self._connection
+
+    def _not_open(self) -> StoreError:
+        return StoreError(f"the store {shown(self.path)} is not open", advice="Enter it with async with")
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._turn is None:
+            raise self._not_open()
+        return await to_thread.run_sync(self._one_at_a_time, work, limiter=self._turn)
+
+    def _one_at_a_time(self, work: Callable[[], T]) -> T:
+        with self._in_use:
+            return guarded(work, path=self.path)
+
+    async def _close_shielded(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._in_thread(self._close)

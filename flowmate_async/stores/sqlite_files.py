@@ -1,0 +1,184 @@
+"""The files of a sqlite store: their paths, their permissions, connections to them, SQLite's errors in words.
+
+The database is never opened except through SQLite: closing a file drops every POSIX lock that the process
+holds on it, those of other connections too. Which tables are inside is ``sqlite_schema.py``'s business.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote
+
+from flowmate_async.errors import CheckpointError, ConfigurationError, StoreError
+from flowmate_async.private_files import create_private, require_private
+from flowmate_async.redaction import one_line
+
+T = TypeVar("T")
+
+_PREFIX = "sqlite:///"
+_ADVICE = {
+    "SQLITE_FULL": "Free some disk space, then run again: what was acknowledged is kept",
+    "SQLITE_IOERR": "Free some disk space, or check the disk, then run again: what was acknowledged is kept",
+    "SQLITE_BUSY": "Another process is writing; wait for it to end, then run again",
+    "SQLITE_LOCKED": "Another process is writing; wait for it to end, then run again",
+    "SQLITE_READONLY": "Make the file and its folder writable for this user",
+    "SQLITE_CANTOPEN": "Check that the folder exists and is writable for this user",
+    "SQLITE_CORRUPT": "Restore a backup, or remove the file and sync again",
+    "SQLITE_NOTADB": "Name another file: this is no SQLite database, or it is damaged",
+}
+
+
+def path_of_url(url: str) -> Path:
+    """The path in ``sqlite:///relative.db`` or ``sqlite:////absolute.db``, made absolute.
+
+    Raises:
+        ConfigurationError: no such URL.
+    """
+    path = unquote(url.removeprefix(_PREFIX)) if url.startswith(_PREFIX) else ""
+    if not path or "\0" in path or "?" in url or "#" in url:
+        raise ConfigurationError(
+            "this is not the URL of a sqlite store",
+            advice="Write sqlite:///relative.db or sqlite:////absolute.db; a ? or # in a name as %3F or %23",
+        )
+    return Path(path).absolute()
+
+
+def prepare_file(path: Path) -> None:
+    """Make the empty private file, or check the one that is there.
+
+    Raises:
+        StoreError: it cannot be made, is readable by others, or is no regular file.
+    """
+    if not os.path.lexists(path):
+        create_private(path, error=StoreError)
+    require_private(path, what="the store", follow_symlinks=False, error=StoreError)
+
+
+def require_writable(path: Path) -> None:
+    """Refuse early, and clearly, what SQLite would refuse at some later write.
+
+    Raises:
+        StoreError: the file or its folder cannot be written.
+    """
+    if not (_may(path, os.W_OK) and _may(path.parent, os.W_OK | os.X_OK)):
+        raise StoreError(f"the store {shown(path)} cannot be written", advice=_ADVICE["SQLITE_READONLY"])
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def connect(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connection:
+    """A connection for reading and writing, used from one thread at a time."""
+    connection = _connect(path, "mode=rw", busy_timeout_seconds=busy_timeout_seconds)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")
+    return connection
+
+
+def inspect(path: Path, check: Callable[[sqlite3.Connection], T]) -> T:
+    """Look inside without touching anything: no lock, no recovery, no ``-wal`` or ``-shm`` left behind."""
+    with closing(_connect(path, "mode=ro&immutable=1", busy_timeout_seconds=0)) as connection:
+        return check(connection)
+
+
+def _connect(path: Path, options: str, *, busy_timeout_seconds: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.as_uri()}?{options}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=busy_timeout_seconds,
+    )
+
+
+def has_rollback_journal(path: Path) -> bool:
+    """Whether the making of the store was interrupted, which only SQLite itself can put right."""
+    return Path(f"{path}-journal").exists()
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Everything or nothing; no transaction stays open, whatever happens."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def guarded(work: Callable[[], T], *, path: Path) -> T:
+    """Do the work; SQLite's errors become one line for the reader, without the frames they came from.
+
+    Raises:
+        StoreError: SQLite refused.
+    """
+    try:
+        return work()
+    except sqlite3.Error as error:
+        failure = _store_error(error, path)
+    except OSError as error:
+        failure = StoreError(
+            f"the store {shown(path)} failed: {one_line(error.strerror or 'unknown reason')}"
+        )
+    except UnicodeError:
+        failure = StoreError(f"the store {shown(path)} cannot hold a name that is not valid Unicode")
+    raise failure
+
+
+def _store_error(error: sqlite3.Error, path: Path) -> StoreError:
+    name = getattr(error, "sqlite_errorname", None) or ""
+    advice = next((text for prefix, text in _ADVICE.items() if name.startswith(prefix)), "")
+    return StoreError(f"the store {shown(path)} failed: {one_line(str(error))}", advice=advice)
+
+
+def shown(path: Path) -> str:
+    """A path, fit for a message."""
+    return one_line(str(path), limit=1000)
+
+
+class RunLock:
+    """Advisory lock: an exclusive transaction on a database of its own, which dies with the process.
+
+    Args:
+        path: the store's path; the lock is a file beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(f"{path}.lock")
+        self._connection: sqlite3.Connection | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, at once or not at all.
+
+        Raises:
+            CheckpointError: another run holds it.
+            StoreError: its file cannot be used.
+        """
+        prepare_file(self.path)
+        self._connection = _connect(self.path, "mode=rw", busy_timeout_seconds=0)
+        try:
+            self._connection.execute("PRAGMA journal_mode = MEMORY")  # no file beside the lock
+            self._connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY"):
+                raise
+        else:
+            return
+        self.release()
+        raise CheckpointError(
+            f"another run holds {shown(self.path)}",
+            advice="Wait for it to end, or stop its process; the lock goes with it, leave the file alone",
+        )
+
+    def release(self) -> None:
+        """Let go; harmless when not held."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,190 @@
+"""The statements of a sqlite store: rows in, rows out, over a connection that somebody else guards.
+
+Nothing here opens a credential, and nothing here awaits. Pages follow keys, so no cursor outlives a call.
+"""
+
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+import msgspec
+
+from flowmate_async.errors import CheckpointError
+from flowmate_async.stores.base import Checkpoint, Run, RunTotals, Status, StoredItem, UserWrite, Written
+from flowmate_async.stores.sealing import Sealed, Sealing
+from flowmate_async.stores.sqlite_files import transaction
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_LAST_RUN = "SELECT id, started_at, finished_at FROM runs ORDER BY number DESC LIMIT 1"
+_FIND = "SELECT run_id, sealed, fingerprint FROM secrets WHERE username = ? AND secret_id = ?"
+_PUT = """
+    INSERT OR REPLACE INTO secrets
+        (username, secret_id, type, expires_at, run_id, stored_at, fingerprint, sealed)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_PUT_CHECKPOINT = """
+    INSERT OR REPLACE INTO checkpoints
+        (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_FORGET_CHECKPOINTS = """
+    DELETE FROM checkpoints WHERE run_id IN
+        (SELECT id FROM runs WHERE number < (SELECT max(number) FROM runs WHERE number < ?))
+"""
+_TOTALS = """
+    SELECT coalesce(sum(status = 'synced'), 0), coalesce(sum(status = 'failed'), 0),
+        coalesce(sum(secrets), 0), coalesce(sum(requests), 0)
+    FROM checkpoints WHERE run_id = ?
+"""
+_ERRORS = """
+    SELECT error, count(*) FROM checkpoints WHERE run_id = ? AND status = 'failed'
+    GROUP BY error ORDER BY error
+"""
+_CHECKPOINTS = """
+    SELECT username, status, secrets, requests, seconds, at, error, message, listing_proven
+    FROM checkpoints WHERE run_id = ? AND username > ? ORDER BY username LIMIT ?
+"""
+# Written out for one user and for all, so that each follows the primary key.
+_ITEMS_OF_ALL = """
+    SELECT username, secret_id, type, expires_at, stored_at
+    FROM secrets WHERE (username, secret_id) > (?, ?) ORDER BY username, secret_id LIMIT ?
+"""
+_ITEMS_OF_ONE = """
+    SELECT username, secret_id, type, expires_at, stored_at
+    FROM secrets WHERE username = ? AND secret_id > ? ORDER BY secret_id LIMIT ?
+"""
+_SEALED_OF_ALL = """
+    SELECT username, secret_id, run_id, sealed, fingerprint
+    FROM secrets WHERE (username, secret_id) > (?, ?) ORDER BY username, secret_id LIMIT ?
+"""
+_SEALED_OF_ONE = """
+    SELECT username, secret_id, run_id, sealed, fingerprint
+    FROM secrets WHERE username = ? AND secret_id > ? ORDER BY secret_id LIMIT ?
+"""
+
+
+class SealedRow(msgspec.Struct, frozen=True):
+    """A stored credential, still sealed."""
+
+    username: str
+    secret_id: str
+    sealed: Sealed
+
+
+def last_run(connection: sqlite3.Connection) -> Run | None:
+    """The run that began last."""
+    row = connection.execute(_LAST_RUN).fetchone()
+    return None if row is None else _struct(Run, row)
+
+
+def begin_run(connection: sqlite3.Connection, *, at: float) -> Run:
+    """Begin a run, and forget the checkpoints of all but the one before: they would grow for ever."""
+    run = Run(id=os.urandom(8).hex(), started_at=at)
+    with transaction(connection):
+        number = connection.execute("INSERT INTO runs (id, started_at) VALUES (?, ?)", (run.id, at)).lastrowid
+        connection.execute(_FORGET_CHECKPOINTS, (number,))
+    return run
+
+
+def finish_run(connection: sqlite3.Connection, run: Run, *, at: float | None) -> None:
+    """Set or take away the completion mark."""
+    with transaction(connection):
+        _require_run(connection, run)
+        connection.execute("UPDATE runs SET finished_at = ? WHERE id = ?", (at, run.id))
+
+
+def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> Written:
+    """Write whole users in one transaction."""
+    changed = 0
+    with transaction(connection):
+        _require_run(connection, run)
+        for user in batch:
+            changed += _write_secrets(connection, sealing, run, user)
+            _write_checkpoint(connection, run, user.checkpoint)
+    return Written(changed, sum(len(user.secrets) for user in batch) - changed)
+
+
+def _write_secrets(connection: sqlite3.Connection, sealing: Sealing, run: Run, user: UserWrite) -> int:
+    """Write what differs from what is stored; how many that were."""
+    username, changed = user.checkpoint.username, 0
+    for secret in user.secrets:
+        stored = find(connection, username, secret.id)
+        sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=stored)
+        if sealed is None:
+            continue
+        changed += 1
+        shown = (secret.type, _iso(secret.expires_at), run.id, user.checkpoint.at)
+        connection.execute(_PUT, (username, secret.id, *shown, sealed.fingerprint, sealed.data))
+    return changed
+
+
+def _write_checkpoint(connection: sqlite3.Connection, run: Run, checkpoint: Checkpoint) -> None:
+    connection.execute(_PUT_CHECKPOINT, (run.id, *msgspec.structs.astuple(checkpoint)))
+
+
+def find(connection: sqlite3.Connection, username: str, secret_id: str) -> Sealed | None:
+    """One credential, sealed."""
+    row = connection.execute(_FIND, (username, secret_id)).fetchone()
+    return None if row is None else Sealed(*row)
+
+
+def statuses(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
+    """How those of these users ended that have a checkpoint."""
+    found = {}
+    for username in usernames:
+        row = connection.execute(
+            "SELECT status FROM checkpoints WHERE run_id = ? AND username = ?", (run.id, username)
+        ).fetchone()
+        if row is not None:
+            found[username] = row[0]
+    return found
+
+
+def totals(connection: sqlite3.Connection, run: Run) -> RunTotals:
+    """Sums over a run's checkpoints."""
+    sums = connection.execute(_TOTALS, (run.id,)).fetchone()
+    errors = connection.execute(_ERRORS, (run.id,)).fetchall()
+    return RunTotals(synced=sums[0], failed=sums[1], secrets=sums[2], requests=sums[3], errors=dict(errors))
+
+
+def checkpoints_after(
+    connection: sqlite3.Connection, run: Run, username: str, limit: int
+) -> list[Checkpoint]:
+    """The next page of a run's checkpoints."""
+    rows = connection.execute(_CHECKPOINTS, (run.id, username, limit))
+    return [_struct(Checkpoint, row) for row in rows]
+
+
+def items_after(
+    connection: sqlite3.Connection, username: str, secret_id: str, limit: int, *, only: bool
+) -> list[StoredItem]:
+    """The next page of what is stored; with ``only``, of that user alone."""
+    rows = connection.execute(_ITEMS_OF_ONE if only else _ITEMS_OF_ALL, (username, secret_id, limit))
+    return [_struct(StoredItem, row) for row in rows]
+
+
+def sealed_after(
+    connection: sqlite3.Connection, username: str, secret_id: str, limit: int, *, only: bool
+) -> list[SealedRow]:
+    """The next page of credentials, sealed; with ``only``, of that user alone."""
+    rows = connection.execute(_SEALED_OF_ONE if only else _SEALED_OF_ALL, (username, secret_id, limit))
+    return [SealedRow(name, found, Sealed(*rest)) for name, found, *rest in rows]
+
+
+def _require_run(connection: sqlite3.Connection, run: Run) -> None:
+    if connection.execute("SELECT 1 FROM runs WHERE id = ?", (run.id,)).fetchone() is None:
+        raise CheckpointError(
+            "the store knows no such run", advice="Begin a run with begin_run() on this very store"
+        )
+
+
+def _struct(kind: type[T], row: tuple[object, ...]) -> T:
+    """A row whose columns are the struct's fields, in their order; SQLite has no booleans."""
+    return msgspec.convert(dict(zip(kind.__struct_fields__, row, strict=True)), kind, strict=False)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,207 @@
+"""The tables of a sqlite store, who may open it, and how an older one is brought up to date.
+
+Knows nothing of single credentials or of runs.
+"""
+
+import hmac
+import os
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from flowmate_async.errors import StoreError
+from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.sealing import key_check
+from flowmate_async.stores.sqlite_files import (
+    connect,
+    has_rollback_journal,
+    inspect,
+    prepare_file,
+    require_writable,
+    shown,
+    transaction,
+)
+
+APPLICATION_ID = 0x464D4153
+"""Marks the database file as one of ours; ``FMAS`` in ASCII."""
+
+FORMAT = 1
+"""The format this version writes, kept in ``PRAGMA user_version``."""
+
+MIGRATIONS: Mapping[int, tuple[str, ...]] = {}
+"""What brings a store of that format to the next one."""
+
+TABLES = (
+    """
+    CREATE TABLE meta (
+        store_id TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        key_check BLOB NOT NULL,
+        origin TEXT
+    )
+    """,
+    """
+    CREATE TABLE secrets (
+        username TEXT NOT NULL,
+        secret_id TEXT NOT NULL,
+        type TEXT NOT NULL,
+        expires_at TEXT,
+        run_id TEXT NOT NULL,
+        stored_at REAL NOT NULL,
+        fingerprint BLOB NOT NULL,
+        sealed BLOB NOT NULL,
+        PRIMARY KEY (username, secret_id)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE runs (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        started_at REAL NOT NULL,
+        finished_at REAL
+    )
+    """,
+    """
+    CREATE TABLE checkpoints (
+        run_id TEXT NOT NULL,
+        username TEXT NOT NULL,
+        status TEXT NOT NULL,
+        secrets INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        at REAL NOT NULL,
+        error TEXT NOT NULL,
+        message TEXT NOT NULL,
+        listing_proven INTEGER NOT NULL,
+        PRIMARY KEY (run_id, username)
+    ) WITHOUT ROWID
+    """,
+)
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What a store says of itself.
+
+    Attributes:
+        store_id: random, made with the store.
+        key_id: the public name of the key it is sealed with.
+        key_check: the record that only this key makes.
+        origin: the upstream it is bound to, if any yet.
+    """
+
+    store_id: str
+    key_id: str
+    key_check: bytes
+    origin: str | None
+
+
+def open_database(
+    path: Path, key: StoreKey, *, busy_timeout_seconds: float
+) -> tuple[sqlite3.Connection, Meta]:
+    """Open a store, making or updating it where needed; nothing is written before everything was checked.
+
+    Raises:
+        StoreError: not a store, of a newer version, another key, or not private.
+    """
+    prepare_file(path)
+    require_writable(path)
+    if path.stat().st_size and not has_rollback_journal(path):
+        inspect(path, lambda connection: _check(connection, key, path))
+    connection = connect(path, busy_timeout_seconds=busy_timeout_seconds)
+    try:
+        return connection, _prepare(connection, key, path)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _check(connection: sqlite3.Connection, key: StoreKey, path: Path) -> bool:
+    """Refuse what must not be opened; whether there are tables yet."""
+    if _is_blank(connection):
+        return False
+    _check_format(connection, path)
+    _check_key(read_meta(connection), key, path)
+    return True
+
+
+def _is_blank(connection: sqlite3.Connection) -> bool:
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return not tables
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise StoreError(f"{shown(path)} is a database of another program", advice="Name another file")
+    found = _pragma(connection, "user_version")
+    if found > FORMAT:
+        raise StoreError(
+            f"the store {shown(path)} has format {found}, and this version knows formats up to {FORMAT}",
+            advice="Upgrade flowmate-async",
+        )
+
+
+def _check_key(meta: Meta, key: StoreKey, path: Path) -> None:
+    if meta.key_id != key.key_id:
+        raise StoreError(
+            f"the store {shown(path)} is sealed with key {meta.key_id}, and the key given is {key.key_id}",
+            advice="Give the key it was made with",
+        )
+    if not hmac.compare_digest(meta.key_check, key_check(key, store_id=meta.store_id)):
+        raise StoreError(
+            f"the store {shown(path)} was tampered with, or is damaged", advice="Restore a backup"
+        )
+
+
+def _prepare(connection: sqlite3.Connection, key: StoreKey, path: Path) -> Meta:
+    # Tables are made before the write-ahead log is switched on, so that meta is always in the file itself.
+    with transaction(connection):
+        if _check(connection, key, path):
+            _migrate(connection, path)
+        else:
+            _create(connection, key)
+        meta = read_meta(connection)
+    connection.execute("PRAGMA journal_mode = WAL")
+    return meta
+
+
+def _create(connection: sqlite3.Connection, key: StoreKey) -> None:
+    for statement in TABLES:
+        connection.execute(statement)
+    store_id = os.urandom(16).hex()
+    connection.execute(
+        "INSERT INTO meta (store_id, key_id, key_check) VALUES (?, ?, ?)",
+        (store_id, key.key_id, key_check(key, store_id=store_id)),
+    )
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    found = _pragma(connection, "user_version")
+    for number in range(found, FORMAT):
+        if number not in MIGRATIONS:
+            raise StoreError(
+                f"the store {shown(path)} has format {found}, which this version no longer reads",
+                advice="Open it once with an older flowmate-async, or sync into a new store",
+            )
+        for statement in MIGRATIONS[number]:
+            connection.execute(statement)
+    if found != FORMAT:
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def read_meta(connection: sqlite3.Connection) -> Meta:
+    """What the store says of itself now."""
+    row = connection.execute("SELECT store_id, key_id, key_check, origin FROM meta").fetchone()
+    if row is None:
+        raise StoreError(
+            "the store has lost its first table's row, so it is damaged", advice="Restore a backup"
+        )
+    return Meta(*row)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    (value,) = connection.execute(f"PRAGMA {name}").fetchone()
+    return int(value)

@@ -1,0 +1,214 @@
+"""The batch job: sweep the users, write what comes, checkpoint each user with its credentials.
+
+A run has an id and a completion mark. An incomplete run that is young enough is resumed: users it has
+synced are not fetched again, users that failed are tried again. Which user fails how is in ``reader.py``,
+when a run ends early in ``abort.py``; how a write is made durable is the store's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sized
+from contextlib import aclosing
+
+import msgspec
+
+from flowmate_async.clock import Clock
+from flowmate_async.errors import FlowMateError
+from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
+from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite
+from flowmate_async.sync.abort import AbortRules
+from flowmate_async.sync.outcomes import Outcome, UserFailed
+from flowmate_async.sync.report import LeftOut, SyncReport
+from flowmate_async.sync.sweep import Usernames, sweep_in_batches
+
+_LOOK_UP = 256
+DEFAULT_MAX_AGE_SECONDS = 12 * 3600.0
+
+
+class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sync behaves.
+
+    Attributes:
+        max_age_seconds: an incomplete run older than this is not resumed; a new one begins.
+        retry_failed: resume the newest run also when it is complete, for the users that failed.
+        max_failures: users that may fail before the run is ended; ``None`` for any number.
+    """
+
+    max_age_seconds: float = DEFAULT_MAX_AGE_SECONDS
+    retry_failed: bool = False
+    max_failures: int | None = None
+
+
+class SyncEngine:
+    """One sync of some users into one store.
+
+    Args:
+        read: reads one user.
+        store: where the credentials go; entered by the caller.
+        workers: users read at once.
+        options: see :class:`SyncOptions`.
+        clock: the time it keeps.
+        emitter: told of the run's beginning and end and of every user.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str], Awaitable[Outcome]],
+        store: Store,
+        *,
+        workers: int,
+        options: SyncOptions,
+        clock: Clock,
+        emitter: Emitter,
+    ) -> None:
+        self._read = read
+        self._store = store
+        self._workers = workers
+        self._options = options
+        self._clock = clock
+        self._emitter = emitter
+        self._skipped = 0
+        self._changed = 0
+        self._unchanged = 0
+        self._requests = 0
+
+    async def sync(
+        self, usernames: Usernames, *, stop: asyncio.Event | None = None, left_out: tuple[LeftOut, ...] = ()
+    ) -> SyncReport:
+        """Sync these users; the caller holds the store's run lock and has bound its origin.
+
+        Args:
+            usernames: any iterable or async iterable.
+            stop: when set, no further user is begun.
+            left_out: for the report.
+
+        Raises:
+            FlowMateError: the run was ended early; what was acknowledged is kept and the run can be resumed.
+        """
+        began = self._clock.monotonic()
+        run, resumed = await self._run()
+        total = len(usernames) if isinstance(usernames, Sized) else None
+        self._emitter.emit(RunBegan(run.id, resumed, total))
+        error = await self._sweep(run, self._remaining(run, usernames) if resumed else usernames, stop)
+        complete = error is None and not (stop is not None and stop.is_set())
+        if complete:
+            await self._store.finish_run(run, at=self._clock.wall())
+        self._emitter.emit(RunEnded(run.id, complete))
+        if error is not None:
+            raise error
+        return await self._report(
+            run,
+            resumed=resumed,
+            complete=complete,
+            seconds=self._clock.monotonic() - began,
+            left_out=left_out,
+        )
+
+    async def _run(self) -> tuple[Run, bool]:
+        """The run to resume, or a new one."""
+        last = await self._store.last_run()
+        young = last is not None and self._clock.wall() - last.started_at < self._options.max_age_seconds
+        if last is None or not young:
+            return await self._store.begin_run(at=self._clock.wall()), False
+        if last.finished_at is None:
+            return last, True
+        if not self._options.retry_failed:
+            return await self._store.begin_run(at=self._clock.wall()), False
+        await self._store.finish_run(last, at=None)
+        return last, True
+
+    async def _remaining(self, run: Run, usernames: Usernames) -> AsyncIterator[str]:
+        """The usernames that this run has not synced, asked of the store a few at a time."""
+        async for names in _chunks(usernames, _LOOK_UP):
+            statuses = await self._store.statuses(run, names)
+            for name in names:
+                if statuses.get(name) != "synced":
+                    yield name
+                else:
+                    self._skipped += 1
+                    self._emitter.emit(UserSkipped(name))
+
+    async def _sweep(
+        self, run: Run, usernames: Usernames, stop: asyncio.Event | None
+    ) -> FlowMateError | None:
+        """Sweep and store; the error that ended the run early, if one did."""
+        rules = AbortRules(patience=max(10, self._workers), max_failures=self._options.max_failures)
+        batches = sweep_in_batches(self._read, usernames, workers=self._workers, stop=stop)
+        async with aclosing(batches):
+            async for batch in batches:
+                await self._write(run, batch)
+                for outcome in batch:
+                    if (error := rules.note(outcome)) is not None:
+                        return error
+        return rules.at_end()
+
+    async def _write(self, run: Run, batch: list[Outcome]) -> None:
+        at = self._clock.wall()
+        written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
+        self._changed += written.changed
+        self._unchanged += written.unchanged
+        for outcome in batch:
+            self._requests += outcome.requests
+            self._emitter.emit(_event(outcome))
+
+    async def _report(
+        self, run: Run, *, resumed: bool, complete: bool, seconds: float, left_out: tuple[LeftOut, ...]
+    ) -> SyncReport:
+        totals = await self._store.totals(run)
+        return SyncReport(
+            run_id=run.id,
+            resumed=resumed,
+            complete=complete,
+            started_at=run.started_at,
+            seconds=seconds,
+            synced=totals.synced,
+            failed=totals.failed,
+            skipped=self._skipped,
+            secrets=totals.secrets,
+            changed=self._changed,
+            unchanged=self._unchanged,
+            requests=self._requests,
+            errors=totals.errors,
+            left_out=left_out,
+        )
+
+
+def _user_write(outcome: Outcome, at: float) -> UserWrite:
+    failed = isinstance(outcome, UserFailed)
+    checkpoint = Checkpoint(
+        username=outcome.username,
+        status="failed" if failed else "synced",
+        secrets=len(outcome.secrets),
+        requests=outcome.requests,
+        seconds=outcome.seconds,
+        at=at,
+        error=outcome.error.kind if isinstance(outcome, UserFailed) else "",
+        message=str(outcome.error) if isinstance(outcome, UserFailed) else "",
+        listing_proven=not isinstance(outcome, UserFailed) and outcome.listing_proven,
+    )
+    return UserWrite(checkpoint=checkpoint, secrets=outcome.secrets)
+
+
+def _event(outcome: Outcome) -> UserStored | UserNotStored:
+    if isinstance(outcome, UserFailed):
+        return UserNotStored(outcome.username, outcome.error.kind, str(outcome.error))
+    return UserStored(outcome.username, len(outcome.secrets), outcome.seconds)
+
+
+async def _chunks(usernames: Usernames, size: int) -> AsyncIterator[list[str]]:
+    chunk: list[str] = []
+    async for name in _each(usernames):
+        chunk.append(name)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+async def _each(usernames: Usernames) -> AsyncIterator[str]:
+    if isinstance(usernames, AsyncIterable):
+        async for name in usernames:
+            yield name
+    else:
+        for name in usernames:
+            yield name

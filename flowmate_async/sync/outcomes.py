@@ -1,0 +1,48 @@
+"""How one user of a sweep ended, as values."""
+
+from flowmate_async.errors import FlowMateError
+from flowmate_async.redaction import Redacted
+from flowmate_async.secrets import Secret
+
+
+class UserSynced(Redacted, frozen=True, kw_only=True):
+    """All of a user's credentials were fetched.
+
+    Attributes:
+        username: the user.
+        secrets: every secret of the listing, with its credential.
+        requests: how many requests it took.
+        seconds: how long it took.
+        listing_proven: whether the listing was counted against upstream's total.
+    """
+
+    username: str
+    secrets: tuple[Secret, ...]
+    requests: int
+    seconds: float
+    listing_proven: bool = True
+
+    __shown__ = ("username", "requests", "seconds")
+
+
+class UserFailed(Redacted, frozen=True, kw_only=True):
+    """Something of a user could not be fetched.
+
+    Attributes:
+        username: the user.
+        error: the first failure.
+        secrets: those that could be fetched.
+        requests: how many requests it took.
+        seconds: how long it took.
+    """
+
+    username: str
+    error: FlowMateError
+    secrets: tuple[Secret, ...] = ()
+    requests: int = 0
+    seconds: float = 0.0
+
+    __shown__ = ("username", "error", "requests", "seconds")
+
+
+Outcome = UserSynced | UserFailed

@@ -1,0 +1,63 @@
+"""What a sync did, without a credential: the totals, and the users that were left out."""
+
+import msgspec
+
+from flowmate_async.models import User
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """An account that "all users" does not mean, and why."""
+
+    username: str
+    reason: str
+
+
+class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The totals of a run. Each user's own line is its checkpoint in the store.
+
+    Attributes:
+        run_id: the run in the store.
+        resumed: whether it had begun earlier.
+        complete: whether every user was tried; an incomplete run is resumed by the next sync.
+        started_at: when the run first began, in seconds since the Unix epoch.
+        seconds: how long this call took.
+        synced: users whose credentials are all stored, earlier parts of the run included.
+        failed: users something of whom could not be fetched, likewise.
+        skipped: users that an earlier part of the run had done.
+        secrets: credentials the run vouches for.
+        changed: credentials this call wrote.
+        unchanged: credentials this call found unchanged.
+        requests: requests of this call.
+        errors: failed users of the run by kind of error.
+        left_out: accounts that were not selected.
+    """
+
+    run_id: str
+    resumed: bool
+    complete: bool
+    started_at: float
+    seconds: float
+    synced: int
+    failed: int
+    skipped: int
+    secrets: int
+    changed: int
+    unchanged: int
+    requests: int
+    errors: dict[str, int]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def select(users: list[User]) -> tuple[list[str], tuple[LeftOut, ...]]:
+    """Whom "all users" means (docs/contract/OBSERVED.md § Users of the tenant), and whom it leaves out."""
+    chosen = [user.username for user in users if user.is_active_tenant_user]
+    left_out = tuple(
+        LeftOut(user.username, _reason(user)) for user in users if not user.is_active_tenant_user
+    )
+    return chosen, left_out
+
+
+def _reason(user: User) -> str:
+    if user.status != "ACTIVE":
+        return f"status {user.status or 'unknown'}"
+    return "no tenant" if not user.tenant else "has roles"

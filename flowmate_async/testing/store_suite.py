@@ -1,0 +1,381 @@
+"""The laws of a store, as tests that any store can run.
+
+Derive from :class:`StoreSuite` in a test module of yours and say how your store is opened::
+
+    class TestMyStore(StoreSuite):
+        @pytest.fixture
+        def open_store(self, tmp_path):
+            return lambda: MyStore(tmp_path / "data")
+
+Needs pytest and anyio's plugin, which comes with anyio. Nothing here knows any particular store.
+"""
+
+# ruff: noqa: S101, S106 - these are tests
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
+
+import anyio
+import pytest
+
+from flowmate_async.errors import CheckpointError, StoreError
+from flowmate_async.secrets import MixedSecret, MixedValue, Secret, UnknownSecret
+from flowmate_async.stores.base import Checkpoint, Run, RunTotals, Store, StoredItem, UserWrite, Written
+from flowmate_async.testing.samples import EXPIRES_AS_STORED, api_key, every_type
+
+OpenStore = Callable[[], Store]
+T = TypeVar("T")
+
+ORIGIN = "https://flowmate.example"
+MORE_THAN_A_PAGE = 1200
+"""More rows than any sensible store fetches at a time."""
+
+
+def synced(username: str, *secrets: Secret, at: float = 10.0) -> UserWrite:
+    """What a sync writes for a user that went well."""
+    checkpoint = Checkpoint(username=username, status="synced", secrets=len(secrets), requests=2, at=at)
+    return UserWrite(checkpoint=checkpoint, secrets=secrets)
+
+
+def failed(username: str, error: str = "masked_secret", *secrets: Secret) -> UserWrite:
+    """What a sync writes for a user that did not."""
+    checkpoint = Checkpoint(
+        username=username,
+        status="failed",
+        secrets=len(secrets),
+        requests=1,
+        seconds=0.5,
+        at=11.0,
+        error=error,
+        message="it went wrong",
+        listing_proven=False,
+    )
+    return UserWrite(checkpoint=checkpoint, secrets=secrets)
+
+
+async def collect(source: AsyncIterator[T]) -> list[T]:
+    """Everything an iterator yields."""
+    return [item async for item in source]
+
+
+class StoreSuite:
+    """Contract tests: derive, and override :meth:`open_store`."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        """The event loop to run on."""
+        return "asyncio"
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        """A function that gives a store, not yet entered; within a test always over the same data."""
+        raise NotImplementedError("override the fixture open_store")
+
+    @pytest.mark.parametrize("secret", [pytest.param(s, id=name) for name, s in every_type().items()])
+    async def test_every_secret_comes_back_as_it_was(self, open_store: OpenStore, secret: Secret) -> None:
+        """Whatever its type and content, also after the store was closed; refresh fields included."""
+        async with open_store() as store:
+            await _write(store, synced("ann", secret))
+        async with open_store() as store:
+            assert await store.get("ann", secret.id) == secret
+            assert await collect(store.secrets()) == [("ann", secret)]
+
+    async def test_what_is_not_there_is_none(self, open_store: OpenStore) -> None:
+        """Neither an unknown user nor an unknown secret is an error."""
+        async with open_store() as store:
+            assert await store.get("ann", "secret-1") is None
+            await _write(store, synced("ann", api_key()))
+            assert await store.get("ann", "secret-2") is None
+            assert await store.get("bob", "secret-1") is None
+
+    async def test_users_with_the_same_secret_id_do_not_mix(self, open_store: OpenStore) -> None:
+        """A credential belongs to its user and its id together."""
+        async with open_store() as store:
+            await _write(store, synced("ann", api_key(key="of ann")), synced("bob", api_key(key="of bob")))
+            assert await store.get("ann", "secret-1") == api_key(key="of ann")
+            assert await store.get("bob", "secret-1") == api_key(key="of bob")
+            assert await collect(store.secrets("bob")) == [("bob", api_key(key="of bob"))]
+
+    @pytest.mark.parametrize(
+        "username", ["ann@example.com", "Zoë/../x", "a'b\"c;--", "%_*", "用户", "a b\tc"]
+    )
+    async def test_any_username_is_just_a_name(self, open_store: OpenStore, username: str) -> None:
+        """No username is a path, a pattern or a statement."""
+        async with open_store() as store:
+            run = await _write(store, synced(username, api_key()), synced("other", api_key(key="other")))
+            assert await store.get(username, "secret-1") == api_key()
+            assert await collect(store.secrets(username)) == [(username, api_key())]
+            assert await store.statuses(run, [username]) == {username: "synced"}
+
+    async def test_an_unchanged_credential_is_not_rewritten(self, open_store: OpenStore) -> None:
+        """The record keeps the time it was stored at, and counts as unchanged, in a later run too."""
+        async with open_store() as store:
+            await _write(store, synced("ann", api_key(), at=10.0))
+        async with open_store() as store:
+            run = await store.begin_run(at=2.0)
+            assert await store.write(run, [synced("ann", api_key(), at=20.0)]) == Written(0, 1)
+            assert [item.stored_at async for item in store.items()] == [10.0]
+            assert await store.get("ann", "secret-1") == api_key()
+
+    async def test_a_changed_credential_is_rewritten(self, open_store: OpenStore) -> None:
+        """The newest one replaces the old one, others stay."""
+        async with open_store() as store:
+            run = await _write(store, synced("ann", api_key(key="old"), api_key("secret-2")))
+            renewed = synced("ann", api_key(key="new"), api_key("secret-2"), at=20.0)
+            assert await store.write(run, [renewed]) == Written(1, 1)
+            assert await store.get("ann", "secret-1") == api_key(key="new")
+            assert [item.stored_at async for item in store.items()] == [20.0, 10.0]
+
+    async def test_what_upstream_no_longer_lists_is_kept(self, open_store: OpenStore) -> None:
+        """A write adds and replaces; it never removes."""
+        async with open_store() as store:
+            run = await _write(store, synced("ann", api_key("secret-1"), api_key("secret-2")))
+            await store.write(run, [synced("ann", api_key("secret-2"))])
+            assert await store.get("ann", "secret-1") == api_key("secret-1")
+
+    async def test_a_batch_is_written_wholly_or_not_at_all(self, open_store: OpenStore) -> None:
+        """One credential that cannot be written takes its batch with it; the store stays usable."""
+        impossible = UnknownSecret(id="bad", kind="X", value="\ud800")
+        async with open_store() as store:
+            run = await _write(store, synced("ann", api_key(key="before")))
+            with pytest.raises(StoreError, match="bad"):
+                await store.write(run, [synced("ann", api_key(key="after")), synced("bob", impossible)])
+            assert await store.get("ann", "secret-1") == api_key(key="before")
+            assert await store.statuses(run, ["ann", "bob"]) == {"ann": "synced"}
+            assert await store.write(run, [synced("bob", api_key())]) == Written(1, 0)
+
+    async def test_an_empty_batch_is_no_work(self, open_store: OpenStore) -> None:
+        """Nothing in, nothing written, nothing wrong."""
+        async with open_store() as store:
+            run = await _write(store)
+            assert await store.write(run, []) == Written(0, 0)
+            assert await store.totals(run) == RunTotals()
+
+    async def test_a_user_twice_in_a_batch_ends_as_the_later(self, open_store: OpenStore) -> None:
+        """A batch is taken in its order."""
+        async with open_store() as store:
+            run = await _write(store, synced("ann", api_key(key="1")), failed("ann", "x", api_key(key="2")))
+            assert await store.get("ann", "secret-1") == api_key(key="2")
+            assert await store.statuses(run, ["ann"]) == {"ann": "failed"}
+
+    async def test_a_resumed_run_knows_how_each_user_ended(self, open_store: OpenStore) -> None:
+        """Also after the store was closed; users without a checkpoint are absent."""
+        async with open_store() as store:
+            await _write(store, synced("ann", api_key()), failed("bob"))
+        async with open_store() as store:
+            run = await store.last_run()
+            assert run is not None
+            assert run.finished_at is None
+            assert await store.statuses(run, ["ann", "bob", "cid"]) == {"ann": "synced", "bob": "failed"}
+
+    async def test_statuses_are_asked_for_by_the_thousand(self, open_store: OpenStore) -> None:
+        """No limit of a driver shows through."""
+        names = [f"user-{number:05}" for number in range(5000)]
+        async with open_store() as store:
+            run = await _write(store, synced(names[7]), synced(names[4999]))
+            assert await store.statuses(run, names) == {names[7]: "synced", names[4999]: "synced"}
+            assert await store.statuses(run, []) == {}
+
+    async def test_a_checkpoint_replaces_the_earlier_one_of_its_run(self, open_store: OpenStore) -> None:
+        """A user that failed and then succeeds counts once, as synced."""
+        async with open_store() as store:
+            run = await _write(store, failed("ann"))
+            await store.write(run, [synced("ann", api_key())])
+            assert await collect(store.checkpoints(run)) == [synced("ann", api_key()).checkpoint]
+            assert await store.totals(run) == RunTotals(synced=1, secrets=1, requests=2)
+
+    async def test_checkpoints_come_back_complete_and_by_username(self, open_store: OpenStore) -> None:
+        """Every field survives, and the order is that of the names."""
+        async with open_store() as store:
+            writes = [failed("cid"), synced("ann", api_key()), failed("bob", "refresh_failed")]
+            run = await _write(store, *writes)
+            found = await collect(store.checkpoints(run))
+        assert found == [writes[1].checkpoint, writes[2].checkpoint, writes[0].checkpoint]
+
+    async def test_totals_are_the_sums_of_the_checkpoints(self, open_store: OpenStore) -> None:
+        """Failures are counted by kind of error."""
+        async with open_store() as store:
+            users = [synced("ann", api_key()), failed("bob"), failed("cid"), failed("dan", "protocol")]
+            run = await _write(store, *users)
+            assert await store.totals(run) == RunTotals(
+                synced=1, failed=3, secrets=1, requests=5, errors={"masked_secret": 2, "protocol": 1}
+            )
+
+    async def test_runs_do_not_share_checkpoints(self, open_store: OpenStore) -> None:
+        """A new run starts with nothing done; the one before it can still be reported on."""
+        async with open_store() as store:
+            first = await _write(store, synced("ann", api_key()))
+            second = await store.begin_run(at=2.0)
+            assert await store.statuses(second, ["ann"]) == {}
+            assert await store.totals(second) == RunTotals()
+            assert await store.statuses(first, ["ann"]) == {"ann": "synced"}
+
+    async def test_the_last_run_is_the_one_that_began_last(self, open_store: OpenStore) -> None:
+        """By the order of beginning, even when the clock went back; a new store has none."""
+        async with open_store() as store:
+            assert await store.last_run() is None
+            first = await store.begin_run(at=100.0)
+            second = await store.begin_run(at=50.0)
+            assert first.id != second.id
+            assert await store.last_run() == Run(id=second.id, started_at=50.0)
+
+    async def test_a_run_can_be_finished_and_reopened(self, open_store: OpenStore) -> None:
+        """The completion mark is set, taken away, and survives closing."""
+        async with open_store() as store:
+            run = await store.begin_run(at=1.0)
+            await store.finish_run(run, at=9.0)
+        async with open_store() as store:
+            assert await store.last_run() == Run(id=run.id, started_at=1.0, finished_at=9.0)
+            await store.finish_run(run, at=None)
+            assert await store.last_run() == run
+
+    async def test_a_run_of_another_store_is_refused(self, open_store: OpenStore) -> None:
+        """Progress recorded under a run that is not there would be lost."""
+        stranger = Run(id="no-such-run", started_at=1.0)
+        async with open_store() as store:
+            await store.bind(ORIGIN)
+            with pytest.raises(CheckpointError):
+                await store.write(stranger, [synced("ann", api_key())])
+            with pytest.raises(CheckpointError):
+                await store.finish_run(stranger, at=2.0)
+            assert await store.get("ann", "secret-1") is None
+
+    async def test_items_show_what_is_stored_in_order(self, open_store: OpenStore) -> None:
+        """By username and secret id, with type, expiry and time, for all users or for one."""
+        oauth2 = every_type()["oauth 2"]
+        async with open_store() as store:
+            await _write(
+                store, synced("bob", oauth2, api_key("b")), synced("ann", api_key("z"), api_key("a"))
+            )
+            found = await collect(store.items())
+            assert [(item.username, item.secret_id) for item in found] == [
+                ("ann", "a"),
+                ("ann", "z"),
+                ("bob", "b"),
+                ("bob", "oauth2"),
+            ]
+            assert await collect(store.items("bob")) == found[2:]
+        assert found[2:] == [
+            StoredItem(username="bob", secret_id="b", type="API_KEY", expires_at=None, stored_at=10.0),
+            StoredItem(
+                username="bob",
+                secret_id="oauth2",
+                type="OA2_AUTHORIZATION_CODE",
+                expires_at=EXPIRES_AS_STORED,
+                stored_at=10.0,
+            ),
+        ]
+
+    async def test_iterators_pass_every_row_once_and_in_order(self, open_store: OpenStore) -> None:
+        """Across pages, for many users and for one user with many secrets."""
+        names = [f"user-{number:05}" for number in range(MORE_THAN_A_PAGE)]
+        many = [api_key(name) for name in names]
+        async with open_store() as store:
+            run = await _write(store, *(synced(name, api_key()) for name in names), synced("zed", *many))
+            assert [one.username async for one in store.checkpoints(run)] == [*names, "zed"]
+            assert [one.username async for one in store.items()] == names + ["zed"] * MORE_THAN_A_PAGE
+            assert [one.secret_id async for one in store.items("zed")] == names
+            assert await collect(store.secrets("zed")) == [("zed", one) for one in many]
+            assert len(await collect(store.secrets())) == 2 * MORE_THAN_A_PAGE
+
+    async def test_a_store_can_be_written_while_it_is_iterated(self, open_store: OpenStore) -> None:
+        """An iterator holds no lock between its steps, and leaving it early leaves nothing behind."""
+        async with open_store() as store:
+            run = await _write(store, synced("ann", api_key()), synced("bob", api_key()))
+            async for username, _ in store.secrets():
+                await store.write(run, [synced(username, api_key(key="renewed"))])
+                break
+            assert await store.get("ann", "secret-1") == api_key(key="renewed")
+
+    async def test_a_store_belongs_to_one_upstream(self, open_store: OpenStore) -> None:
+        """The first bind decides; later ones agree or are refused, with both named."""
+        async with open_store() as store:
+            await store.bind(ORIGIN)
+        async with open_store() as store:
+            with pytest.raises(StoreError, match=r"(?s)flowmate\.example.*other\.example"):
+                await store.bind("https://other.example")
+            await store.bind(ORIGIN)
+
+    async def test_nothing_is_written_before_the_store_is_bound(self, open_store: OpenStore) -> None:
+        """A credential of an unknown upstream is worth nothing."""
+        async with open_store() as store:
+            run = await store.begin_run(at=1.0)
+            with pytest.raises(StoreError):
+                await store.write(run, [synced("ann", api_key())])
+
+    async def test_one_run_at_a_time(self, open_store: OpenStore) -> None:
+        """The second taker is told at once; the lock is free again afterwards, an error included."""
+        async with open_store() as store:
+            async with store.exclusive_run():
+                with pytest.raises(CheckpointError):
+                    await _hold(store)
+                await _write(store, synced("ann", api_key()))
+            with pytest.raises(ZeroDivisionError):
+                await _hold(store, fail=True)
+            await _hold(store)
+
+    async def test_concurrent_writers_lose_nothing(self, open_store: OpenStore) -> None:
+        """Tasks may share a store; each write is one unit."""
+        async with open_store() as store:
+            run = await _write(store)
+            async with anyio.create_task_group() as group:
+                for writer in range(8):
+                    group.start_soon(_write_many, store, run, writer)
+            assert await store.totals(run) == RunTotals(synced=80, secrets=160, requests=160)
+            assert (await store.verify()).intact == 160
+
+    async def test_a_cancelled_write_leaves_whole_users_and_a_usable_store(
+        self, open_store: OpenStore
+    ) -> None:
+        """Each user is there with the checkpoint and every credential, or not at all."""
+        users = [synced(f"user-{n}", *(api_key(f"s{k}") for k in range(20))) for n in range(50)]
+        async with open_store() as store:
+            run = await _write(store)
+            async with anyio.create_task_group() as group:
+                group.start_soon(store.write, run, users)
+                await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            done = await store.statuses(run, [user.checkpoint.username for user in users])
+            assert len(await collect(store.items())) == 20 * len(done)
+            assert await store.write(run, [synced("late", api_key())]) == Written(1, 0)
+
+    async def test_verify_counts_what_opens(self, open_store: OpenStore) -> None:
+        """A sound store has nothing damaged."""
+        async with open_store() as store:
+            await _write(store, synced("ann", *every_type().values()), synced("bob", api_key()))
+            found = await store.verify()
+        assert found.intact == len(every_type()) + 1
+        assert found.damaged == ()
+
+    async def test_errors_do_not_show_the_credential(self, open_store: OpenStore) -> None:
+        """Neither the text nor the chain of an error of ``write`` holds any part of it."""
+        secret = MixedSecret(id="bad", value=MixedValue(payload="do-not-show\ud800"))
+        async with open_store() as store:
+            run = await _write(store)
+            with pytest.raises(StoreError) as caught:
+                await store.write(run, [synced("ann", secret)])
+        assert "do-not-show" not in repr(caught.value) + str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__context__ is None
+
+
+async def _write(store: Store, *users: UserWrite) -> Run:
+    """Bind, begin a run and write in it."""
+    await store.bind(ORIGIN)
+    run = await store.begin_run(at=1.0)
+    await store.write(run, users)
+    return run
+
+
+async def _write_many(store: Store, run: Run, writer: int) -> None:
+    for number in range(10):
+        batch: Sequence[UserWrite] = [synced(f"user-{writer}-{number}", api_key("a"), api_key("b"))]
+        await store.write(run, batch)
+
+
+async def _hold(store: Store, *, fail: bool = False) -> None:
+    async with store.exclusive_run():
+        if fail:
+            raise ZeroDivisionError

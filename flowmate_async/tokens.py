@@ -1,0 +1,174 @@
+"""Impersonation tokens: made once a user, used until upstream rejects them, replaced once a rejection.
+
+Tokens are opaque and have a sliding life (docs/contract/OBSERVED.md § Impersonation), so they are kept
+while they are used. A 401 has many causes (§ Errors); one replacement is tried for each rejected token,
+never a loop.
+"""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from flowmate_async.admin import AdminToken
+from flowmate_async.api import Api
+from flowmate_async.clock import Clock
+from flowmate_async.errors import FlowMateError
+from flowmate_async.events import Emitter, FlightJoined, TokenMade
+from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
+from flowmate_async.models import UserToken
+from flowmate_async.protocol import checked_username
+from flowmate_async.redaction import Headers
+from flowmate_async.traffic.dispatch import TokenRejected
+
+T = TypeVar("T")
+
+_IDLE_SECONDS = 2.75 * 3600
+"""Below upstream's sliding life of 3 h, which ends up to a minute late."""
+
+_REPLACEMENT_COOL_DOWN_SECONDS = 30.0
+
+
+class _Held:
+    """A user's token as it is kept; its ``repr`` is the default one, without fields.
+
+    ``generation`` orders all tokens ever made by this table. ``replacement`` and ``proven`` tell a fresh
+    token that was never accepted from one that died of age.
+    """
+
+    __slots__ = ("generation", "headers", "made_at", "proven", "replacement", "token", "used_at")
+
+    def __init__(self, token: UserToken, *, generation: int, replacement: bool, made_at: float) -> None:
+        self.token = token
+        self.headers = token.headers()
+        self.generation = generation
+        self.replacement = replacement
+        self.made_at = made_at
+        self.used_at = made_at
+        self.proven = False
+
+
+class UserTokens:
+    """The table of user tokens of one client, least recently used out first.
+
+    Args:
+        api: makes tokens.
+        admin: the token that they are made with.
+        clock: the time they are kept by.
+        emitter: told of tokens made and flights joined.
+        capacity: most tokens kept.
+    """
+
+    def __init__(
+        self, api: Api, *, admin: AdminToken, clock: Clock, emitter: Emitter, capacity: int = 10_000
+    ) -> None:
+        self._api = api
+        self._admin = admin
+        self._clock = clock
+        self._emitter = emitter
+        self._capacity = capacity
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._generations = itertools.count(1)
+        self._flights: SingleFlight[str, _Held] = SingleFlight(
+            on_join=lambda: emitter.emit(FlightJoined("impersonation"))
+        )
+
+    async def token(self, username: str) -> UserToken:
+        """The user's token: the one that is held, or a new one."""
+        return (await self._current(username)).token
+
+    def holds(self, username: str) -> bool:
+        """Whether a token of this user is held."""
+        return username in self._held
+
+    def forget(self, username: str) -> None:
+        """Drop the user's token; the next call makes a new one."""
+        self._held.pop(username, None)
+
+    async def call(self, username: str, operation: Callable[[Headers], Awaitable[T]]) -> T:
+        """Run an operation as a user; once more, with a new token, when the token is rejected.
+
+        Args:
+            username: the user.
+            operation: is given the header with the user's token.
+
+        Raises:
+            FlowMateError: what the operation raised, with the user named; or the rejection, when the new
+                token was rejected as well.
+        """
+        try:
+            held = await self._current(username)
+            try:
+                return await self._use(held, operation)
+            except TokenRejected as rejected:
+                error = rejected.error
+            held = await self._replaced(username, held, error)
+            try:
+                return await self._use(held, operation)
+            except TokenRejected as rejected:
+                error = rejected.error
+            raise error
+        except FlowMateError as failure:
+            failure.about(username=username)
+            raise
+
+    def statistics(self) -> FlightStatistics:
+        """The flights of impersonation."""
+        return self._flights.statistics()
+
+    async def aclose(self, *, drain_seconds: float) -> None:
+        """Forget every token; see :meth:`SingleFlight.aclose`."""
+        await self._flights.aclose(drain_seconds=drain_seconds)
+        self._held.clear()
+
+    async def _use(self, held: _Held, operation: Callable[[Headers], Awaitable[T]]) -> T:
+        result = await operation(held.headers)
+        held.proven = True
+        held.used_at = self._clock.monotonic()
+        return result
+
+    async def _current(self, username: str) -> _Held:
+        held = self._held.get(username)
+        if held is not None and self._clock.monotonic() - held.used_at < _IDLE_SECONDS:
+            self._held.move_to_end(username)
+            return held
+        return await self._make(username, replacement=False)
+
+    async def _replaced(self, username: str, rejected: _Held, error: FlowMateError) -> _Held:
+        """The token after a rejected one: compare-and-swap, so that many rejections make one token."""
+        current = self._held.get(username)
+        if current is not None and current.generation != rejected.generation:
+            return current
+        age = self._clock.monotonic() - rejected.made_at
+        if rejected.replacement and not rejected.proven and age < _REPLACEMENT_COOL_DOWN_SECONDS:
+            raise error
+        self.forget(username)
+        return await self._make(username, replacement=True)
+
+    async def _make(self, username: str, *, replacement: bool) -> _Held:
+        checked_username(username)
+        return await self._flights.fly(
+            username, lambda flight: self._impersonate(username, flight, replacement=replacement)
+        )
+
+    async def _impersonate(self, username: str, flight: Flight[_Held], *, replacement: bool) -> _Held:
+        try:
+            token = await self._admin.call(lambda admin: self._api.impersonate(admin, username, wire=flight))
+        except FlowMateError as error:
+            error.about(username=username)
+            raise
+        held = _Held(
+            token,
+            generation=next(self._generations),
+            replacement=replacement,
+            made_at=self._clock.monotonic(),
+        )
+        self._keep(username, held)
+        self._emitter.emit(TokenMade(username, replacement))
+        return held
+
+    def _keep(self, username: str, held: _Held) -> None:
+        self._held[username] = held
+        self._held.move_to_end(username)
+        while len(self._held) > self._capacity:
+            self._held.popitem(last=False)

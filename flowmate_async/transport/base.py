@@ -1,0 +1,87 @@
+"""The seam between the library and HTTP: one method, one answer, one error.
+
+A transport moves one request to the origin it was made for and brings the whole answer back. It does not
+retry, does not wait for a rate, does not know FlowMate's endpoints.
+"""
+
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import msgspec
+
+from flowmate_async.redaction import Headers, Redacted
+
+Failure = Literal["connect", "tls", "stale", "interrupted", "timeout", "too_large", "malformed"]
+"""How an exchange failed.
+
+``connect``, ``tls``: nothing was sent. ``stale``: a reused connection was closed before the first byte of
+the answer. ``interrupted``: a connection broke once the request may have been read. ``timeout``: no complete
+answer in time. ``too_large``: the body is over its cap. ``malformed``: not HTTP, or a broken framing.
+"""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one exchange.
+
+    Attributes:
+        timeout_seconds: from sending to the last byte; waiting for the rate limiter is not part of it.
+        max_body_bytes: the largest body that is read.
+    """
+
+    timeout_seconds: float
+    max_body_bytes: int
+
+
+class Response(Redacted, frozen=True):
+    """A complete answer; header names are lower-case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    __shown__ = ("status",)
+
+
+class TransportError(Exception):
+    """An exchange that brought no complete answer.
+
+    Args:
+        failure: how it failed.
+        detail: a few words for the reader, without anything of the request or the body.
+    """
+
+    def __init__(self, failure: Failure, detail: str) -> None:
+        super().__init__(f"{failure}: {detail}")
+        self.failure = failure
+        self.detail = detail
+
+
+class Transport(Protocol):
+    """Anything that can carry requests to one origin."""
+
+    async def send(
+        self, method: str, path: str, headers: Headers, body: bytes | None, limits: Limits
+    ) -> Response:
+        """Send one request and read its whole answer.
+
+        Args:
+            method: ``GET`` or ``POST``.
+            path: path and query below the base URL, starting with a slash.
+            headers: sent besides the transport's own.
+            body: sent as JSON when not ``None``.
+            limits: the bounds of this exchange.
+
+        Raises:
+            TransportError: there is no complete answer.
+        """
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Open what the transport needs."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+        ...

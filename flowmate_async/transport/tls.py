@@ -1,0 +1,31 @@
+"""The TLS rules every transport shares: verified, TLS 1.2 or newer, and no key log."""
+
+import ssl
+from pathlib import Path
+
+from flowmate_async.errors import ConfigurationError
+
+
+def client_context(*, ca_file: str | Path | None = None) -> ssl.SSLContext:
+    """A verifying client context.
+
+    Built by hand: ``ssl.create_default_context`` honours ``SSLKEYLOGFILE``, which writes every session's
+    keys, and so every credential, to a file.
+
+    Args:
+        ca_file: trust these authorities (PEM) instead of the system's.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is not PEM.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION
+    if ca_file is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        return context
+    try:
+        context.load_verify_locations(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"the CA file {ca_file} cannot be used: {error}") from None
+    return context

@@ -1,0 +1,142 @@
+"""The command line under test: run in this process, or as a process of its own, against a twin."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from flowmate_async.cli.app import run
+
+FLOWMATE = (sys.executable, "-m", "flowmate_async")
+
+
+@dataclass
+class Twin:
+    """A running ``flowmate sandbox``."""
+
+    url: str
+    admin_token: str
+    process: subprocess.Popen[str] = field(repr=False)
+
+    def ask(self, path: str, body: dict | None = None) -> bytes:
+        """What its own endpoints answer."""
+        data = None if body is None else msgspec.json.encode(body)
+        request = urllib.request.Request(self.url + path, data=data)
+        request.add_header("Authorization", f"Bearer {self.admin_token}")
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+
+    def stats(self) -> dict:
+        """Its counters."""
+        return msgspec.json.decode(self.ask("/_sandbox/stats"))
+
+    def total(self) -> int:
+        """How many requests it has answered."""
+        return sum(sum(by_status.values()) for by_status in self.stats()["requests"].values())
+
+    def truth(self) -> dict[tuple[str, str], tuple[str, dict]]:
+        """Every credential as it is upstream: ``(username, id) -> (type, value)``."""
+        lines = map(msgspec.json.decode, self.ask("/_sandbox/truth").splitlines())
+        return {(line["username"], line["secret_id"]): (line["type"], present(line["value"])) for line in lines}
+
+
+def present(value: dict) -> dict:
+    """A value without the fields that upstream left empty."""
+    return {name: part for name, part in value.items() if part is not None}
+
+
+@contextlib.contextmanager
+def twin_process(*flags: str) -> Iterator[Twin]:
+    """A twin in a process of its own, ended with the test."""
+    process = subprocess.Popen(
+        [*FLOWMATE, "sandbox", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        lines = [process.stdout.readline().strip() for _ in range(2)]
+        url, admin_token = (line.partition("=")[2] for line in lines)
+        assert url, "the twin did not start"
+        yield Twin(url, admin_token, process)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def twin() -> Iterator[Twin]:
+    """A small twin that no test changes for the others."""
+    with twin_process("--users", "12", "--seed", "7") as running:
+        yield running
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own and no ``FLOWMATE_*`` variable."""
+    for name in [name for name in os.environ if name.startswith("FLOWMATE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one line on stderr that says what is wrong."""
+        assert "Traceback" not in self.err
+        lines = [line for line in self.err.splitlines() if line.startswith("flowmate: ")]
+        assert len(lines) == 1, self.err
+        return lines[0].removeprefix("flowmate: ")
+
+
+@pytest.fixture
+def flowmate(home: Path, capsys: pytest.CaptureFixture[str]):
+    """Run a command in this process."""
+
+    def command(*arguments: str) -> Ended:
+        capsys.readouterr()
+        code = run(list(arguments))
+        out, err = capsys.readouterr()
+        return Ended(code, out, err)
+
+    return command
+
+
+@pytest.fixture
+def connected(twin: Twin, monkeypatch: pytest.MonkeyPatch, home: Path) -> Twin:
+    """The twin, named by the environment, and a store with its key."""
+    connect(twin, monkeypatch, home)
+    return twin
+
+
+def connect(twin: Twin, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Name a twin and a store by the environment."""
+    monkeypatch.setenv("FLOWMATE_BASE_URL", twin.url)
+    monkeypatch.setenv("FLOWMATE_ADMIN_TOKEN", twin.admin_token)
+    monkeypatch.setenv("FLOWMATE_RATE", "0")
+    monkeypatch.setenv("FLOWMATE_STORE", f"sqlite:///{home / 'credentials.db'}")
+    monkeypatch.setenv("FLOWMATE_STORE_KEY", "5a" * 32)
+
+
+def plain(text: str) -> str:
+    """Terminal output without its colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)

@@ -1,0 +1,190 @@
+"""``flowmate sync`` and what looks into its result."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import msgspec
+import pytest
+
+from .conftest import FLOWMATE, connect, twin_process
+
+USAGE, UPSTREAM, SOME_FAILED, INTERRUPTED = 2, 3, 1, 130
+
+
+class TestSync:
+    def test_all_users_means_active_users_of_the_tenant_and_names_the_others(self, flowmate, connected):
+        ended = flowmate("sync", "--all-users", "--json")
+        report = msgspec.json.decode(ended.out)
+        assert ended.code == 0
+        assert report["synced"] == 12
+        assert report["failed"] == 0
+        assert {"username": "admin@tenant.example", "reason": "no tenant"} in report["left_out"]
+        assert "admin@tenant.example (no tenant)" in ended.err
+        assert all("admin" not in line for line in flowmate("users").out.splitlines())
+
+    def test_usernames_come_from_a_pipe(self, flowmate, connected, monkeypatch):
+        import io
+
+        monkeypatch.setattr("sys.stdin", io.StringIO(flowmate("users").out))
+        report = msgspec.json.decode(flowmate("sync", "--users-file", "-", "--json").out)
+        assert report["synced"] == 12
+
+    def test_the_next_run_after_a_complete_one_is_new_and_rewrites_only_what_changed(self, flowmate, connected):
+        first = msgspec.json.decode(flowmate("sync", "--all-users", "--json").out)
+        second = msgspec.json.decode(flowmate("sync", "--all-users", "--json").out)
+        assert second["run_id"] != first["run_id"]
+        assert not second["resumed"]
+        # Only sessions, which every GET renews, have changed.
+        assert 0 < second["changed"] < second["unchanged"]
+        assert second["changed"] + second["unchanged"] == second["secrets"] == first["secrets"]
+
+    def test_failed_users_are_tried_again_when_asked_for(self, flowmate, connected, home):
+        names = flowmate("users").out.splitlines()[:3]
+        ended = flowmate("sync", *names, "no-such-user", "--json")
+        assert ended.code == SOME_FAILED
+        assert msgspec.json.decode(ended.out)["errors"] == {"user_not_found": 1}
+        before = connected.total()
+        again = flowmate("sync", *names, "no-such-user", "--retry-failed", "--json")
+        report = msgspec.json.decode(again.out)
+        assert again.code == SOME_FAILED
+        assert report["skipped"] == 3
+        assert report["requests"] == 1, "only the failed user was asked for"
+        assert connected.total() == before + 1
+
+    def test_too_many_failures_end_the_run(self, flowmate, connected):
+        ended = flowmate("sync", *(f"nobody-{number}" for number in range(9)), "--max-failures", "2")
+        assert ended.code == SOME_FAILED
+        assert "more than the 2 allowed" in ended.complaint
+
+    def test_everything_masked_ends_the_run_at_once(self, flowmate, monkeypatch, home):
+        with twin_process("--users", "60", "--seed", "7", "--masked") as twin:
+            connect(twin, monkeypatch, home)
+            ended = flowmate("sync", "--all-users", "--concurrency", "2")
+            impersonated = twin.stats()["impersonations"]
+        assert ended.code == UPSTREAM
+        assert "secrets.secret.readRaw" in ended.complaint
+        assert impersonated < 30, "the run went on user by user"
+        listed = flowmate("store", "list", "--json").out.splitlines()
+        assert {msgspec.json.decode(line)["type"] for line in listed} <= {
+            "SESSION_AUTH",  # never masked
+            "OA1_TWO_LEGGED",
+            "OA1_THREE_LEGGED",
+            "FUTURE_TYPE",
+            "MIXED",  # of several lines
+            "API_KEY",
+        }
+
+    def test_two_syncs_never_share_a_store(self, flowmate, connected, home):
+        import sqlite3
+
+        assert flowmate("sync", "--all-users").code == 0
+        holder = sqlite3.connect(home / "credentials.db.lock", isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        try:
+            ended = flowmate("sync", "--all-users")
+        finally:
+            holder.close()
+        assert ended.code == USAGE
+        assert "credentials.db" in ended.complaint
+
+    def test_the_report_has_a_line_a_user_and_no_credential(self, flowmate, connected, home):
+        names = flowmate("users").out.splitlines()
+        ended = flowmate("sync", *names, "no-such-user", "--report", str(home / "report.json"), "--json")
+        raw = (home / "report.json").read_bytes()
+        report = msgspec.json.decode(raw)
+        totals = msgspec.json.decode(ended.out)
+        assert stat.S_IMODE((home / "report.json").stat().st_mode) == 0o600
+        assert report["run_id"] == totals["run_id"]
+        assert report["complete"]
+        assert {user["username"] for user in report["users"]} == {*names, "no-such-user"}
+        assert sum(user["secrets"] for user in report["users"]) == totals["secrets"]
+        failed = [user for user in report["users"] if user["status"] == "failed"]
+        assert [user["error"] for user in failed] == ["user_not_found"]
+        assert "no such user" in failed[0]["message"]
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="signals of another process are POSIX")
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_drains_and_the_next_run_resumes(self, flowmate, monkeypatch, home, number):
+        with twin_process("--users", "400", "--seed", "7", "--latency", "0.02") as twin:
+            connect(twin, monkeypatch, home)
+            process = subprocess.Popen(
+                [*FLOWMATE, "sync", "--all-users"],
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env=dict(os.environ),
+                text=True,
+            )
+            assert "run_began" in process.stderr.readline()
+            while twin.stats()["impersonations"] < 80:
+                time.sleep(0.01)
+            process.send_signal(number)
+            said = process.stderr.read()
+            assert process.wait(timeout=30) == INTERRUPTED
+            process.stderr.close()
+            assert "Traceback" not in said
+            report = msgspec.json.decode(flowmate("sync", "--all-users", "--json").out)
+            assert report["resumed"]
+            assert report["skipped"] > 0
+            assert report["synced"] == 400
+            # Whoever had been begun was finished: nobody was impersonated twice.
+            assert set(twin.stats()["impersonations_by_username"].values()) == {1}
+
+
+class TestLooking:
+    def test_a_credential_shows_only_when_it_is_revealed(self, flowmate, connected):
+        (username, secret_id), (_, value) = next(
+            (key, truth) for key, truth in connected.truth().items() if truth[0] == "SIMPLE"
+        )
+        assert flowmate("sync", username).code == 0
+        for command in (["get"], ["store", "get"]):
+            hidden = flowmate(*command, username, secret_id)
+            revealed = flowmate(*command, username, secret_id, "--reveal")
+            assert hidden.code == revealed.code == 0
+            assert value["passphrase"] not in hidden.out + hidden.err
+            assert msgspec.json.decode(revealed.out)["value"]["passphrase"] == value["passphrase"]
+
+    def test_lists_show_every_secret_and_no_credential(self, flowmate, connected):
+        truth = connected.truth()
+        username = next(iter(truth))[0]
+        assert flowmate("sync", username).code == 0
+        mine = {secret_id for user, secret_id in truth if user == username}
+        for command in (["list", username], ["store", "list", username]):
+            out = flowmate(*command).out
+            assert all(secret_id in out for secret_id in mine)
+            as_json = [msgspec.json.decode(line) for line in flowmate(*command, "--json").out.splitlines()]
+            assert len(as_json) == len(mine)
+
+    def test_a_store_that_was_tampered_with_says_so(self, flowmate, connected, home):
+        import sqlite3
+
+        assert flowmate("sync", "--all-users").code == 0
+        assert "0 damaged" in flowmate("store", "verify").out
+        with sqlite3.connect(home / "credentials.db") as database:
+            database.execute(
+                "UPDATE secrets SET sealed = zeroblob(length(sealed)) "
+                "WHERE secret_id IN (SELECT secret_id FROM secrets LIMIT 1)"
+            )
+        database.close()
+        ended = flowmate("store", "verify")
+        assert ended.code == SOME_FAILED
+        assert "1 damaged" in ended.out
+
+    def test_a_key_file_is_private_and_never_overwritten(self, flowmate, home):
+        assert flowmate("store", "keygen", "store.key").code == 0
+        assert stat.S_IMODE((home / "store.key").stat().st_mode) == 0o600
+        before = (home / "store.key").read_text()
+        assert flowmate("store", "keygen", "store.key").code == USAGE
+        assert (home / "store.key").read_text() == before
+
+
+class TestDemo:
+    def test_it_interrupts_resumes_and_verifies(self, flowmate):
+        ended = flowmate("demo", "--users", "60")
+        assert ended.code == 0
+        assert "resumed" in ended.out
+        verified, total = (int(number.replace(",", "")) for number in ended.out.split()[-5:-2:2])
+        assert verified == total > 60

@@ -1,0 +1,86 @@
+"""What all tests share: the loops, a running twin, a client of it, and a way to look for leaks."""
+
+import asyncio
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import looptime
+import pytest
+from blockbuster import blockbuster_ctx
+
+from flowmate_async import FlowMate
+from flowmate_async.sandbox import Sandbox, SandboxOptions
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def virtual_time() -> Any:
+    """What a module's own ``anyio_backend`` returns to run its tests on virtual time."""
+    return "asyncio", {"loop_factory": looptime.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def virtually() -> Callable[[Callable[[], Awaitable[Any]]], Any]:
+    """Run a coroutine function to its end in virtual time; for the examples of hypothesis."""
+
+    def run(main: Callable[[], Awaitable[Any]]) -> Any:
+        with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
+            return runner.run(main())
+
+    return run
+
+
+@pytest.fixture
+def no_blocking() -> Iterator[None]:
+    """Any blocking call of the library inside a running loop raises."""
+    with blockbuster_ctx("flowmate_async"):
+        yield
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """A twin with 20 users."""
+    async with Sandbox(SandboxOptions(users=20, seed=7)) as running:
+        yield running
+
+
+@pytest.fixture
+async def fm(sandbox: Sandbox) -> AsyncIterator[FlowMate]:
+    """A client of the twin, without a rate limit."""
+    async with FlowMate(admin_token=sandbox.admin_token, base_url=sandbox.url, rate=None) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def exposed() -> Callable[[BaseException], str]:
+    """What an error tracker would show of an error: the whole chain with every frame's locals.
+
+    The frames of the tests themselves are left out: they hold the credentials they plant.
+    """
+
+    def show(error: BaseException) -> str:
+        seen: list[traceback.TracebackException] = []
+        _collect(traceback.TracebackException.from_exception(error, capture_locals=True, compact=False), seen)
+        for part in seen:
+            part.stack[:] = [frame for frame in part.stack if not Path(frame.filename).is_relative_to(HERE)]
+        return "\n".join("".join(part.format(chain=False)) for part in seen)
+
+    return show
+
+
+def _collect(shown: traceback.TracebackException | None, seen: list[traceback.TracebackException]) -> None:
+    if shown is None:
+        return
+    seen.append(shown)
+    _collect(shown.__cause__, seen)
+    _collect(shown.__context__, seen)
+    for inner in shown.exceptions or ():
+        _collect(inner, seen)

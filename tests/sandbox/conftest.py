@@ -1,0 +1,109 @@
+"""A running twin and a plain HTTP caller; nothing of the client is used in this folder."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from yarl import URL
+
+from flowmate_async.sandbox import Sandbox, SandboxOptions
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The twin is an aiohttp server: asyncio only."""
+    return "asyncio"
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """One answer, read to its end."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Decode the body."""
+        return msgspec.json.decode(self.body)
+
+
+class Caller:
+    """Raw requests to one sandbox."""
+
+    def __init__(self, session: aiohttp.ClientSession, sandbox: Sandbox) -> None:
+        self._session = session
+        self._sandbox = sandbox
+
+    async def send(self, method: str, path: str, token: str | None = None, **options: Any) -> Reply:
+        """Send one request; header names of the reply are in lower case."""
+        headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        headers |= options.pop("headers", {})
+        # `encoded` keeps the target as it is written: brackets are part of what is tested.
+        target = URL(self._sandbox.url + path, encoded=True)
+        async with self._session.request(method, target, headers=headers, **options) as response:
+            lower = {name.lower(): value for name, value in response.headers.items()}
+            return Reply(response.status, lower, await response.read())
+
+    async def get(self, path: str, token: str | None = None, **options: Any) -> Reply:
+        """GET."""
+        return await self.send("GET", path, token, **options)
+
+    async def impersonate(self, username: str) -> str:
+        """Return a token of the user."""
+        reply = await self.send(
+            "POST", "/impersonate", self._sandbox.admin_token, json={"username": username}
+        )
+        assert reply.status == 200, reply
+        token: str = reply.json()["token"]
+        return token
+
+    async def desk(self, method: str, errand: str, **options: Any) -> Reply:
+        """Ask one of the twin's own routes."""
+        return await self.send(method, f"/_sandbox/{errand}", self._sandbox.admin_token, **options)
+
+
+Running = Callable[..., AbstractAsyncContextManager[tuple[Sandbox, Caller]]]
+
+
+@pytest.fixture
+def running() -> Running:
+    """Give what starts a twin, as in `async with running(users=3) as (sandbox, call):`."""
+    return _running
+
+
+@asynccontextmanager
+async def _running(**options: Any) -> AsyncIterator[tuple[Sandbox, Caller]]:
+    async with (
+        Sandbox(SandboxOptions(**options)) as sandbox,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        yield sandbox, Caller(session, sandbox)
+
+
+@pytest.fixture
+def quick() -> dict[str, Any]:
+    """The upstream's lock times, ten times faster: 1 s there is 0.1 s here."""
+    return {"lock_seconds": 1.0, "lock_wait_seconds": (0.1, 0.14)}
+
+
+class Clock:
+    """A wall clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.instant = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.instant
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.instant += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock to move by hand."""
+    return Clock()

@@ -1,0 +1,124 @@
+"""docs/contract/OBSERVED.md § Refresh failures."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from flowmate_async.sandbox import ProviderFault
+
+pytestmark = pytest.mark.anyio
+
+ALICE = "user-000000@tenant.example"
+TOO_MANY_WAITS = "Max secret refresh retry iterations reached"
+
+
+def expired(sandbox: Any) -> Any:
+    return sandbox.world.add_secret(
+        ALICE,
+        type="OA2_AUTHORIZATION_CODE",
+        value={
+            "authClientId": "0" * 24,
+            "accessToken": "stored-access-token",
+            "refreshToken": "stored-refresh-token",
+            "expires": "2020-01-01T00:00:00.000Z",
+        },
+    )
+
+
+async def outcome(call: Any, token: str, secret: Any) -> tuple[int, str]:
+    reply = await call.get(f"/secrets/{secret.id}", token)
+    return reply.status, reply.json().get("message", "")
+
+
+async def test_an_error_body_is_kept_for_ever_and_the_lock_is_released(running: Any) -> None:
+    """200 with an error body: a silent 500, every later GET tries again, `currentError` stays."""
+    async with running() as (sandbox, call):
+        secret, token = expired(sandbox), await call.impersonate(ALICE)
+        secret.fault = ProviderFault.ERROR_BODY
+        assert [await outcome(call, token, secret) for _ in range(3)] == [(500, "")] * 3
+        assert sandbox.stats().refreshes == {secret.id: 3}
+        secret.fault = None
+        reply = await call.get(f"/secrets/{secret.id}", token)
+        assert reply.status == 200
+        listing = (await call.get("/secrets/?page[size]=100", token)).json()["data"]
+        listed = next(item for item in listing if item["_id"] == secret.id)
+        assert listed["currentError"]["error"] == "bad_refresh_token"
+        assert reply.json()["data"]["currentError"] == listed["currentError"]
+        assert sum("currentError" in item for item in listing) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (ProviderFault.HTTP_ERROR, "HTTP Error Response: 400 Bad Request"),
+        (ProviderFault.GARBAGE, "https://provider.example/oauth/token"),
+    ],
+)
+async def test_a_failing_provider_leaves_the_lock_behind(
+    running: Any, clock: Any, fault: ProviderFault, message: str
+) -> None:
+    """For 10 s every GET waits five times and fails; then the lock is too old and one may try."""
+    waits = {"lock_wait_seconds": (0.0, 0.001)}
+    async with running(now=clock, **waits) as (sandbox, call):
+        secret, token = expired(sandbox), await call.impersonate(ALICE)
+        secret.fault = fault
+        status, said = await outcome(call, token, secret)
+        assert status == 500
+        assert message in said
+        secret.fault = None
+        clock.advance(9.9)
+        assert await outcome(call, token, secret) == (500, TOO_MANY_WAITS)
+        assert sandbox.stats().refreshes == {secret.id: 1}
+        clock.advance(0.1)
+        assert (await outcome(call, token, secret))[0] == 200
+        assert sandbox.stats().refreshes == {secret.id: 2}
+        assert secret.current_error is None
+
+
+async def test_a_fresh_secret_with_a_left_lock_is_waited_for_too(running: Any, clock: Any) -> None:
+    """The lock is looked at before the expiry."""
+    async with running(now=clock, lock_wait_seconds=(0.0, 0.0)) as (sandbox, call):
+        secret, token = expired(sandbox), await call.impersonate(ALICE)
+        secret.value["expires"] = "2050-01-01T00:00:00.000Z"
+        secret.locked_at, secret.was_locked = clock.instant, True
+        assert await outcome(call, token, secret) == (500, TOO_MANY_WAITS)
+        clock.advance(10)
+        assert (await outcome(call, token, secret))[0] == 200
+        assert sandbox.stats().refreshes == {}
+
+
+async def test_a_hanging_provider_hangs_the_get(running: Any) -> None:
+    """No timeout upstream; other requests go on, and the sandbox still stops at once."""
+    async with running() as (sandbox, call):
+        secret, token = expired(sandbox), await call.impersonate(ALICE)
+        sandbox.configure(provider_fault=ProviderFault.HANG)
+        hanging = asyncio.create_task(call.get(f"/secrets/{secret.id}", token))
+        while not sandbox.stats().refreshes:
+            await asyncio.sleep(0.001)
+        assert (await call.get("/secrets/", token)).status == 200
+        assert not hanging.done()
+        hanging.cancel()
+
+
+async def test_no_expires_in_makes_every_get_refresh(running: Any, clock: Any) -> None:
+    """`expires` = now."""
+    async with running(now=clock, provider_fault=ProviderFault.NO_EXPIRES_IN) as (sandbox, call):
+        secret, token = expired(sandbox), await call.impersonate(ALICE)
+        for _ in range(3):
+            assert (await outcome(call, token, secret))[0] == 200
+            assert secret.value["expires"] == "2027-01-15T08:00:00.000Z"
+        assert sandbox.stats().refreshes == {secret.id: 3}
+
+
+async def test_one_secrets_fault_spares_the_others(running: Any) -> None:
+    """A fault is one secret's or everybody's; the secret's own comes first."""
+    async with running() as (sandbox, call):
+        token = await call.impersonate(ALICE)
+        bad, good = expired(sandbox), expired(sandbox)
+        bad.fault = ProviderFault.ERROR_BODY
+        assert await outcome(call, token, bad) == (500, "")
+        assert (await outcome(call, token, good))[0] == 200
+        await call.desk("POST", "settings", json={"provider_fault": "http_error"})
+        assert await outcome(call, token, bad) == (500, "")
+        assert (await outcome(call, token, expired(sandbox)))[0] == 500
