@@ -18,7 +18,7 @@ class UserToken(Redacted, frozen=True):
 
     Attributes:
         token: the bearer token itself.
-        id: upstream's internal id of the user.
+        id: upstream's id of this impersonation; it is not the user's.
     """
 
     token: str

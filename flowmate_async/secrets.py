@@ -8,6 +8,7 @@ A secret does not print its value and refuses to be pickled. There are two delib
 means it: ``msgspec.structs.asdict(secret.value)`` and ``msgspec.json.encode(secret)``.
 """
 
+import functools
 from datetime import datetime
 from typing import Any, get_args
 
@@ -276,6 +277,7 @@ def decode_secret(data: bytes | msgspec.Raw, *, keep_refresh_fields: bool = Fals
     Raises:
         ProtocolError: not JSON, or not a secret of its type; nothing of the data is in the error.
     """
+    data = msgspec.Raw(data)  # bytes would show among the locals of this frame, a Raw does not
     secret = decode_safely(_decode, data, what="the secret")
     return secret if keep_refresh_fields else without_refresh_fields(secret)
 
@@ -294,7 +296,7 @@ def _decode_leniently(fields: dict[str, Any]) -> Secret:
         return msgspec.convert(fields, UnknownSecret)
     value = fields.get("value")
     if isinstance(value, dict):
-        names = frozenset(known.__annotations__["value"].__struct_encode_fields__)
+        names = _value_fields(known)
         extra = {name: value.pop(name) for name in list(value) if name not in names}
         kept = value.get("_extra")
         value["_extra"] = {**(kept if isinstance(kept, dict) else {}), **extra}
@@ -302,13 +304,26 @@ def _decode_leniently(fields: dict[str, Any]) -> Secret:
     return secret
 
 
+@functools.cache
+def _value_fields(known: Any) -> frozenset[str]:
+    """The names of a known type's value's fields, as upstream writes them."""
+    value = next(field.type for field in structs.fields(known) if field.name == "value")
+    return frozenset(value.__struct_encode_fields__)
+
+
 def without_refresh_fields(secret: Secret) -> Secret:
-    """The secret without ``refreshToken`` and ``inputFields``."""
+    """The secret without ``refreshToken`` and ``inputFields``, whatever its type."""
     value = secret.value
     if isinstance(value, OAuth2Value) and value.refresh_token is not None:
         value = structs.replace(value, refresh_token=None)
     elif isinstance(value, SessionValue) and value.input_fields is not None:
         value = structs.replace(value, input_fields=None)
+    if isinstance(value, _Value) and not _UPSTREAMS_BUSINESS.isdisjoint(value.extra):
+        value = structs.replace(value, extra=_without_upstreams_business(value.extra))
     elif isinstance(value, dict) and not _UPSTREAMS_BUSINESS.isdisjoint(value):
-        value = {name: part for name, part in value.items() if name not in _UPSTREAMS_BUSINESS}
+        value = _without_upstreams_business(value)
     return secret if value is secret.value else structs.replace(secret, value=value)
+
+
+def _without_upstreams_business(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in fields.items() if name not in _UPSTREAMS_BUSINESS}

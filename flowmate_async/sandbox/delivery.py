@@ -21,7 +21,7 @@ def deliver(request: web.BaseRequest, answer: Answer) -> web.Response:
         headers["Retry-After"] = str(answer.retry_after_seconds)
     if answer.etag is not None:
         headers["ETag"] = answer.etag
-        if answer.status == 200 and _is_fresh(request, answer.etag):  # noqa: PLR2004
+        if answer.status == 200 and _is_fresh(request, answer.etag):
             return web.Response(status=304, headers=headers)
     headers["Content-Type"] = answer.content_type
     return web.Response(status=answer.status, body=answer.body, headers=headers)

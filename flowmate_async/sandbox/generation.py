@@ -209,9 +209,9 @@ def _variants_of(rng: Random, index: int) -> list[tuple[str, str]]:
 def _count_of(rng: Random) -> int:
     """Skewed: most users have 1 to 8 secrets, one in twenty more than a page; the mean is 7."""
     roll = rng.random()
-    if roll < 0.85:  # noqa: PLR2004
+    if roll < 0.85:
         return rng.randint(1, 8)
-    return rng.randint(9, 20) if roll < 0.95 else rng.randint(31, _MAX_SECRETS)  # noqa: PLR2004
+    return rng.randint(9, 20) if roll < 0.95 else rng.randint(31, _MAX_SECRETS)
 
 
 def _word(rng: Random, label: str, mark: str) -> str:

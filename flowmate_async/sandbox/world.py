@@ -101,7 +101,7 @@ class World:
         index = self._population.index_of_id(user_id)
         return None if index is None else self._touch(index)
 
-    def add_user(  # noqa: PLR0913 - one keyword for each property of an account
+    def add_user(
         self,
         username: str,
         *,

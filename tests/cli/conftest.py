@@ -2,9 +2,11 @@
 
 import contextlib
 import os
-import re
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -137,6 +139,41 @@ def connect(twin: Twin, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("FLOWMATE_STORE_KEY", "5a" * 32)
 
 
-def plain(text: str) -> str:
-    """Terminal output without its colours."""
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+@contextlib.contextmanager
+def answering(raw: bytes, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """A server that answers every connection with these bytes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(20)
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                connection.settimeout(5)
+                if tls is not None:
+                    connection = tls.wrap_socket(connection, server_side=True)
+                connection.recv(65536)
+                connection.sendall(raw)
+            except OSError:
+                pass
+            finally:
+                connection.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        host, port = listener.getsockname()
+        yield f"{'https' if tls else 'http'}://{host}:{port}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(timeout=10)
+
+
+def http(body: bytes, *, status: str = "200 OK", kind: str = "application/json", length: int | None = None) -> bytes:
+    announced = len(body) if length is None else length
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {announced}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body

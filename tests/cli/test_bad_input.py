@@ -1,56 +1,16 @@
 """Bad input gets one clear line and the right exit code, never a traceback."""
 
 import socket
+import sqlite3
 import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trustme
 
+from .conftest import answering, http
+
 USAGE, UPSTREAM, SOME_FAILED = 2, 3, 1
-
-
-@contextmanager
-def answering(raw: bytes, tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """A server that answers every connection with these bytes."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(20)
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            try:
-                connection.settimeout(5)
-                if tls is not None:
-                    connection = tls.wrap_socket(connection, server_side=True)
-                connection.recv(65536)
-                connection.sendall(raw)
-            except OSError:
-                pass
-            finally:
-                connection.close()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        host, port = listener.getsockname()
-        yield f"{'https' if tls else 'http'}://{host}:{port}"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(timeout=10)
-
-
-def http(body: bytes, *, status: str = "200 OK", kind: str = "application/json", length: int | None = None) -> bytes:
-    announced = len(body) if length is None else length
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {announced}\r\nConnection: close\r\n\r\n"
-    return head.encode() + body
 
 
 class TestAdminToken:
@@ -251,8 +211,6 @@ class TestStore:
         assert (home / "credentials.db").read_bytes() == before
 
     def test_a_store_of_a_newer_version_is_left_alone(self, flowmate, connected, home):
-        import sqlite3
-
         assert flowmate("sync", "--all-users").code == 0
         with sqlite3.connect(home / "credentials.db") as database:
             database.execute("PRAGMA user_version = 99")

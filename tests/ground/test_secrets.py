@@ -130,9 +130,8 @@ class TestEveryType:
         secret = decoded(kind, keep_refresh_fields=True)
         value = secret.value if isinstance(secret.value, dict) else msgspec.structs.asdict(secret.value)
         assert (PLANTED in str(value)) == (kind != "OA1_TWO_LEGGED")
-        assert json.loads(msgspec.json.encode(secret))["value"] == VALUES[kind][1] | (
-            {} if kind != "SESSION_AUTH" else json.loads(msgspec.json.encode(secret))["value"]
-        )
+        as_sent = {name: part for name, part in VALUES[kind][1].items() if part is not None}
+        assert json.loads(msgspec.json.encode(secret))["value"] == as_sent
 
     def test_without_its_credential_it_does_not_decode(self, kind):
         required = {"SIMPLE": "passphrase", "API_KEY": "key", "MIXED": "payload"}.get(kind, "accessToken")

@@ -1,6 +1,7 @@
 """A running twin and a plain HTTP caller; nothing of the client is used in this folder."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -10,12 +11,6 @@ import pytest
 from yarl import URL
 
 from flowmate_async.sandbox import Sandbox, SandboxOptions
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The twin is an aiohttp server: asyncio only."""
-    return "asyncio"
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -70,7 +65,7 @@ Running = Callable[..., AbstractAsyncContextManager[tuple[Sandbox, Caller]]]
 
 @pytest.fixture
 def running() -> Running:
-    """Give what starts a twin, as in `async with running(users=3) as (sandbox, call):`."""
+    """Return a context manager of a twin and somebody to call it; it takes the twin's options."""
     return _running
 
 
@@ -81,6 +76,20 @@ async def _running(**options: Any) -> AsyncIterator[tuple[Sandbox, Caller]]:
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         yield sandbox, Caller(session, sandbox)
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Give way until a condition holds; fail when it never does."""
+    return _until
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    for _ in range(5000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    pytest.fail("it never came about")
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ async def test_an_idle_connection_is_closed(running: Any) -> None:
         writer.close()
 
 
-async def test_it_stops_at_once_with_a_request_hanging_and_leaves_nothing() -> None:
+async def test_it_stops_at_once_with_a_request_hanging_and_leaves_nothing(until: Any) -> None:
     """No task, no open connection and no listener stay behind."""
     before = asyncio.all_tasks()
     async with Sandbox(SandboxOptions(provider_fault=ProviderFault.HANG)) as sandbox:
@@ -78,8 +78,7 @@ async def test_it_stops_at_once_with_a_request_hanging_and_leaves_nothing() -> N
             f"GET /secrets/{secret.id} HTTP/1.1\r\nHost: sandbox\r\n"
             f"Authorization: Bearer {token}\r\n\r\n".encode()
         )
-        while not sandbox.stats().refreshes:
-            await asyncio.sleep(0.001)
+        await until(lambda: sandbox.stats().refreshes)
         assert sandbox.stats().in_flight == 1
     assert asyncio.all_tasks() == before
     assert sandbox.stats().in_flight == 0
@@ -92,7 +91,7 @@ async def test_it_stops_at_once_with_a_request_hanging_and_leaves_nothing() -> N
         end.close()
 
 
-async def test_it_can_stop_in_the_middle_of_a_cancellation() -> None:
+async def test_it_can_stop_in_the_middle_of_a_cancellation(until: Any) -> None:
     """A cancelled test does not leave a listener behind either."""
     seen: list[Sandbox] = []
 
@@ -100,8 +99,7 @@ async def test_it_can_stop_in_the_middle_of_a_cancellation() -> None:
         await serve_forever(SandboxOptions(users=1), seen.append)
 
     serving = asyncio.create_task(serve())
-    while not seen:
-        await asyncio.sleep(0.001)
+    await until(lambda: seen)
     reader, writer = await connect(seen[0])
     await speak(reader, writer)
     serving.cancel()

@@ -88,14 +88,13 @@ async def test_a_fresh_secret_with_a_left_lock_is_waited_for_too(running: Any, c
         assert sandbox.stats().refreshes == {}
 
 
-async def test_a_hanging_provider_hangs_the_get(running: Any) -> None:
+async def test_a_hanging_provider_hangs_the_get(running: Any, until: Any) -> None:
     """No timeout upstream; other requests go on, and the sandbox still stops at once."""
     async with running() as (sandbox, call):
         secret, token = expired(sandbox), await call.impersonate(ALICE)
         sandbox.configure(provider_fault=ProviderFault.HANG)
         hanging = asyncio.create_task(call.get(f"/secrets/{secret.id}", token))
-        while not sandbox.stats().refreshes:
-            await asyncio.sleep(0.001)
+        await until(lambda: sandbox.stats().refreshes)
         assert (await call.get("/secrets/", token)).status == 200
         assert not hanging.done()
         hanging.cancel()
