@@ -81,7 +81,7 @@ def examine(request: Request, response: Response, *, now: float) -> Failure | No
     if status == 403:
         return Failure(_forbidden(request, response))
     if status == 404:
-        return Failure(_not_found(request))
+        return Failure(_not_found(request, response))
     if status in (429, 502, 503, 504):
         return _throttled_or_failing(request, response, now)
     if status == 500 and request.endpoint == GET:
@@ -172,10 +172,12 @@ def _forbidden(request: Request, response: Response) -> FlowMateError:
     return _error(PermissionDeniedError, request, response, what, advice)
 
 
-def _not_found(request: Request) -> FlowMateError:
-    if request.endpoint == GET:
+def _not_found(request: Request, response: Response) -> FlowMateError:
+    # A page of HTML is an unknown route (§ Errors): the base URL is wrong, and nothing is known of users.
+    unknown_route = response.headers.get("content-type", "").lower().startswith("text/html")
+    if request.endpoint == GET and not unknown_route:
         return SecretNotFoundError("no such secret", endpoint=request.endpoint, status=404)
-    if request.endpoint == IMPERSONATE:
+    if request.endpoint == IMPERSONATE and not unknown_route:
         return UserNotFoundError(
             "no such user, or the user is disabled", endpoint=request.endpoint, status=404
         )

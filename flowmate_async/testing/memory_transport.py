@@ -33,7 +33,12 @@ class MemoryTransport:
         """There is nothing to close."""
 
     async def send(
-        self, method: str, path: str, headers: Headers, body: bytes | None, limits: Limits
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes | None,
+        limits: Limits,  # noqa: ARG002 - the seam's
     ) -> Response:
         """Have the function answer; ``limits`` are the function's to keep, if it cares."""
         self.sent += 1

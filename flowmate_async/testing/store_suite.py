@@ -316,6 +316,16 @@ class StoreSuite:
                 await _hold(store, fail=True)
             await _hold(store)
 
+    async def test_a_cancelled_run_lets_go_of_the_lock(self, open_store: OpenStore) -> None:
+        """The next one can begin at once."""
+        async with open_store() as store:
+            with anyio.CancelScope() as scope:
+                async with store.exclusive_run():
+                    scope.cancel()
+                    await anyio.lowlevel.checkpoint()
+            assert scope.cancelled_caught
+            await _hold(store)
+
     async def test_concurrent_writers_lose_nothing(self, open_store: OpenStore) -> None:
         """Tasks may share a store; each write is one unit."""
         async with open_store() as store:

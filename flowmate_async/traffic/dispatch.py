@@ -150,12 +150,16 @@ class Dispatcher:
         return outcome
 
     async def _attempt(self, errand: Errand) -> Response | Failure:
-        if errand.request.secret_id is not None:
-            await self._quarantine.passed(errand.request.secret_id)
-        async with self._slots:
-            await self._limiter.acquire()
-            with errand.wire:
-                return await self._exchange(errand)
+        secret_id = errand.request.secret_id
+        while True:
+            if secret_id is not None:
+                await self._quarantine.passed(secret_id)
+            async with self._slots:
+                await self._limiter.acquire()
+                if secret_id is not None and self._quarantine.holds(secret_id):
+                    continue  # imposed while this one waited for its slot or its turn
+                with errand.wire:
+                    return await self._exchange(errand)
 
     async def _exchange(self, errand: Errand) -> Response | Failure:
         request = errand.request

@@ -47,9 +47,7 @@ class RateLimiter:
         self._waiting += 1
         try:
             async with self._gate:
-                await self._until_resumed()
-                if self._bucket is not None:
-                    await self._bucket.acquire()
+                await self._turn()
         finally:
             self._waiting -= 1
 
@@ -64,6 +62,14 @@ class RateLimiter:
             rate=self._rate, burst=self._burst, waiting=self._waiting, paused_seconds=paused
         )
 
-    async def _until_resumed(self) -> None:
-        while (seconds := self._resume_at - self._clock.monotonic()) > 0:
-            await self._clock.sleep(seconds)
+    async def _turn(self) -> None:
+        while True:
+            while (seconds := self._resume_at - self._clock.monotonic()) > 0:
+                await self._clock.sleep(seconds)
+            if self._bucket is None:
+                return
+            await self._bucket.acquire()
+            # A pause that came meanwhile holds this caller too; what it took from the bucket is forfeited, because
+            # kept it would come on top of the burst.
+            if self._resume_at <= self._clock.monotonic():
+                return

@@ -23,6 +23,10 @@ class Quarantine:
         self._until = {key: until for key, until in self._until.items() if until > now}
         self._until[secret_id] = max(now + seconds, self._until.get(secret_id, now))
 
+    def holds(self, secret_id: str) -> bool:
+        """Whether this secret must be left alone now."""
+        return self._until.get(secret_id, float("-inf")) > self._clock.monotonic()
+
     async def passed(self, secret_id: str) -> None:
         """Wait until this secret may be fetched."""
         while (until := self._until.get(secret_id)) is not None:

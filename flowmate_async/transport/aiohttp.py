@@ -91,10 +91,10 @@ class AiohttpTransport:
         """See :meth:`flowmate_async.transport.Transport.send`."""
         try:
             return await self._exchange(method, path, headers, body, limits)
-        except TransportError as broken:
-            failure = broken.with_traceback(None)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            failure = _translated(error)
+            failure: BaseException = _translated(error)
+        except BaseException as error:  # noqa: BLE001 - a cancellation must not bring those frames along either
+            failure = error.with_traceback(None)
         # Raised out here, the error brings no frame of aiohttp along, whose locals are the request.
         failure.__context__ = failure.__cause__ = None
         raise failure

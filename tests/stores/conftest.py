@@ -12,11 +12,6 @@ Snapshot = dict[str, tuple[int, bytes]]
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def key() -> StoreKey:
     return StoreKey(b"0123456789abcdef0123456789abcdef")
 

@@ -7,13 +7,15 @@ import random
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
 from flowmate_async.errors import StoreError
-from flowmate_async.stores import Checkpoint, Run, StoreKey, UserWrite, Written
+from flowmate_async.stores import Checkpoint, Run, StoreKey, UserWrite, Written, sqlite_schema
 from flowmate_async.stores.sqlite import SqliteStore
 from flowmate_async.testing.samples import api_key
 
@@ -228,21 +230,91 @@ async def test_a_task_cancelled_while_taking_the_run_lock_does_not_keep_it(
             pass
 
 
-@pytest.mark.parametrize("turns", range(6))
-async def test_a_task_cancelled_while_opening_leaves_the_store_to_others(
-    open_sqlite: OpenSqlite, turns: int
+class Pause:
+    """A place in a worker thread where it waits until it is let go."""
+
+    def __init__(self) -> None:
+        self._reached, self._go = Event(), Event()
+
+    def __call__(self) -> None:
+        self._reached.set()
+        self._go.wait(timeout=10)  # so that a failing test ends
+
+    async def reached(self) -> None:
+        await asyncio.to_thread(self._reached.wait)
+
+    def let_go(self) -> None:
+        self._go.set()
+
+
+class PausingBatch(list[UserWrite]):
+    """A batch that stops in the middle of its transaction."""
+
+    def __init__(self, users: list[UserWrite], pause: Pause) -> None:
+        super().__init__(users)
+        self._pause = pause
+
+    def __iter__(self) -> Iterator[UserWrite]:
+        yield self[0]
+        self._pause()
+        yield from self[1:]
+
+
+async def test_whatever_follows_a_cancelled_write_waits_for_its_transaction(open_sqlite: OpenSqlite) -> None:
+    """Though the cancelled task is long gone, its thread is not."""
+    pause = Pause()
+    async with open_sqlite() as store:
+        run = await begin(store)
+        task = asyncio.create_task(store.write(run, PausingBatch([user("ann"), user("bob")], pause)))
+        await pause.reached()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        assert store._in_use.locked()
+        following = asyncio.create_task(store.write(run, [user("cid")]))
+        pause.let_go()
+        assert await following == Written(SECRETS_EACH, 0)
+        assert (await store.totals(run)).synced == 3
+
+
+async def test_leaving_the_store_waits_for_a_cancelled_write(open_sqlite: OpenSqlite) -> None:
+    """The connection is not closed under the thread that uses it."""
+    pause = Pause()
+    async with open_sqlite() as store:
+        run = await begin(store)
+        task = asyncio.create_task(store.write(run, PausingBatch([user("ann"), user("bob")], pause)))
+        await pause.reached()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        pause.let_go()
+    async with open_sqlite() as store:
+        assert (await store.totals(run)).synced == 2
+
+
+async def test_a_store_whose_opening_was_cancelled_is_closed(
+    open_sqlite: OpenSqlite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection is closed, and the same object can be entered again."""
+    """And the same object can be entered again."""
+    pause = Pause()
+    opened: list[sqlite3.Connection] = []
+    open_database = sqlite_schema.open_database
+
+    def paused(*args: Any, **options: Any) -> object:
+        pause()
+        connection, meta = open_database(*args, **options)
+        opened.append(connection)
+        return connection, meta
+
+    monkeypatch.setattr("flowmate_async.stores.sqlite.open_database", paused)
     store = open_sqlite()
     task = asyncio.create_task(store.__aenter__())
-    for _ in range(turns):
-        await asyncio.sleep(0)
+    await pause.reached()
     task.cancel()
+    pause.let_go()
     (outcome,) = await asyncio.gather(task, return_exceptions=True)
-    if isinstance(outcome, asyncio.CancelledError):
-        assert store._connection is None
-    else:
-        await store.__aexit__(None, None, None)
+    assert isinstance(outcome, asyncio.CancelledError)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
     async with store:
         await store.write(await begin(store), [user("ann")])
 
