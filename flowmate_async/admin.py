@@ -48,7 +48,7 @@ class AdminToken:
         # The argument is a local of this frame, and the checks below may raise.
         del source
         self._generation = 0
-        self._read = alru_cache(maxsize=1)(self._read_generation)
+        self._read = alru_cache(maxsize=None)(self._read_generation)
         if isinstance(self._source, _Typed):
             _headers(self._source)
 
@@ -66,6 +66,7 @@ class AdminToken:
             error = rejected.error
         if generation == self._generation:
             self._generation += 1
+            self._read.cache_invalidate(generation)
         newer = await self._read(self._generation)
         if newer == held:
             raise error

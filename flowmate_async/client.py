@@ -17,7 +17,7 @@ from flowmate_async.fetch import SecretFetcher
 from flowmate_async.listing import Lister
 from flowmate_async.models import SecretSummary, User, UserToken
 from flowmate_async.secrets import Secret
-from flowmate_async.settings import DEFAULT_BASE_URL, USER_AGENT, check_rate, checked_base_url
+from flowmate_async.settings import DEFAULT_BASE_URL, USER_AGENT, check_rate, checked_base_url, checked_proxy
 from flowmate_async.stats import Stats, StatsListener
 from flowmate_async.stores.base import Store
 from flowmate_async.sync.engine import SyncEngine, SyncOptions
@@ -258,5 +258,5 @@ def _transport(
         base_url,
         user_agent=USER_AGENT,
         tls=client_context(ca_file=ca_file),
-        options=AiohttpOptions(proxy=proxy, trust_env=trust_env),
+        options=AiohttpOptions(proxy=checked_proxy(proxy) if proxy else None, trust_env=trust_env),
     )

@@ -99,8 +99,11 @@ class Flight(Generic[V]):
     def drop(self) -> None:
         """Leave the table, so that nobody joins any more, and cancel the task that flies."""
         if self._task is not None:
+            task = self._task
             self._leave_table()
-            self._task.cancel()
+            # Told here, since a task that is cancelled before its first step never runs its own handlers.
+            self.fail(ConfigurationError("the client was closed before the answer came"))
+            task.cancel()
 
     def _end(self) -> list[asyncio.Future[V]]:
         waiters = [waiter for waiter in self._waiters if not waiter.done()]
@@ -186,8 +189,7 @@ class SingleFlight(Generic[K, V]):
         try:
             value = await launch(flight)
         except asyncio.CancelledError:
-            self._forget(key, flight)
-            flight.fail(ConfigurationError("the client was closed before the answer came"))
+            flight.drop()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters'
             self._forget(key, flight)
@@ -203,5 +205,5 @@ class SingleFlight(Generic[K, V]):
 
 
 async def _ended(flight: Flight[V]) -> None:
-    with contextlib.suppress(FlowMateError):
+    with contextlib.suppress(Exception):
         await flight.wait()

@@ -41,7 +41,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         tenant: the tenant the user belongs to; administrators and service accounts have none.
     """
 
-    username: str
+    username: str = ""
     id: str = msgspec.field(default="", name="_id")
     firstname: str | None = None
     lastname: str | None = None
@@ -54,7 +54,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     @property
     def is_active_tenant_user(self) -> bool:
         """Whether "all users" means this one too (docs/contract/OBSERVED.md § Users of the tenant)."""
-        return self.status == "ACTIVE" and bool(self.tenant) and not self.roles
+        return self.status == "ACTIVE" and bool(self.tenant and self.username) and not self.roles
 
 
 class Owner(msgspec.Struct, frozen=True):

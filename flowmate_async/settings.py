@@ -37,6 +37,25 @@ def checked_base_url(base_url: str) -> str:
     return f"{parts.scheme}://{where}{parts.path.rstrip('/')}"
 
 
+def checked_proxy(proxy: str) -> str:
+    """The proxy's URL itself, if it may be used.
+
+    Raises:
+        ConfigurationError: not ``http://host:port``, or it holds a password, which an argument must not.
+    """
+    try:
+        parts = urlsplit(proxy)
+        usable = parts.scheme == "http" and bool(parts.hostname) and parts.port is not None
+    except ValueError:
+        usable = False
+    if not usable or "@" in proxy:
+        raise ConfigurationError(
+            "the proxy is not http://host:port, without a password",
+            advice="Or set trust_env for the system's",
+        )
+    return proxy
+
+
 def _example() -> str:
     return f"It looks like {DEFAULT_BASE_URL}"
 

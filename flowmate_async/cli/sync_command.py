@@ -135,8 +135,10 @@ async def _sync(
                 raise
             return None, error
         except asyncio.CancelledError:
-            if not stop.is_set():
+            task = asyncio.current_task()
+            if not stop.is_set() or task is None:
                 raise
+            task.uncancel()  # ours, by a second signal or the drain's end; what follows may await again
             return None, None
 
 

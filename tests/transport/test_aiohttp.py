@@ -326,10 +326,11 @@ class TestProxies:
         assert proxy.heads[0].startswith(f"get {server.url}/secrets/s ")
         assert server.connections == 0
 
-    async def test_netrc_is_not_read(self, tmp_path, monkeypatch):
+    async def test_netrc_never_replaces_the_token(self, tmp_path, monkeypatch):
         netrc = tmp_path / "netrc"
         netrc.write_text("machine 127.0.0.1 login u password from-netrc\n")
         monkeypatch.setenv("NETRC", str(netrc))
         async with Server(http()) as server, transport(server.url, trust_env=True) as made:
-            await made.send("GET", "/x", Headers(), None, LIMITS)
-        assert "authorization" not in server.heads[0]
+            await get(made)
+        assert server.heads[0].count("authorization:") == 1
+        assert f"authorization: bearer {TOKEN.lower()}" in server.heads[0]
