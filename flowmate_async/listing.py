@@ -11,12 +11,13 @@ import msgspec
 from flowmate_async.api import Api
 from flowmate_async.errors import IncompleteListingError
 from flowmate_async.events import Emitter, Relisted
-from flowmate_async.models import PageMeta, SecretSummary
+from flowmate_async.models import SecretSummary
 from flowmate_async.protocol import LIST
 from flowmate_async.tokens import UserTokens
 
 _ATTEMPTS = 3
 _HEADROOM = 50
+_LARGEST_PAGE = 1_000_000
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -55,13 +56,14 @@ class Lister:
         """
         size = self._page_size
         for attempt in range(_ATTEMPTS):
-            found, meta = await self._pages(username, size)
-            if meta is None or len(found) == meta.total:
-                return Listing(tuple(found.values()), proven=meta is not None)
+            found, totals = await self._pages(username, size)
+            # A total that changed on the way tells of a shift, even where the last one agrees with the count.
+            if totals is None or totals == {len(found)}:
+                return Listing(tuple(found.values()), proven=totals is not None)
             if attempt < _ATTEMPTS - 1:
                 self._emitter.emit(Relisted(username))
             # What fits one page cannot shift between two; upstream has no maximum size.
-            size = max(size, meta.total + _HEADROOM)
+            size = max(size, min(max(totals) + _HEADROOM, _LARGEST_PAGE))
         raise IncompleteListingError(
             f"{_ATTEMPTS} listings in a row disagreed with their own totals",
             advice="Try again when the user's secrets are not being changed",
@@ -69,8 +71,10 @@ class Lister:
             username=username,
         )
 
-    async def _pages(self, username: str, size: int) -> tuple[dict[str, SecretSummary], PageMeta | None]:
+    async def _pages(self, username: str, size: int) -> tuple[dict[str, SecretSummary], set[int] | None]:
+        """The secrets of all pages by id, and every total the pages gave; ``None`` when one gave none."""
         found: dict[str, SecretSummary] = {}
+        totals: set[int] = set()
         number = 1
         while True:
             page = await self._tokens.call(
@@ -78,6 +82,9 @@ class Lister:
             )
             known = len(found)
             found.update((summary.id, summary) for summary in page.data)
-            if page.meta is None or len(found) >= page.meta.total or len(found) == known:
-                return found, page.meta
+            if page.meta is None:
+                return found, None
+            totals.add(page.meta.total)
+            if len(found) >= page.meta.total or len(found) == known:
+                return found, totals
             number += 1

@@ -172,7 +172,8 @@ def read_users(response: Response) -> list[User]:
         return answer
     total = answer.meta.get("total", len(answer.data))
     if total != len(answer.data):
-        raise ProtocolError(f"the answer has {len(answer.data)} users and says {total}", endpoint=USERS)
+        said = one_line(str(total), limit=40)
+        raise ProtocolError(f"the answer has {len(answer.data)} users and says {said}", endpoint=USERS)
     return answer.data
 
 

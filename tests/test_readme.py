@@ -18,7 +18,12 @@ def test_there_is_code_to_run():
 @pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.count("\n"))
 def test_a_block_runs_by_itself(code, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -26,4 +31,7 @@ def test_a_block_runs_by_itself(code, tmp_path):
 
 def test_it_opens_with_the_two_commands():
     first = README.split("```")[1]
-    assert [line.split("#")[0].split() for line in first.splitlines()[1:] if line] == [["make", "demo"], ["make", "test"]]
+    assert [line.split("#")[0].split() for line in first.splitlines()[1:] if line] == [
+        ["make", "demo"],
+        ["make", "test"],
+    ]

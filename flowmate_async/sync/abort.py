@@ -5,11 +5,12 @@ from flowmate_async.errors import (
     FlowMateError,
     MaskedSecretError,
     PermissionDeniedError,
+    ProtocolError,
     TooManyFailuresError,
     UpstreamUnavailableError,
 )
 from flowmate_async.masks import proves_raw_read
-from flowmate_async.protocol import IMPERSONATE
+from flowmate_async.protocol import IMPERSONATE, LIST
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 
 _MASKED_USERS = 3
@@ -56,9 +57,7 @@ class AbortRules:
         if isinstance(error, MaskedSecretError) and not self._anything_clear:
             self._masked.append(error)
             return error if len(self._masked) >= _MASKED_USERS else None
-        self._unusable_in_a_row += (
-            1 if isinstance(error, UpstreamUnavailableError) else -self._unusable_in_a_row
-        )
+        self._unusable_in_a_row = self._unusable_in_a_row + 1 if _is_unusable(error) else 0
         return error if self._unusable_in_a_row >= self._patience else None
 
     def _too_many(self, error: FlowMateError) -> FlowMateError | None:
@@ -68,3 +67,10 @@ class AbortRules:
             f"{self._failures} users failed, more than the {self._max_failures} allowed; the last: {error}",
             advice="Run again to resume",
         )
+
+
+def _is_unusable(error: FlowMateError) -> bool:
+    """Whether upstream failed as a whole; a strange answer to one secret's GET is that secret's own trouble."""
+    if isinstance(error, ProtocolError):
+        return error.endpoint in (IMPERSONATE, LIST)
+    return isinstance(error, UpstreamUnavailableError)

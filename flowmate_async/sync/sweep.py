@@ -27,6 +27,13 @@ class _Crash:
         self.error = error
 
 
+class _End:
+    """Comes after the last username; ``None`` may be among them, by mistake, and is a user that fails."""
+
+
+_END = _End()
+
+
 class _Names:
     """The usernames, handed out one by one to many workers."""
 
@@ -36,14 +43,14 @@ class _Names:
         self._names: Iterator[str] | AsyncIterator[str]
         self._names = aiter(usernames) if isinstance(usernames, AsyncIterable) else iter(usernames)
 
-    async def pull(self) -> str | None:
-        """The next username; ``None`` when there is none, or the sweep is being stopped."""
+    async def pull(self) -> str | _End:
+        """The next username; the end also when the sweep is being stopped."""
         if self._stop is not None and self._stop.is_set():
-            return None
+            return _END
         if not isinstance(self._names, AsyncIterator):
-            return next(self._names, None)
+            return next(self._names, _END)
         async with self._turn:
-            return await anext(self._names, None)
+            return await anext(self._names, _END)
 
 
 async def sweep_in_batches(
@@ -69,7 +76,7 @@ async def sweep_in_batches(
 
     async def work() -> None:
         try:
-            while (username := await names.pull()) is not None:
+            while not isinstance(username := await names.pull(), _End):
                 await done.put(await read(username))
         except Exception as error:  # noqa: BLE001 - raised again where the sweep is consumed
             await done.put(_Crash(error))

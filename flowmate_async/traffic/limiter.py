@@ -69,7 +69,7 @@ class RateLimiter:
             if self._bucket is None:
                 return
             await self._bucket.acquire()
-            # A pause that came meanwhile holds this caller too; what it took from the bucket is forfeited, because
-            # kept it would come on top of the burst.
+            # A pause that came meanwhile holds this caller too; what it took from the bucket is forfeited,
+            # because kept it would come on top of the burst.
             if self._resume_at <= self._clock.monotonic():
                 return

@@ -7,6 +7,7 @@ nothing, and does not repeat a request behind the library's back.
 import ssl
 from types import TracebackType
 from typing import Self
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -71,8 +72,7 @@ class AiohttpTransport:
             headers={hdrs.USER_AGENT: self._user_agent, hdrs.ACCEPT: "application/json"},
             skip_auto_headers=(hdrs.CONTENT_TYPE,),
             auto_decompress=False,
-            trust_env=self._options.trust_env,
-            proxy=self._options.proxy,
+            proxy=self._options.proxy or (_proxy_of(self._base_url) if self._options.trust_env else None),
             middlewares=(_send_once,),
             read_bufsize=_CHUNK_BYTES,
         )
@@ -124,6 +124,12 @@ class AiohttpTransport:
             timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._options.connect_seconds)
             self._timeouts[seconds] = timeout
         return timeout
+
+
+def _proxy_of(base_url: str) -> str | None:
+    """The environment's proxy for this origin; aiohttp's own trust_env takes passwords from netrc as well."""
+    url = URL(base_url)
+    return None if proxy_bypass(url.host or "") else getproxies().get(url.scheme)
 
 
 async def _send_once(

@@ -48,7 +48,9 @@ class Twin:
     def truth(self) -> dict[tuple[str, str], tuple[str, dict]]:
         """Every credential as it is upstream: ``(username, id) -> (type, value)``."""
         lines = map(msgspec.json.decode, self.ask("/_sandbox/truth").splitlines())
-        return {(line["username"], line["secret_id"]): (line["type"], present(line["value"])) for line in lines}
+        return {
+            (line["username"], line["secret_id"]): (line["type"], present(line["value"])) for line in lines
+        }
 
 
 def present(value: dict) -> dict:
@@ -173,7 +175,14 @@ def answering(raw: bytes, tls: ssl.SSLContext | None = None) -> Iterator[str]:
         thread.join(timeout=10)
 
 
-def http(body: bytes, *, status: str = "200 OK", kind: str = "application/json", length: int | None = None) -> bytes:
+def http(
+    body: bytes, *, status: str = "200 OK", kind: str = "application/json", length: int | None = None
+) -> bytes:
     announced = len(body) if length is None else length
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {announced}\r\nConnection: close\r\n\r\n"
-    return head.encode() + body
+    lines = [
+        f"HTTP/1.1 {status}",
+        f"Content-Type: {kind}",
+        f"Content-Length: {announced}",
+        "Connection: close",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body

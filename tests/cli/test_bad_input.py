@@ -118,7 +118,9 @@ class TestUpstream:
         assert "cannot be reached" in ended.complaint
 
     @pytest.mark.parametrize("name", ["localhost", "wrong.example"])
-    def test_a_certificate_that_is_not_trusted_or_not_this_hosts(self, flowmate, connected, monkeypatch, home, name):
+    def test_a_certificate_that_is_not_trusted_or_not_this_hosts(
+        self, flowmate, connected, monkeypatch, home, name
+    ):
         authority = trustme.CA()
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert(name).configure_cert(tls)
@@ -154,7 +156,8 @@ class TestUpstream:
         assert said in ended.complaint
 
     @pytest.mark.parametrize(
-        "url", ["http://flowmate.example", "ftp://x", "https://u:p4ssw0rd@x", "nonsense", "https://", "http://[::1"]
+        "url",
+        ["http://flowmate.example", "ftp://x", "https://u:p4ssw0rd@x", "nonsense", "https://", "http://[::1"],
     )
     def test_a_base_url_that_would_leak_is_refused(self, flowmate, connected, monkeypatch, url):
         monkeypatch.setenv("FLOWMATE_BASE_URL", url)

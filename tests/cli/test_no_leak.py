@@ -27,7 +27,9 @@ class Vault:
         """Every token made so far and every credential as it is now, as bytes and as JSON escapes them."""
         texts = {self.sandbox.admin_token, *self.tokens}
         for truth in self.sandbox.world.truth():
-            texts |= {part for name, part in truth.value.items() if name in CREDENTIALS and isinstance(part, str)}
+            texts |= {
+                part for name, part in truth.value.items() if name in CREDENTIALS and isinstance(part, str)
+            }
         texts = {text for text in texts if len(text) >= 8}
         assert len(texts) > 100
         lines = {line for text in texts for line in text.splitlines() if len(line) >= 12}

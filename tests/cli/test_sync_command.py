@@ -1,7 +1,9 @@
 """``flowmate sync`` and what looks into its result."""
 
+import io
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -27,13 +29,13 @@ class TestSync:
         assert all("admin" not in line for line in flowmate("users").out.splitlines())
 
     def test_usernames_come_from_a_pipe(self, flowmate, connected, monkeypatch):
-        import io
-
         monkeypatch.setattr("sys.stdin", io.StringIO(flowmate("users").out))
         report = msgspec.json.decode(flowmate("sync", "--users-file", "-", "--json").out)
         assert report["synced"] == 12
 
-    def test_the_next_run_after_a_complete_one_is_new_and_rewrites_only_what_changed(self, flowmate, connected):
+    def test_the_next_run_after_a_complete_one_is_new_and_rewrites_only_what_changed(
+        self, flowmate, connected
+    ):
         first = msgspec.json.decode(flowmate("sync", "--all-users", "--json").out)
         second = msgspec.json.decode(flowmate("sync", "--all-users", "--json").out)
         assert second["run_id"] != first["run_id"]
@@ -79,8 +81,6 @@ class TestSync:
         }
 
     def test_two_syncs_never_share_a_store(self, flowmate, connected, home):
-        import sqlite3
-
         assert flowmate("sync", "--all-users").code == 0
         holder = sqlite3.connect(home / "credentials.db.lock", isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
@@ -159,8 +159,6 @@ class TestLooking:
             assert len(as_json) == len(mine)
 
     def test_a_store_that_was_tampered_with_says_so(self, flowmate, connected, home):
-        import sqlite3
-
         assert flowmate("sync", "--all-users").code == 0
         assert "0 damaged" in flowmate("store", "verify").out
         with sqlite3.connect(home / "credentials.db") as database:

@@ -1,4 +1,4 @@
-"""Single flight: every row of the table in ``flowmate_async/flight.py``, and the laws under random schedules."""
+"""Single flight: every row of the table in ``flowmate_async/flight.py``, and its laws under any schedule."""
 
 import asyncio
 import gc
@@ -162,7 +162,9 @@ class TestTable:
 
     async def test_closing_drops_what_is_queued_and_lets_the_wire_finish(self):
         flights, queued, wired = SingleFlight(), Upstream(queued=100), Upstream(queued=0, wire=3)
-        tasks = [asyncio.create_task(flights.fly(key, upstream)) for key, upstream in (("q", queued), ("w", wired))]
+        tasks = [
+            asyncio.create_task(flights.fly(key, upstream)) for key, upstream in (("q", queued), ("w", wired))
+        ]
         await asyncio.sleep(1)
         await flights.aclose(drain_seconds=5)
         assert isinstance((await asyncio.gather(tasks[0], return_exceptions=True))[0], ConfigurationError)
@@ -213,13 +215,22 @@ flight_plan = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(caller, min_size=1, max_size=14), st.lists(flight_plan, min_size=30, max_size=30), st.none() | moments)
+@given(
+    st.lists(caller, min_size=1, max_size=14),
+    st.lists(flight_plan, min_size=30, max_size=30),
+    st.none() | moments,
+)
 @settings(max_examples=150)
-def test_the_laws_hold_under_any_schedule(virtually, callers, plans, closes_at):
-    """Never two flights of a key at once; no waiter lost; forced never joins unforced; nothing joins a flight that
-    has ended; on the wire nothing is cancelled before the close; and the table is empty afterwards."""
+def test_the_laws_hold_under_any_schedule(  # noqa: C901, PLR0915 - one world, told at one place
+    virtually, callers, plans, closes_at
+):
+    """Never two flights of a key at once, and no waiter lost; forced never joins unforced.
 
-    async def main():
+    Nothing joins a flight that has ended, nothing on the wire is cancelled before the close, and the table is
+    empty afterwards.
+    """
+
+    async def main():  # noqa: C901, PLR0915 - the same
         loop = asyncio.get_running_loop()
         flights = SingleFlight()
         flying, number, wire_cancelled, begun, ended = {"a": 0, "b": 0}, 0, [], {}, {}
@@ -242,7 +253,7 @@ def test_the_laws_hold_under_any_schedule(virtually, callers, plans, closes_at):
                     await asyncio.sleep(plan["after"])
                     if plan["fails"]:
                         raise FlowMateError(str(mine))
-                    return mine
+                    return mine  # noqa: TRY300 - the answer of the flight
                 except asyncio.CancelledError:
                     if on_wire and closes_at is None:
                         wire_cancelled.append(mine)

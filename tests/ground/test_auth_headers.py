@@ -28,7 +28,8 @@ from flowmate_async import (
 TCHAR = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FRAMING = [
     "Host", "host", "HOST", "Content-Length", "Transfer-Encoding", "Connection", "Upgrade", "TE", "Trailer",
-    "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "Expect", "Content-Encoding", "Content-Type", "Cookie",
+    "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "Expect", "Content-Encoding", "Content-Type",
+    "Cookie",
 ]  # fmt: skip
 
 

@@ -26,15 +26,28 @@ from flowmate_async.dates import parse_date
         (1_700_000_000, None),
         ({}, None),
         ("0000-00-00T00:00:00Z", None),
+        ("0001-01-01T00:00:00+14:00", None),  # in UTC before the calendar begins
+        ("9999-12-31T23:59:59-14:00", None),  # and after it ends
     ],
 )
 def test_a_date_is_read_as_the_contract_has_it(written, meant):
     assert parse_date(written) == meant
 
 
+def whole_minutes(minutes):
+    """An offset as ISO 8601 has it; Python 3.11 misreads its own fractions of a second."""
+    return timezone(timedelta(minutes=minutes))
+
+
 @given(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-    | st.from_regex(r"[+-]?[0-9]{1,12}-[0-9]{2}-[0-9]{2}(T[0-9:.]{0,14}(Z|[+-][0-9]{2}:[0-9]{2})?)?", fullmatch=True)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.from_regex(
+        r"[+-]?[0-9]{1,12}-[0-9]{2}-[0-9]{2}(T[0-9:.]{0,14}(Z|[+-][0-9]{2}:[0-9]{2})?)?", fullmatch=True
+    )
 )
 def test_whatever_is_written_a_date_is_an_aware_moment_or_nothing(written):
     """Also comparable with any other and convertible to a timestamp: that is what readers do next."""
@@ -45,11 +58,12 @@ def test_whatever_is_written_a_date_is_an_aware_moment_or_nothing(written):
         assert moment <= FAR_FUTURE
 
 
-@given(st.datetimes(timezones=st.builds(timezone, st.timedeltas(timedelta(hours=-14), timedelta(hours=14)))))
+@given(st.datetimes(timezones=st.integers(-14 * 60, 14 * 60).map(whole_minutes)))
 def test_every_iso_date_keeps_its_moment(moment):
     try:
         meant = moment.astimezone(UTC)
     except OverflowError:
+        assert parse_date(moment.isoformat()) is None
         return
     assert parse_date(moment.isoformat()) == meant
 

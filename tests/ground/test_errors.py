@@ -24,7 +24,9 @@ def drawn():
 
 
 CLASSES = {
-    name: found for name, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, FlowMateError)
+    name: found
+    for name, found in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(found, FlowMateError)
 }
 
 
@@ -58,7 +60,10 @@ class TestEachError:
     def test_its_kind_is_its_name_in_reports(self, name):
         kind = CLASSES[name]("m").kind
         assert re.fullmatch(r"[a-z_]+", kind)
-        assert kind.replace("_", "") + ("" if name == "FlowMateError" else "error") in (name.lower(), "flowmate")
+        assert kind.replace("_", "") + ("" if name == "FlowMateError" else "error") in (
+            name.lower(),
+            "flowmate",
+        )
 
 
 def test_kinds_are_distinct():

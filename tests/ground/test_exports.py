@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,11 @@ SOURCE = ast.parse(Path(flowmate_async.__file__).read_text())
 
 def test_every_reexported_name_is_listed_and_every_listed_name_is_there():
     imported = {
-        alias.asname for node in SOURCE.body if isinstance(node, ast.ImportFrom) for alias in node.names if alias.asname
+        alias.asname
+        for node in SOURCE.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
     }
     assert set(flowmate_async.__all__) == imported
     assert len(set(flowmate_async.__all__)) == len(flowmate_async.__all__)
@@ -24,7 +29,7 @@ def attribute_docs():
     """The docstrings below assignments, in every module of the package."""
     for path in Path(flowmate_async.__file__).parent.rglob("*.py"):
         body = ast.parse(path.read_text()).body
-        for node, after in zip(body, body[1:], strict=False):
+        for node, after in pairwise(body):
             if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
                 target = node.targets[0] if isinstance(node, ast.Assign) else node.target
                 if isinstance(target, ast.Name) and isinstance(after.value, ast.Constant):

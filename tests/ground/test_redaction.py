@@ -36,9 +36,15 @@ class TestSafeText:
             assert len(shown) <= limit
             assert not CONTROL.search(shown)
 
-    @given(st.sampled_from(["http", "https", "HTTPS", "ftp", "postgresql"]), TOKENS, st.sampled_from(['"', "'", "<", " "]))
+    @given(
+        st.sampled_from(["http", "https", "HTTPS", "ftp", "postgresql"]),
+        TOKENS,
+        st.sampled_from(['"', "'", "<", " "]),
+    )
     def test_of_a_url_only_scheme_and_host_are_left(self, scheme, secret, end):
-        said = f"cannot read {scheme}://user:{secret}@provider.example:8443/{secret}?code={secret}{end}, sorry"
+        said = (
+            f"cannot read {scheme}://user:{secret}@provider.example:8443/{secret}?code={secret}{end}, sorry"
+        )
         shown = safe_text(said)
         assert "provider.example" in shown
         assert secret not in shown
@@ -68,7 +74,13 @@ class TestHolders:
         console = Console(width=200)
         with console.capture() as rich:
             console.print(holder, nested)
-        shown = [repr(holder), str(holder), format(holder), f"{holder!s}{holder!r}{holder!a}", "%s %r" % (holder, holder)]
+        shown = [
+            repr(holder),
+            str(holder),
+            format(holder),
+            f"{holder!s}{holder!r}{holder!a}",
+            f"{holder}",
+        ]
         shown += [repr(nested), pretty_repr(nested), rich.get()]
         assert not [text for text in shown if SECRET in text]
         assert type(holder).__name__ in repr(holder)

@@ -45,7 +45,10 @@ def examined(request, *args, **kwargs):
 
 @pytest.mark.parametrize("request_", REQUESTS)
 class TestEveryEndpoint:
-    @given(status=st.integers(100, 599), body=st.binary(max_size=60) | st.text().map(lambda m: msgspec.json.encode({"message": m})))
+    @given(
+        status=st.integers(100, 599),
+        body=st.binary(max_size=60) | st.text().map(lambda m: msgspec.json.encode({"message": m})),
+    )
     def test_every_answer_but_200_is_a_failure_with_endpoint_and_status(self, request_, status, body):
         failure = examined(request_, status, body=body)
         if status == 200:
@@ -76,7 +79,9 @@ class TestEveryEndpoint:
         assert (failure.remedy, failure.throttled, failure.retry_after_seconds) == (Remedy.RETRY, True, 7.0)
 
     def test_a_page_of_html_is_told_as_such(self, request_):
-        failure = examined(request_, 404, body=b"<html>Cannot GET</html>", content_type="text/html; charset=utf-8")
+        failure = examined(
+            request_, 404, body=b"<html>Cannot GET</html>", content_type="text/html; charset=utf-8"
+        )
         assert isinstance(failure.error, ProtocolError)
         assert "base URL" in str(failure.error)
 
@@ -112,7 +117,9 @@ class TestFailingServer:
         assert isinstance(failure.error, UpstreamUnavailableError)
         assert (failure.remedy, failure.retry_after_seconds) == (Remedy.RETRY, 3.0)
 
-    @pytest.mark.parametrize(("status", "remedy"), [(502, Remedy.AWAIT_LOCK), (504, Remedy.AWAIT_LOCK), (503, Remedy.RETRY)])
+    @pytest.mark.parametrize(
+        ("status", "remedy"), [(502, Remedy.AWAIT_LOCK), (504, Remedy.AWAIT_LOCK), (503, Remedy.RETRY)]
+    )
     def test_a_gateway_that_gave_up_may_have_a_refresh_behind_it(self, status, remedy):
         assert examined("refreshing get", status).remedy is remedy
 
@@ -150,7 +157,12 @@ class TestRetryAfter:
         date = email.utils.formatdate(NOW + ahead, usegmt=True)
         assert retry_after_seconds({"retry-after": date}, now=NOW) == max(0, ahead)
 
-    @given(st.text() | st.from_regex(r"(Mon, )?[0-9]{1,3} (Nov|Xyz) [0-9]{2,6} [0-9:]{3,9} (GMT|[+-][0-9]{4,6})", fullmatch=True))
+    @given(
+        st.text()
+        | st.from_regex(
+            r"(Mon, )?[0-9]{1,3} (Nov|Xyz) [0-9]{2,6} [0-9:]{3,9} (GMT|[+-][0-9]{4,6})", fullmatch=True
+        )
+    )
     @example("Mon, 01 Jan 0001 00:00:00 +1400")
     @example("Fri, 31 Dec 9999 23:59:59 -1200")
     @example("-5")

@@ -1,6 +1,6 @@
 """Every answer that the real services were recorded to give is read, or becomes the right error.
 
-The walk derives what it expects from each recorded request, status and body; a case that no rule here knows fails.
+The walk derives what it expects from each recorded request, status and body; a case no rule here knows fails.
 """
 
 import json
@@ -25,7 +25,9 @@ from flowmate_async.failures import Remedy, examine
 from flowmate_async.protocol import Request
 from flowmate_async.secrets import _KNOWN_TYPES
 
-RECORDED = json.loads((Path(__file__).parent.parent / "contract" / "recorded.json").read_text(encoding="utf-8"))
+RECORDED = json.loads(
+    (Path(__file__).parent.parent / "contract" / "recorded.json").read_text(encoding="utf-8")
+)
 
 ONE_SECRET = re.compile(r"/secrets/(?P<id>[^/?]+)")
 
@@ -78,9 +80,9 @@ def test_a_good_answer_is_read(case):
             assert (token.token, token.id) == (body["token"], body["id"])
         case protocol.USERS:
             items = body if isinstance(body, list) else body["data"]
-            assert [(user.username, user.id, user.status, user.tenant) for user in protocol.read_users(response)] == [
-                (item["username"], item["_id"], item["status"], item.get("tenant")) for item in items
-            ]
+            assert [
+                (user.username, user.id, user.status, user.tenant) for user in protocol.read_users(response)
+            ] == [(item["username"], item["_id"], item["status"], item.get("tenant")) for item in items]
         case protocol.LIST:
             page = protocol.read_page(response)
             assert page.meta.total == body["meta"]["total"]
@@ -105,7 +107,9 @@ def assert_secret_is_read(request, response, data):
     assert secret.id == data["_id"]
     encoded = json.loads(protocol.msgspec.json.encode(secret))["value"]
     assert encoded == {field: part for field, part in data["value"].items() if part is not None}
-    dropped = json.loads(protocol.msgspec.json.encode(protocol.read_secret(response, request.secret_id)))["value"]
+    dropped = json.loads(protocol.msgspec.json.encode(protocol.read_secret(response, request.secret_id)))[
+        "value"
+    ]
     assert dropped == {f: part for f, part in encoded.items() if f not in ("refreshToken", "inputFields")}
     expires = data["value"].get("expires")
     assert secret.expires_at == (expires and datetime.fromisoformat(expires).astimezone(UTC))

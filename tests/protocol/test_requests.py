@@ -31,7 +31,24 @@ class TestSecretIds:
 
     @pytest.mark.parametrize(
         "secret_id",
-        ["", ".", "..", "a/b", "../users", "a?x", "a#x", "a%2f", "a b", "a\n", "a\r\nX: y", "é", "x" * 129, None, 5, b"a"],
+        [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "../users",
+            "a?x",
+            "a#x",
+            "a%2f",
+            "a b",
+            "a\n",
+            "a\r\nX: y",
+            "é",
+            "x" * 129,
+            None,
+            5,
+            b"a",
+        ],
     )
     def test_anything_else_is_refused_before_it_is_sent(self, secret_id):
         with pytest.raises(InvalidIdError):
@@ -52,13 +69,18 @@ class TestUsernames:
         try:
             request = protocol.impersonate(username)
         except InvalidIdError:
-            assert not username.strip() or username != username.strip() or re.search(r"[\x00-\x1f\x7f]", username)
+            assert (
+                not username.strip()
+                or username != username.strip()
+                or re.search(r"[\x00-\x1f\x7f]", username)
+            )
             return
         assert json.loads(request.body) == {"username": username}
         assert (request.method, request.path) == ("POST", "/impersonate")
 
     @pytest.mark.parametrize(
-        "username", ["", " ", "\t\n", "\u2003", " a", "a ", "a\n", "a\0b", "a\x7fb", "\ud800", "x" * 1025, None, 5, b"a"]
+        "username",
+        ["", " ", "\t\n", "\u2003", " a", "a ", "a\n", "a\0b", "a\x7fb", "\ud800", "x" * 1025, None, 5, b"a"],
     )
     def test_what_may_make_a_user_by_mistake_is_refused(self, username):
         with pytest.raises(InvalidIdError):
@@ -79,7 +101,10 @@ class TestPages:
             assert not valid
             return
         assert valid
-        assert parse_qs(urlsplit(request.path).query) == {"page[size]": [str(size)], "page[number]": [str(number)]}
+        assert parse_qs(urlsplit(request.path).query) == {
+            "page[size]": [str(size)],
+            "page[number]": [str(number)],
+        }
 
     @pytest.mark.parametrize("value", [True, 1.0, "1", None, 0, -1])
     def test_nothing_else_is_a_page_number(self, value):

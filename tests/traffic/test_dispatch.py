@@ -19,8 +19,8 @@ from flowmate_async import (
     TransportError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
+    failures,
 )
-from flowmate_async.failures import LOCK_SECONDS
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 
 pytestmark = pytest.mark.anyio
@@ -35,11 +35,16 @@ def anyio_backend(virtual_time):
     return virtual_time
 
 
+LOCK_SECONDS = failures.LOCK_SECONDS - 1e-5  # but for the grain of virtual time
+
+
 class Script:
     """An upstream with one secret a user, and what goes wrong first, by ``METHOD /path``."""
 
     def __init__(self, **trouble):
-        self.trouble = defaultdict(list, {name.replace("_", " /"): list(steps) for name, steps in trouble.items()})
+        self.trouble = defaultdict(
+            list, {name.replace("_", " /"): list(steps) for name, steps in trouble.items()}
+        )
         self.sent = []
         self.expires = None
         self.kind = "OA2_AUTHORIZATION_CODE"
@@ -48,7 +53,11 @@ class Script:
         return [at for sent, at in self.sent if sent == what]
 
     async def __call__(self, method, path, headers, body):
-        what = f"{method} /" + path.split("/")[1] + ("" if not path.startswith("/secrets/") or path[9:10] == "?" else "/id")
+        what = (
+            f"{method} /"
+            + path.split("/")[1]
+            + ("" if not path.startswith("/secrets/") or path[9:10] == "?" else "/id")
+        )
         self.sent.append((what, asyncio.get_running_loop().time()))
         if self.trouble[what]:
             step = self.trouble[what].pop(0)
@@ -68,8 +77,12 @@ class Script:
 
 
 def client(script, **options):
+    options = {"rate": None} | options
     return FlowMate(
-        admin_token="admin", base_url="http://localhost", transport=MemoryTransport(script), rate=None, **options
+        admin_token="admin",
+        base_url="http://localhost",
+        transport=MemoryTransport(script),
+        **options,
     )
 
 
@@ -112,7 +125,9 @@ class TestHarmlessRequests:
 
 
 class TestRefreshingGets:
-    @pytest.mark.parametrize("trouble", [broken("stale"), broken("interrupted"), 30.0, LOCKED, json_response(b"", 504)])
+    @pytest.mark.parametrize(
+        "trouble", [broken("stale"), broken("interrupted"), 30.0, LOCKED, json_response(b"", 504)]
+    )
     async def test_it_is_sent_once_more_and_only_after_the_lock(self, trouble):
         script = Script(**{"GET_secrets/id": [trouble]})
         async with client(script) as fm:
@@ -137,7 +152,7 @@ class TestRefreshingGets:
 
     @pytest.mark.parametrize("concurrency", [1, 64])
     async def test_nobody_else_sends_it_meanwhile(self, concurrency):
-        """Two users share a tenant's secret: the lock is the secret's, whoever asks; also for who waits for a slot."""
+        """Two users share a secret: the lock is the secret's, whoever asks; also for who waits for a slot."""
         script = Script(**{"GET_secrets/id": [5.0]})
         async with client(script, concurrency=concurrency) as fm:
             await asyncio.gather(*(fm.impersonate(name) for name in ("u", "v", "w")))
@@ -165,7 +180,9 @@ class TestRefreshingGets:
 
     @pytest.mark.parametrize("message", ["", "HTTP Error Response: 400 Bad Request"])
     async def test_a_provider_that_refused_is_not_asked_again(self, message):
-        script = Script(**{"GET_secrets/id": [json_response(json.dumps({"message": message}).encode(), 500)] * 9})
+        script = Script(
+            **{"GET_secrets/id": [json_response(json.dumps({"message": message}).encode(), 500)] * 9}
+        )
         async with client(script) as fm:
             with pytest.raises(RefreshFailedError):
                 await fm.get_secret("u", "s")
@@ -173,7 +190,9 @@ class TestRefreshingGets:
 
 
 class TestGetsKnownNotToRefresh:
-    @pytest.mark.parametrize(("kind", "expires"), [("SIMPLE", None), ("OA2_AUTHORIZATION_CODE", "9000-01-01T00:00:00Z")])
+    @pytest.mark.parametrize(
+        ("kind", "expires"), [("SIMPLE", None), ("OA2_AUTHORIZATION_CODE", "9000-01-01T00:00:00Z")]
+    )
     async def test_a_sweep_sends_it_again_quickly(self, kind, expires):
         script = Script(**{"GET_secrets/id": [broken("interrupted")]})
         script.kind, script.expires = kind, expires
@@ -259,3 +278,17 @@ class TestConcurrency:
                 await fm.impersonate("u")
             assert (await fm.impersonate("u")).token == "t"
             assert fm.stats().traffic.in_flight == 0
+
+
+class TestRate:
+    async def test_it_holds_over_everything_a_client_sends(self):
+        """Rate and moments are dyadic, see test_limiter.py."""
+        script, rate, burst = Script(), 64, 8
+        async with client(script, rate=rate, burst=burst) as fm:
+            outcomes = [outcome async for outcome in fm.sweep(f"u{number}" for number in range(50))]
+        sent = [at for _, at in script.sent]
+        assert len(sent) == len(outcomes) * 3 == 150
+        for first in range(len(sent)):
+            for last in range(first, len(sent)):
+                assert last - first + 1 <= rate * (sent[last] - sent[first]) + burst
+        assert sent[-1] - sent[0] == (150 - burst) / rate, "and it is used to the full"

@@ -101,7 +101,9 @@ class TestWaits:
 
 def test_the_default_policy_can_await_a_lock_after_a_full_timeout():
     """30 s of silence, the 10 s lock and one more try fit into the default deadline."""
-    assert RetrySchedule(RetryPolicy(), uniform=high).next_wait(failure(Remedy.AWAIT_LOCK, spent=30)) is not None
+    assert (
+        RetrySchedule(RetryPolicy(), uniform=high).next_wait(failure(Remedy.AWAIT_LOCK, spent=30)) is not None
+    )
 
 
 def test_ceilings_never_shrink():

@@ -51,7 +51,12 @@ class Server:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = next(
-                    (int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")), 0
+                    (
+                        int(line.split(b":")[1])
+                        for line in head.lower().split(b"\r\n")
+                        if line.startswith(b"content-length")
+                    ),
+                    0,
                 )
                 self.requests.append(head + await reader.readexactly(length))
                 answer = self.answers.pop(0) if self.answers else None
@@ -97,7 +102,10 @@ async def get(made, path="/secrets/s", limits=LIMITS):
 class TestRequests:
     async def test_what_is_sent_is_what_was_asked_and_nothing_is_kept(self):
         """Encoded brackets stay encoded, no compression is asked for, and a cookie never comes back."""
-        async with Server(http(b"{}", "200 OK", "Set-Cookie: id=1; Path=/"), http()) as server, transport(server.url + "/v1") as made:
+        async with (
+            Server(http(b"{}", "200 OK", "Set-Cookie: id=1; Path=/"), http()) as server,
+            transport(server.url + "/v1") as made,
+        ):
             await get(made, "/secrets/?page%5Bsize%5D=3")
             await made.send("POST", "/impersonate", HEADERS, b'{"username":"u"}', LIMITS)
         first, second = server.heads
@@ -115,7 +123,10 @@ class TestRequests:
         assert server.connections == 1
 
     async def test_header_names_are_lower_case_and_the_body_is_whole(self):
-        async with Server(http(b'{"a":1}', "404 Not Found", "X-Odd: 1")) as server, transport(server.url) as made:
+        async with (
+            Server(http(b'{"a":1}', "404 Not Found", "X-Odd: 1")) as server,
+            transport(server.url) as made,
+        ):
             answer = await get(made)
         assert (answer.status, answer.headers["x-odd"], answer.body) == (404, "1", b'{"a":1}')
 
@@ -125,11 +136,16 @@ class TestRequests:
 
 
 class TestRedirects:
-    @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 Other", "307 Temporary", "308 Permanent"])
+    @pytest.mark.parametrize(
+        "status", ["301 Moved", "302 Found", "303 Other", "307 Temporary", "308 Permanent"]
+    )
     async def test_none_is_followed(self, status):
-        async with Server(http()) as elsewhere, Server(http(b"", status, f"Location: {elsewhere.url}/x")) as server:
-            async with transport(server.url) as made:
-                answer = await get(made)
+        async with (
+            Server(http()) as elsewhere,
+            Server(http(b"", status, f"Location: {elsewhere.url}/x")) as server,
+            transport(server.url) as made,
+        ):
+            answer = await get(made)
         assert answer.status == int(status[:3])
         assert elsewhere.connections == 0
 
@@ -160,7 +176,9 @@ class TestBrokenAnswers:
         async with Server(answer, close=close) as server, transport(server.url) as made:
             with pytest.raises(TransportError) as broken:
                 await get(made)
-        assert broken.value.failure == failure or (failure is None and broken.value.failure in ("malformed", "interrupted", "stale"))
+        assert broken.value.failure == failure or (
+            failure is None and broken.value.failure in ("malformed", "interrupted", "stale")
+        )
         assert len(server.requests) == 1
         assert TOKEN not in exposed(broken.value)
         assert broken.value.__context__ is broken.value.__cause__ is None
@@ -199,7 +217,10 @@ class TestBrokenAnswers:
     async def test_bytes_after_an_answer_are_never_the_next_answer(self):
         """Or a server that miscounts would hand one user's secret to another."""
         smuggled = http(b'{"whose":"smuggled"}')
-        async with Server(http(b"{}") + smuggled, http(b'{"whose":"mine"}')) as server, transport(server.url) as made:
+        async with (
+            Server(http(b"{}") + smuggled, http(b'{"whose":"mine"}')) as server,
+            transport(server.url) as made,
+        ):
             await get(made)
             try:
                 body = (await get(made)).body
@@ -217,7 +238,7 @@ class TestBrokenAnswers:
 class TestStaleConnections:
     @pytest.mark.parametrize("method", ["GET", "POST"])
     async def test_a_request_that_met_a_closed_connection_is_sent_exactly_once(self, method):
-        """aiohttp would repeat the GET on its own; that GET may be refreshing a credential upstream."""
+        """By itself aiohttp would repeat the GET, which may be refreshing a credential upstream."""
         async with Server(http(), b"", http()) as server, transport(server.url) as made:
             await get(made)
             server.close = True  # the connection is reused, the request read, and closed without an answer
@@ -227,7 +248,7 @@ class TestStaleConnections:
         assert len(server.requests) == 2
 
     async def test_the_client_recovers_by_itself(self):
-        async with Server(b"", http(b'{"token":"t"}'), close=True) as server:
+        async with Server(b"", http(b'{"token":"t"}'), close=True) as server:  # noqa: SIM117 - the server first
             async with FlowMate(admin_token=TOKEN, base_url=server.url, rate=None) as fm:
                 assert (await fm.impersonate("u")).token == "t"
         assert len(server.requests) == 2
@@ -254,14 +275,14 @@ def tls_server(authority, name, *answers):
 
 class TestTls:
     async def test_a_trusted_certificate_of_the_right_host_is_accepted(self, authority, ca_file):
-        async with tls_server(authority, "127.0.0.1", http()) as server:
+        async with tls_server(authority, "127.0.0.1", http()) as server:  # noqa: SIM117 - the same
             async with transport(f"https://127.0.0.1:{server.port}", ca_file=ca_file) as made:
                 assert (await get(made)).status == 200
 
     @pytest.mark.parametrize("wrong", ["host", "authority"])
     async def test_any_other_is_refused_before_anything_is_sent(self, authority, ca_file, wrong, exposed):
         issuer, name = (authority, "elsewhere.example") if wrong == "host" else (trustme.CA(), "127.0.0.1")
-        async with tls_server(issuer, name, http()) as server:
+        async with tls_server(issuer, name, http()) as server:  # noqa: SIM117 - the same
             async with transport(f"https://127.0.0.1:{server.port}", ca_file=ca_file) as made:
                 with pytest.raises(TransportError) as broken:
                     await get(made)
@@ -270,7 +291,7 @@ class TestTls:
         assert TOKEN not in exposed(broken.value)
 
     async def test_a_certificate_no_system_authority_signed_is_refused_by_default(self, authority):
-        async with tls_server(authority, "127.0.0.1", http()) as server:
+        async with tls_server(authority, "127.0.0.1", http()) as server:  # noqa: SIM117 - the same
             async with transport(f"https://127.0.0.1:{server.port}") as made:
                 with pytest.raises(TransportError, match="tls"):
                     await get(made)

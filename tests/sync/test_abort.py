@@ -1,0 +1,115 @@
+"""When a run is not worth going on with: pure rules."""
+
+import pytest
+
+from flowmate_async import (
+    ApiKeySecret,
+    ApiKeyValue,
+    AuthenticationError,
+    MaskedSecretError,
+    OAuth1Secret,
+    OAuth1Value,
+    PermissionDeniedError,
+    ProtocolError,
+    SessionSecret,
+    SessionValue,
+    TooManyFailuresError,
+    UnknownSecret,
+    UpstreamTimeoutError,
+    UpstreamUnavailableError,
+    UserFailed,
+    UserSynced,
+)
+from flowmate_async.protocol import GET, IMPERSONATE, LIST
+from flowmate_async.sync.abort import AbortRules
+
+CLEAR = ApiKeySecret(id="i", value=ApiKeyValue(key="k"))
+NEVER_MASKED = [
+    SessionSecret(id="i", value=SessionValue(access_token="a")),
+    OAuth1Secret(id="i", value=OAuth1Value(access_token="a")),
+    UnknownSecret(id="i", kind="NEW", value={}),
+]
+
+
+def failed(error, *secrets):
+    return UserFailed(username="u", error=error, secrets=secrets)
+
+
+def synced(*secrets):
+    return UserSynced(username="u", secrets=secrets, requests=1, seconds=0.0)
+
+
+def rules(patience=10, max_failures=None):
+    return AbortRules(patience=patience, max_failures=max_failures)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AuthenticationError("m", endpoint=IMPERSONATE), PermissionDeniedError("m", endpoint=IMPERSONATE)],
+)
+def test_a_useless_admin_token_ends_it_at_the_first_user(error):
+    assert rules().note(failed(error)) is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AuthenticationError("m", endpoint=GET),
+        PermissionDeniedError("m", endpoint=GET),
+        ProtocolError("m", endpoint=GET),
+    ],
+)
+def test_one_users_own_trouble_never_ends_it(error):
+    watch = rules(patience=2)
+    assert [watch.note(failed(error)) for _ in range(50)] == [None] * 50
+    assert watch.at_end() is None
+
+
+@pytest.mark.parametrize("endpoint", [IMPERSONATE, LIST])
+def test_a_base_url_that_is_not_flowmates_ends_it(endpoint):
+    """Strange answers to user after user are no user's own trouble."""
+    watch, error = rules(patience=3), ProtocolError("m", endpoint=endpoint)
+    assert [watch.note(failed(error)) for _ in range(3)] == [None, None, error]
+
+
+class TestMasked:
+    @pytest.mark.parametrize("secret", [None, *NEVER_MASKED], ids=lambda secret: secret and secret.type)
+    def test_three_users_with_nothing_maskable_in_clear_end_it(self, secret):
+        """Types that upstream never masks prove nothing, also when a user has only those."""
+        watch, error = rules(), MaskedSecretError("m")
+        others = () if secret is None else (secret,)
+        assert [
+            watch.note(outcome) for outcome in (synced(*others), failed(error, *others), failed(error))
+        ] == [None] * 3
+        assert watch.at_end() is error
+        assert watch.note(failed(error)) is error
+
+    def test_one_value_in_clear_shows_that_the_permission_is_there(self):
+        watch = rules()
+        watch.note(synced(CLEAR))
+        assert [watch.note(failed(MaskedSecretError("m"))) for _ in range(9)] == [None] * 9
+        assert watch.at_end() is None
+
+
+class TestUnusableUpstream:
+    @pytest.mark.parametrize("error", [UpstreamUnavailableError("m"), UpstreamTimeoutError("m")])
+    def test_so_many_users_in_a_row_end_it(self, error):
+        watch = rules(patience=4)
+        assert [watch.note(failed(error)) for _ in range(4)] == [None, None, None, error]
+
+    @pytest.mark.parametrize("between", [synced(), failed(ProtocolError("m"))])
+    def test_but_only_in_a_row(self, between):
+        watch = rules(patience=3)
+        for _ in range(9):
+            assert watch.note(failed(UpstreamUnavailableError("m"))) is None
+            assert watch.note(failed(UpstreamUnavailableError("m"))) is None
+            assert watch.note(between) is None
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 5])
+def test_one_more_failure_than_allowed_ends_it(allowed):
+    watch = rules(max_failures=allowed)
+    for _ in range(allowed):
+        assert watch.note(failed(ProtocolError("m"))) is None
+        assert watch.note(synced(CLEAR)) is None
+    assert isinstance(watch.note(failed(ProtocolError("m"))), TooManyFailuresError)
