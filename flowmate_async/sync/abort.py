@@ -70,7 +70,7 @@ class AbortRules:
 
 
 def _is_unusable(error: FlowMateError) -> bool:
-    """Whether upstream failed as a whole; a strange answer to one secret's GET is that secret's own trouble."""
+    """Whether upstream failed as a whole; a strange answer to one secret's GET is that secret's trouble."""
     if isinstance(error, ProtocolError):
         return error.endpoint in (IMPERSONATE, LIST)
     return isinstance(error, UpstreamUnavailableError)

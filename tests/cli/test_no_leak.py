@@ -129,4 +129,4 @@ def test_a_whole_sync_with_failures_shows_no_credential(flowmate, vault, observe
 def test_the_search_itself_finds_what_leaks(vault):
     """The test above can fail."""
     needle = next(iter(vault.secrets()))
-    assert leaks(vault, b"... " + needle + b" ...") == [needle]
+    assert needle in leaks(vault, b"... " + needle + b" ...")
