@@ -57,6 +57,11 @@ class AdminToken:
         if isinstance(self._source, _Typed):
             _headers(self._source)
 
+    def forget(self) -> None:
+        """Forget the token for good."""
+        self._source = _Typed("")
+        self._read.cache_clear()
+
     async def call(self, operation: Callable[[Headers], Awaitable[T]]) -> T:
         """Run an operation with the token; once more with a newer one, if there is one, after a 401.
 

@@ -3,7 +3,7 @@
 No caching, no impersonation on the side, no second page: those are the rooms above.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -13,10 +13,8 @@ from flowmate_async.models import SecretPage, User, UserToken
 from flowmate_async.protocol import Request
 from flowmate_async.redaction import Headers
 from flowmate_async.secrets import Secret
-from flowmate_async.traffic.dispatch import Dispatcher, Errand
+from flowmate_async.traffic.dispatch import OFF_WIRE, Dispatcher, Errand
 from flowmate_async.transport.base import Limits
-
-_OFF_WIRE: AbstractContextManager[Any] = nullcontext()
 
 
 class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +52,7 @@ class Api:
         )
 
     async def impersonate(
-        self, admin: Headers, username: str, *, wire: AbstractContextManager[Any] = _OFF_WIRE
+        self, admin: Headers, username: str, *, wire: AbstractContextManager[Any] = OFF_WIRE
     ) -> UserToken:
         """``POST /impersonate``: a token for one user."""
         request = protocol.impersonate(username)
@@ -62,12 +60,12 @@ class Api:
 
     async def users(self, admin: Headers) -> list[User]:
         """``GET /users/``: every account of the tenant, administrators and service accounts included."""
-        return protocol.read_users(await self._send(protocol.users(), admin, self._users, _OFF_WIRE))
+        return protocol.read_users(await self._send(protocol.users(), admin, self._users, OFF_WIRE))
 
     async def list_secrets_page(self, user: Headers, *, number: int, size: int) -> SecretPage:
         """``GET /secrets/``: one page of a user's secrets, without credentials."""
         request = protocol.list_secrets(number=number, size=size)
-        return protocol.read_page(await self._send(request, user, self._plain, _OFF_WIRE))
+        return protocol.read_page(await self._send(request, user, self._plain, OFF_WIRE))
 
     async def get_secret(
         self,
@@ -75,7 +73,7 @@ class Api:
         secret_id: str,
         *,
         may_refresh: bool = True,
-        wire: AbstractContextManager[Any] = _OFF_WIRE,
+        wire: AbstractContextManager[Any] = OFF_WIRE,
     ) -> Secret:
         """``GET /secrets/{id}``: one secret with its credential.
 

@@ -17,7 +17,7 @@ from flowmate_async.fetch import SecretFetcher
 from flowmate_async.listing import Lister
 from flowmate_async.models import SecretSummary, User, UserToken
 from flowmate_async.secrets import Secret
-from flowmate_async.settings import DEFAULT_BASE_URL, USER_AGENT, check_rate, checked_base_url, checked_proxy
+from flowmate_async.settings import DEFAULT_BASE_URL, USER_AGENT, check_rate, checked_base_url, proxy_problem
 from flowmate_async.stats import Stats, StatsListener
 from flowmate_async.stores.base import Store
 from flowmate_async.sync.engine import SyncEngine, SyncOptions
@@ -82,7 +82,15 @@ class FlowMate:
         admin, admin_token = AdminToken(admin_token), ""
         admin.check()
         check_rate(rate, burst, concurrency)
+        # Whatever may hold a password is checked by parts, and gone from this frame before it raises.
+        if "@" in base_url:
+            base_url = "https://user:password@"
         self._base_url = checked_base_url(base_url)
+        if proxy is not None and (problem := proxy_problem(proxy, base_url=self._base_url)):
+            proxy = None
+            raise ConfigurationError(
+                problem, advice="Leave passwords out, or set trust_env for the system's proxy"
+            )
         self._concurrency = concurrency
         self._clock = clock or SystemClock()
         self._stats = StatsListener()
@@ -122,6 +130,7 @@ class FlowMate:
             await self._fetcher.aclose(drain_seconds=_DRAIN_SECONDS)
             await self._tokens.aclose(drain_seconds=_DRAIN_SECONDS)
         finally:
+            self._admin.forget()
             await self._transport.__aexit__(kind, error, trace)
 
     @property
@@ -215,6 +224,7 @@ class FlowMate:
             async with store.exclusive_run():
                 await store.bind(self._base_url)
                 usernames, left_out = await self._selected(users)
+                selection = "all" if users is None else None
                 engine = SyncEngine(
                     self._reader.read,
                     store,
@@ -223,7 +233,7 @@ class FlowMate:
                     clock=self._clock,
                     emitter=self._emitter,
                 )
-                return await engine.sync(usernames, stop=stop, left_out=left_out)
+                return await engine.sync(usernames, selection=selection, stop=stop, left_out=left_out)
         finally:
             if on_event is not None:
                 self._emitter.remove(on_event)
@@ -259,5 +269,6 @@ def _transport(
         base_url,
         user_agent=USER_AGENT,
         tls=client_context(ca_file=ca_file),
-        options=AiohttpOptions(proxy=checked_proxy(proxy) if proxy else None, trust_env=trust_env),
+        # What is on this machine is reached without a proxy.
+        options=AiohttpOptions(proxy=proxy, trust_env=trust_env and base_url.startswith("https:")),
     )

@@ -94,7 +94,7 @@ class FlowMateError(Exception):
 
 
 def _quoted(name: str) -> str:
-    return f"'{one_line(name, limit=120)}'"
+    return f"'{one_line(str(name), limit=120)}'"
 
 
 class ConfigurationError(FlowMateError):

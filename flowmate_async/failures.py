@@ -32,7 +32,8 @@ LOCK_SECONDS = 10.0
 _LOCKED = "Max secret refresh retry"
 _TOKEN_UNKNOWN = "Token not found"  # noqa: S105 - a message of upstream's
 _IAM_DOWN = "Authorization failed"
-_OK = 200
+_GOOD = {IMPERSONATE: (200, 201)}
+"""A gateway of FlowMate's own stands before this one (§ Impersonation), so it is read liberally."""
 
 
 class Remedy(enum.Enum):
@@ -55,6 +56,7 @@ class Failure(msgspec.Struct, frozen=True):
         remedy: what may help.
         retry_after_seconds: how long upstream asked to wait, if it did.
         throttled: upstream asked everybody to wait.
+        locked: upstream's refresh lock of this secret may stay taken for its whole time.
         spent_seconds: how long the attempt took.
     """
 
@@ -62,6 +64,7 @@ class Failure(msgspec.Struct, frozen=True):
     remedy: Remedy = Remedy.NONE
     retry_after_seconds: float | None = None
     throttled: bool = False
+    locked: bool = False
     spent_seconds: float = 0.0
 
 
@@ -74,7 +77,7 @@ def examine(request: Request, response: Response, *, now: float) -> Failure | No
         now: seconds since the Unix epoch, for a Retry-After that is a date.
     """
     status = response.status
-    if status == _OK:
+    if status in _GOOD.get(request.endpoint, (200,)):
         return None
     if status == 401:
         return _unauthorized(request, response)
@@ -117,7 +120,8 @@ def examine_broken(request: Request, broken: TransportError) -> Failure:
         return Failure(error, Remedy.RETRY)
     else:
         error = _silent(UpstreamUnavailableError, request, "the connection broke", detail)
-    return Failure(error, Remedy.AWAIT_LOCK if request.may_refresh else Remedy.RETRY)
+    remedy = Remedy.AWAIT_LOCK if request.may_refresh else Remedy.RETRY
+    return Failure(error, remedy, locked=request.may_refresh)
 
 
 def retry_after_seconds(headers: dict[str, str], *, now: float) -> float | None:
@@ -127,7 +131,7 @@ def retry_after_seconds(headers: dict[str, str], *, now: float) -> float | None:
         return float(raw[:9])
     try:
         date = email.utils.parsedate_to_datetime(raw)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max(0.0, (date - datetime.fromtimestamp(now, UTC)).total_seconds())
@@ -196,19 +200,20 @@ def _throttled_or_failing(request: Request, response: Response, now: float) -> F
     error = _error(UpstreamUnavailableError, request, response, "FlowMate is failing")
     # A gateway that gave up on a refreshing GET does not stop the refresh behind it.
     gave_up = request.may_refresh and response.status in (502, 504)
-    return Failure(error, Remedy.AWAIT_LOCK if gave_up else Remedy.RETRY, wait)
+    return Failure(error, Remedy.AWAIT_LOCK if gave_up else Remedy.RETRY, wait, locked=gave_up)
 
 
 def _refresh_failed(request: Request, response: Response) -> Failure:
     """A 500 for one secret (§ Refresh failures): another refresh holds the lock, or the provider refused."""
-    if _LOCKED in upstream_message(response):
+    said = upstream_message(response)
+    if _LOCKED in said:
         what = "another refresh of this secret has not ended"
-        return Failure(
-            _error(RefreshFailedError, request, response, what, "Try again later"), Remedy.AWAIT_LOCK
-        )
+        error = _error(RefreshFailedError, request, response, what, "Try again later")
+        return Failure(error, Remedy.AWAIT_LOCK, locked=True)
     advice = "Try again later; if it stays, the user must connect the app again"
     what = "FlowMate could not refresh the credential with its provider"
-    return Failure(_error(RefreshFailedError, request, response, what, advice))
+    # With an error body from its provider upstream releases the lock and says nothing; otherwise it does not.
+    return Failure(_error(RefreshFailedError, request, response, what, advice), locked=bool(said))
 
 
 class _Said(msgspec.Struct):

@@ -74,10 +74,14 @@ class Flight(Generic[V]):
         """Tie the flight to the task that flies it."""
         self._task = task
 
-    async def wait(self) -> V:
-        """Wait for the answer. Cancelling this wait harms no other."""
+    def board(self) -> asyncio.Future[V]:
+        """Become one who waits; the answer may come at any moment from now on."""
         waiter: asyncio.Future[V] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
+        return waiter
+
+    async def wait(self, waiter: asyncio.Future[V]) -> V:
+        """Wait for the answer. Cancelling this wait harms no other."""
         try:
             return await waiter
         finally:
@@ -137,7 +141,8 @@ class SingleFlight(Generic[K, V]):
         Args:
             key: what is asked for.
             launch: asks upstream; entered flights are on the wire. Called once a flight.
-            forced: the answer must have been asked for after this call.
+            forced: the answer must come from a forced flight; an unforced one that is under way is waited
+                for, and not joined.
 
         Raises:
             Exception: what ``launch`` raised; a :class:`~flowmate_async.FlowMateError` as a copy.
@@ -146,9 +151,15 @@ class SingleFlight(Generic[K, V]):
             if flight.forced or not forced:
                 self._joined += 1
                 self._on_join()
-                return await flight.wait()
+                return await flight.wait(flight.board())
             await _ended(flight)
-        return await self._depart(key, launch, forced=forced).wait()
+        if self._closed:
+            raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
+        departing: Flight[V] = Flight(forced=forced, leave_table=lambda: self._forget(key, departing))
+        # Before the task exists: with an eager task factory the answer may be there when it does.
+        waiter = departing.board()
+        self._depart(key, departing, launch)
+        return await departing.wait(waiter)
 
     def statistics(self) -> FlightStatistics:
         """The table as it stands."""
@@ -173,17 +184,13 @@ class SingleFlight(Generic[K, V]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _depart(self, key: K, launch: Callable[[Flight[V]], Awaitable[V]], *, forced: bool) -> Flight[V]:
-        if self._closed:
-            raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
-        flight: Flight[V] = Flight(forced=forced, leave_table=lambda: self._forget(key, flight))
+    def _depart(self, key: K, flight: Flight[V], launch: Callable[[Flight[V]], Awaitable[V]]) -> None:
         self._flights[key] = flight
         self._flown += 1
         task = asyncio.get_running_loop().create_task(self._run(key, flight, launch))
         flight.begin(task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return flight
 
     async def _run(self, key: K, flight: Flight[V], launch: Callable[[Flight[V]], Awaitable[V]]) -> None:
         try:
@@ -206,4 +213,4 @@ class SingleFlight(Generic[K, V]):
 
 async def _ended(flight: Flight[V]) -> None:
     with contextlib.suppress(Exception):
-        await flight.wait()
+        await flight.wait(flight.board())

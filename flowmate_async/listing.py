@@ -58,8 +58,8 @@ class Lister:
         for attempt in range(_ATTEMPTS):
             found, totals = await self._pages(username, size)
             # A total that changed on the way tells of a shift, even where the last one agrees with the count.
-            if totals is None or totals == {len(found)}:
-                return Listing(tuple(found.values()), proven=totals is not None)
+            if not totals or totals == {len(found)}:
+                return Listing(tuple(found.values()), proven=bool(totals))
             if attempt < _ATTEMPTS - 1:
                 self._emitter.emit(Relisted(username))
             # What fits one page cannot shift between two; upstream has no maximum size.
@@ -71,8 +71,8 @@ class Lister:
             username=username,
         )
 
-    async def _pages(self, username: str, size: int) -> tuple[dict[str, SecretSummary], set[int] | None]:
-        """The secrets of all pages by id, and every total the pages gave; ``None`` when one gave none."""
+    async def _pages(self, username: str, size: int) -> tuple[dict[str, SecretSummary], set[int]]:
+        """The secrets of all pages by id, and every total that the pages gave."""
         found: dict[str, SecretSummary] = {}
         totals: set[int] = set()
         number = 1
@@ -82,9 +82,9 @@ class Lister:
             )
             known = len(found)
             found.update((summary.id, summary) for summary in page.data)
-            if page.meta is None:
-                return found, None
-            totals.add(page.meta.total)
-            if len(found) >= page.meta.total or len(found) == known:
+            totals |= {page.meta.total} if page.meta is not None else set()
+            # Without a total, a page that is not full is the last; a full one may be.
+            full = len(page.data) >= size if not totals else len(found) < max(totals)
+            if not full or len(found) == known:
                 return found, totals
             number += 1

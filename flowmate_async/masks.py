@@ -95,5 +95,10 @@ def _is_any_mask(value: str) -> bool:
     return is_fixed_mask(value) or is_starred(value)
 
 
-def _strings(value: Any) -> list[tuple[str, Any]]:
-    return list(value.items()) if isinstance(value, dict) else [("value", value)]
+def _strings(value: Any, name: str = "value") -> list[tuple[str, Any]]:
+    """Every string of a free-form value, however deep, by the name it goes by."""
+    if isinstance(value, dict):
+        return [found for key, part in value.items() for found in _strings(part, str(key))]
+    if isinstance(value, list):
+        return [found for part in value for found in _strings(part, name)]
+    return [(name, value)]

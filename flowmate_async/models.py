@@ -41,15 +41,15 @@ class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         tenant: the tenant the user belongs to; administrators and service accounts have none.
     """
 
-    username: str = ""
+    username: str | None = None
     id: str = msgspec.field(default="", name="_id")
     firstname: str | None = None
     lastname: str | None = None
     status: str | None = None
     confirmed: bool | None = None
     tenant: str | None = None
-    roles: tuple[Any, ...] = ()
-    permissions: tuple[Any, ...] = ()
+    roles: tuple[Any, ...] | None = ()
+    permissions: tuple[Any, ...] | None = ()
 
     @property
     def is_active_tenant_user(self) -> bool:
@@ -68,9 +68,9 @@ class SummaryValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The part of a secret's value that a listing shows: never a credential."""
 
     auth_client_id: str | None = None
-    scope: str | None = None
+    scope: Any = None
     expires: Any = None
-    external_id: str | None = None
+    external_id: Any = None
 
 
 class SecretSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,14 +81,15 @@ class SecretSummary(msgspec.Struct, frozen=True, kw_only=True):
         type: ``SIMPLE``, ``API_KEY``, …, or a type this library does not know.
         name: the name its user gave it.
         owners: who owns it.
-        value: what the listing shows of the value: OAuth client, scope and expiry.
+        value: what the listing shows of the value, OAuth client, scope and expiry; ``None`` for types of
+            which it shows nothing.
     """
 
     id: str = msgspec.field(name="_id")
     type: str
     name: str | None = None
-    owners: tuple[Owner, ...] = ()
-    value: SummaryValue = SummaryValue()
+    owners: tuple[Owner, ...] | None = ()
+    value: SummaryValue | None = None
     current_error: Any = msgspec.field(default=None, name="currentError")
 
     @property
@@ -99,7 +100,7 @@ class SecretSummary(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def expires_at(self) -> datetime | None:
         """When the credential expires, as the listing shows it; ``None`` when unknown."""
-        return parse_date(self.value.expires)
+        return None if self.value is None else parse_date(self.value.expires)
 
 
 class PageMeta(msgspec.Struct, frozen=True, rename="camel"):

@@ -9,7 +9,9 @@ import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.redaction import Redacted, one_line
@@ -128,15 +130,67 @@ def write_private_atomically(
     """
     content = _Content(data)
     del data
+    with replaced_atomically(path, error=error) as file:
+        file.write(content.data)
+
+
+@contextlib.contextmanager
+def replaced_atomically(
+    path: str | os.PathLike[str], *, error: type[FlowMateError] = ConfigurationError
+) -> Iterator[BinaryIO]:
+    """The same, piece by piece: what is written to the file counts once the block ends without an error.
+
+    Args:
+        path: the file; its folder must exist.
+        error: the error to raise.
+
+    Raises:
+        FlowMateError: it cannot be written; the old content stays and no temporary file is left behind.
+    """
     target = Path(path)
+    reason = temporary = ""
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        Path(temporary).replace(target)
+        _sync_folder(target.parent)
     except OSError as failure:
         reason = _reason(failure)
-    else:
-        reason = _fill(descriptor, temporary, content) or _put_in_place(temporary, target)
+        _discard(temporary)
+    except BaseException:
+        _discard(temporary)
+        raise
     if reason:
         raise error(f"{_shown(path)} cannot be written: {reason}", advice=_CHECK_FOLDER)
+
+
+def require_replaceable(path: str | os.PathLike[str], *, begins: bytes, what: str) -> None:
+    """Refuse, before any work is done, to replace a file that is not what it would be replaced by.
+
+    Args:
+        path: the file that will be written; it may be missing.
+        begins: how every file of its kind begins.
+        what: what it will be, for the message.
+
+    Raises:
+        ConfigurationError: its folder cannot be written to, or something else has its name.
+    """
+    target = Path(path)
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise ConfigurationError(f"{what} {_shown(path)} cannot be written there", advice=_CHECK_FOLDER)
+    if not os.path.lexists(target):
+        return
+    found = b""
+    if target.is_file() and not target.is_symlink():
+        with contextlib.suppress(OSError), target.open("rb") as file:
+            found = file.read(len(begins))
+    if found != begins:
+        raise ConfigurationError(
+            f"{_shown(path)} exists and is not {what}", advice="Name a file that does not exist yet"
+        )
 
 
 def _read(path: str | os.PathLike[str], *, what: str) -> tuple[_Content | None, str]:
@@ -186,16 +240,6 @@ def _fill(descriptor: int, path: str | os.PathLike[str], content: _Content) -> s
             os.fsync(descriptor)
     except OSError as failure:
         _discard(path)
-        return _reason(failure)
-    return ""
-
-
-def _put_in_place(temporary: str, target: Path) -> str:
-    try:
-        Path(temporary).replace(target)
-        _sync_folder(target.parent)
-    except OSError as failure:
-        _discard(temporary)
         return _reason(failure)
     return ""
 

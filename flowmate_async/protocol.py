@@ -29,7 +29,10 @@ GET = "GET /secrets/{id}"
 _MAX_USERNAME = 1024
 _MAX_PAGE = 2**31 - 1
 _ID = re.compile(r"[0-9A-Za-z_-]{1,128}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Control characters, and those that only change how a text looks: a byte order mark makes another user.
+_UNSEEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+)
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,15 +105,26 @@ def checked_username(username: str) -> str:
     """The username itself, if it may be sent.
 
     Raises:
-        InvalidIdError: it is empty, blank, padded, has control characters, or is over 1024 characters.
+        InvalidIdError: it is empty, padded, over 1024 characters, or has control or invisible ones.
     """
     if not isinstance(username, str) or not username.strip():
         raise InvalidIdError("an empty username cannot be impersonated")
-    if username != username.strip() or _CONTROL.search(username) or not _encodable(username):
-        raise InvalidIdError("a username with surrounding blanks or control characters", username=username)
+    if username != username.strip() or _UNSEEN.search(username) or not _encodable(username):
+        raise InvalidIdError(
+            "a username with surrounding blanks, control or invisible characters", username=username
+        )
     if len(username) > _MAX_USERNAME:
         raise InvalidIdError(f"a username of more than {_MAX_USERNAME} characters", username=username)
     return username
+
+
+def is_username(text: str) -> bool:
+    """Whether a text may be sent as a username."""
+    try:
+        checked_username(text)
+    except InvalidIdError:
+        return False
+    return True
 
 
 def _encodable(text: str) -> bool:

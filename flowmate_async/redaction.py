@@ -67,6 +67,7 @@ class Headers(Redacted, frozen=True):
 
 def one_line(text: str, *, limit: int = 200) -> str:
     """Text without control characters or line breaks, at most ``limit`` characters long."""
+    text = text.encode("utf-8", "backslashreplace").decode()
     text = _CONTROL.sub(" ", text[: 4 * limit]).strip()
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

@@ -12,6 +12,8 @@ DEFAULT_BASE_URL = "https://api.platform.openintegrationhub.com"
 
 USER_AGENT = "flowmate_async"
 
+_LEAST_RATE = 0.001
+
 
 def checked_base_url(base_url: str) -> str:
     """The base URL without a final slash: https, or http to this very machine.
@@ -19,13 +21,14 @@ def checked_base_url(base_url: str) -> str:
     Raises:
         ConfigurationError: anything else; user tokens would cross a network in clear.
     """
+    if "@" in base_url:
+        del base_url
+        raise ConfigurationError("the base URL holds a username or password", advice=_example())
     try:
         parts = urlsplit(base_url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise ConfigurationError("the base URL is not a URL", advice=_example()) from None
-    if "@" in parts.netloc:
-        raise ConfigurationError("the base URL holds a username or password", advice=_example())
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
         raise ConfigurationError("the base URL is not a plain http(s) URL", advice=_example())
     if parts.scheme == "http" and not _is_loopback(host):
@@ -37,23 +40,23 @@ def checked_base_url(base_url: str) -> str:
     return f"{parts.scheme}://{where}{parts.path.rstrip('/')}"
 
 
-def checked_proxy(proxy: str) -> str:
-    """The proxy's URL itself, if it may be used.
+def proxy_problem(proxy: str, *, base_url: str) -> str:
+    """Why a proxy cannot be used, or nothing. Says nothing of the proxy itself, which may hold a password.
 
-    Raises:
-        ConfigurationError: not ``http://host:port``, or it holds a password, which an argument must not.
+    Args:
+        proxy: the proxy's URL.
+        base_url: FlowMate's, as :func:`checked_base_url` returned it.
     """
     try:
         parts = urlsplit(proxy)
-        usable = parts.scheme == "http" and bool(parts.hostname) and parts.port is not None
+        plain = parts.scheme == "http" and bool(parts.hostname) and parts.port is not None
     except ValueError:
-        usable = False
-    if not usable or "@" in proxy:
-        raise ConfigurationError(
-            "the proxy is not http://host:port, without a password",
-            advice="Or set trust_env for the system's",
-        )
-    return proxy
+        plain = False
+    if not plain or "@" in proxy:
+        return "the proxy is not http://host:port, without a password"
+    if not base_url.startswith("https:"):
+        return "a proxy of a plain http base URL would read the admin token"
+    return ""
 
 
 def _example() -> str:
@@ -75,8 +78,10 @@ def check_rate(rate: float | None, burst: int, concurrency: int) -> None:
     Raises:
         ConfigurationError: a rate that is not above 0, or a burst or concurrency below 1.
     """
-    if rate is not None and not 0 < rate < float("inf"):
-        raise ConfigurationError(f"rate must be above 0 requests/s, or None for no limit, not {rate!r}")
+    if rate is not None and not _LEAST_RATE <= rate < float("inf"):
+        raise ConfigurationError(
+            f"rate must be at least {_LEAST_RATE} requests/s, or None for no limit, not {rate!r}"
+        )
     for name, value in (("burst", burst), ("concurrency", concurrency)):
         if value < 1:
             raise ConfigurationError(f"{name} must be at least 1, not {value!r}")

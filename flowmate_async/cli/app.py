@@ -3,7 +3,6 @@
 import importlib.util
 import inspect
 import logging
-import os
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
@@ -63,10 +62,6 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has had enough; nothing may be written to it while exiting.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
 
 
 def _ended(command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -37,8 +37,16 @@ def default_path() -> Path:
     elif sys.platform == "darwin":
         base = str(Path.home() / "Library" / "Application Support")
     else:
-        base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+        named = os.environ.get("XDG_CONFIG_HOME", "")
+        base = named if Path(named).is_absolute() else str(Path.home() / ".config")
     return Path(base) / "flowmate" / "config.toml"
+
+
+def _default_path() -> Path | None:
+    try:
+        return default_path()
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -48,8 +56,8 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
         ConfigurationError: the file is missing though it was named, is not TOML, or has unknown keys.
     """
     named = next((argument.tokens for argument in arguments if argument.name == "--config"), [])
-    path = Path(named[0].value) if named else default_path()
-    if not path.is_file():
+    path = Path(named[0].value) if named else _default_path()
+    if path is None or not path.is_file():
         if named:
             raise ConfigurationError(f"the configuration file {path} does not exist")
         return
@@ -57,6 +65,8 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
     _check(source.config, path)
     if "FLOWMATE_ADMIN_TOKEN" in os.environ:
         source.config.pop("admin_token_file", None)
+    if {"FLOWMATE_STORE_KEY", "FLOWMATE_STORE_KEY_FILE"} & set(os.environ):
+        source.config.pop("store_key_file", None)
     source(app, commands, arguments)
 
 

@@ -18,7 +18,7 @@ from flowmate_async.cli.exits import Exit, put, say
 from flowmate_async.cli.progress import display
 from flowmate_async.cli.sync_command import summary
 from flowmate_async.client import FlowMate
-from flowmate_async.errors import UpstreamUnavailableError
+from flowmate_async.errors import ConfigurationError, UpstreamUnavailableError
 from flowmate_async.events import Event, RunBegan, UserStored
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores import Store, StoreKey, open_store
@@ -50,6 +50,8 @@ async def demo(
     seed: Annotated[int, Parameter(help="The same seed makes the same users and secrets.")] = 7,
 ) -> Exit:
     """Start a local twin of FlowMate, sync its users into a sealed store, interrupt, resume, verify."""
+    if users < 2:
+        raise ConfigurationError("the demo needs at least 2 users")
     with tempfile.TemporaryDirectory(prefix="flowmate-demo-") as folder:
         async with _twin_process(users, seed) as twin:
             store = open_store(f"sqlite:///{Path(folder) / 'credentials.db'}", key=StoreKey.generate())

@@ -1,7 +1,11 @@
 """How a command ends: one line on stderr and an exit code, never a traceback for a user's mistake."""
 
+import os
+import re
 import sys
 from enum import IntEnum
+
+import msgspec
 
 from flowmate_async.errors import (
     CheckpointError,
@@ -17,6 +21,7 @@ from flowmate_async.errors import (
 )
 from flowmate_async.redaction import one_line
 
+_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ONE_USERS = (
     CredentialExpiredError,
     IncompleteListingError,
@@ -55,5 +60,23 @@ def say(text: str) -> None:
 
 
 def put(text: str) -> None:
-    """One line of data on stdout."""
-    print(text)  # noqa: T201
+    """A line of data on stdout; nothing once nobody reads it any more, so that the exit code stays true.
+
+    Raises:
+        ConfigurationError: it cannot be written, as on a full disk.
+    """
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        reason = error.strerror
+        # What is still buffered must not be tried again while exiting.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ConfigurationError(f"standard output cannot be written: {reason}") from None
+
+
+def put_json(value: object) -> None:
+    """A value as a line of JSON; upstream's control characters escaped, also those that JSON allows."""
+    encoded = msgspec.json.encode(value).decode()
+    put(_CONTROL.sub(lambda found: f"\\u{ord(found.group()):04x}", encoded))

@@ -1,7 +1,7 @@
 """The flags that commands share, and what they make: a client, an entered store."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ class Connection:
 
     base_url: Annotated[
         str, Parameter(env_var="FLOWMATE_BASE_URL", help="FlowMate's API: https, or http to this machine.")
-    ] = DEFAULT_BASE_URL
+    ] = field(default=DEFAULT_BASE_URL, repr=False)
     admin_token_file: Annotated[
         Path | None,
         Parameter(
@@ -42,7 +42,9 @@ class Connection:
         Path | None,
         Parameter(env_var="FLOWMATE_CA_FILE", help="Certificate authorities (PEM) instead of the system's."),
     ] = None
-    proxy: Annotated[str | None, Parameter(env_var="FLOWMATE_PROXY", help="An http:// proxy.")] = None
+    proxy: Annotated[str | None, Parameter(env_var="FLOWMATE_PROXY", help="An http:// proxy.")] = field(
+        default=None, repr=False
+    )
     trust_env: Annotated[
         bool, Parameter(env_var="FLOWMATE_TRUST_ENV", help="Take the proxy from the environment.")
     ] = False
@@ -98,8 +100,11 @@ class StoreFlags:
         Parameter(help="A private file (0600) with the store's key; or set FLOWMATE_STORE_KEY(_FILE)."),
     ] = None
 
-    def open(self) -> Store:
+    def open(self, *, create: bool = False) -> Store:
         """The store, not yet entered.
+
+        Args:
+            create: make it when it is missing.
 
         Raises:
             ConfigurationError: no store is named, or its key is not found.
@@ -110,9 +115,8 @@ class StoreFlags:
             )
         if self.store == "memory:":
             raise ConfigurationError("a memory: store would be gone at once", advice="Name a lasting store")
-        return open_store(
-            self.store, key=load_key(os.environ, store_url=self.store, key_file=self.store_key_file)
-        )
+        key = load_key(os.environ, store_url=self.store, key_file=self.store_key_file)
+        return open_store(self.store, key=key, create=create)
 
 
 def _from_keyring(base_url: str) -> str | None:
@@ -121,5 +125,8 @@ def _from_keyring(base_url: str) -> str | None:
         keyring = import_module("keyring")  # an extra
     except ImportError:
         return None
-    token: str | None = keyring.get_password(_KEYRING_SERVICE, base_url)
+    try:
+        token: str | None = keyring.get_password(_KEYRING_SERVICE, base_url)
+    except keyring.errors.KeyringError:
+        return None
     return token

@@ -1,5 +1,6 @@
 """Progress of a sync on stderr: a live bar on a terminal, JSON lines elsewhere."""
 
+import io
 import sys
 import time
 from typing import Protocol, Self, TextIO
@@ -40,7 +41,7 @@ class Display(Protocol):
 
 def display(*, stream: TextIO | None = None) -> Display:
     """A bar if the stream is a terminal, JSON lines if not."""
-    stream = stream or sys.stderr
+    stream = stream or sys.stderr or io.StringIO()  # there is none when it was closed
     return _Bar(stream) if stream.isatty() else _Lines(stream)
 
 

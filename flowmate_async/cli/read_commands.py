@@ -5,8 +5,9 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from flowmate_async.cli.exits import Exit, put
+from flowmate_async.cli.exits import Exit, put, put_json, say
 from flowmate_async.cli.options import Connection
+from flowmate_async.protocol import is_username
 from flowmate_async.redaction import one_line
 from flowmate_async.secrets import Secret
 
@@ -26,8 +27,14 @@ async def users(
     """
     async with connection.client() as fm:
         async for user in fm.users():
-            if everyone or user.is_active_tenant_user:
-                put(msgspec.json.encode(user).decode() if json else one_line(user.username, limit=1024))
+            if not everyone and not user.is_active_tenant_user:
+                continue
+            if json:
+                put_json(user)
+            elif user.username and is_username(user.username):
+                put(user.username)
+            else:
+                say(f"Left out an account whose username cannot be sent: {user.id}")
     return Exit.OK
 
 
@@ -49,7 +56,7 @@ async def list_(
     async with connection.client() as fm:
         for secret in await fm.list_secrets(username):
             if json:
-                put(msgspec.json.encode(secret).decode())
+                put_json(secret)
             else:
                 expires = secret.expires_at.isoformat() if secret.expires_at else "-"
                 put(one_line(f"{secret.id}  {secret.type:<22}  {expires:<32}  {secret.name or ''}"))

@@ -1,6 +1,7 @@
 """``flowmate sandbox``: the local twin of FlowMate as a process."""
 
 import asyncio
+import math
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, put, say
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import write_private_atomically
+from flowmate_async.private_files import require_replaceable, write_private_atomically
 from flowmate_async.sandbox import Sandbox, SandboxOptions, serve_forever
 
 
@@ -29,6 +30,12 @@ async def sandbox(  # noqa: PLR0913 - a flag each
     Examples:
         flowmate sandbox --users 2000 --seed 7
     """
+    if users < 0 or not 0 <= port < 65536 or not 0 <= latency < math.inf:
+        raise ConfigurationError(
+            "--users, --port and --latency have a natural range, which this is outside of"
+        )
+    if env_file is not None:
+        require_replaceable(env_file, begins=b"FLOWMATE_", what="a file of FLOWMATE_ variables")
     try:
         options = SandboxOptions(
             users=users,

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from cyclopts import App, Parameter
 
-from flowmate_async.cli.exits import Exit, complain, put, say
+from flowmate_async.cli.exits import Exit, complain, put, put_json, say
 from flowmate_async.cli.options import StoreFlags
 from flowmate_async.cli.read_commands import rendered
 from flowmate_async.errors import SecretNotFoundError
@@ -32,7 +31,7 @@ async def list_(
     async with store.open() as opened:
         async for item in opened.items(username):
             if json:
-                put(msgspec.json.encode(item).decode())
+                put_json(item)
             else:
                 put(one_line(f"{item.username}  {item.secret_id}  {item.type:<22}  {item.expires_at or '-'}"))
     return Exit.OK

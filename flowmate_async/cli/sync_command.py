@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 
-from flowmate_async.cli.exits import Exit, exit_code, put, say
+from flowmate_async.cli.exits import Exit, exit_code, put, put_json, say
 from flowmate_async.cli.interrupts import graceful
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.progress import display
-from flowmate_async.cli.report_file import write_report
+from flowmate_async.cli.report_file import require_report_path, write_report
 from flowmate_async.cli.usernames import checked_usernames, read_usernames
 from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError, FlowMateError
@@ -74,7 +73,7 @@ class RunFlags:
         Raises:
             ConfigurationError: a number that cannot be.
         """
-        if self.max_age < 0 or (self.max_failures or 0) < 0:
+        if not self.max_age >= 0 or (self.max_failures or 0) < 0:
             raise ConfigurationError("--max-age and --max-failures cannot be negative")
         return SyncOptions(
             max_age_seconds=self.max_age * 3600,
@@ -106,8 +105,10 @@ async def sync(
     """
     names = selection.usernames(usernames)
     options = run.options()
+    if run.report is not None:
+        require_report_path(run.report)
     client = connection.client()
-    async with store.open() as opened, client as fm:
+    async with store.open(create=True) as opened, client as fm:
         report, error = await _sync(fm, opened, names, options)
         if run.report is not None:
             await write_report(run.report, opened, report=report, error=str(error) if error else None)
@@ -145,7 +146,7 @@ async def _sync(
 def show(report: SyncReport, *, as_json: bool) -> None:
     """Print what a sync did: data on stdout, the rest on stderr."""
     if as_json:
-        put(msgspec.json.encode(report).decode())
+        put_json(report)
     else:
         put(summary(report))
     if report.left_out:

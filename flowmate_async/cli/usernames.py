@@ -16,10 +16,10 @@ def read_usernames(path: Path) -> list[str]:
     Raises:
         ConfigurationError: it cannot be read, or a line is empty, malformed or double; says which line.
     """
-    if path == STDIN:
-        return checked_usernames(sys.stdin, what="standard input")
     try:
-        with path.open(encoding="utf-8") as lines:
+        if path == STDIN:
+            return checked_usernames(sys.stdin, what="standard input")
+        with path.open(encoding="utf-8-sig") as lines:
             return checked_usernames(lines, what=str(path))
     except OSError as error:
         reason = error.strerror or "it cannot be opened"

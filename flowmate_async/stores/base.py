@@ -22,6 +22,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: unique within the store.
+        selection: whose run it is: ``all``, or a name for a set of users; only a run of the same selection is
+            resumed.
         started_at: seconds since the Unix epoch.
         finished_at: the completion mark; ``None`` while the run is incomplete.
     """
@@ -29,6 +31,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     started_at: float
     finished_at: float | None = None
+    selection: str = ""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,12 +135,12 @@ class Store(Protocol):
         """
         ...
 
-    async def last_run(self) -> Run | None:
-        """The run that began last, complete or not."""
+    async def last_run(self, *, selection: str | None = None) -> Run | None:
+        """The run that began last, complete or not; of one selection, or of any."""
         ...
 
-    async def begin_run(self, *, at: float) -> Run:
-        """Begin a run. ``at`` is in seconds since the Unix epoch.
+    async def begin_run(self, *, at: float, selection: str = "") -> Run:
+        """Begin a run of a selection. ``at`` is in seconds since the Unix epoch.
 
         A store may forget the checkpoints of runs older than the previous one.
         """

@@ -71,12 +71,13 @@ class MemoryStore:
         finally:
             self._running = False
 
-    async def last_run(self) -> Run | None:
-        return next(reversed(self._runs.values()), None)
+    async def last_run(self, *, selection: str | None = None) -> Run | None:
+        latest_first = reversed(self._runs.values())
+        return next((run for run in latest_first if selection in (None, run.selection)), None)
 
-    async def begin_run(self, *, at: float) -> Run:
-        run = Run(id=os.urandom(8).hex(), started_at=at)
-        self._forget_checkpoints()
+    async def begin_run(self, *, at: float, selection: str = "") -> Run:
+        run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
+        self._forget_checkpoints(selection)
         self._runs[run.id], self._checkpoints[run.id] = run, {}
         return run
 
@@ -149,10 +150,10 @@ class MemoryStore:
         places = sorted(place for place in self._rows if username in (None, place[0]))
         return [(place[0], self._rows[place]) for place in places]
 
-    def _forget_checkpoints(self) -> None:
-        """All but the last run's: they would grow for ever."""
-        for run_id in list(self._runs)[:-1]:
-            self._checkpoints[run_id] = {}
+    def _forget_checkpoints(self, selection: str) -> None:
+        """All but the last run's of this selection: they would grow for ever."""
+        for run in [run for run in self._runs.values() if run.selection == selection][:-1]:
+            self._checkpoints[run.id] = {}
 
     def _of(self, run: Run) -> dict[str, Checkpoint]:
         return self._checkpoints.get(run.id, {})

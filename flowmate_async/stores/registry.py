@@ -26,13 +26,14 @@ _CREDENTIALS = re.compile(
 )
 
 
-def open_store(url: str, *, key: StoreKey | None = None) -> Store:
+def open_store(url: str, *, key: StoreKey | None = None, create: bool = True) -> Store:
     """The store behind a URL; enter it with ``async with`` to open it.
 
     Args:
         url: ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or a URL of a scheme that an
             entry point in the group ``flowmate_async.stores`` provides.
         key: the key of a sealed store, see :func:`load_key`.
+        create: make a sqlite store that is missing; otherwise entering it raises ``StoreError``.
 
     Raises:
         ConfigurationError: unknown scheme, a URL that cannot work or that holds a credential, no key.
@@ -43,6 +44,8 @@ def open_store(url: str, *, key: StoreKey | None = None) -> Store:
             "the store's URL holds a credential, and URLs end up in logs and process lists",
             advice="Leave it out of the URL; the store's documentation says where its driver looks for it",
         )
+    if not create and url.startswith("sqlite:"):
+        return _sqlite(url, key=key, create=False)
     return _factory(url)(url, key=key)
 
 
@@ -78,14 +81,14 @@ def _memory(url: str, *, key: StoreKey | None = None) -> Store:  # noqa: ARG001 
     return MemoryStore()
 
 
-def _sqlite(url: str, *, key: StoreKey | None = None) -> Store:
+def _sqlite(url: str, *, key: StoreKey | None = None, create: bool = True) -> Store:
     from flowmate_async.stores.sqlite import SqliteStore  # noqa: PLC0415 - by scheme
     from flowmate_async.stores.sqlite_files import path_of_url  # noqa: PLC0415 - by scheme
 
     path = path_of_url(url)
     if key is None:
         raise ConfigurationError("a sqlite store is sealed and needs a key", advice="Pass key=load_key(…)")
-    return SqliteStore(path, key=key)
+    return SqliteStore(path, key=key, create=create)
 
 
 _BUILT_IN: dict[str, StoreFactory] = {"memory": _memory, "sqlite": _sqlite}

@@ -8,8 +8,9 @@ ciphers (``sealing.py``).
 
 # ruff: noqa: D102 - the protocol documents the methods
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -53,11 +54,15 @@ class SqliteStore:
     Args:
         path: the database file; made, with mode 0600, when missing.
         key: the key that credentials are sealed with.
+        create: make the database when it is missing; otherwise that is an error.
         busy_timeout_seconds: how long to wait while another process writes.
     """
 
-    def __init__(self, path: Path, *, key: StoreKey, busy_timeout_seconds: float = 5.0) -> None:
+    def __init__(
+        self, path: Path, *, key: StoreKey, create: bool = True, busy_timeout_seconds: float = 5.0
+    ) -> None:
         self.path = path.absolute()
+        self._create = create
         self._key = key
         self._busy_timeout_seconds = busy_timeout_seconds
         self._turn: anyio.CapacityLimiter | None = None
@@ -67,6 +72,7 @@ class SqliteStore:
         self._in_use = Lock()
 
     async def __aenter__(self) -> Self:
+        """Open the database."""
         self._turn = anyio.CapacityLimiter(1)
         try:
             await self._in_thread(self._open)
@@ -90,14 +96,13 @@ class SqliteStore:
             await self._in_thread(lock.acquire)
             yield
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._in_thread(lock.release)
+            await uninterrupted(self._in_thread(lock.release))
 
-    async def last_run(self) -> Run | None:
-        return await self._on_connection(rows.last_run)
+    async def last_run(self, *, selection: str | None = None) -> Run | None:
+        return await self._on_connection(partial(rows.last_run, selection=selection))
 
-    async def begin_run(self, *, at: float) -> Run:
-        return await self._on_connection(partial(rows.begin_run, at=at))
+    async def begin_run(self, *, at: float, selection: str = "") -> Run:
+        return await self._on_connection(partial(rows.begin_run, at=at, selection=selection))
 
     async def finish_run(self, run: Run, *, at: float | None) -> None:
         await self._on_connection(partial(rows.finish_run, at=at), run)
@@ -167,6 +172,8 @@ class SqliteStore:
         return self._sealing
 
     def _open(self) -> None:
+        if not self._create and not self.path.exists():
+            raise StoreError(f"there is no store {shown(self.path)}", advice="Check the store's URL")
         self._connection, meta = open_database(
             self.path, self._key, busy_timeout_seconds=self._busy_timeout_seconds
         )
@@ -213,5 +220,21 @@ class SqliteStore:
             return guarded(work, path=self.path)
 
     async def _close_shielded(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._in_thread(self._close)
+        await uninterrupted(self._in_thread(self._close))
+
+
+async def uninterrupted(work: Coroutine[None, None, None]) -> None:
+    """Finish this, however often the task is cancelled meanwhile; the cancellation comes after it.
+
+    A cancel scope would shield from anyio's cancellations, and not from ``task.cancel()``.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    await task
+    if cancelled is not None:
+        raise cancelled

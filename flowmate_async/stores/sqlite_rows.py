@@ -18,7 +18,10 @@ from flowmate_async.stores.sqlite_files import transaction
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_LAST_RUN = "SELECT id, started_at, finished_at FROM runs ORDER BY number DESC LIMIT 1"
+_LAST_RUN = """
+    SELECT id, started_at, finished_at, selection FROM runs
+    WHERE ?1 IS NULL OR selection = ?1 ORDER BY number DESC LIMIT 1
+"""
 _FIND = "SELECT run_id, sealed, fingerprint FROM secrets WHERE username = ? AND secret_id = ?"
 _PUT = """
     INSERT OR REPLACE INTO secrets
@@ -30,9 +33,12 @@ _PUT_CHECKPOINT = """
         (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_BEGIN_RUN = "INSERT INTO runs (id, started_at, selection) VALUES (?, ?, ?)"
 _FORGET_CHECKPOINTS = """
-    DELETE FROM checkpoints WHERE run_id IN
-        (SELECT id FROM runs WHERE number < (SELECT max(number) FROM runs WHERE number < ?))
+    DELETE FROM checkpoints WHERE run_id IN (
+        SELECT id FROM runs WHERE selection = ?1
+            AND number < (SELECT max(number) FROM runs WHERE selection = ?1 AND number < ?2)
+    )
 """
 _TOTALS = """
     SELECT coalesce(sum(status = 'synced'), 0), coalesce(sum(status = 'failed'), 0),
@@ -74,18 +80,18 @@ class SealedRow(msgspec.Struct, frozen=True):
     sealed: Sealed
 
 
-def last_run(connection: sqlite3.Connection) -> Run | None:
-    """The run that began last."""
-    row = connection.execute(_LAST_RUN).fetchone()
+def last_run(connection: sqlite3.Connection, *, selection: str | None) -> Run | None:
+    """The run that began last, of a selection or of any."""
+    row = connection.execute(_LAST_RUN, (selection,)).fetchone()
     return None if row is None else _struct(Run, row)
 
 
-def begin_run(connection: sqlite3.Connection, *, at: float) -> Run:
-    """Begin a run, and forget the checkpoints of all but the one before: they would grow for ever."""
-    run = Run(id=os.urandom(8).hex(), started_at=at)
+def begin_run(connection: sqlite3.Connection, *, at: float, selection: str) -> Run:
+    """Begin a run, and forget what all but the one before it checkpointed: that would grow for ever."""
+    run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
     with transaction(connection):
-        number = connection.execute("INSERT INTO runs (id, started_at) VALUES (?, ?)", (run.id, at)).lastrowid
-        connection.execute(_FORGET_CHECKPOINTS, (number,))
+        number = connection.execute(_BEGIN_RUN, (run.id, at, selection)).lastrowid
+        connection.execute(_FORGET_CHECKPOINTS, (selection, number))
     return run
 
 

@@ -60,7 +60,8 @@ TABLES = (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
         started_at REAL NOT NULL,
-        finished_at REAL
+        finished_at REAL,
+        selection TEXT NOT NULL
     )
     """,
     """

@@ -2,45 +2,49 @@
 
 from flowmate_async.errors import (
     AuthenticationError,
+    ConfigurationError,
     FlowMateError,
+    InvalidIdError,
     MaskedSecretError,
     PermissionDeniedError,
     ProtocolError,
     TooManyFailuresError,
+    UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
 from flowmate_async.masks import proves_raw_read
 from flowmate_async.protocol import IMPERSONATE, LIST
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 
-_MASKED_USERS = 3
+_UNPERMITTED_USERS = 3
 
 
 class AbortRules:
     """Watches outcomes and says when, and with what, the run ends at once.
 
-    - The admin token is rejected or may not impersonate: nobody else will fare better.
-    - The first users all come back masked and nothing maskable came back in clear: the permission is missing.
+    - The admin token is rejected or cannot be read: nobody else will fare better.
+    - The first users may all not be impersonated, or all come back masked: the permission is missing.
     - So many users in a row met an unusable upstream that it is down.
     - More users failed than was allowed.
 
     Args:
         patience: users in a row that may meet an unusable upstream.
         max_failures: users that may fail; ``None`` for any number.
+        synced_before: an earlier part of the run has synced users, so no permission is missing.
     """
 
-    def __init__(self, *, patience: int, max_failures: int | None) -> None:
+    def __init__(self, *, patience: int, max_failures: int | None, synced_before: bool = False) -> None:
         self._patience = patience
         self._max_failures = max_failures
         self._failures = 0
         self._unusable_in_a_row = 0
-        self._masked: list[FlowMateError] = []
-        self._anything_clear = False
+        self._unpermitted: list[FlowMateError] = []
+        self._permitted = synced_before
 
     def note(self, outcome: Outcome) -> FlowMateError | None:
         """Take note of an outcome; the error to end the run with, if it must end."""
         if any(proves_raw_read(secret) for secret in outcome.secrets):
-            self._anything_clear = True
+            self._permitted = True
         if not isinstance(outcome, UserFailed):
             self._unusable_in_a_row = 0
             return None
@@ -48,15 +52,15 @@ class AbortRules:
         return self._fatal(outcome.error) or self._too_many(outcome.error)
 
     def at_end(self) -> FlowMateError | None:
-        """The error of a run that tried everybody and found everything masked."""
-        return self._masked[0] if self._masked and not self._anything_clear else None
+        """The error of a run that tried everybody and was permitted nothing."""
+        return self._unpermitted[0] if self._unpermitted and not self._permitted else None
 
     def _fatal(self, error: FlowMateError) -> FlowMateError | None:
-        if isinstance(error, AuthenticationError | PermissionDeniedError) and error.endpoint == IMPERSONATE:
+        if _is_everybodys(error):
             return error
-        if isinstance(error, MaskedSecretError) and not self._anything_clear:
-            self._masked.append(error)
-            return error if len(self._masked) >= _MASKED_USERS else None
+        if _is_permission(error) and not self._permitted:
+            self._unpermitted.append(error)
+            return error if len(self._unpermitted) >= _UNPERMITTED_USERS else None
         self._unusable_in_a_row = self._unusable_in_a_row + 1 if _is_unusable(error) else 0
         return error if self._unusable_in_a_row >= self._patience else None
 
@@ -69,8 +73,24 @@ class AbortRules:
         )
 
 
+def _is_everybodys(error: FlowMateError) -> bool:
+    """Whether the admin token was rejected, or what the client was given cannot work."""
+    if isinstance(error, ConfigurationError):
+        return not isinstance(error, InvalidIdError)
+    return isinstance(error, AuthenticationError) and error.endpoint == IMPERSONATE
+
+
+def _is_permission(error: FlowMateError) -> bool:
+    """Whether a permission was missing; for everybody, if it is for the first few users."""
+    denied = isinstance(error, PermissionDeniedError) and error.endpoint == IMPERSONATE
+    return denied or isinstance(error, MaskedSecretError)
+
+
 def _is_unusable(error: FlowMateError) -> bool:
-    """Whether upstream failed as a whole; a strange answer to one secret's GET is that secret's trouble."""
-    if isinstance(error, ProtocolError):
+    """Whether upstream failed as a whole.
+
+    A strange answer to one secret's GET, or none because its provider hangs, is that secret's trouble.
+    """
+    if isinstance(error, ProtocolError | UpstreamTimeoutError):
         return error.endpoint in (IMPERSONATE, LIST)
     return isinstance(error, UpstreamUnavailableError)

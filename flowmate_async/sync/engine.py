@@ -6,7 +6,8 @@ when a run ends early in ``abort.py``; how a write is made durable is the store'
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sized
+import hashlib
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Sized
 from contextlib import aclosing
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from flowmate_async.clock import Clock
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
+from flowmate_async.redaction import one_line
 from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite
 from flowmate_async.sync.abort import AbortRules
 from flowmate_async.sync.outcomes import Outcome, UserFailed
@@ -72,12 +74,18 @@ class SyncEngine:
         self._requests = 0
 
     async def sync(
-        self, usernames: Usernames, *, stop: asyncio.Event | None = None, left_out: tuple[LeftOut, ...] = ()
+        self,
+        usernames: Usernames,
+        *,
+        selection: str | None = None,
+        stop: asyncio.Event | None = None,
+        left_out: tuple[LeftOut, ...] = (),
     ) -> SyncReport:
         """Sync these users; the caller holds the store's run lock and has bound its origin.
 
         Args:
             usernames: any iterable or async iterable.
+            selection: a name for this set of users; only a run of the same selection is resumed.
             stop: when set, no further user is begun.
             left_out: for the report.
 
@@ -85,7 +93,7 @@ class SyncEngine:
             FlowMateError: the run was ended early; what was acknowledged is kept and the run can be resumed.
         """
         began = self._clock.monotonic()
-        run, resumed = await self._run()
+        run, resumed = await self._run(selection or _selection(usernames))
         total = len(usernames) if isinstance(usernames, Sized) else None
         self._emitter.emit(RunBegan(run.id, resumed, total))
         error = await self._sweep(run, self._remaining(run, usernames) if resumed else usernames, stop)
@@ -103,25 +111,25 @@ class SyncEngine:
             left_out=left_out,
         )
 
-    async def _run(self) -> tuple[Run, bool]:
+    async def _run(self, selection: str) -> tuple[Run, bool]:
         """The run to resume, or a new one."""
-        last = await self._store.last_run()
-        young = last is not None and self._clock.wall() - last.started_at < self._options.max_age_seconds
-        if last is None or not young:
-            return await self._store.begin_run(at=self._clock.wall()), False
+        now = self._clock.wall()
+        last = await self._store.last_run(selection=selection)
+        if last is None or now - last.started_at >= self._options.max_age_seconds:
+            return await self._store.begin_run(at=now, selection=selection), False
         if last.finished_at is None:
             return last, True
         if not self._options.retry_failed:
-            return await self._store.begin_run(at=self._clock.wall()), False
+            return await self._store.begin_run(at=now, selection=selection), False
         await self._store.finish_run(last, at=None)
         return last, True
 
     async def _remaining(self, run: Run, usernames: Usernames) -> AsyncIterator[str]:
         """The usernames that this run has not synced, asked of the store a few at a time."""
         async for names in _chunks(usernames, _LOOK_UP):
-            statuses = await self._store.statuses(run, names)
+            statuses = await self._store.statuses(run, [_storable(name) for name in names])
             for name in names:
-                if statuses.get(name) != "synced":
+                if statuses.get(_storable(name)) != "synced":
                     yield name
                 else:
                     self._skipped += 1
@@ -131,7 +139,12 @@ class SyncEngine:
         self, run: Run, usernames: Usernames, stop: asyncio.Event | None
     ) -> FlowMateError | None:
         """Sweep and store; the error that ended the run early, if one did."""
-        rules = AbortRules(patience=max(10, self._workers), max_failures=self._options.max_failures)
+        synced_before = (await self._store.totals(run)).synced > 0
+        rules = AbortRules(
+            patience=max(10, self._workers),
+            max_failures=self._options.max_failures,
+            synced_before=synced_before,
+        )
         batches = sweep_in_batches(self._read, usernames, workers=self._workers, stop=stop)
         async with aclosing(batches):
             async for batch in batches:
@@ -175,7 +188,7 @@ class SyncEngine:
 def _user_write(outcome: Outcome, at: float) -> UserWrite:
     failed = isinstance(outcome, UserFailed)
     checkpoint = Checkpoint(
-        username=outcome.username,
+        username=_storable(outcome.username),
         status="failed" if failed else "synced",
         secrets=len(outcome.secrets),
         requests=outcome.requests,
@@ -192,6 +205,27 @@ def _event(outcome: Outcome) -> UserStored | UserNotStored:
     if isinstance(outcome, UserFailed):
         return UserNotStored(outcome.username, outcome.error.kind, str(outcome.error))
     return UserStored(outcome.username, len(outcome.secrets), outcome.seconds)
+
+
+def _selection(usernames: Usernames) -> str:
+    """A name for a set of users: equal for equal sets; all that can be read only once share one."""
+    if not isinstance(usernames, Collection):
+        return "iterable"
+    digest = hashlib.sha256()
+    for name in sorted({_storable(name) for name in usernames}):
+        digest.update(name.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _storable(username: object) -> str:
+    """The username, or, for what is no username and was refused as such, a text that shows it."""
+    if isinstance(username, str) and username.isprintable() and not _has_surrogates(username):
+        return username
+    return one_line(ascii(username))
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 async def _chunks(usernames: Usernames, size: int) -> AsyncIterator[list[str]]:

@@ -8,6 +8,7 @@ from flowmate_async.errors import (
     FlowMateError,
     RateLimitedError,
     SecretNotFoundError,
+    UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
 from flowmate_async.fetch import SecretFetcher
@@ -20,7 +21,6 @@ from flowmate_async.tokens import UserTokens
 from flowmate_async.traffic.tally import tallied
 
 _HOPELESS = (AuthenticationError, RateLimitedError, UpstreamUnavailableError)
-"""After these, the user's other secrets would fail alike."""
 
 
 class UserReader:
@@ -63,7 +63,7 @@ class UserReader:
                 secret = await self._fetch(username, summary)
             except FlowMateError as failure:
                 error = error or failure
-                if isinstance(failure, _HOPELESS):
+                if _is_hopeless(failure):
                     break
             else:
                 secrets += [] if secret is None else [secret]
@@ -80,6 +80,11 @@ class UserReader:
             if any(secret.id == summary.id for secret in listed_again.secrets):
                 raise
             return None
+
+
+def _is_hopeless(failure: FlowMateError) -> bool:
+    """Whether the user's other secrets would fail alike; a hanging provider is its own secrets' trouble."""
+    return isinstance(failure, _HOPELESS) and not isinstance(failure, UpstreamTimeoutError)
 
 
 class _Cost(msgspec.Struct, frozen=True):

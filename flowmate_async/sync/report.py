@@ -50,9 +50,9 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def select(users: list[User]) -> tuple[list[str], tuple[LeftOut, ...]]:
     """Whom "all users" means (docs/contract/OBSERVED.md § Users of the tenant), and whom it leaves out."""
-    chosen = [user.username for user in users if user.is_active_tenant_user]
+    chosen = [user.username for user in users if user.username and user.is_active_tenant_user]
     left_out = tuple(
-        LeftOut(user.username, _reason(user)) for user in users if not user.is_active_tenant_user
+        LeftOut(user.username or "", _reason(user)) for user in users if not user.is_active_tenant_user
     )
     return chosen, left_out
 

@@ -71,32 +71,56 @@ async def sweep_in_batches(
     Raises:
         Exception: what the iterable of usernames raised.
     """
-    names = _Names(usernames, stop)
-    done: asyncio.Queue[Outcome | _Crash | None] = asyncio.Queue(maxsize=workers)
-
-    async def work() -> None:
-        try:
-            while not isinstance(username := await names.pull(), _End):
-                await done.put(await read(username))
-        except Exception as error:  # noqa: BLE001 - raised again where the sweep is consumed
-            await done.put(_Crash(error))
-        else:
-            await done.put(None)
-
-    loop = asyncio.get_running_loop()
-    tasks = [loop.create_task(work()) for _ in range(workers)]
+    crew = _Crew(read, _Names(usernames, stop), size=workers)
     try:
-        working = workers
-        while working:
-            arrived = [await done.get()]
-            while not done.empty():
-                arrived.append(done.get_nowait())
-            for crash in (item for item in arrived if isinstance(item, _Crash)):
-                raise crash.error
-            working -= sum(item is None for item in arrived)
-            if batch := [item for item in arrived if item is not None and not isinstance(item, _Crash)]:
+        while crew.working:
+            batch, crash = await crew.next_batch()
+            if batch:
                 yield batch
+            if crash is not None:
+                raise crash.error
     finally:
-        for task in tasks:
+        await crew.dismiss()
+
+
+class _Crew:
+    """The workers of one sweep, and the queue they fill; ``None`` in it is a worker that ended."""
+
+    def __init__(self, read: Callable[[str], Awaitable[Outcome]], names: _Names, *, size: int) -> None:
+        self._read = read
+        self._names = names
+        self._done: asyncio.Queue[Outcome | _Crash | None] = asyncio.Queue(maxsize=size)
+        self._dismissed = False
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._work()) for _ in range(size)]
+        self.working = size
+
+    async def next_batch(self) -> tuple[list[Outcome], _Crash | None]:
+        """All that has come since the last batch, waiting for the first of it."""
+        arrived = [await self._done.get()]
+        while not self._done.empty():
+            arrived.append(self._done.get_nowait())
+        self.working -= arrived.count(None)
+        crashes = [item for item in arrived if isinstance(item, _Crash)]
+        outcomes = [item for item in arrived if item is not None and not isinstance(item, _Crash)]
+        return outcomes, crashes[0] if crashes else None
+
+    async def dismiss(self) -> None:
+        """End every worker."""
+        self._dismissed = True
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _work(self) -> None:
+        try:
+            while not isinstance(username := await self._names.pull(), _End):
+                await self._done.put(await self._read(username))
+        except asyncio.CancelledError:
+            if self._dismissed:
+                raise
+            await self._done.put(_Crash(RuntimeError("the iterable of usernames was cancelled")))
+        except Exception as error:  # noqa: BLE001 - raised again where the sweep is consumed
+            await self._done.put(_Crash(error))
+        else:
+            await self._done.put(None)

@@ -25,7 +25,7 @@ from flowmate_async.traffic.retry import RetryPolicy, RetrySchedule
 from flowmate_async.traffic.tally import count_request
 from flowmate_async.transport.base import Limits, Response, Transport, TransportError
 
-_OFF_WIRE: AbstractContextManager[Any] = nullcontext()
+OFF_WIRE: AbstractContextManager[Any] = nullcontext()
 
 
 class Errand(Redacted, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class Errand(Redacted, frozen=True, kw_only=True):
     request: Request
     headers: Headers
     limits: Limits
-    wire: AbstractContextManager[Any] = _OFF_WIRE
+    wire: AbstractContextManager[Any] = OFF_WIRE
 
     __shown__ = ("request",)
 
@@ -191,7 +191,7 @@ class Dispatcher:
             seconds = min(failure.retry_after_seconds or 0.0, self._policy.retry_after_cap_seconds)
             self._limiter.pause(seconds)
             self._emitter.emit(Throttled(seconds))
-        if failure.remedy is Remedy.AWAIT_LOCK and request.secret_id is not None:
+        if failure.locked and request.secret_id is not None:
             self._quarantine.impose(request.secret_id, self._policy.lock_seconds)
 
 

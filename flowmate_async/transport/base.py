@@ -11,7 +11,7 @@ import msgspec
 
 from flowmate_async.redaction import Headers, Redacted
 
-Failure = Literal["connect", "tls", "stale", "interrupted", "timeout", "too_large", "malformed"]
+Breakage = Literal["connect", "tls", "stale", "interrupted", "timeout", "too_large", "malformed"]
 """How an exchange failed.
 
 ``connect``, ``tls``: nothing was sent. ``stale``: a reused connection was closed before the first byte of
@@ -50,7 +50,7 @@ class TransportError(Exception):
         detail: a few words for the reader, without anything of the request or the body.
     """
 
-    def __init__(self, failure: Failure, detail: str) -> None:
+    def __init__(self, failure: Breakage, detail: str) -> None:
         super().__init__(f"{failure}: {detail}")
         self.failure = failure
         self.detail = detail

@@ -52,6 +52,36 @@ class TestAdminToken:
         assert ended.code == USAGE
         assert not token.strip() or token.strip() not in ended.err
 
+    @pytest.mark.parametrize("command", [["users"], ["sync", "someone"]])
+    def test_a_token_file_that_cannot_be_read_is_a_configuration_error(
+        self, flowmate, connected, monkeypatch, home, command
+    ):
+        """Also for a sync: it does not fail user by user."""
+        monkeypatch.delenv("FLOWMATE_ADMIN_TOKEN")
+        ended = flowmate(*command, "--admin-token-file", str(home))
+        assert ended.code == USAGE
+        assert "admin token file" in ended.complaint
+
+
+class TestReportPath:
+    @pytest.mark.parametrize("name", ["credentials.db", "store.key", "folder", "missing/report.json"])
+    def test_what_is_no_report_is_never_replaced(self, flowmate, connected, home, name):
+        """Said before anything is sent."""
+        assert flowmate("store", "keygen", "store.key").code == 0
+        (home / "folder").mkdir()
+        (home / "credentials.db").write_bytes(b"not a report")
+        before, sent = (home / "store.key").read_bytes(), connected.total()
+        ended = flowmate("sync", "--all-users", "--report", name, "--store", "sqlite:///other.db")
+        assert ended.code == USAGE
+        assert name in ended.complaint
+        assert connected.total() == sent
+        assert (home / "store.key").read_bytes() == before
+        assert (home / "credentials.db").read_bytes() == b"not a report"
+
+    def test_an_earlier_report_is_replaced(self, flowmate, connected):
+        for _ in range(2):
+            assert flowmate("sync", "--all-users", "--report", "report.json").code == 0
+
 
 class TestUsernames:
     @pytest.mark.parametrize(
@@ -61,6 +91,7 @@ class TestUsernames:
             ("a\nb\nc\na\n", "line 4: the same as line 1"),
             ("a\n b\n", "line 2: a username with surrounding blanks"),
             ("a\nb\x07\n", "line 2"),
+            ("a\nb\u202e\n", "line 2"),
             ("x" * 2000 + "\n", "line 1"),
             ("", "has no usernames"),
         ],
@@ -173,6 +204,13 @@ class TestStore:
         ended = flowmate("sync", "--all-users")
         assert ended.code == USAGE
         assert "--store" in ended.complaint
+
+    @pytest.mark.parametrize("command", ["list", "verify"])
+    def test_looking_at_a_store_does_not_make_one(self, flowmate, connected, home, command):
+        ended = flowmate("store", command, "--store", "sqlite:///mistyped.db")
+        assert ended.code == USAGE
+        assert "mistyped.db" in ended.complaint
+        assert not (home / "mistyped.db").exists()
 
     def test_no_key_is_found(self, flowmate, connected, monkeypatch):
         monkeypatch.delenv("FLOWMATE_STORE_KEY")

@@ -33,6 +33,12 @@ class TestSync:
         report = msgspec.json.decode(flowmate("sync", "--users-file", "-", "--json").out)
         assert report["synced"] == 12
 
+    def test_a_byte_order_mark_is_no_part_of_a_username(self, flowmate, connected, home):
+        names = flowmate("users").out
+        (home / "users.txt").write_bytes(b"\xef\xbb\xbf" + names.encode())
+        report = msgspec.json.decode(flowmate("sync", "--users-file", "users.txt", "--json").out)
+        assert (report["synced"], report["failed"]) == (12, 0)
+
     def test_the_next_run_after_a_complete_one_is_new_and_rewrites_only_what_changed(
         self, flowmate, connected
     ):

@@ -128,6 +128,20 @@ class TestFailingServer:
         failure = examined(request_, 500, "")
         assert (type(failure.error), failure.remedy) == (UpstreamUnavailableError, Remedy.NONE)
 
+    @pytest.mark.parametrize(
+        ("said", "locked"),
+        [
+            ("HTTP Error Response: 400 Bad Request", True),
+            ("Max secret refresh retry iterations reached", True),
+            ("", False),
+        ],
+    )
+    def test_a_failed_refresh_may_leave_the_lock_taken(self, said, locked):
+        """Only after an error body of its provider, when upstream says nothing, is the lock released."""
+        failure = examine(protocol.get_secret("a1"), response(500, said), now=0.0)
+        assert failure is not None
+        assert failure.locked is locked
+
     def test_a_500_for_a_secret_is_the_providers_or_the_locks(self):
         refused = examined("refreshing get", 500, "HTTP Error Response: 400 Bad Request")
         assert (type(refused.error), refused.remedy) == (RefreshFailedError, Remedy.NONE)

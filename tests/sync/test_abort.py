@@ -6,6 +6,8 @@ from flowmate_async import (
     ApiKeySecret,
     ApiKeyValue,
     AuthenticationError,
+    ConfigurationError,
+    InvalidIdError,
     MaskedSecretError,
     OAuth1Secret,
     OAuth1Value,
@@ -45,10 +47,29 @@ def rules(patience=10, max_failures=None):
 
 @pytest.mark.parametrize(
     "error",
-    [AuthenticationError("m", endpoint=IMPERSONATE), PermissionDeniedError("m", endpoint=IMPERSONATE)],
+    [AuthenticationError("m", endpoint=IMPERSONATE), ConfigurationError("the token file is a folder")],
 )
 def test_a_useless_admin_token_ends_it_at_the_first_user(error):
     assert rules().note(failed(error)) is error
+
+
+class TestMayNotImpersonate:
+    ERROR = PermissionDeniedError("m", endpoint=IMPERSONATE)
+
+    def test_three_users_and_nobody_else_end_it(self):
+        watch = rules()
+        assert [watch.note(failed(self.ERROR)) for _ in range(3)] == [None, None, self.ERROR]
+
+    def test_after_anybody_was_read_it_is_that_users_own_trouble(self):
+        watch = rules()
+        assert watch.note(synced(CLEAR)) is None
+        assert [watch.note(failed(self.ERROR)) for _ in range(9)] == [None] * 9
+        assert watch.at_end() is None
+
+    def test_so_it_is_when_an_earlier_part_of_the_run_read_somebody(self):
+        watch = AbortRules(patience=9, max_failures=None, synced_before=True)
+        assert [watch.note(failed(self.ERROR)) for _ in range(9)] == [None] * 9
+        assert watch.at_end() is None
 
 
 @pytest.mark.parametrize(
@@ -57,6 +78,8 @@ def test_a_useless_admin_token_ends_it_at_the_first_user(error):
         AuthenticationError("m", endpoint=GET),
         PermissionDeniedError("m", endpoint=GET),
         ProtocolError("m", endpoint=GET),
+        UpstreamTimeoutError("its provider hangs", endpoint=GET),
+        InvalidIdError("m"),
     ],
 )
 def test_one_users_own_trouble_never_ends_it(error):
@@ -92,7 +115,9 @@ class TestMasked:
 
 
 class TestUnusableUpstream:
-    @pytest.mark.parametrize("error", [UpstreamUnavailableError("m"), UpstreamTimeoutError("m")])
+    @pytest.mark.parametrize(
+        "error", [UpstreamUnavailableError("m"), UpstreamTimeoutError("m", endpoint=IMPERSONATE)]
+    )
     def test_so_many_users_in_a_row_end_it(self, error):
         watch = rules(patience=4)
         assert [watch.note(failed(error)) for _ in range(4)] == [None, None, None, error]

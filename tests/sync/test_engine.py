@@ -128,13 +128,32 @@ class TestResuming:
         assert await contents(store) == truth(sandbox)
 
     async def test_an_async_iterable_resumes_as_well(self, sandbox, fm, store):
-        stored, _ = await self.interrupted(fm, store)
-
-        async def names():
-            for name in NAMES:
+        async def names(failing):
+            for name in NAMES[:10]:
+                yield name
+            if failing:
+                raise LookupError("the caller's own")
+            for name in NAMES[10:]:
                 yield name
 
-        assert (await fm.sync(store, names())).skipped == len(stored)
+        with pytest.raises(LookupError):
+            await fm.sync(store, names(failing=True))
+        stored = {username async for username, _ in store.secrets()}
+        report = await fm.sync(store, names(failing=False))
+        assert (report.resumed, report.skipped, report.synced) == (True, len(stored), 20)
+        assert stored
+
+    async def test_a_run_of_other_users_is_neither_resumed_nor_completed(self, fm, store):
+        """What one selection left half-done is not another's to go on with."""
+        _, half = await self.interrupted(fm, store)
+        other = await fm.sync(store, NAMES[:2])
+        assert (other.resumed, other.synced, other.complete) == (False, 2, True)
+        resumed = await fm.sync(store, NAMES)
+        assert (resumed.run_id, resumed.resumed, resumed.synced) == (half.run_id, True, 20)
+
+    async def test_the_order_and_the_kind_of_collection_do_not_matter(self, fm, store):
+        _, half = await self.interrupted(fm, store)
+        assert (await fm.sync(store, frozenset(NAMES))).run_id == half.run_id
 
     async def test_a_run_that_is_too_old_is_not_resumed(self, fm, store):
         _, first = await self.interrupted(fm, store)
@@ -192,15 +211,22 @@ class TestFailures:
         assert (report.failed, report.synced, report.complete) == (5, 20, True)
 
     async def test_a_crash_of_the_names_is_raised_and_the_run_can_be_resumed(self, sandbox, fm, store):
-        def names():
+        def names(failing):
             yield from NAMES[:10]
-            raise LookupError("the caller's own")
+            if failing:
+                raise LookupError("the caller's own")
+            yield from NAMES[10:]
 
         with pytest.raises(LookupError):
-            await fm.sync(store, names())
+            await fm.sync(store, names(failing=True))
         assert (await store.last_run()).finished_at is None
-        report = await fm.sync(store, NAMES)
+        report = await fm.sync(store, names(failing=False))
         assert (report.resumed, report.synced) == (True, 20)
+
+    @pytest.mark.parametrize("name", ["x\udcff", None, 5, "", " padded", "a\x00b"])
+    async def test_what_is_no_username_fails_alone(self, fm, store, name):
+        report = await fm.sync(store, [*NAMES[:5], name])
+        assert (report.complete, report.synced, report.errors) == (True, 5, {"invalid_id": 1})
 
 
 class TestEndingAtOnce:
