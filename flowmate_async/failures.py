@@ -64,6 +64,12 @@ class Failure(msgspec.Struct, frozen=True):
     throttled: bool = False
     spent_seconds: float = 0.0
 
+    @property
+    def sick(self) -> bool:
+        """Whether upstream as a whole seems unwell, and not just this token, this secret or its provider."""
+        of_its_provider = isinstance(self.error, UpstreamTimeoutError) and self.error.endpoint == GET
+        return isinstance(self.error, UpstreamUnavailableError) and not of_its_provider
+
 
 def examine(request: Request, response: Response, *, now: float) -> Failure | None:
     """What is wrong with an answer; ``None`` when it is a good one.
@@ -81,7 +87,7 @@ def examine(request: Request, response: Response, *, now: float) -> Failure | No
     if status == 403:
         return Failure(_forbidden(request, response))
     if status == 404:
-        return Failure(_not_found(request))
+        return Failure(_not_found(request, response))
     if status in (429, 502, 503, 504):
         return _throttled_or_failing(request, response, now)
     if status == 500 and request.endpoint == GET:
@@ -172,10 +178,12 @@ def _forbidden(request: Request, response: Response) -> FlowMateError:
     return _error(PermissionDeniedError, request, response, what, advice)
 
 
-def _not_found(request: Request) -> FlowMateError:
-    if request.endpoint == GET:
+def _not_found(request: Request, response: Response) -> FlowMateError:
+    # A page of HTML is an unknown route (§ Errors): the base URL is wrong, and says nothing of users or secrets.
+    unknown_route = response.headers.get("content-type", "").lower().startswith("text/html")
+    if request.endpoint == GET and not unknown_route:
         return SecretNotFoundError("no such secret", endpoint=request.endpoint, status=404)
-    if request.endpoint == IMPERSONATE:
+    if request.endpoint == IMPERSONATE and not unknown_route:
         return UserNotFoundError(
             "no such user, or the user is disabled", endpoint=request.endpoint, status=404
         )

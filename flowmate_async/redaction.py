@@ -14,9 +14,7 @@ import msgspec
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 # URLs, and long unbroken runs, which are what tokens look like; words and 24-digit ids stay readable.
-_TELLING = re.compile(
-    r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s\"'<>]*)|[A-Za-z0-9+/_=~.-]{25,}", re.IGNORECASE
-)
+_TELLING = re.compile(r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s\"'<>]*)|[A-Za-z0-9+/_=~.-]{25,}", re.IGNORECASE)
 
 
 class Redacted(msgspec.Struct, frozen=True):

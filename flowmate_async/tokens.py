@@ -19,6 +19,7 @@ from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
 from flowmate_async.models import UserToken
 from flowmate_async.protocol import checked_username
 from flowmate_async.redaction import Headers
+from flowmate_async.traffic.breaker import Breaker
 from flowmate_async.traffic.dispatch import TokenRejected
 
 T = TypeVar("T")
@@ -56,16 +57,25 @@ class UserTokens:
         admin: the token that they are made with.
         clock: the time they are kept by.
         emitter: told of tokens made and flights joined.
+        breaker: told of fresh tokens that are rejected.
         capacity: most tokens kept.
     """
 
     def __init__(
-        self, api: Api, *, admin: AdminToken, clock: Clock, emitter: Emitter, capacity: int = 10_000
+        self,
+        api: Api,
+        *,
+        admin: AdminToken,
+        clock: Clock,
+        emitter: Emitter,
+        breaker: Breaker,
+        capacity: int = 10_000,
     ) -> None:
         self._api = api
         self._admin = admin
         self._clock = clock
         self._emitter = emitter
+        self._breaker = breaker
         self._capacity = capacity
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._generations = itertools.count(1)
@@ -103,10 +113,13 @@ class UserTokens:
             except TokenRejected as rejected:
                 error = rejected.error
             held = await self._replaced(username, held, error)
+            epoch = self._breaker.epoch
             try:
                 return await self._use(held, operation)
             except TokenRejected as rejected:
                 error = rejected.error
+            # A fresh token is never dead: this 401 is upstream's own trouble.
+            self._breaker.note(subject=username, failed=True, epoch=epoch)
             raise error
         except FlowMateError as failure:
             failure.about(username=username)
