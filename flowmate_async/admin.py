@@ -45,10 +45,15 @@ class AdminToken:
             self._source = Path(source)
         else:
             self._source = source
-        # The argument is a local of this frame, and the checks below may raise.
-        del source
         self._generation = 0
         self._read = alru_cache(maxsize=1)(self._read_generation)
+
+    def check(self) -> None:
+        """Check a token that was passed in; apart from the constructor, whose caller has it in a local.
+
+        Raises:
+            ConfigurationError: it is empty, or no header can carry it.
+        """
         if isinstance(self._source, _Typed):
             _headers(self._source)
 

@@ -90,6 +90,7 @@ class FlowMate:
     ) -> None:
         # First of all: the token must not stay a local of a frame that may raise.
         admin, admin_token = AdminToken(admin_token), ""
+        admin.check()
         check_rate(rate, burst, concurrency)
         self._base_url = checked_base_url(base_url)
         self._concurrency = concurrency

@@ -29,7 +29,7 @@ from flowmate_async.errors import (
 from flowmate_async.events import Emitter, Refreshed, ServedStale
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
-from flowmate_async.secrets import Secret
+from flowmate_async.secrets import OAuth2Value, Secret, SessionValue
 
 _Key = tuple[str, str]
 
@@ -145,23 +145,29 @@ class Credentials:
             self._refresh_in_background(key, entry)
         return entry
 
-    async def replaced(self, key: _Key, rejected: Entry) -> Entry:
+    async def replaced(self, key: _Key, rejected: Entry, min_valid: float) -> Entry:
         """The entry after one that the app rejected: compare-and-swap, so that many rejections fetch once.
+
+        What is compared is the credential itself: evicted and fetched again, it is in another entry.
 
         Raises:
             CredentialRejectedError: upstream still has the same value, or had it within the cool-down.
         """
         current = self._entries.get(key)
-        if current is not None and current.generation != rejected.generation:
-            return current
-        if self._monotonic() < rejected.rejected_until:
+        if current is not None and _presented(current.secret) != _presented(rejected.secret):
+            return await self.entry(key, min_valid)
+        known = rejected if current is None else current
+        if self._monotonic() < max(known.rejected_until, rejected.rejected_until):
             raise _rejected(key)
+        self._raise_remembered(key)
+        if known.failure is not None and self._monotonic() < known.retry_at:
+            raise known.failure.clone()
         fetched = await self._fetch(key, forced=True)
-        if fetched.secret.value == rejected.secret.value:
+        if _presented(fetched.secret) == _presented(rejected.secret):
             until = self._monotonic() + self._cool_down()
             rejected.rejected_until = fetched.rejected_until = until
             raise _rejected(key)
-        return fetched
+        return self._long_enough(key, fetched, min_valid)
 
     def forget(self, username: str, secret_id: str) -> None:
         """Drop what is held of a secret."""
@@ -208,12 +214,16 @@ class Credentials:
 
     async def _first(self, key: _Key, min_valid: float) -> Entry:
         """Fetch what is not held, unless that failed a moment ago."""
+        self._raise_remembered(key)
+        return self._long_enough(key, await self._fetch(key), min_valid)
+
+    def _raise_remembered(self, key: _Key) -> None:
+        """Raise what fetching it failed with a moment ago, if it did."""
         error, until = self._failures.get(key, (None, 0.0))
         if error is not None:
             if self._monotonic() < until:
                 raise error.clone()
             del self._failures[key]
-        return self._long_enough(key, await self._fetch(key), min_valid)
 
     async def _renewed(self, key: _Key, entry: Entry, min_valid: float) -> Entry:
         """Wait for a newer value than one that has ended or ends too soon."""
@@ -260,7 +270,7 @@ class Credentials:
             jitter=self._uniform(0.0, 1.0),
             policy=self._policy,
         )
-        if entry is not None and entry.secret.value == secret.value:
+        if entry is not None and _presented(entry.secret) == _presented(secret):
             self._keep_unchanged(entry, secret, when)
         else:
             entry = Entry(secret, when, next(self._generations))
@@ -333,6 +343,9 @@ class Credentials:
         remaining = self._remaining(entry)
         if remaining > 0 and remaining >= min_valid:
             return entry
+        if self._monotonic() >= entry.retry_at:
+            # Asking again at once would bring nothing that lasts longer, and may cost a login.
+            entry.retry_at, entry.failure = self._monotonic() + self._cool_down(), None
         username, secret_id = key
         if remaining <= 0:
             what = "upstream's newest credential has expired"
@@ -347,6 +360,12 @@ class Credentials:
 
     def _cool_down(self) -> float:
         return self._policy.cool_down_seconds * self._uniform(1.0, 1.5)
+
+
+def _presented(secret: Secret) -> object:
+    """What the app sees of a secret: neither when it ends, nor what only upstream needs to refresh it."""
+    value = secret.value
+    return value.access_token if isinstance(value, OAuth2Value | SessionValue) else value
 
 
 def _rejected(key: _Key) -> CredentialRejectedError:
@@ -404,9 +423,11 @@ class Lease:
 
         Raises:
             CredentialRejectedError: upstream still has the same one.
+            CredentialExpiredError: the newer one does not last as long as the lease asked for.
             FlowMateError: the newer one could not be fetched.
         """
-        self._entry = await self._credentials.replaced((self.username, self.secret_id), self._held())
+        key = (self.username, self.secret_id)
+        self._entry = await self._credentials.replaced(key, self._held(), self._min_valid)
         return self._entry.secret
 
     def _held(self) -> Entry:

@@ -1,4 +1,4 @@
-"""Whether a credential may be served, refreshed or must be waited for: pure decisions from dates and settings.
+"""Whether a credential may be served, refreshed or must be waited for: pure decisions from dates.
 
 No clock, no I/O: moments come in as numbers. Sections cited are those of docs/contract/OBSERVED.md.
 """
@@ -31,8 +31,8 @@ class FreshnessPolicy(msgspec.Struct, frozen=True, kw_only=True):
         session_ttl_seconds: a session without an expiry is used for this long. Every GET of it logs in
             (§ One secret), so it is never fetched early.
         skew_seconds: how far this machine's clock may be behind the providers'.
-        cool_down_seconds: how long a failed refresh, a rejected value or an answer that brought nothing new is
-            left alone; up to half as much is added at random.
+        cool_down_seconds: how long a failed refresh, a rejected value or an answer that brought nothing new
+            is left alone; up to half as much is added at random.
         negative_ttl_seconds: how long "not yours" and "no such secret" are remembered.
     """
 

@@ -14,7 +14,6 @@ from flowmate_async.traffic.priority import set_background
 _Key = tuple[str, str]
 
 _WORKERS = 8
-_NEVER_AGAIN_SECONDS = 3600.0
 _AFTER_FAILURE_SECONDS = 30.0
 
 
@@ -64,14 +63,15 @@ class Prefetch:
             except BaseException:
                 heapq.heappush(self._due, (due, key))
                 raise
-            heapq.heappush(self._due, (again, key))
+            if again is not None:
+                heapq.heappush(self._due, (again, key))
 
-    async def _refreshed(self, key: _Key) -> float:
-        """Refresh one credential if it is due; the moment to look at it again."""
+    async def _refreshed(self, key: _Key) -> float | None:
+        """Refresh one credential if it is due; the moment to look at it again, ``None`` for never."""
         now = self._clock.monotonic()
         try:
             await self._credentials.refresh_if_due(key)
         except FlowMateError:
             return now + _AFTER_FAILURE_SECONDS  # whoever asks for it gets the error
         due = self._credentials.refresh_at(key)
-        return now + _NEVER_AGAIN_SECONDS if due is None else max(due, now + 1.0)
+        return None if due is None else max(due, now + 1.0)

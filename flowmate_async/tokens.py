@@ -19,7 +19,7 @@ from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
 from flowmate_async.models import UserToken
 from flowmate_async.protocol import checked_username
 from flowmate_async.redaction import Headers
-from flowmate_async.traffic.breaker import Breaker
+from flowmate_async.traffic.breaker import Breaker, on_behalf_of
 from flowmate_async.traffic.dispatch import TokenRejected
 
 T = TypeVar("T")
@@ -107,20 +107,8 @@ class UserTokens:
                 token was rejected as well.
         """
         try:
-            held = await self._current(username)
-            try:
-                return await self._use(held, operation)
-            except TokenRejected as rejected:
-                error = rejected.error
-            held = await self._replaced(username, held, error)
-            epoch = self._breaker.epoch
-            try:
-                return await self._use(held, operation)
-            except TokenRejected as rejected:
-                error = rejected.error
-            # A fresh token is never dead: this 401 is upstream's own trouble.
-            self._breaker.note(subject=username, failed=True, epoch=epoch)
-            raise error
+            with on_behalf_of(username):
+                return await self._call(username, operation)
         except FlowMateError as failure:
             failure.about(username=username)
             raise
@@ -133,6 +121,22 @@ class UserTokens:
         """Forget every token; see :meth:`SingleFlight.aclose`."""
         await self._flights.aclose(drain_seconds=drain_seconds)
         self._held.clear()
+
+    async def _call(self, username: str, operation: Callable[[Headers], Awaitable[T]]) -> T:
+        held = await self._current(username)
+        try:
+            return await self._use(held, operation)
+        except TokenRejected as rejected:
+            error = rejected.error
+        held = await self._replaced(username, held, error)
+        epoch = self._breaker.epoch
+        try:
+            return await self._use(held, operation)
+        except TokenRejected as rejected:
+            error = rejected.error
+        # A fresh token is never dead: this 401 is upstream's own trouble.
+        self._breaker.note(subject=username, failed=True, epoch=epoch)
+        raise error
 
     async def _use(self, held: _Held, operation: Callable[[Headers], Awaitable[T]]) -> T:
         result = await operation(held.headers)
@@ -166,7 +170,10 @@ class UserTokens:
 
     async def _impersonate(self, username: str, flight: Flight[_Held], *, replacement: bool) -> _Held:
         try:
-            token = await self._admin.call(lambda admin: self._api.impersonate(admin, username, wire=flight))
+            with on_behalf_of(username):
+                token = await self._admin.call(
+                    lambda admin: self._api.impersonate(admin, username, wire=flight)
+                )
         except FlowMateError as error:
             error.about(username=username)
             raise

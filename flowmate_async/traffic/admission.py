@@ -27,9 +27,9 @@ class Admission:
 
     ``burst`` requests at once, ``rate`` a second in the long run, ``concurrency`` in flight. The bucket is
     aiolimiter's: ``AsyncLimiter(burst, burst / rate)``, since its own first argument is the burst. One gate
-    stands in front of both, because newcomers may overtake those who wait for the bucket, because a pause must
-    hold everybody, and because interactive requests go before background ones. The bucket's timers have a
-    grain of 1 ms: a burst below ``rate * 0.005`` costs throughput.
+    stands in front of both, because newcomers may overtake those who wait for the bucket, because a pause
+    must hold everybody, and because interactive requests go before background ones. The bucket's timers have
+    a grain of 1 ms: a burst below ``rate * 0.005`` costs throughput.
 
     Args:
         rate: requests/s; ``None`` for no limit.
@@ -55,9 +55,7 @@ class Admission:
         try:
             await self._slots.acquire()
             try:
-                await self._until_resumed()
-                if self._bucket is not None:
-                    await self._bucket.acquire()
+                await self._take_token()
             except BaseException:
                 self._slots.release()
                 raise
@@ -86,6 +84,13 @@ class Admission:
             paused_seconds=max(0.0, self._resume_at - self._clock.monotonic()),
         )
 
-    async def _until_resumed(self) -> None:
-        while (seconds := self._resume_at - self._clock.monotonic()) > 0:
-            await self._clock.sleep(seconds)
+    async def _take_token(self) -> None:
+        """Take a token outside every pause; one for which a pause came meanwhile is let go, not saved up."""
+        while True:
+            while (seconds := self._resume_at - self._clock.monotonic()) > 0:
+                await self._clock.sleep(seconds)
+            if self._bucket is None:
+                return
+            await self._bucket.acquire()
+            if self._resume_at <= self._clock.monotonic():
+                return

@@ -7,11 +7,30 @@ server (docs/contract/OBSERVED.md § Errors), and impersonating everybody anew w
 import enum
 import random
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import msgspec
 
 from flowmate_async.clock import Clock
+
+_subject: ContextVar[Hashable] = ContextVar("flowmate_async_subject", default="the tenant")
+
+
+def current_subject() -> Hashable:
+    """Whose requests are sent now."""
+    return _subject.get()
+
+
+@contextmanager
+def on_behalf_of(subject: Hashable) -> Iterator[None]:
+    """Within, and in tasks started within, requests are this user's: however many tokens the user gets."""
+    token = _subject.set(subject)
+    try:
+        yield
+    finally:
+        _subject.reset(token)
 
 
 class BreakerState(enum.Enum):
@@ -92,19 +111,26 @@ class Breaker:
             return BreakerState.CLOSED
         return BreakerState.OPEN if self._clock.monotonic() < self._open_until else BreakerState.HALF_OPEN
 
+    def closed_for(self) -> float | None:
+        """Seconds until it is worth asking again; ``None`` when :meth:`refused_for` would let one through."""
+        if self._open_until is None:
+            return None
+        seconds = self._open_until - self._clock.monotonic()
+        if seconds <= 0 and self._probing < self._policy.probes:
+            return None
+        return max(seconds, self._policy.open_seconds / 10)
+
     def refused_for(self) -> float | None:
         """Seconds until it is worth asking again; ``None`` when a request may be sent.
 
         Whoever may send must report back with :meth:`note` or :meth:`withdraw`, naming the :attr:`epoch`.
         """
-        if self._open_until is None:
-            return None
-        seconds = self._open_until - self._clock.monotonic()
-        if seconds <= 0 and self._probing < self._policy.probes:
+        seconds = self.closed_for()
+        if seconds is not None:
+            self._refused += 1
+        elif self._open_until is not None:
             self._probing += 1
-            return None
-        self._refused += 1
-        return max(seconds, self._policy.open_seconds / 10)
+        return seconds
 
     def note(self, *, subject: Hashable, failed: bool, epoch: int) -> None:
         """How a request that was let through ended.

@@ -1,7 +1,8 @@
 """The one way out: every request passes here, attempt by attempt.
 
-In this order: the secret's quarantine, admission (concurrency and rate), the breaker, the transport. What
-a failure means is decided in ``failures.py``, whether it is worth another attempt in ``retry.py``.
+In this order: the breaker, the secret's quarantine, admission (concurrency and rate), the breaker again (it
+may have opened meanwhile), the transport. What a failure means is decided in ``failures.py``, whether it is
+worth another attempt in ``retry.py``.
 """
 
 import random
@@ -13,13 +14,13 @@ import stamina
 from msgspec import structs
 
 from flowmate_async.clock import Clock
-from flowmate_async.errors import FlowMateError, UpstreamUnavailableError
+from flowmate_async.errors import FlowMateError, UpstreamTimeoutError, UpstreamUnavailableError
 from flowmate_async.events import Answered, Broken, Emitter, Retried, Throttled
 from flowmate_async.failures import Failure, Remedy, examine, examine_broken
-from flowmate_async.protocol import Request
+from flowmate_async.protocol import IMPERSONATE, Request
 from flowmate_async.redaction import Headers, Redacted
 from flowmate_async.traffic.admission import Admission, AdmissionStatistics
-from flowmate_async.traffic.breaker import Breaker, BreakerStatistics
+from flowmate_async.traffic.breaker import Breaker, BreakerStatistics, current_subject
 from flowmate_async.traffic.priority import Priority, current_priority
 from flowmate_async.traffic.quarantine import Quarantine
 from flowmate_async.traffic.retry import RetryPolicy, RetrySchedule
@@ -156,13 +157,15 @@ class Dispatcher:
         """One attempt, or none while the breaker is open: who can wait does, who cannot is told at once."""
         patience = self._policy.deadline_seconds if current_priority() is Priority.BACKGROUND else 0.0
         while True:
-            if errand.request.secret_id is not None:
-                await self._quarantine.passed(errand.request.secret_id)
-            async with self._admission:
-                refused_for = self._breaker.refused_for()
-                if refused_for is None:
-                    with errand.wire:
-                        return await self._watched(errand)
+            refused_for = self._breaker.closed_for()
+            if refused_for is None:
+                if errand.request.secret_id is not None:
+                    await self._quarantine.passed(errand.request.secret_id)
+                async with self._admission:
+                    refused_for = self._breaker.refused_for()
+                    if refused_for is None:
+                        with errand.wire:
+                            return await self._watched(errand)
             if refused_for > patience:
                 return Failure(_unwell(errand.request, refused_for))
             patience -= refused_for
@@ -175,12 +178,11 @@ class Dispatcher:
         try:
             outcome = await self._exchange(errand)
         finally:
-            if outcome is None or _says_nothing(outcome):
+            if outcome is None or _says_nothing(outcome, errand.request):
                 self._breaker.withdraw(epoch=epoch)
-        if not _says_nothing(outcome):
-            subject = errand.request.body or id(errand.headers)
+        if not _says_nothing(outcome, errand.request):
             failed = isinstance(outcome, Failure) and outcome.sick
-            self._breaker.note(subject=subject, failed=failed, epoch=epoch)
+            self._breaker.note(subject=current_subject(), failed=failed, epoch=epoch)
         return outcome
 
     async def _exchange(self, errand: Errand) -> Response | Failure:
@@ -217,9 +219,16 @@ class Dispatcher:
             self._quarantine.impose(request.secret_id, self._policy.lock_seconds)
 
 
-def _says_nothing(outcome: Response | Failure) -> bool:
-    """Whether an answer is no sign of upstream's health: a dead token is neither its sickness nor its health."""
-    return isinstance(outcome, Failure) and outcome.remedy is Remedy.REPLACE_TOKEN and not outcome.sick
+def _says_nothing(outcome: Response | Failure, request: Request) -> bool:
+    """Whether an answer is no sign of upstream's health.
+
+    A dead token is neither its sickness nor its health, nor is a provider that is waited for in vain; and
+    that a token was made says nothing of whether tokens are accepted.
+    """
+    if isinstance(outcome, Response):
+        return request.endpoint == IMPERSONATE
+    waited_in_vain = isinstance(outcome.error, UpstreamTimeoutError)
+    return (outcome.remedy is Remedy.REPLACE_TOKEN or waited_in_vain) and not outcome.sick
 
 
 def _unwell(request: Request, seconds: float) -> UpstreamUnavailableError:
