@@ -62,6 +62,7 @@ from flowmate_async.sync.outcomes import UserFailed as UserFailed
 from flowmate_async.sync.outcomes import UserSynced as UserSynced
 from flowmate_async.sync.report import LeftOut as LeftOut
 from flowmate_async.sync.report import SyncReport as SyncReport
+from flowmate_async.sync_facade import FlowMateSync as FlowMateSync
 from flowmate_async.traffic.retry import RetryPolicy as RetryPolicy
 from flowmate_async.transport import Limits as Limits
 from flowmate_async.transport import Response as Response
@@ -81,6 +82,7 @@ __all__ = [
     "CredentialRejectedError",
     "FlowMate",
     "FlowMateError",
+    "FlowMateSync",
     "Headers",
     "IncompleteListingError",
     "InvalidIdError",

@@ -2,20 +2,23 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from flowmate_async.admin import AdminToken, TokenProvider
 from flowmate_async.api import Api, ApiLimits
 from flowmate_async.clock import Clock, SystemClock
+from flowmate_async.credentials import Credentials, Lease
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.events import Emitter, Listener
+from flowmate_async.events import BreakerOpened, Emitter, Listener
 from flowmate_async.fetch import SecretFetcher
+from flowmate_async.freshness import FreshnessPolicy
 from flowmate_async.listing import Lister
 from flowmate_async.models import SecretSummary, User, UserToken
+from flowmate_async.prefetch import Prefetch
 from flowmate_async.secrets import Secret
 from flowmate_async.settings import DEFAULT_BASE_URL, USER_AGENT, check_rate, checked_base_url, proxy_problem
 from flowmate_async.stats import Stats, StatsListener
@@ -26,8 +29,9 @@ from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.report import LeftOut, SyncReport, select
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
 from flowmate_async.tokens import UserTokens
+from flowmate_async.traffic.admission import Admission
+from flowmate_async.traffic.breaker import Breaker, BreakerPolicy
 from flowmate_async.traffic.dispatch import Dispatcher
-from flowmate_async.traffic.limiter import RateLimiter
 from flowmate_async.traffic.retry import RetryPolicy
 from flowmate_async.transport.base import Transport
 
@@ -47,6 +51,9 @@ class FlowMate:
         transport: ``"aiohttp"``, or any :class:`~flowmate_async.Transport`.
         limits: deadlines in seconds and body sizes in bytes.
         retry: bounds of retrying.
+        breaker: when many users meet a sick upstream.
+        freshness: how long credentials are served from the cache.
+        cache_capacity: most credentials held in the cache.
         page_size: secrets a page when listing.
         ca_file: certificate authorities (PEM) to trust instead of the system's.
         proxy: an explicit ``http://`` proxy.
@@ -70,6 +77,9 @@ class FlowMate:
         transport: str | Transport = "aiohttp",
         limits: ApiLimits | None = None,
         retry: RetryPolicy | None = None,
+        breaker: BreakerPolicy | None = None,
+        freshness: FreshnessPolicy | None = None,
+        cache_capacity: int = 100_000,
         page_size: int = 100,
         ca_file: str | Path | None = None,
         proxy: str | None = None,
@@ -98,10 +108,15 @@ class FlowMate:
         self._transport = _transport(
             transport, self._base_url, ca_file=ca_file, proxy=proxy, trust_env=trust_env
         )
+        self._breaker = Breaker(
+            breaker or BreakerPolicy(),
+            clock=self._clock,
+            on_open=lambda seconds: self._emitter.emit(BreakerOpened(seconds)),
+        )
         self._dispatcher = Dispatcher(
             self._transport,
-            limiter=RateLimiter(rate=rate, burst=burst, clock=self._clock),
-            concurrency=concurrency,
+            admission=Admission(rate=rate, burst=burst, concurrency=concurrency, clock=self._clock),
+            breaker=self._breaker,
             policy=retry or RetryPolicy(),
             clock=self._clock,
             emitter=self._emitter,
@@ -110,10 +125,19 @@ class FlowMate:
             self._dispatcher, limits=limits or ApiLimits(), keep_refresh_fields=keep_refresh_fields
         )
         self._admin = admin
-        self._tokens = UserTokens(self._api, admin=admin, clock=self._clock, emitter=self._emitter)
+        self._tokens = UserTokens(
+            self._api, admin=admin, clock=self._clock, emitter=self._emitter, breaker=self._breaker
+        )
         self._lister = Lister(self._api, tokens=self._tokens, emitter=self._emitter, page_size=page_size)
         self._fetcher = SecretFetcher(
             self._api, tokens=self._tokens, base_url=self._base_url, emitter=self._emitter
+        )
+        self._credentials = Credentials(
+            self._fetcher,
+            policy=freshness or FreshnessPolicy(),
+            capacity=cache_capacity,
+            clock=self._clock,
+            emitter=self._emitter,
         )
         self._reader = UserReader(
             lister=self._lister, fetcher=self._fetcher, tokens=self._tokens, clock=self._clock
@@ -121,12 +145,14 @@ class FlowMate:
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
+        self._credentials.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            await self._credentials.aclose()
             await self._fetcher.aclose(drain_seconds=_DRAIN_SECONDS)
             await self._tokens.aclose(drain_seconds=_DRAIN_SECONDS)
         finally:
@@ -176,6 +202,50 @@ class FlowMate:
             RefreshFailedError: upstream could not refresh it with its provider.
         """
         return await self._fetcher.get(username, secret_id)
+
+    def credential(
+        self, username: str, secret_id: str, *, min_valid: float = 60.0
+    ) -> Coroutine[Any, Any, Secret]:
+        """A credential that is valid: from the cache while it is, refreshed early, once, when it is not.
+
+        Args:
+            username: the user.
+            secret_id: the secret.
+            min_valid: seconds for which it must be valid. When upstream is failing, a value that is still
+                valid for less is served rather than nothing.
+
+        Raises:
+            CredentialExpiredError: upstream's newest has expired, or ends sooner.
+            SecretNotFoundError: no such secret.
+            PermissionDeniedError: the user does not own it, or it comes masked.
+            RefreshFailedError: upstream could not refresh it, and no valid value is held.
+            UpstreamUnavailableError: FlowMate is unusable, and no valid value is held.
+        """
+        return self._credentials.credential(username, secret_id, min_valid)
+
+    def lease(self, username: str, secret_id: str, *, min_valid: float = 60.0) -> Lease:
+        """A lease on a credential, for code that can tell when the app rejects it.
+
+        Use it as ``async with fm.lease(user, secret_id, min_valid=300) as lease``; entering raises what
+        :meth:`credential` does. ``await lease.reject()`` reports a 401 of the app and brings a newer one.
+
+        Args:
+            username: the user.
+            secret_id: the secret.
+            min_valid: seconds for which it must be valid when the lease begins.
+        """
+        return Lease(self._credentials, username, secret_id, min_valid=min_valid)
+
+    def keep_fresh(self, pairs: Iterable[tuple[str, str]]) -> Prefetch:
+        """Keep a working set of credentials fresh in the background, behind interactive requests.
+
+        Use it as ``async with fm.keep_fresh(pairs)``. Refreshes are spread by jitter; sessions without an
+        expiry are left alone, since fetching one logs in; failures are left to whoever asks for it.
+
+        Args:
+            pairs: ``(username, secret id)`` pairs.
+        """
+        return Prefetch(self._credentials, pairs, clock=self._clock)
 
     async def sweep(self, usernames: Usernames) -> AsyncGenerator[Outcome, None]:
         """All credentials of many users: outcomes as they come, with back-pressure, in bounded memory.
@@ -245,6 +315,7 @@ class FlowMate:
         """Counters and latencies since the client was made."""
         return self._stats.snapshot(
             traffic=self._dispatcher.statistics(),
+            cache=self._credentials.statistics(),
             flights={"impersonation": self._tokens.statistics(), "secret": self._fetcher.statistics()},
         )
 

@@ -7,6 +7,7 @@ Nothing here knows what is being timed.
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -31,14 +32,17 @@ class SystemClock:
 
     __slots__ = ()
 
+    wall = staticmethod(time.time)
+
     def monotonic(self) -> float:
         """See :meth:`Clock.monotonic`."""
         return asyncio.get_running_loop().time()
 
-    def wall(self) -> float:
-        """See :meth:`Clock.wall`."""
-        return time.time()
-
     async def sleep(self, seconds: float) -> None:
         """See :meth:`Clock.sleep`."""
         await asyncio.sleep(seconds)
+
+
+def monotonic_of(clock: Clock) -> Callable[[], float]:
+    """The clock's monotonic time on the running loop, by the shortest way; for paths where 0.1 µs counts."""
+    return asyncio.get_running_loop().time if isinstance(clock, SystemClock) else clock.monotonic

@@ -58,6 +58,27 @@ class TokenMade(Event, frozen=True):
     replaced: bool
 
 
+class Refreshed(Event, frozen=True):
+    """The credential cache holds a new value."""
+
+    username: str
+    secret_id: str
+
+
+class ServedStale(Event, frozen=True):
+    """A refresh failed, and a value that is still valid was served; ``error`` is the failure's kind."""
+
+    username: str
+    secret_id: str
+    error: str
+
+
+class BreakerOpened(Event, frozen=True):
+    """Many users met a sick upstream; nothing is sent for ``seconds``."""
+
+    seconds: float
+
+
 class Relisted(Event, frozen=True):
     """A listing disagreed with its own total and is fetched again."""
 

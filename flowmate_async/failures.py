@@ -67,6 +67,12 @@ class Failure(msgspec.Struct, frozen=True):
     locked: bool = False
     spent_seconds: float = 0.0
 
+    @property
+    def sick(self) -> bool:
+        """Whether upstream as a whole seems unwell, and not just this token, this secret or its provider."""
+        of_its_provider = isinstance(self.error, UpstreamTimeoutError) and self.error.endpoint == GET
+        return isinstance(self.error, UpstreamUnavailableError) and not of_its_provider
+
 
 def examine(request: Request, response: Response, *, now: float) -> Failure | None:
     """What is wrong with an answer; ``None`` when it is a good one.

@@ -1,5 +1,7 @@
 """One secret from upstream: as its user, one flight a secret, its token replaced when rejected."""
 
+from collections.abc import Callable
+
 from flowmate_async.api import Api
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, FlightJoined
@@ -9,6 +11,9 @@ from flowmate_async.secrets import Secret
 from flowmate_async.tokens import UserTokens
 
 _Key = tuple[str, str, str]
+
+Keep = Callable[[tuple[str, str], Secret], object]
+"""Takes ``(username, secret id)`` and the secret."""
 
 
 class SecretFetcher:
@@ -32,18 +37,33 @@ class SecretFetcher:
             on_join=lambda: emitter.emit(FlightJoined("secret"))
         )
 
-    async def get(self, username: str, secret_id: str, *, may_refresh: bool = True) -> Secret:
+    async def get(
+        self,
+        username: str,
+        secret_id: str,
+        *,
+        may_refresh: bool = True,
+        forced: bool = False,
+        keep: Keep | None = None,
+    ) -> Secret:
         """The secret as upstream has it now.
 
         Args:
             username: the user.
             secret_id: the secret.
             may_refresh: whether upstream may refresh it while answering; ``True`` when that is not known.
+            forced: it must be asked for after this call; an earlier flight is not joined.
+            keep: given the answer even when nobody waits for it any more.
         """
         key = (self._base_url, checked_username(username), checked_id(secret_id))
-        return await self._flights.fly(
-            key, lambda flight: self._fetch(username, secret_id, flight, may_refresh=may_refresh)
-        )
+
+        async def launch(flight: Flight[Secret]) -> Secret:
+            secret = await self._fetch(username, secret_id, flight, may_refresh=may_refresh)
+            if keep is not None:
+                keep((username, secret_id), secret)
+            return secret
+
+        return await self._flights.fly(key, launch, forced=forced)
 
     def statistics(self) -> FlightStatistics:
         """The flights of secrets."""

@@ -9,6 +9,7 @@ the last waiter is cancelled   the flight is dropped, if it is not on the wire
 … and then leaves the wire     without an answer: it is dropped before it is sent again
 the flight fails               every waiter gets an error of its own; the next caller flies anew
 the flight is cancelled        newcomers never join it; they fly anew
+an interactive caller joins    one that is queued in the background begins again, with the caller's priority
 a forced caller comes          it never joins an unforced flight: it waits for that one to end, then flies
 the table is closed            queued flights are dropped; those on the wire get a bounded time
 =============================  ===========================================================
@@ -23,6 +24,7 @@ from typing import Generic, Self, TypeVar
 import msgspec
 
 from flowmate_async.errors import ConfigurationError, FlowMateError
+from flowmate_async.traffic.priority import current_priority
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -43,11 +45,19 @@ class Flight(Generic[V]):
     Enter it (``with flight:``) for exactly as long as a request is on the wire.
     """
 
-    __slots__ = ("_leave_table", "_task", "_waiters", "forced", "on_wire")
+    __slots__ = ("_leave_table", "_task", "_waiters", "forced", "launch", "on_wire", "priority")
 
-    def __init__(self, *, forced: bool, leave_table: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        launch: Callable[["Flight[V]"], Awaitable[V]],
+        *,
+        forced: bool,
+        leave_table: Callable[[], object],
+    ) -> None:
+        self.launch = launch
         self.forced = forced
         self.on_wire = False
+        self.priority = current_priority()
         self._leave_table = leave_table
         self._task: asyncio.Task[None] | None = None
         self._waiters: set[asyncio.Future[V]] = set()
@@ -71,8 +81,14 @@ class Flight(Generic[V]):
         return len(self._waiters)
 
     def begin(self, task: asyncio.Task[None]) -> None:
-        """Tie the flight to the task that flies it."""
-        self._task = task
+        """Tie the flight to the task that flies it, and end the one that flew it before."""
+        earlier, self._task = self._task, task
+        if earlier is not None:
+            earlier.cancel()
+
+    def is_flown_by(self, task: "asyncio.Task[None] | None") -> bool:
+        """Whether this task still flies it."""
+        return self._task is task
 
     def board(self) -> asyncio.Future[V]:
         """Become one who waits; the answer may come at any moment from now on."""
@@ -140,7 +156,8 @@ class SingleFlight(Generic[K, V]):
 
         Args:
             key: what is asked for.
-            launch: asks upstream; entered flights are on the wire. Called once a flight.
+            launch: asks upstream; entered flights are on the wire. Called once a flight, and once more when
+                an interactive caller hurries it.
             forced: the answer must come from a forced flight; an unforced one that is under way is waited
                 for, and not joined.
 
@@ -151,14 +168,19 @@ class SingleFlight(Generic[K, V]):
             if flight.forced or not forced:
                 self._joined += 1
                 self._on_join()
-                return await flight.wait(flight.board())
+                waiter = flight.board()
+                if current_priority() < flight.priority and not flight.on_wire:
+                    # Its place in every queue is a background one; whoever waits now can not wait there.
+                    flight.priority = current_priority()
+                    self._begin(key, flight)
+                return await flight.wait(waiter)
             await _ended(flight)
         if self._closed:
             raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
-        departing: Flight[V] = Flight(forced=forced, leave_table=lambda: self._forget(key, departing))
+        departing: Flight[V] = Flight(launch, forced=forced, leave_table=lambda: self._forget(key, departing))
         # Before the task exists: with an eager task factory the answer may be there when it does.
         waiter = departing.board()
-        self._depart(key, departing, launch)
+        self._depart(key, departing)
         return await departing.wait(waiter)
 
     def statistics(self) -> FlightStatistics:
@@ -184,19 +206,24 @@ class SingleFlight(Generic[K, V]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _depart(self, key: K, flight: Flight[V], launch: Callable[[Flight[V]], Awaitable[V]]) -> None:
+    def _depart(self, key: K, flight: Flight[V]) -> None:
         self._flights[key] = flight
         self._flown += 1
-        task = asyncio.get_running_loop().create_task(self._run(key, flight, launch))
+        self._begin(key, flight)
+
+    def _begin(self, key: K, flight: Flight[V]) -> None:
+        """Fly it in a task of its own, which has the priority of whoever calls."""
+        task = asyncio.get_running_loop().create_task(self._run(key, flight))
         flight.begin(task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, key: K, flight: Flight[V], launch: Callable[[Flight[V]], Awaitable[V]]) -> None:
+    async def _run(self, key: K, flight: Flight[V]) -> None:
         try:
-            value = await launch(flight)
+            value = await flight.launch(flight)
         except asyncio.CancelledError:
-            flight.drop()
+            if flight.is_flown_by(asyncio.current_task()):
+                flight.drop()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters'
             self._forget(key, flight)

@@ -1,13 +1,114 @@
-"""Decisions about a secret's freshness: pure, from its dates and the contract."""
+"""Whether a credential may be served, refreshed or must be waited for: pure decisions from dates.
+
+No clock, no I/O: moments come in as numbers. Sections cited are those of docs/contract/OBSERVED.md.
+"""
+
+import enum
+import math
+
+import msgspec
 
 from flowmate_async.models import SecretSummary
+from flowmate_async.secrets import Secret, SessionSecret
 
 _NEVER_REFRESHED = frozenset({"SIMPLE", "API_KEY", "MIXED", "OA1_TWO_LEGGED", "OA1_THREE_LEGGED"})
 
 UPSTREAM_WINDOW_SECONDS = 15 * 60.0
-"""Upstream refreshes on a GET when less than this is left (docs/contract/OBSERVED.md § One secret)."""
+"""Upstream refreshes on a GET when less than this is left, and never earlier (§ One secret)."""
 
-_SKEW_SECONDS = 120.0
+_LISTING_SKEW_SECONDS = 120.0
+
+
+class FreshnessPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How long credentials are served from the cache.
+
+    Attributes:
+        advisory_seconds: an expiring credential is refreshed early when less than this is left; drawn per
+            credential from this range, so that many that were made together are not refreshed together. Below
+            upstream's own 15 minutes, or the refresh would bring nothing (§ One secret).
+        static_ttl_seconds: passwords, API keys and the like are fetched again after this; the old value is
+            served meanwhile.
+        session_ttl_seconds: a session without an expiry is used for this long. Every GET of it logs in
+            (§ One secret), so it is never fetched early.
+        skew_seconds: how far this machine's clock may be behind the providers'.
+        cool_down_seconds: how long a failed refresh, a rejected value or an answer that brought nothing new
+            is left alone; up to half as much is added at random.
+        negative_ttl_seconds: how long "not yours" and "no such secret" are remembered.
+    """
+
+    advisory_seconds: tuple[float, float] = (12 * 60.0, 14 * 60.0)
+    static_ttl_seconds: float = 60 * 60.0
+    session_ttl_seconds: float = 10 * 60.0
+    skew_seconds: float = 5.0
+    cool_down_seconds: float = 30.0
+    negative_ttl_seconds: float = 10.0
+
+
+class State(enum.Enum):
+    """What may be done with a cached credential."""
+
+    FRESH = "fresh"
+    """Serve it."""
+    STALE = "stale"
+    """Serve it, and refresh it in the background."""
+    EXPIRED = "expired"
+    """Wait for a newer one: it has ended, or ends sooner than the caller needs."""
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """When a credential is to be refreshed and when it ends, on the wall clock and on the monotonic one.
+
+    Either clock may be the one that is wrong: the wall clock jumps, the monotonic one stands still while a
+    machine sleeps. The earlier moment counts.
+    """
+
+    refresh_at_wall: float
+    refresh_at_monotonic: float
+    valid_until_wall: float
+    valid_until_monotonic: float
+
+    def remaining_seconds(self, *, wall: float, monotonic: float) -> float:
+        """How long the credential is still valid; negative when it has ended, infinite without an end."""
+        return min(self.valid_until_wall - wall, self.valid_until_monotonic - monotonic)
+
+    def state(self, *, wall: float, monotonic: float, min_valid_seconds: float) -> State:
+        """What may be done with the credential now, for a caller who needs it for that long."""
+        remaining = self.remaining_seconds(wall=wall, monotonic=monotonic)
+        if remaining <= 0 or remaining < min_valid_seconds:
+            return State.EXPIRED
+        if wall >= self.refresh_at_wall or monotonic >= self.refresh_at_monotonic:
+            return State.STALE
+        return State.FRESH
+
+
+def timeline(
+    secret: Secret, *, wall: float, monotonic: float, jitter: float, policy: FreshnessPolicy
+) -> Timeline:
+    """The timeline of a credential that was fetched now.
+
+    Args:
+        secret: the credential.
+        wall: now, in seconds since the Unix epoch.
+        monotonic: now, on the monotonic clock.
+        jitter: the credential's own number from 0 to 1.
+        policy: how long things are served.
+    """
+    expires_at = secret.expires_at
+    if expires_at is not None:
+        return _until(expires_at.timestamp() - policy.skew_seconds, wall, monotonic, jitter, policy)
+    if isinstance(secret, SessionSecret):
+        # Nothing tells how long it lives, so it ends when its time is over, and is never refreshed early.
+        end = monotonic + policy.session_ttl_seconds
+        return Timeline(math.inf, math.inf, math.inf, end)
+    stale = monotonic + policy.static_ttl_seconds * (1 - 0.1 * jitter)
+    return Timeline(math.inf, stale, math.inf, math.inf)
+
+
+def _until(end: float, wall: float, monotonic: float, jitter: float, policy: FreshnessPolicy) -> Timeline:
+    low, high = policy.advisory_seconds
+    left = end - wall
+    early = max(0.0, min(low + (high - low) * jitter, left / 2))
+    return Timeline(end - early, monotonic + left - early, end, monotonic + left)
 
 
 def may_refresh(summary: SecretSummary, *, now: float) -> bool:
@@ -21,7 +122,14 @@ def may_refresh(summary: SecretSummary, *, now: float) -> bool:
         ``False`` only when it is certain: a type that is never refreshed, or more time left than upstream's
         window and two clocks' disagreement.
     """
-    if summary.type in _NEVER_REFRESHED:
+    if never_refreshed(summary.type):
         return False
     expires_at = summary.expires_at
-    return expires_at is None or expires_at.timestamp() - now < UPSTREAM_WINDOW_SECONDS + _SKEW_SECONDS
+    return (
+        expires_at is None or expires_at.timestamp() - now < UPSTREAM_WINDOW_SECONDS + _LISTING_SKEW_SECONDS
+    )
+
+
+def never_refreshed(secret_type: str) -> bool:
+    """Whether upstream never refreshes secrets of this type."""
+    return secret_type in _NEVER_REFRESHED

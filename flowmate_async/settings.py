@@ -31,7 +31,7 @@ def checked_base_url(base_url: str) -> str:
         raise ConfigurationError("the base URL is not a URL", advice=_example()) from None
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
         raise ConfigurationError("the base URL is not a plain http(s) URL", advice=_example())
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise ConfigurationError(
             f"the base URL is plain http to {host}", advice="Use https; http is for this machine only"
         )
@@ -63,7 +63,8 @@ def _example() -> str:
     return f"It looks like {DEFAULT_BASE_URL}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a URL's host is this very machine."""
     if host == "localhost":
         return True
     try:

@@ -5,6 +5,7 @@ from collections import Counter
 
 import msgspec
 
+from flowmate_async.credentials import CacheStatistics
 from flowmate_async.events import (
     Answered,
     Broken,
@@ -45,7 +46,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         tokens_replaced: those after a rejection.
         relisted: listings fetched again.
         latency: by endpoint.
-        traffic: the dispatcher and its limiter.
+        traffic: admission, breaker and what is in flight.
+        cache: the cache of credentials.
         flights: the tables of flights.
     """
 
@@ -60,6 +62,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     relisted: int
     latency: dict[str, Latency]
     traffic: TrafficStatistics
+    cache: CacheStatistics
     flights: dict[str, FlightStatistics]
 
 
@@ -134,7 +137,9 @@ class StatsListener:
             case Relisted():
                 self._relisted += 1
 
-    def snapshot(self, *, traffic: TrafficStatistics, flights: dict[str, FlightStatistics]) -> Stats:
+    def snapshot(
+        self, *, traffic: TrafficStatistics, cache: CacheStatistics, flights: dict[str, FlightStatistics]
+    ) -> Stats:
         """The counters so far, with the rooms' own statistics."""
         return Stats(
             requests={endpoint: seen.count for endpoint, seen in self._latencies.items()},
@@ -148,5 +153,6 @@ class StatsListener:
             relisted=self._relisted,
             latency={endpoint: seen.latency() for endpoint, seen in self._latencies.items()},
             traffic=traffic,
+            cache=cache,
             flights=flights,
         )

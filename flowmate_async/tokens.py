@@ -19,6 +19,7 @@ from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
 from flowmate_async.models import UserToken
 from flowmate_async.protocol import checked_username
 from flowmate_async.redaction import Headers
+from flowmate_async.traffic.breaker import Breaker, on_behalf_of
 from flowmate_async.traffic.dispatch import TokenRejected
 
 T = TypeVar("T")
@@ -56,16 +57,25 @@ class UserTokens:
         admin: the token that they are made with.
         clock: the time they are kept by.
         emitter: told of tokens made and flights joined.
+        breaker: told of fresh tokens that are rejected.
         capacity: most tokens kept.
     """
 
     def __init__(
-        self, api: Api, *, admin: AdminToken, clock: Clock, emitter: Emitter, capacity: int = 10_000
+        self,
+        api: Api,
+        *,
+        admin: AdminToken,
+        clock: Clock,
+        emitter: Emitter,
+        breaker: Breaker,
+        capacity: int = 10_000,
     ) -> None:
         self._api = api
         self._admin = admin
         self._clock = clock
         self._emitter = emitter
+        self._breaker = breaker
         self._capacity = capacity
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._generations = itertools.count(1)
@@ -97,17 +107,8 @@ class UserTokens:
                 token was rejected as well.
         """
         try:
-            held = await self._current(username)
-            try:
-                return await self._use(held, operation)
-            except TokenRejected as rejected:
-                error = rejected.error
-            held = await self._replaced(username, held, error)
-            try:
-                return await self._use(held, operation)
-            except TokenRejected as rejected:
-                error = rejected.error
-            raise error
+            with on_behalf_of(username):
+                return await self._call(username, operation)
         except FlowMateError as failure:
             failure.about(username=username)
             raise
@@ -120,6 +121,22 @@ class UserTokens:
         """Forget every token; see :meth:`SingleFlight.aclose`."""
         await self._flights.aclose(drain_seconds=drain_seconds)
         self._held.clear()
+
+    async def _call(self, username: str, operation: Callable[[Headers], Awaitable[T]]) -> T:
+        held = await self._current(username)
+        try:
+            return await self._use(held, operation)
+        except TokenRejected as rejected:
+            error = rejected.error
+        held = await self._replaced(username, held, error)
+        epoch = self._breaker.epoch
+        try:
+            return await self._use(held, operation)
+        except TokenRejected as rejected:
+            error = rejected.error
+        # A fresh token is never dead: this 401 is upstream's own trouble.
+        self._breaker.note(subject=username, failed=True, epoch=epoch)
+        raise error
 
     async def _use(self, held: _Held, operation: Callable[[Headers], Awaitable[T]]) -> T:
         result = await operation(held.headers)
@@ -153,7 +170,10 @@ class UserTokens:
 
     async def _impersonate(self, username: str, flight: Flight[_Held], *, replacement: bool) -> _Held:
         try:
-            token = await self._admin.call(lambda admin: self._api.impersonate(admin, username, wire=flight))
+            with on_behalf_of(username):
+                token = await self._admin.call(
+                    lambda admin: self._api.impersonate(admin, username, wire=flight)
+                )
         except FlowMateError as error:
             error.about(username=username)
             raise

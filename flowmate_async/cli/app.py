@@ -1,20 +1,20 @@
 """The command line: commands, and how each ends."""
 
-import importlib.util
 import inspect
 import logging
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
-import anyio
 from cyclopts import App, CycloptsError
 
 from flowmate_async import __version__
 from flowmate_async.cli.configuration import fill_from_file
 from flowmate_async.cli.demo_command import demo
 from flowmate_async.cli.exits import Exit, complain, exit_code
+from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.read_commands import get, list_, users
+from flowmate_async.cli.run_command import run as run_
 from flowmate_async.cli.sandbox_command import sandbox
 from flowmate_async.cli.store_commands import store_app
 from flowmate_async.cli.sync_command import sync
@@ -26,13 +26,14 @@ app = App(
     version=__version__,
     config=(fill_from_file,),
     help_epilogue="Exit codes: 0 ok, 1 some users failed, 2 usage or configuration, 3 FlowMate unusable, "
-    "130 interrupted (what was acknowledged is kept).",
+    "130 interrupted (what was acknowledged is kept). flowmate run ends as its command does.",
 )
 app.command(demo)
 app.command(sync)
 app.command(users)
 app.command(list_, name="list")
 app.command(get)
+app.command(run_, name="run")
 app.command(store_app)
 app.command(sandbox)
 
@@ -66,12 +67,10 @@ def run(arguments: list[str]) -> int:
 
 def _ended(command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     if not inspect.iscoroutinefunction(command):
-        command(*args, **kwargs)  # --help and --version
-        return Exit.OK
+        return int(command(*args, **kwargs) or Exit.OK)  # --help and --version end without a code
 
     async def awaited() -> int:
         work: Coroutine[Any, Any, int] = command(*args, **kwargs)
         return int(await work)
 
-    # The event loop of uvloop is used when it is installed.
-    return anyio.run(awaited, backend_options={"use_uvloop": importlib.util.find_spec("uvloop") is not None})
+    return run_async(awaited)

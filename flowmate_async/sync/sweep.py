@@ -1,4 +1,4 @@
-"""A sweep: a fixed set of workers over any number of users, with back-pressure.
+"""A sweep: a fixed set of background workers over any number of users, with back-pressure.
 
 Workers pull the next username only when they are free, and stop pulling when nobody takes their outcomes, so
 memory depends on the number of workers and not on the number of users.
@@ -16,6 +16,7 @@ from collections.abc import (
 )
 
 from flowmate_async.sync.outcomes import Outcome
+from flowmate_async.traffic.priority import set_background
 
 Usernames = Iterable[str] | AsyncIterable[str]
 
@@ -113,6 +114,7 @@ class _Crew:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _work(self) -> None:
+        set_background()
         try:
             while not isinstance(username := await self._names.pull(), _End):
                 await self._done.put(await self._read(username))

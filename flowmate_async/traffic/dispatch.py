@@ -1,10 +1,10 @@
 """The one way out: every request passes here, attempt by attempt.
 
-In this order: the secret's quarantine, a slot of the concurrency limit, the rate limiter, the transport. What
-a failure means is decided in ``failures.py``, whether it is worth another attempt in ``retry.py``.
+In this order: the breaker, the secret's quarantine, admission (concurrency and rate), the breaker again (it
+may have opened meanwhile), the transport. What a failure means is decided in ``failures.py``, whether it is
+worth another attempt in ``retry.py``.
 """
 
-import asyncio
 import random
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,12 +14,14 @@ import stamina
 from msgspec import structs
 
 from flowmate_async.clock import Clock
-from flowmate_async.errors import FlowMateError
+from flowmate_async.errors import FlowMateError, UpstreamTimeoutError, UpstreamUnavailableError
 from flowmate_async.events import Answered, Broken, Emitter, Retried, Throttled
 from flowmate_async.failures import Failure, Remedy, examine, examine_broken
-from flowmate_async.protocol import Request
+from flowmate_async.protocol import IMPERSONATE, Request
 from flowmate_async.redaction import Headers, Redacted
-from flowmate_async.traffic.limiter import LimiterStatistics, RateLimiter
+from flowmate_async.traffic.admission import Admission, AdmissionStatistics
+from flowmate_async.traffic.breaker import Breaker, BreakerStatistics, current_subject
+from flowmate_async.traffic.priority import Priority, current_priority
 from flowmate_async.traffic.quarantine import Quarantine
 from flowmate_async.traffic.retry import RetryPolicy, RetrySchedule
 from flowmate_async.traffic.tally import count_request
@@ -55,12 +57,13 @@ class TokenRejected(Exception):  # noqa: N818 - a signal to the token room, neve
 
 
 class TrafficStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Traffic as it stands: requests in flight now and at most, quarantined secrets, the limiter."""
+    """Traffic as it stands: requests in flight now and at most, quarantined secrets, admission, breaker."""
 
     in_flight: int
     max_in_flight: int
     quarantined: int
-    limiter: LimiterStatistics
+    limiter: AdmissionStatistics
+    breaker: BreakerStatistics
 
 
 class Dispatcher:
@@ -68,8 +71,8 @@ class Dispatcher:
 
     Args:
         transport: carries one attempt.
-        limiter: the rate.
-        concurrency: most requests in flight.
+        admission: the concurrency and the rate.
+        breaker: keeps from sending to a sick upstream.
         policy: the bounds of retrying.
         clock: the time it keeps.
         emitter: told of answers, failures, retries and throttling.
@@ -80,16 +83,16 @@ class Dispatcher:
         self,
         transport: Transport,
         *,
-        limiter: RateLimiter,
-        concurrency: int,
+        admission: Admission,
+        breaker: Breaker,
         policy: RetryPolicy,
         clock: Clock,
         emitter: Emitter,
         uniform: Any = random.uniform,
     ) -> None:
         self._transport = transport
-        self._limiter = limiter
-        self._slots = asyncio.Semaphore(concurrency)
+        self._admission = admission
+        self._breaker = breaker
         self._policy = policy
         self._clock = clock
         self._emitter = emitter
@@ -118,7 +121,8 @@ class Dispatcher:
             in_flight=self._in_flight,
             max_in_flight=self._max_in_flight,
             quarantined=len(self._quarantine),
-            limiter=self._limiter.statistics(),
+            limiter=self._admission.statistics(),
+            breaker=self._breaker.statistics(),
         )
 
     async def _retry(self, outcome: Response | Failure, errand: Errand) -> Response | Failure:
@@ -150,16 +154,44 @@ class Dispatcher:
         return outcome
 
     async def _attempt(self, errand: Errand) -> Response | Failure:
-        secret_id = errand.request.secret_id
+        """One attempt, or none while the breaker is open: who can wait does, who cannot is told at once."""
+        patience = self._policy.deadline_seconds if current_priority() is Priority.BACKGROUND else 0.0
         while True:
-            if secret_id is not None:
-                await self._quarantine.passed(secret_id)
-            async with self._slots:
-                await self._limiter.acquire()
-                if secret_id is not None and self._quarantine.holds(secret_id):
-                    continue  # imposed while this one waited for its slot or its turn
-                with errand.wire:
-                    return await self._exchange(errand)
+            refused_for = self._breaker.closed_for()
+            if refused_for is None:
+                await self._until_released(errand.request.secret_id)
+                async with self._admission:
+                    if self._is_quarantined(errand.request.secret_id):
+                        continue  # imposed while this one waited for its turn
+                    refused_for = self._breaker.refused_for()
+                    if refused_for is None:
+                        with errand.wire:
+                            return await self._watched(errand)
+            if refused_for > patience:
+                return Failure(_unwell(errand.request, refused_for))
+            patience -= refused_for
+            await self._clock.sleep(refused_for)
+
+    async def _until_released(self, secret_id: str | None) -> None:
+        if secret_id is not None:
+            await self._quarantine.passed(secret_id)
+
+    def _is_quarantined(self, secret_id: str | None) -> bool:
+        return secret_id is not None and self._quarantine.holds(secret_id)
+
+    async def _watched(self, errand: Errand) -> Response | Failure:
+        """One exchange, whose end the breaker is told."""
+        epoch = self._breaker.epoch
+        outcome: Response | Failure | None = None
+        try:
+            outcome = await self._exchange(errand)
+        finally:
+            if outcome is None or _says_nothing(outcome, errand.request):
+                self._breaker.withdraw(epoch=epoch)
+        if not _says_nothing(outcome, errand.request):
+            failed = isinstance(outcome, Failure) and outcome.sick
+            self._breaker.note(subject=current_subject(), failed=failed, epoch=epoch)
+        return outcome
 
     async def _exchange(self, errand: Errand) -> Response | Failure:
         request = errand.request
@@ -189,10 +221,31 @@ class Dispatcher:
         """Let others feel what one request met: a throttled rate, a secret that is being refreshed."""
         if failure.throttled:
             seconds = min(failure.retry_after_seconds or 0.0, self._policy.retry_after_cap_seconds)
-            self._limiter.pause(seconds)
+            self._admission.pause(seconds)
             self._emitter.emit(Throttled(seconds))
         if failure.locked and request.secret_id is not None:
             self._quarantine.impose(request.secret_id, self._policy.lock_seconds)
+
+
+def _says_nothing(outcome: Response | Failure, request: Request) -> bool:
+    """Whether an answer is no sign of upstream's health.
+
+    A dead token is neither its sickness nor its health, nor is a provider that is waited for in vain; and
+    that a token was made says nothing of whether tokens are accepted.
+    """
+    if isinstance(outcome, Response):
+        return request.endpoint == IMPERSONATE
+    waited_in_vain = isinstance(outcome.error, UpstreamTimeoutError)
+    return (outcome.remedy is Remedy.REPLACE_TOKEN or waited_in_vain) and not outcome.sick
+
+
+def _unwell(request: Request, seconds: float) -> UpstreamUnavailableError:
+    return UpstreamUnavailableError(
+        "FlowMate failed for many users a moment ago; nothing was sent",
+        advice=f"Try again in {seconds:.0f} s",
+        endpoint=request.endpoint,
+        secret_id=request.secret_id,
+    )
 
 
 class _Failed(Exception):  # noqa: N818 - never leaves this module

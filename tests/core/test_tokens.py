@@ -12,8 +12,9 @@ from flowmate_async.clock import SystemClock
 from flowmate_async.events import Emitter
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 from flowmate_async.tokens import UserTokens
+from flowmate_async.traffic.admission import Admission
+from flowmate_async.traffic.breaker import Breaker, BreakerPolicy
 from flowmate_async.traffic.dispatch import Dispatcher
-from flowmate_async.traffic.limiter import RateLimiter
 from flowmate_async.traffic.retry import RetryPolicy
 
 pytestmark = pytest.mark.anyio
@@ -66,12 +67,19 @@ def client(iam, admin_token="admin", **options):
 def table(iam, **options):
     """The room itself, for what the public face fixes."""
     clock, emitter = SystemClock(), Emitter()
+    breaker = Breaker(BreakerPolicy(), clock=clock, on_open=lambda _: None)
     dispatcher = Dispatcher(
-        MemoryTransport(iam), limiter=RateLimiter(rate=None, burst=1, clock=clock), concurrency=64,
-        policy=RetryPolicy(), clock=clock, emitter=emitter,
-    )  # fmt: skip
+        MemoryTransport(iam),
+        admission=Admission(rate=None, burst=1, concurrency=64, clock=clock),
+        breaker=breaker,
+        policy=RetryPolicy(),
+        clock=clock,
+        emitter=emitter,
+    )
     api = Api(dispatcher, limits=ApiLimits(), keep_refresh_fields=False)
-    return UserTokens(api, admin=AdminToken("admin"), clock=clock, emitter=emitter, **options)
+    return UserTokens(
+        api, admin=AdminToken("admin"), clock=clock, emitter=emitter, breaker=breaker, **options
+    )
 
 
 class TestReuse:

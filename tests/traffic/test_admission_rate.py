@@ -7,12 +7,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowmate_async.clock import SystemClock
-from flowmate_async.traffic.limiter import RateLimiter
+from flowmate_async.traffic.admission import Admission
 
 # Virtual time stands still between timers, so that a remainder of a float would be waited for forever.
 # Moments and rates are therefore dyadic, which floats and looptime's microseconds hold exactly.
 STEP = 1 / 64
 moments = st.integers(0, 192).map(lambda steps: steps * STEP)
+
+
+def limited(rate, burst):
+    """Admission that only the rate limits."""
+    return Admission(rate=rate, burst=burst, concurrency=10_000, clock=SystemClock())
+
+
+async def admitted(limiter):
+    async with limiter:
+        pass
 
 
 def obeys(sent, rate, burst):
@@ -43,12 +53,12 @@ def test_over_any_window_rate_and_burst_are_obeyed(virtually, arrivals, pauses, 
 
     async def main():
         loop = asyncio.get_running_loop()
-        limiter = RateLimiter(rate=rate, burst=burst, clock=SystemClock())
+        limiter = limited(rate=rate, burst=burst)
         sent, paused = [], []
 
         async def send(after):
             await asyncio.sleep(after)
-            await limiter.acquire()
+            await admitted(limiter)
             sent.append(loop.time())
 
         async def give_up(task, after):
@@ -87,30 +97,30 @@ class TestLimiter:
         loop, sent = asyncio.get_running_loop(), []
 
         async def send(number):
-            await limiter.acquire()
+            await admitted(limiter)
             sent.append((number, loop.time()))
 
         await asyncio.gather(*(send(number) for number in range(count)))
         return sent
 
     async def test_first_come_first_served(self):
-        sent = await self.sent(RateLimiter(rate=8, burst=3, clock=SystemClock()), 30)
+        sent = await self.sent(limited(rate=8, burst=3), 30)
         assert [number for number, _ in sent] == list(range(30))
 
     async def test_the_limit_is_used_to_the_full(self):
         """A limiter that let nothing through would obey every law above."""
-        sent = await self.sent(RateLimiter(rate=8, burst=5, clock=SystemClock()), 85)
+        sent = await self.sent(limited(rate=8, burst=5), 85)
         assert sent[-1][1] == 10
 
     async def test_without_a_rate_nobody_waits(self):
-        limiter = RateLimiter(rate=None, burst=1, clock=SystemClock())
+        limiter = limited(rate=None, burst=1)
         assert {at for _, at in await self.sent(limiter, 100)} == {asyncio.get_running_loop().time()}
 
     @pytest.mark.parametrize("rate", [None, 4, 0.5])
     async def test_a_pause_holds_everybody_also_those_who_wait_already(self, rate):
         loop = asyncio.get_running_loop()
-        limiter = RateLimiter(rate=rate, burst=1, clock=SystemClock())
-        await limiter.acquire()
+        limiter = limited(rate=rate, burst=1)
+        await admitted(limiter)
         waiting = asyncio.create_task(self.sent(limiter, 3))
         await asyncio.sleep(STEP)
         assert limiter.statistics().waiting == (0 if rate is None else 3)
@@ -123,9 +133,9 @@ class TestLimiter:
         assert min(sent) >= began + 60
 
     async def test_it_tells_who_waits_and_for_how_long(self):
-        limiter = RateLimiter(rate=4, burst=1, clock=SystemClock())
+        limiter = limited(rate=4, burst=1)
         limiter.pause(60)
-        waiting = [asyncio.create_task(limiter.acquire()) for _ in range(4)]
+        waiting = [asyncio.create_task(admitted(limiter)) for _ in range(4)]
         await asyncio.sleep(20)
         found = limiter.statistics()
         assert (found.waiting, found.rate, found.burst) == (4, 4, 1)

@@ -1,0 +1,130 @@
+"""Becoming the command that ``flowmate run`` was asked for, with nothing of this library left.
+
+On POSIX the process is replaced, so that signals and the exit code are the command's by nature. Where that
+does not exist the command is a child whose exit code is passed on. What it is given is decided in
+``run_command.py``.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from flowmate_async.cli.exits import complain
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.redaction import Redacted
+
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+_IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFSZ")
+
+
+class Environment(Redacted, frozen=True):
+    """A command's environment; its values never show."""
+
+    variables: dict[str, str]
+
+
+class Payload(Redacted, frozen=True):
+    """Bytes for a command to read; they never show."""
+
+    data: bytes
+
+
+def become(command: Sequence[str], environment: Environment) -> int:
+    """Replace this process by a command; returns only when that is not possible, or not known here.
+
+    Args:
+        command: the program and its arguments.
+        environment: all of its environment.
+
+    Returns:
+        The exit code: the command's, or 127 when there is no such program, 126 when it cannot be executed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        if os.name == "posix":
+            _restore_signals()
+            os.execvpe(command[0], list(command), environment.variables)  # noqa: S606 - the user's own command
+        return wait_for(command, environment)
+    except FileNotFoundError:
+        code, reason = NOT_FOUND, "there is no such program"
+    except OSError as error:
+        code, reason = NOT_EXECUTABLE, error.strerror or "it cannot be executed"
+    complain(f"{command[0]}: {reason}")
+    return code
+
+
+def wait_for(command: Sequence[str], environment: Environment) -> int:
+    """Run a command as a child, where a process cannot be replaced, and return its exit code."""
+    with subprocess.Popen(list(command), env=environment.variables) as child:  # noqa: S603 - the user's own
+        while True:
+            # Ctrl-C reaches the child as well, and how it ends is the child's decision.
+            with suppress(KeyboardInterrupt):
+                return child.wait()
+
+
+def _restore_signals() -> None:
+    """Undo what Python ignores at its start: ignored signals, unlike handled ones, outlive an exec."""
+    for name in _IGNORED_BY_PYTHON:
+        number = getattr(signal, name, None)
+        if number is not None:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def offer(payload: Payload, *, fd: int) -> None:
+    """Put bytes where the command finds them: a pipe whose reading end is its file descriptor ``fd``.
+
+    Args:
+        payload: read once, and then gone.
+        fd: the file descriptor, 3 or above.
+
+    Raises:
+        ConfigurationError: the platform has no such thing, or the bytes do not fit into a pipe.
+    """
+    if os.name != "posix":
+        raise ConfigurationError("--fd needs POSIX", advice="Leave it out: the environment works everywhere")
+    reading, writing = os.pipe()
+    try:
+        fits = _filled(writing, payload)
+    finally:
+        os.close(writing)
+    if not fits:
+        os.close(reading)
+        raise ConfigurationError("the secret does not fit into a pipe", advice="Leave out --fd")
+    _move(reading, fd)
+
+
+def _filled(writing: int, payload: Payload) -> bool:
+    """Write without waiting: nobody reads before the command runs."""
+    os.set_blocking(writing, False)
+    with suppress(OSError):
+        _widen(writing, len(payload.data))
+    with suppress(BlockingIOError):
+        return os.write(writing, payload.data) == len(payload.data)
+    return False
+
+
+def _widen(writing: int, size: int) -> None:
+    if sys.platform == "linux":
+        import fcntl  # noqa: PLC0415 - POSIX only
+
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, max(size, 65536))
+
+
+def _move(reading: int, fd: int) -> None:
+    problem = ""
+    try:
+        if reading == fd:
+            os.set_inheritable(fd, True)  # noqa: FBT003 - positional only
+        else:
+            os.dup2(reading, fd)
+            os.close(reading)
+    except OSError as error:
+        problem = error.strerror or "it cannot be opened"
+    if problem:
+        raise ConfigurationError(f"file descriptor {fd}: {problem}")

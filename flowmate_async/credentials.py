@@ -1,0 +1,436 @@
+"""Credentials that are valid when they are handed out: a cache by expiry, refreshed once, rejected once.
+
+What may be served when is decided in ``freshness.py``; that one secret is fetched once however many ask is
+``fetch.py``'s. Here: what is kept, what a failure means for what is kept, and leases.
+"""
+
+import asyncio
+import itertools
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from flowmate_async.clock import Clock, monotonic_of
+from flowmate_async.errors import (
+    CredentialExpiredError,
+    CredentialRejectedError,
+    FlowMateError,
+    PermissionDeniedError,
+    RateLimitedError,
+    RefreshFailedError,
+    SecretNotFoundError,
+    UpstreamUnavailableError,
+    UserNotFoundError,
+)
+from flowmate_async.events import Emitter, Refreshed, ServedStale
+from flowmate_async.fetch import SecretFetcher
+from flowmate_async.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
+from flowmate_async.secrets import OAuth2Value, Secret, SessionValue
+
+_Key = tuple[str, str]
+
+_TRANSIENT = (UpstreamUnavailableError, RateLimitedError, RefreshFailedError)
+"""Failures that say nothing about the value that is held."""
+
+_NEGATIVE = (PermissionDeniedError, SecretNotFoundError, UserNotFoundError)
+"""Answers that end the right to the value that is held."""
+
+
+class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The cache as it stands: credentials held, failures remembered, and what it did so far."""
+
+    entries: int
+    failures: int
+    hits: int
+    misses: int
+    refreshes: int
+    stale_served: int
+
+
+class Entry:
+    """One credential as it is held; its ``repr`` is the default one, without fields."""
+
+    __slots__ = ("failure", "generation", "refreshing", "rejected_until", "retry_at", "secret", "timeline")
+
+    def __init__(self, secret: Secret, when: Timeline, generation: int) -> None:
+        self.secret = secret
+        self.timeline = when
+        self.generation = generation
+        self.failure: FlowMateError | None = None
+        self.retry_at = float("-inf")
+        self.rejected_until = float("-inf")
+        self.refreshing = False
+
+
+class Credentials:
+    """The cache of credentials of one client, and the leases on them.
+
+    Least recently used entries go first when there are too many. Flights are not in this table, so eviction
+    never touches one.
+
+    Args:
+        fetcher: fetches, each secret at most once at a time.
+        policy: see :class:`FreshnessPolicy`.
+        capacity: most credentials held, and most failures remembered.
+        clock: wall time for ``expires``, monotonic time for ages.
+        emitter: told of refreshes and of stale values served.
+        uniform: the source of jitter.
+    """
+
+    def __init__(
+        self,
+        fetcher: SecretFetcher,
+        *,
+        policy: FreshnessPolicy,
+        capacity: int,
+        clock: Clock,
+        emitter: Emitter,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._fetcher = fetcher
+        self._policy = policy
+        self._capacity = capacity
+        self._clock = clock
+        self._wall = clock.wall
+        self._monotonic = clock.monotonic
+        self._emitter = emitter
+        self._uniform = uniform
+        self._entries: OrderedDict[_Key, Entry] = OrderedDict()
+        self._failures: OrderedDict[_Key, tuple[FlowMateError, float]] = OrderedDict()
+        self._generations = itertools.count(1)
+        self._background: set[asyncio.Task[None]] = set()
+        self._hits = self._misses = self._refreshes = self._stale_served = 0
+
+    def open(self) -> None:
+        """Tie the cache to the running loop."""
+        self._monotonic = monotonic_of(self._clock)
+
+    async def credential(self, username: str, secret_id: str, min_valid: float) -> Secret:
+        """A credential that is valid for ``min_valid`` seconds; see :meth:`FlowMate.credential`."""
+        key = (username, secret_id)
+        entry = self._entries.get(key)
+        if entry is not None:
+            # The hot path: State.FRESH, by the rule of Timeline.state, without the calls.
+            when, wall, monotonic = entry.timeline, self._wall(), self._monotonic()
+            if (
+                wall < when.refresh_at_wall
+                and monotonic < when.refresh_at_monotonic
+                and wall + min_valid <= when.valid_until_wall
+                and monotonic + min_valid <= when.valid_until_monotonic
+            ):
+                self._hits += 1
+                self._entries.move_to_end(key)
+                return entry.secret
+        return (await self.entry(key, min_valid)).secret
+
+    async def entry(self, key: _Key, min_valid: float) -> Entry:
+        """The entry to serve: at once when it may be, otherwise after one refresh."""
+        entry = self._entries.get(key)
+        if entry is None:
+            self._misses += 1
+            return await self._first(key, min_valid)
+        self._entries.move_to_end(key)
+        state = entry.timeline.state(
+            wall=self._wall(), monotonic=self._monotonic(), min_valid_seconds=min_valid
+        )
+        if state is State.EXPIRED:
+            self._misses += 1
+            return await self._renewed(key, entry, min_valid)
+        self._hits += 1
+        if state is State.STALE:
+            self._refresh_in_background(key, entry)
+        return entry
+
+    async def replaced(self, key: _Key, rejected: Entry, min_valid: float) -> Entry:
+        """The entry after one that the app rejected: compare-and-swap, so that many rejections fetch once.
+
+        What is compared is the credential itself: evicted and fetched again, it is in another entry.
+
+        Raises:
+            CredentialRejectedError: upstream still has the same value, or had it within the cool-down.
+        """
+        current = self._entries.get(key)
+        if current is not None and _presented(current.secret) != _presented(rejected.secret):
+            return await self.entry(key, min_valid)
+        known = rejected if current is None else current
+        if self._monotonic() < max(known.rejected_until, rejected.rejected_until):
+            raise _rejected(key)
+        self._raise_remembered(key)
+        if known.failure is not None and self._monotonic() < known.retry_at:
+            raise known.failure.clone()
+        fetched = await self._fetch(key, forced=True)
+        if _presented(fetched.secret) == _presented(rejected.secret):
+            until = self._monotonic() + self._cool_down()
+            rejected.rejected_until = fetched.rejected_until = until
+            raise _rejected(key)
+        return self._long_enough(key, fetched, min_valid)
+
+    def forget(self, username: str, secret_id: str) -> None:
+        """Drop what is held of a secret."""
+        self._entries.pop((username, secret_id), None)
+        self._failures.pop((username, secret_id), None)
+
+    async def refresh_if_due(self, key: _Key) -> None:
+        """Fetch a credential that is not held, or whose early refresh is due; otherwise do nothing."""
+        entry = self._entries.get(key)
+        if entry is None:
+            await self._first(key, 0.0)
+        elif (due := self.refresh_at(key)) is not None and due <= self._monotonic():
+            await self._fetch(key)
+
+    def refresh_at(self, key: _Key) -> float | None:
+        """When an early refresh is due, in monotonic seconds; ``None`` for never.
+
+        A credential that is not held is due now.
+        """
+        entry = self._entries.get(key)
+        if entry is None:
+            return self._monotonic()
+        due = entry.timeline.refresh_at_monotonic
+        return None if due == float("inf") else max(due, entry.retry_at)
+
+    def statistics(self) -> CacheStatistics:
+        """The cache as it stands."""
+        return CacheStatistics(
+            entries=len(self._entries),
+            failures=len(self._failures),
+            hits=self._hits,
+            misses=self._misses,
+            refreshes=self._refreshes,
+            stale_served=self._stale_served,
+        )
+
+    async def aclose(self) -> None:
+        """Give up background refreshes and forget every credential."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._entries.clear()
+        self._failures.clear()
+
+    async def _first(self, key: _Key, min_valid: float) -> Entry:
+        """Fetch what is not held, unless that failed a moment ago."""
+        self._raise_remembered(key)
+        return self._long_enough(key, await self._fetch(key), min_valid)
+
+    def _raise_remembered(self, key: _Key) -> None:
+        """Raise what fetching it failed with a moment ago, if it did."""
+        error, until = self._failures.get(key, (None, 0.0))
+        if error is not None:
+            if self._monotonic() < until:
+                raise error.clone()
+            del self._failures[key]
+
+    async def _renewed(self, key: _Key, entry: Entry, min_valid: float) -> Entry:
+        """Wait for a newer value than one that has ended or ends too soon."""
+        if self._monotonic() < entry.retry_at:
+            if entry.failure is None:
+                return self._long_enough(key, entry, min_valid)
+            return self._despite(entry.failure.clone(), key, entry)
+        try:
+            renewed = await self._fetch(key)
+        except FlowMateError as error:
+            failure = error
+        else:
+            return self._long_enough(key, renewed, min_valid)
+        return self._despite(failure, key, entry)
+
+    def _despite(self, failure: FlowMateError, key: _Key, entry: Entry) -> Entry:
+        """The old value, if the failure says nothing about it and it is still valid; else the failure."""
+        if not isinstance(failure, _TRANSIENT) or self._remaining(entry) <= 0:
+            raise failure
+        self._stale_served += 1
+        self._emitter.emit(ServedStale(*key, failure.kind))
+        return entry
+
+    async def _fetch(self, key: _Key, *, forced: bool = False) -> Entry:
+        entry = self._entries.get(key)
+        refreshes = entry is None or not never_refreshed(entry.secret.type)
+        try:
+            secret = await self._fetcher.get(*key, may_refresh=refreshes, forced=forced, keep=self._keep)
+        except FlowMateError as error:
+            self._note_failure(key, error)
+            raise
+        # The flight has kept it already, unless somebody else's flight was joined.
+        return self._keep(key, secret)
+
+    def _keep(self, key: _Key, secret: Secret) -> Entry:
+        """Hold what a flight brought; called once by the flight and again by everyone who waited for it."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.secret is secret:
+            return entry
+        when = timeline(
+            secret,
+            wall=self._wall(),
+            monotonic=self._monotonic(),
+            jitter=self._uniform(0.0, 1.0),
+            policy=self._policy,
+        )
+        if entry is not None and _presented(entry.secret) == _presented(secret):
+            self._keep_unchanged(entry, secret, when)
+        else:
+            entry = Entry(secret, when, next(self._generations))
+            self._insert(key, entry)
+            self._refreshes += 1
+            self._emitter.emit(Refreshed(*key))
+        if self._remaining(entry) <= 0:
+            entry.retry_at = self._monotonic() + self._cool_down()
+        self._failures.pop(key, None)
+        return entry
+
+    def _keep_unchanged(self, entry: Entry, secret: Secret, when: Timeline) -> None:
+        """The same value again. If it also ends when it did, asking again at once would bring no more."""
+        if when.valid_until_wall == entry.timeline.valid_until_wall != float("inf"):
+            entry.retry_at = self._monotonic() + self._cool_down()
+        entry.secret = secret
+        entry.timeline = when
+        entry.failure = None
+
+    def _insert(self, key: _Key, entry: Entry) -> None:
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+
+    def _note_failure(self, key: _Key, error: FlowMateError) -> None:
+        """What a failure means for what is held. Idempotent: everyone who waited for the flight calls it."""
+        entry = self._entries.get(key)
+        now = self._monotonic()
+        if isinstance(error, _NEGATIVE):
+            self._entries.pop(key, None)
+            self._remember(key, error, now + self._policy.negative_ttl_seconds)
+        elif entry is not None:
+            if entry.retry_at <= now:
+                entry.retry_at = now + self._cool_down()
+                entry.failure = error.clone()
+        elif isinstance(error, RefreshFailedError):
+            self._remember(key, error, now + self._cool_down())
+
+    def _remember(self, key: _Key, error: FlowMateError, until: float) -> None:
+        if key in self._failures:
+            return
+        self._failures[key] = (error.clone(), until)
+        while len(self._failures) > self._capacity:
+            self._failures.popitem(last=False)
+
+    def _refresh_in_background(self, key: _Key, entry: Entry) -> None:
+        """Start one early refresh, if none is under way; its failure is nobody's but the entry's."""
+        if entry.refreshing or self._monotonic() < entry.retry_at:
+            return
+        entry.refreshing = True
+        task = asyncio.get_running_loop().create_task(self._refresh_early(key, entry))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _refresh_early(self, key: _Key, entry: Entry) -> None:
+        try:
+            await self._fetch(key)
+        except FlowMateError:
+            pass  # noted; the old value is still good
+        finally:
+            entry.refreshing = False
+
+    def _long_enough(self, key: _Key, entry: Entry, min_valid: float) -> Entry:
+        """The entry, if it is valid for as long as the caller needs it.
+
+        Raises:
+            CredentialExpiredError: it is not, though upstream has nothing newer.
+        """
+        remaining = self._remaining(entry)
+        if remaining > 0 and remaining >= min_valid:
+            return entry
+        if self._monotonic() >= entry.retry_at:
+            # Asking again at once would bring nothing that lasts longer, and may cost a login.
+            entry.retry_at, entry.failure = self._monotonic() + self._cool_down(), None
+        username, secret_id = key
+        if remaining <= 0:
+            what = "upstream's newest credential has expired"
+            advice = "The user must connect the app again, unless the clock of this machine is wrong"
+        else:
+            what = f"upstream's newest credential is valid for {remaining:.0f} s, not for {min_valid:.0f} s"
+            advice = "Ask for less: upstream makes a new one only when less than 15 minutes are left"
+        raise CredentialExpiredError(what, advice=advice, username=username, secret_id=secret_id)
+
+    def _remaining(self, entry: Entry) -> float:
+        return entry.timeline.remaining_seconds(wall=self._wall(), monotonic=self._monotonic())
+
+    def _cool_down(self) -> float:
+        return self._policy.cool_down_seconds * self._uniform(1.0, 1.5)
+
+
+def _presented(secret: Secret) -> object:
+    """What the app sees of a secret: neither when it ends, nor what only upstream needs to refresh it."""
+    value = secret.value
+    return value.access_token if isinstance(value, OAuth2Value | SessionValue) else value
+
+
+def _rejected(key: _Key) -> CredentialRejectedError:
+    username, secret_id = key
+    return CredentialRejectedError(
+        "the app rejected the credential, and upstream has no other",
+        advice="Check that it is for this app; the user may have to connect the app again",
+        username=username,
+        secret_id=secret_id,
+    )
+
+
+class Lease:
+    """A lease: a credential that was valid for as long as was asked for when the lease began.
+
+    Use it as ``async with fm.lease(user, secret_id, min_valid=300) as lease``.
+
+    Attributes:
+        username: the user.
+        secret_id: the secret.
+    """
+
+    __slots__ = ("_credentials", "_entry", "_min_valid", "secret_id", "username")
+
+    def __init__(self, credentials: Credentials, username: str, secret_id: str, *, min_valid: float) -> None:
+        self._credentials = credentials
+        self._min_valid = min_valid
+        self._entry: Entry | None = None
+        self.username = username
+        self.secret_id = secret_id
+
+    async def __aenter__(self) -> Self:
+        self._entry = await self._credentials.entry((self.username, self.secret_id), self._min_valid)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entry = None
+
+    @property
+    def secret(self) -> Secret:
+        """The credential; after :meth:`reject`, the newer one."""
+        return self._held().secret
+
+    @property
+    def generation(self) -> int:
+        """Orders the values this client has seen; a newer value has a higher one."""
+        return self._held().generation
+
+    async def reject(self) -> Secret:
+        """Report that the app answered 401, and get a newer credential.
+
+        However many leases of one value are rejected, upstream is asked once.
+
+        Raises:
+            CredentialRejectedError: upstream still has the same one.
+            CredentialExpiredError: the newer one does not last as long as the lease asked for.
+            FlowMateError: the newer one could not be fetched.
+        """
+        key = (self.username, self.secret_id)
+        self._entry = await self._credentials.replaced(key, self._held(), self._min_valid)
+        return self._entry.secret
+
+    def _held(self) -> Entry:
+        if self._entry is None:
+            raise RuntimeError("a lease is used inside its 'async with' block")
+        return self._entry

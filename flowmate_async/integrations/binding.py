@@ -1,0 +1,99 @@
+"""Binding: one credential, tied to the origins that may see it. How requests travel is each client's."""
+
+from collections.abc import Container, Iterable
+from contextlib import AbstractAsyncContextManager
+
+from flowmate_async.errors import ConfigurationError, CredentialRejectedError
+from flowmate_async.integrations.lender import HeldLease, Lender
+from flowmate_async.integrations.origins import Origin, checked_origins
+from flowmate_async.redaction import Headers
+from flowmate_async.secrets import Secret
+
+
+class Binding:
+    """A credential and where it may be sent.
+
+    Args:
+        fm: the client that lends it, entered.
+        username: the user.
+        secret_id: the secret.
+        origins: ``scheme://host[:port]`` of the app; https, or http to this machine.
+        default_header: the header for an API key that names none of its own.
+        min_valid: seconds for which the credential must be valid when a request begins.
+
+    Raises:
+        ConfigurationError: the origins cannot work.
+    """
+
+    def __init__(
+        self,
+        fm: Lender,
+        username: str,
+        secret_id: str,
+        *,
+        origins: Iterable[str],
+        default_header: str | None,
+        min_valid: float,
+    ) -> None:
+        self._lender = fm
+        self._username = username
+        self._secret_id = secret_id
+        self._default_header = default_header
+        self._min_valid = min_valid
+        self.origins = checked_origins(origins)
+
+    def covers(self, origin: Origin) -> bool:
+        """Whether a request to this origin may carry the credential."""
+        return origin in self.origins
+
+    def lease(self) -> AbstractAsyncContextManager[HeldLease]:
+        """A lease for one request."""
+        return self._lender.lease(self._username, self._secret_id, min_valid=self._min_valid)
+
+    def headers(self, secret: Secret, *, present: Container[str]) -> Headers:
+        """The headers that present the credential, none of which the request may have already.
+
+        Args:
+            secret: the credential.
+            present: the names of the request's headers; finds them in any case.
+
+        Raises:
+            ConfigurationError: it has no header form, or the caller has set such a header himself.
+        """
+        headers = Headers(tuple(secret.auth_headers(default_header=self._default_header).items()))
+        for name in headers.names:
+            if name in present:
+                raise ConfigurationError(
+                    f"the request already has the header {name}, which the credential would set",
+                    advice="Leave it out, or send this request without the credential's integration",
+                    username=self._username,
+                    secret_id=self._secret_id,
+                )
+        return headers
+
+
+async def has_newer(lease: HeldLease) -> bool:
+    """Reject a lease whose credential the app answered with 401; whether there is a newer one to try.
+
+    Raises:
+        FlowMateError: the newer one could not be fetched.
+    """
+    try:
+        await lease.reject()
+    except CredentialRejectedError:
+        return False
+    return True
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the frames of an HTTP client's error and of all it is chained to.
+
+    The client's frames have the request's head, credential included, among their locals, and error trackers
+    print those.
+    """
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is not None and link.__traceback__ is not None:
+            link.__traceback__ = None
+            chain += [link.__cause__, link.__context__]

@@ -1,0 +1,233 @@
+"""FlowMateTransport and FlowMateAuth: a user's credential on an httpx client's requests. Extra ``httpx``.
+
+httpx follows redirects below its ``auth`` and above its ``transport``, and strips ``Authorization``, but no
+other header, from a hop to another origin. So the transport attaches per hop, and is the one to use; the auth
+is for clients whose transport is taken, and refuses every other header.
+"""
+
+from collections.abc import AsyncGenerator, Generator, Iterable
+from types import TracebackType
+from typing import Self
+
+try:
+    import httpx
+except ImportError:
+    raise ImportError(
+        "flowmate_async.integrations.httpx needs the extra 'httpx': pip install 'flowmate-async[httpx]'",
+        name="httpx",
+    ) from None
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.integrations.binding import Binding, forget_frames, has_newer
+from flowmate_async.integrations.lender import Lender
+from flowmate_async.integrations.origins import Origin, origin_of
+from flowmate_async.secrets import Secret
+
+_AUTHORIZATION = "Authorization"
+_INSTEAD = "Use FlowMateTransport, which attaches the credential hop by hop"
+
+
+class FlowMateTransport(httpx.AsyncBaseTransport):
+    """Transport that presents one credential to the app it is for, and to nobody else.
+
+    Use it as ``httpx.AsyncClient(transport=FlowMateTransport(...))``. Every hop of a redirect passes through
+    it, those to other origins untouched. The client's own request is never changed, so hooks,
+    ``response.request`` and redirects do not see the credential.
+
+    When the app answers 401 the lease is rejected, and the request sent once more with the newer credential,
+    provided its body is in memory (none, bytes, str, JSON, form fields): a stream or multipart body is not
+    sent twice. If there is no newer credential, or the body cannot be sent again, or the app answers 401
+    again, the caller gets the app's 401.
+
+    A header that the credential would set and the caller has set already (``Authorization``, ``auth=``) is an
+    error, never overwritten.
+
+    Args:
+        fm: the client that lends the credential, entered.
+        username: the user.
+        secret_id: the secret.
+        origins: ``scheme://host[:port]`` of the app; https, or http to this machine.
+        default_header: the header for an API key that names none of its own.
+        min_valid: seconds for which the credential must be valid when a request begins.
+        transport: what sends; :class:`httpx.AsyncHTTPTransport` with its defaults when left out. ``verify``,
+            ``proxy``, ``http2`` and ``limits`` belong to it, since the client ignores them once it has a
+            transport.
+
+    Raises:
+        ConfigurationError: the origins cannot work. While a request is sent: the credential has no header
+            form, or the caller has set its header.
+        FlowMateError: while a request is sent: what :meth:`FlowMate.credential` raises.
+    """
+
+    def __init__(
+        self,
+        fm: Lender,
+        username: str,
+        secret_id: str,
+        *,
+        origins: Iterable[str],
+        default_header: str | None = None,
+        min_valid: float = 60.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._binding = Binding(
+            fm, username, secret_id, origins=origins, default_header=default_header, min_valid=min_valid
+        )
+        self._inner = transport or httpx.AsyncHTTPTransport()
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self._inner.__aexit__(exc_type, exc_value, traceback)
+
+    async def aclose(self) -> None:
+        """Close the transport that sends."""
+        await self._inner.aclose()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one hop, with the credential if it is for this origin."""
+        if not self._binding.covers(_origin(request.url)):
+            return await self._inner.handle_async_request(request)
+        async with self._binding.lease() as lease:
+            response = await self._presented(request, lease.secret)
+            if response.status_code != 401:
+                return response
+            try:
+                again = await has_newer(lease) and _can_be_sent_again(request)
+            except BaseException:
+                await response.aclose()
+                raise
+            if not again:
+                return response
+            await response.aclose()
+            return await self._presented(request, lease.secret)
+
+    async def _presented(self, request: httpx.Request, secret: Secret) -> httpx.Response:
+        headers = self._binding.headers(secret, present=request.headers)
+        # A request of its own: httpx builds the next hop from the one it handed in.
+        twin = httpx.Request(
+            request.method,
+            request.url,
+            headers=[*request.headers.multi_items(), *headers.pairs],
+            stream=request.stream,
+            extensions=request.extensions,
+        )
+        try:
+            return await self._inner.handle_async_request(twin)
+        except BaseException as error:
+            forget_frames(error)
+            raise
+
+
+class FlowMateAuth(httpx.Auth):
+    """Auth that presents one credential as ``Authorization`` to the app it is for; refuses any other header.
+
+    For API keys use :class:`FlowMateTransport`: httpx would carry their header along a redirect to another
+    origin. A request that begins elsewhere is never given the credential, wherever a redirect leads it.
+
+    When the app answers 401 the lease is rejected, and the request sent once more with the newer credential,
+    provided its body is in memory and no redirect lies in between (the first hop has done its work already).
+    Otherwise, or if there is no newer credential, the caller gets the app's 401.
+
+    An ``Authorization`` header that the caller has set himself is an error, never overwritten; to send one
+    request without the credential, pass it ``auth=None``.
+
+    Args:
+        fm: the client that lends the credential, entered.
+        username: the user.
+        secret_id: the secret.
+        origins: ``scheme://host[:port]`` of the app; https, or http to this machine.
+        default_header: the header for an API key that names none of its own; ``Authorization`` or nothing.
+        min_valid: seconds for which the credential must be valid when a request begins.
+
+    Raises:
+        ConfigurationError: the origins cannot work. While a request is sent: the credential is not presented
+            as ``Authorization``, or the caller has set that header, or the client is not an async one.
+        FlowMateError: while a request is sent: what :meth:`FlowMate.credential` raises.
+    """
+
+    def __init__(
+        self,
+        fm: Lender,
+        username: str,
+        secret_id: str,
+        *,
+        origins: Iterable[str],
+        default_header: str | None = None,
+        min_valid: float = 60.0,
+    ) -> None:
+        self._binding = Binding(
+            fm, username, secret_id, origins=origins, default_header=default_header, min_valid=min_valid
+        )
+        _check_no_upgrade(self._binding.origins)
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Refuse: credentials are fetched by asyncio.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(
+            "FlowMateAuth is for httpx.AsyncClient",
+            advice="In synchronous code take auth_headers() from FlowMateSync",
+            endpoint=request.method,
+        )
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Send a request, with the credential if it is for this origin."""
+        if not self._binding.covers(_origin(request.url)):
+            yield request
+            return
+        async with self._binding.lease() as lease:
+            self._present(request, lease.secret)
+            try:
+                response = yield request
+                if not _is_rejection(response) or not await has_newer(lease):
+                    return
+                del request.headers[_AUTHORIZATION]
+                if response.request is request and _can_be_sent_again(request):
+                    self._present(request, lease.secret)
+                    yield request
+            finally:
+                request.headers.pop(_AUTHORIZATION, None)
+
+    def _present(self, request: httpx.Request, secret: Secret) -> None:
+        headers = self._binding.headers(secret, present=request.headers)
+        if any(name.lower() != "authorization" for name in headers.names):
+            raise ConfigurationError(
+                "the credential is presented in a header that httpx would carry to other origins",
+                advice=_INSTEAD,
+                secret_id=secret.id,
+            )
+        request.headers.update(dict(headers.pairs))
+
+
+def _origin(url: httpx.URL) -> Origin:
+    return origin_of(url.scheme, url.raw_host.decode("ascii"), url.port)
+
+
+def _is_rejection(response: httpx.Response) -> bool:
+    """Whether the app answered 401 to the credential, and not somebody else to a hop without it."""
+    return response.status_code == 401 and _AUTHORIZATION in response.request.headers
+
+
+def _can_be_sent_again(request: httpx.Request) -> bool:
+    """Whether the body is in memory; a stream is consumed."""
+    return isinstance(request.stream, httpx.ByteStream)
+
+
+def _check_no_upgrade(origins: frozenset[Origin]) -> None:
+    # The one redirect to another origin on which httpx keeps Authorization.
+    for scheme, host, port in origins:
+        if (scheme, port) == ("http", 80) and ("https", host, 443) not in origins:
+            raise ConfigurationError(
+                f"httpx would carry the credential from http://{host} to https://{host}",
+                advice=f"Name both as origins. Or: {_INSTEAD}",
+            )

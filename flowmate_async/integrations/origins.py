@@ -1,0 +1,70 @@
+"""Origins: where a credential may be sent. Pure; what is sent there is ``binding.py``'s business."""
+
+from collections.abc import Iterable
+from urllib.parse import SplitResult, urlsplit
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.settings import is_loopback
+
+Origin = tuple[str, str, int]
+"""Scheme, host and port (RFC 6454)."""
+
+_PORTS = {"http": 80, "https": 443}
+_SCHEMES = {"ws": "http", "wss": "https"}
+_EXAMPLE = "An origin looks like https://api.example.com"
+
+
+def origin_of(scheme: str, host: str, port: int | None) -> Origin:
+    """The origin of a request; a web socket's is that of the HTTP request it begins with.
+
+    Args:
+        scheme: as the URL has it.
+        host: as the URL has it, in ASCII.
+        port: ``None`` for the scheme's own.
+    """
+    scheme = _SCHEMES.get(scheme.lower(), scheme.lower())
+    return scheme, host.lower(), port if port is not None else _PORTS.get(scheme, 0)
+
+
+def checked_origins(origins: Iterable[str]) -> frozenset[Origin]:
+    """The origins of some ``scheme://host[:port]``.
+
+    Raises:
+        ConfigurationError: there is none, or one is not a plain origin, or is http to another machine.
+    """
+    if isinstance(origins, str):
+        raise ConfigurationError("origins is one string", advice="Pass a list of origins")
+    checked = frozenset(map(_checked, origins))
+    if not checked:
+        raise ConfigurationError("there are no origins", advice=f"Name where the app is. {_EXAMPLE}")
+    return checked
+
+
+def _checked(text: str) -> Origin:
+    try:
+        parts = urlsplit(text)
+        origin = origin_of(parts.scheme, parts.hostname or "", parts.port)
+    except ValueError:
+        raise ConfigurationError("an origin is not a URL", advice=_EXAMPLE) from None
+    if not _is_plain(parts):
+        raise ConfigurationError("an origin is more or less than scheme, host and port", advice=_EXAMPLE)
+    scheme, host, _ = origin
+    if scheme == "http" and not is_loopback(host):
+        raise ConfigurationError(
+            f"the origin http://{host} would get the credential in clear",
+            advice="Use https; http is for this machine only",
+        )
+    return origin
+
+
+def _is_plain(parts: SplitResult) -> bool:
+    # A name beyond ASCII goes over the wire as punycode; written so, there is nothing to mistake.
+    return (
+        parts.scheme in _PORTS
+        and bool(parts.hostname)
+        and parts.netloc.isascii()
+        and "@" not in parts.netloc
+        and parts.path in ("", "/")
+        and not parts.query
+        and not parts.fragment
+    )

@@ -1,0 +1,77 @@
+"""Prefetch: keeping a working set of credentials fresh before anybody has to wait for one."""
+
+import asyncio
+import heapq
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from flowmate_async.clock import Clock
+from flowmate_async.credentials import Credentials
+from flowmate_async.errors import FlowMateError
+from flowmate_async.traffic.priority import set_background
+
+_Key = tuple[str, str]
+
+_WORKERS = 8
+_AFTER_FAILURE_SECONDS = 30.0
+
+
+class Prefetch:
+    """A background refresher of some credentials; runs while it is entered.
+
+    Each credential is refreshed when its own advisory window begins, which the cache draws at random, so that
+    those made together are not refreshed together.
+
+    Args:
+        credentials: the cache to keep fresh.
+        pairs: ``(username, secret id)`` pairs.
+        clock: the time it keeps.
+    """
+
+    def __init__(self, credentials: Credentials, pairs: Iterable[_Key], *, clock: Clock) -> None:
+        self._credentials = credentials
+        self._pairs = list(dict.fromkeys(pairs))
+        self._clock = clock
+        self._due: list[tuple[float, _Key]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._due = [(self._clock.monotonic(), key) for key in self._pairs]
+        heapq.heapify(self._due)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._work()) for _ in range(min(_WORKERS, len(self._pairs)))]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _work(self) -> None:
+        """Refresh whatever is due next, again and again."""
+        set_background()
+        while self._due:
+            due, key = heapq.heappop(self._due)
+            try:
+                if (seconds := due - self._clock.monotonic()) > 0:
+                    await self._clock.sleep(seconds)
+                again = await self._refreshed(key)
+            except BaseException:
+                heapq.heappush(self._due, (due, key))
+                raise
+            if again is not None:
+                heapq.heappush(self._due, (again, key))
+
+    async def _refreshed(self, key: _Key) -> float | None:
+        """Refresh one credential if it is due; the moment to look at it again, ``None`` for never."""
+        now = self._clock.monotonic()
+        try:
+            await self._credentials.refresh_if_due(key)
+        except FlowMateError:
+            return now + _AFTER_FAILURE_SECONDS  # whoever asks for it gets the error
+        due = self._credentials.refresh_at(key)
+        return None if due is None else max(due, now + 1.0)

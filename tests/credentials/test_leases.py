@@ -1,0 +1,217 @@
+"""A lease: "the app answered 401" brings a newer credential, once for however many say so, or an error."""
+
+import asyncio
+
+import pytest
+
+from flowmate_async import (
+    CredentialExpiredError,
+    CredentialRejectedError,
+    FlowMateError,
+    RefreshFailedError,
+    SecretNotFoundError,
+)
+
+pytestmark = pytest.mark.anyio
+
+MINUTE = 60.0
+
+
+async def rejected(lease, kit):
+    """What rejecting brings: the credential as the app sees it, or the error's class."""
+    try:
+        return kit.presented(await lease.reject())
+    except FlowMateError as error:
+        return type(error)
+
+
+async def test_a_lease_is_a_credential_that_lasts(kit):
+    async with kit.world_with() as world, world.fm.lease("ali", "secret", min_valid=300) as lease:
+        assert kit.presented(lease.secret) == "ali/secret/1"
+        assert (lease.username, lease.secret_id) == ("ali", "secret")
+
+
+async def test_rejecting_brings_a_newer_credential_to_this_lease_and_to_everybody(kit):
+    async with kit.world_with(kind=kit.SESSION) as world, world.fm.lease("ali", "secret") as lease:
+        old, before = kit.presented(lease.secret), lease.generation
+        newer = kit.presented(await lease.reject())
+        assert newer != old
+        assert kit.presented(lease.secret) == newer
+        assert lease.generation > before
+        assert await world.token("ali", "secret") == newer
+
+
+@pytest.mark.parametrize("how", ["at once", "one by one"])
+async def test_a_hundred_rejections_of_one_value_cause_one_refetch(kit, how):
+    async with kit.world_with(kind=kit.SESSION) as world, asyncio.timeout(1000):
+        leases = [world.fm.lease("ali", "secret") for _ in range(100)]
+        await asyncio.gather(*(lease.__aenter__() for lease in leases))
+        if how == "at once":
+            newer = await asyncio.gather(*(rejected(lease, kit) for lease in leases))
+        else:
+            newer = [await rejected(lease, kit) for lease in leases]
+        assert len(set(newer)) == 1
+        assert world.upstream.gets["secret"] == 2
+
+
+@pytest.mark.parametrize("how", ["at once", "one by one"])
+async def test_the_same_value_again_is_an_error_that_is_remembered_for_a_cool_down(kit, how):
+    async with kit.world_with() as world:
+        leases = [world.fm.lease("ali", "secret") for _ in range(100)]
+        await asyncio.gather(*(lease.__aenter__() for lease in leases))
+        if how == "at once":
+            got = await asyncio.gather(*(rejected(lease, kit) for lease in leases))
+        else:
+            got = [await rejected(lease, kit) for lease in leases]
+        assert set(got) == {CredentialRejectedError}
+        assert world.upstream.gets["secret"] == 2
+        await asyncio.sleep(46)
+        assert await rejected(leases[0], kit) is CredentialRejectedError
+        assert world.upstream.gets["secret"] == 3
+
+
+async def test_after_the_cool_down_a_value_that_changed_is_found(kit):
+    async with kit.world_with(kind="API_KEY") as world, world.fm.lease("ali", "secret") as lease:
+        assert await rejected(lease, kit) is CredentialRejectedError
+        world.upstream.kept["secret"].number = 2
+        assert await rejected(lease, kit) is CredentialRejectedError
+        await asyncio.sleep(46)
+        assert await rejected(lease, kit) == "ali/secret/2"
+
+
+async def test_the_same_token_with_another_date_is_the_same_credential(kit):
+    """The app sees the token, not when it ends."""
+    async with kit.world_with(life=3600) as world, world.fm.lease("ali", "secret") as lease:
+        world.upstream.kept["secret"].expires += 60
+        assert await rejected(lease, kit) is CredentialRejectedError
+
+
+async def test_the_same_token_whose_refresh_fields_look_different_is_the_same_credential(kit):
+    """They come in clear or as ciphertext, whichever GET it was."""
+    async with kit.world_with(options={"keep_refresh_fields": True}) as world:
+        kept = world.upstream.kept["secret"]
+        kept.refresh_token = "in clear"
+        async with world.fm.lease("ali", "secret") as lease:
+            kept.refresh_token = "\x01\x02ciphertext"
+            assert await rejected(lease, kit) is CredentialRejectedError
+
+
+async def test_a_rejection_after_somebody_elses_refresh_takes_theirs(kit):
+    async with kit.world_with(life=3600) as world, world.fm.lease("ali", "secret") as lease:
+        await asyncio.sleep(3600 - 30)
+        await world.token("ali", "secret")
+        assert await rejected(lease, kit) == "ali/secret/2"
+        assert world.upstream.gets["secret"] == 2
+
+
+async def test_a_forced_refresh_never_joins_an_unforced_flight(kit):
+    """The flight's answer was asked for before the app said 401."""
+    options = {"latency": 5.0}
+    async with (
+        kit.world_with(kind="API_KEY", options=options) as world,
+        world.fm.lease("ali", "secret") as lease,
+    ):
+        ordinary = asyncio.create_task(world.fm.get_secret("ali", "secret"))
+        await asyncio.sleep(1)
+        forced = asyncio.create_task(rejected(lease, kit))
+        await asyncio.sleep(1)
+        assert world.upstream.gets["secret"] == 2
+        await ordinary
+        assert await forced is CredentialRejectedError
+        assert world.upstream.gets["secret"] == 3
+        assert world.upstream.overlaps == 0
+
+
+async def test_the_lease_of_an_evicted_entry_can_be_rejected(kit):
+    async with kit.world_with(kind=kit.SESSION, options={"cache_capacity": 1}) as world:
+        world.upstream.add("ali", "other")
+        async with world.fm.lease("ali", "secret") as lease:
+            old = kit.presented(lease.secret)
+            await world.token("ali", "other")
+            assert world.entry("ali", "secret") is None
+            newer = await rejected(lease, kit)
+            assert newer not in {old, CredentialRejectedError}
+
+
+async def test_a_value_that_was_evicted_and_fetched_again_is_no_newer_one(kit):
+    """The generation is another, the value is not: handing it out again would be no answer to a 401."""
+    async with kit.world_with(options={"cache_capacity": 1}) as world:
+        world.upstream.add("ali", "other")
+        leases = [world.fm.lease("ali", "secret") for _ in range(3)]
+        for lease in leases:
+            await lease.__aenter__()
+            await world.token("ali", "other")
+        await world.token("ali", "secret")
+        gets = world.upstream.gets["secret"]
+        for lease in leases:
+            assert await rejected(lease, kit) is CredentialRejectedError
+        assert world.upstream.gets["secret"] == gets + 1
+
+
+async def test_rejecting_never_hands_out_an_expired_credential(kit):
+    """The newer one of a long job's lease may itself have ended long ago."""
+    async with kit.world_with(life=3600) as world, world.fm.lease("ali", "secret") as lease:
+        await asyncio.sleep(3600 - 30)
+        await world.token("ali", "secret")
+        await asyncio.sleep(3700)
+        assert await rejected(lease, kit) == "ali/secret/3"
+
+
+async def test_rejecting_never_hands_out_an_answer_that_has_ended(kit):
+    async with kit.world_with(life=3600) as world, world.fm.lease("ali", "secret") as lease:
+        kept = world.upstream.kept["secret"]
+        kept.number, kept.expires, kept.refreshable = 2, world.upstream.now() - 1, False
+        assert await rejected(lease, kit) is CredentialExpiredError
+
+
+async def test_the_newer_credential_lasts_as_long_as_the_lease_asked_for(kit):
+    async with kit.world_with(life=3600) as world, world.fm.lease("ali", "secret", min_valid=600) as lease:
+        kept = world.upstream.kept["secret"]
+        kept.number, kept.expires, kept.refreshable = 2, world.upstream.now() + 300, False
+        assert await rejected(lease, kit) is CredentialExpiredError
+
+
+@pytest.mark.parametrize("how", ["at once", "one by one"])
+async def test_rejections_while_the_refresh_fails_share_the_failure_and_its_cool_down(kit, how):
+    async with kit.world_with() as world:
+        leases = [world.fm.lease("ali", "secret") for _ in range(50)]
+        await asyncio.gather(*(lease.__aenter__() for lease in leases))
+        world.upstream.faults["secret"] = "refresh failed"
+        if how == "at once":
+            got = await asyncio.gather(*(rejected(lease, kit) for lease in leases))
+        else:
+            got = [await rejected(lease, kit) for lease in leases]
+        assert set(got) == {RefreshFailedError}
+        assert world.upstream.gets["secret"] == 2
+
+
+async def test_rejections_of_a_secret_that_is_gone_ask_once(kit):
+    async with kit.world_with() as world:
+        leases = [world.fm.lease("ali", "secret") for _ in range(50)]
+        await asyncio.gather(*(lease.__aenter__() for lease in leases))
+        del world.upstream.kept["secret"]
+        got = [await rejected(lease, kit) for lease in leases]
+        assert set(got) == {SecretNotFoundError}
+        assert world.upstream.gets["secret"] == 2
+
+
+async def test_a_cancelled_rejection_harms_no_other(kit):
+    async with kit.world_with(kind=kit.SESSION, options={"latency": 2.0}) as world:
+        leases = [world.fm.lease("ali", "secret") for _ in range(10)]
+        await asyncio.gather(*(lease.__aenter__() for lease in leases))
+        tasks = [asyncio.create_task(rejected(lease, kit)) for lease in leases]
+        await asyncio.sleep(1)
+        for task in tasks[::2]:
+            task.cancel()
+        assert len(set(await asyncio.gather(*tasks[1::2]))) == 1
+        assert world.upstream.gets["secret"] == 2
+
+
+async def test_outside_its_block_a_lease_has_nothing(kit):
+    async with kit.world_with() as world:
+        lease = world.fm.lease("ali", "secret")
+        for use in (lambda: lease.secret, lambda: lease.generation):
+            with pytest.raises(RuntimeError, match="async with"):
+                use()
+        with pytest.raises(RuntimeError, match="async with"):
+            await lease.reject()
