@@ -11,24 +11,32 @@ from cyclopts import Parameter
 from flowmate_async.cli.exits import Exit, put, say
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.private_files import require_replaceable, write_private_atomically
-from flowmate_async.sandbox import Sandbox, SandboxOptions, serve_forever
+from flowmate_async.sandbox import Sandbox, SandboxOptions, faults_from_text, serve_forever
+
+_FAULTS_HELP = (
+    "What goes wrong: rules parted by ';', each a kind with its share, fields and, behind '@', routes. "
+    "Or the JSON of POST /_sandbox/faults, which changes them later."
+)
 
 
 async def sandbox(  # noqa: PLR0913 - a flag each
     *,
     users: Annotated[int, Parameter(help="Active users of the tenant.")] = 100,
-    seed: Annotated[int, Parameter(help="The same seed makes the same users and secrets.")] = 0,
+    seed: Annotated[int, Parameter(help="The same seed makes the same users, secrets and faults.")] = 0,
     port: Annotated[int, Parameter(help="Port on loopback; 0 for a free one.")] = 0,
     latency: Annotated[float, Parameter(help="Seconds added to each answer.")] = 0.0,
     rate: Annotated[float, Parameter(help="Requests/s above which it answers 429; 0 for no limit.")] = 0.0,
     burst: Annotated[int, Parameter(help="Requests it takes at once under --rate.")] = 20,
     masked: Annotated[bool, Parameter(negative=(), help="Mask credentials: no raw-read permission.")] = False,
+    faults: Annotated[str, Parameter(help=_FAULTS_HELP)] = "",
     env_file: Annotated[Path | None, Parameter(help="Also write URL and token to this private file.")] = None,
 ) -> Exit:
     """Run a local twin of FlowMate on loopback until interrupted; prints its URL and admin token.
 
     Examples:
         flowmate sandbox --users 2000 --seed 7
+        flowmate sandbox --faults 'reset=0.01; latency seconds=0.05 distribution=heavy_tail'
+        flowmate sandbox --faults 'throttle=0.1 retry_after=date @ GET /secrets/ | GET /secrets/{id}'
     """
     if users < 0 or not 0 <= port < 65536 or not 0 <= latency < math.inf:
         raise ConfigurationError(
@@ -45,6 +53,7 @@ async def sandbox(  # noqa: PLR0913 - a flag each
             rate=rate or None,
             burst=burst,
             raw_read=not masked,
+            faults=faults_from_text(faults, seed=seed),
         )
         options.settings()
     except ValueError as error:

@@ -5,12 +5,23 @@ mistake.
 
     async with Sandbox(SandboxOptions(users=50, seed=7)) as sandbox:
         print(sandbox.url, sandbox.stats())
+
+What may go wrong is in `faults`: `sandbox.configure(faults=Faults(rules=(faults.Reset(share=0.01),)))`.
 """
 
-from .options import ProviderFault as ProviderFault
+from . import faults as faults
+from .arrivals import burst_needed as burst_needed
+from .arrivals import most_in_window as most_in_window
+from .fault_proxy import FaultProxy as FaultProxy
+from .fault_proxy import ProxyOptions as ProxyOptions
+from .fault_proxy import ProxyStats as ProxyStats
+from .fault_text import faults_from_text as faults_from_text
+from .faults import Fault as Fault
+from .faults import Faults as Faults
 from .options import SandboxOptions as SandboxOptions
 from .options import Settings as Settings
 from .options import SettingsChange as SettingsChange
+from .provider_faults import ProviderFault as ProviderFault
 from .secret import Owner as Owner
 from .secret import Secret as Secret
 from .server import Sandbox as Sandbox
@@ -23,8 +34,13 @@ from .world import World as World
 
 __all__ = [
     "RAW_READ",
+    "Fault",
+    "FaultProxy",
+    "Faults",
     "Owner",
     "ProviderFault",
+    "ProxyOptions",
+    "ProxyStats",
     "Sandbox",
     "SandboxOptions",
     "SandboxStats",
@@ -34,5 +50,9 @@ __all__ = [
     "Truth",
     "User",
     "World",
+    "burst_needed",
+    "faults",
+    "faults_from_text",
+    "most_in_window",
     "serve_forever",
 ]

@@ -12,6 +12,7 @@ import msgspec
 
 __all__ = [
     "FORBIDDEN",
+    "IAM_DOWN",
     "MISSING_AUTHORIZATION",
     "NOTHING_SAID",
     "PRIVATE",
@@ -36,6 +37,8 @@ NOTHING_SAID = ""
 FORBIDDEN = "FORBIDDEN"
 MISSING_AUTHORIZATION = "Missing authorization header."
 TOKEN_NOT_FOUND = "Token invalid. Error: Error. Details: Token not found in IAM"  # noqa: S105 - a message
+# "… Details: Authorization failed" was observed; the words before it are those of the other 401.
+IAM_DOWN = "Token invalid. Error: Error. Details: Authorization failed"
 TOO_MANY_LOCK_WAITS = "Max secret refresh retry iterations reached"
 
 PRIVATE = "no-store, no-cache, must-revalidate, private"
@@ -49,7 +52,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     content_type: str = _JSON
     etag: str | None = None
     cache_control: str | None = None
-    retry_after_seconds: int | None = None
+    retry_after: str | None = None
 
 
 def json_body(value: object) -> bytes:
@@ -76,7 +79,7 @@ def error(status: int, message: str = NOTHING_SAID) -> Answer:
 def throttled(retry_after_seconds: int) -> Answer:
     """Answer for a request above the limit. The gateway's own body was never observed."""
     body = json_body({"message": "Too Many Requests"})
-    return Answer(status=429, body=body, retry_after_seconds=retry_after_seconds)
+    return Answer(status=429, body=body, retry_after=str(retry_after_seconds))
 
 
 def not_found_text() -> Answer:

@@ -17,8 +17,8 @@ def deliver(request: web.BaseRequest, answer: Answer) -> web.Response:
     headers = {"Keep-Alive": _KEEP_ALIVE}
     if answer.cache_control is not None:
         headers["Cache-Control"] = answer.cache_control
-    if answer.retry_after_seconds is not None:
-        headers["Retry-After"] = str(answer.retry_after_seconds)
+    if answer.retry_after is not None:
+        headers["Retry-After"] = answer.retry_after
     if answer.etag is not None:
         headers["ETag"] = answer.etag
         if answer.status == 200 and _is_fresh(request, answer.etag):

@@ -4,7 +4,7 @@ They need the admin token; they are neither counted nor limited nor delayed.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -12,6 +12,7 @@ from aiohttp import web
 
 from .answers import Answer, error, json_answer, json_body, unknown_route
 from .delivery import deliver
+from .faults import Faults
 from .options import Settings, SettingsChange
 from .stats import SandboxStats
 from .world import World
@@ -32,6 +33,8 @@ class _Desked(Protocol):
     def world(self) -> World: ...
     @property
     def settings(self) -> Settings: ...
+    @property
+    def arrivals(self) -> Sequence[float]: ...
     def stats(self) -> SandboxStats: ...
     def reset_stats(self) -> None: ...
     def change(self, change: SettingsChange) -> Settings: ...
@@ -48,6 +51,9 @@ class Desk:
             "GET stats": self._stats,
             "GET settings": self._settings,
             "POST settings": self._change_settings,
+            "GET faults": self._faults,
+            "POST faults": self._set_faults,
+            "GET arrivals": self._arrivals,
             "POST reset-stats": self._reset_stats,
         }
 
@@ -76,6 +82,19 @@ class Desk:
         except (msgspec.DecodeError, ValueError) as problem:
             return error(400, str(problem))
         return json_answer(json_body(settings))
+
+    async def _faults(self, _request: web.BaseRequest) -> Answer:
+        return json_answer(json_body(self._sandbox.settings.faults))
+
+    async def _set_faults(self, request: web.BaseRequest) -> Answer:
+        try:
+            faults = msgspec.json.decode(await request.read(), type=Faults)
+        except msgspec.DecodeError as problem:
+            return error(400, str(problem))
+        return json_answer(json_body(self._sandbox.change(SettingsChange(faults=faults)).faults))
+
+    async def _arrivals(self, _request: web.BaseRequest) -> Answer:
+        return json_answer(json_body(self._sandbox.arrivals))
 
     async def _reset_stats(self, _request: web.BaseRequest) -> Answer:
         self._sandbox.reset_stats()

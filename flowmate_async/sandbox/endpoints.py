@@ -25,7 +25,7 @@ from .stats import Counters
 from .user import User
 from .world import World
 
-__all__ = ["Endpoint", "Endpoints"]
+__all__ = ["Endpoint", "Endpoints", "bearer_of"]
 
 Endpoint = Callable[[web.BaseRequest, Route], Awaitable[Answer]]
 
@@ -154,7 +154,7 @@ class Endpoints:
 
     def _reader(self, request: web.BaseRequest) -> User | Answer:
         """Whose token this is, as the secret service sees it (§ Errors)."""
-        token = _bearer(request)
+        token = bearer_of(request)
         if token is None:
             return error(401, answers.MISSING_AUTHORIZATION)
         user = self._account(token)
@@ -162,7 +162,7 @@ class Endpoints:
 
     def _refuse_others_than_admin(self, request: web.BaseRequest) -> Answer | None:
         """Refuse as the identity service does: silently 401, or 403 for a mere user."""
-        token = _bearer(request)
+        token = bearer_of(request)
         if token == self._admin_token:
             return None
         user = None if token is None else self._account(token)
@@ -174,7 +174,8 @@ class Endpoints:
         return self._world.tokens.use(token)
 
 
-def _bearer(request: web.BaseRequest) -> str | None:
+def bearer_of(request: web.BaseRequest) -> str | None:
+    """Return the token that a request carries."""
     header = request.headers.get("Authorization")
     return None if header is None else header.removeprefix("Bearer ")
 

@@ -11,23 +11,29 @@ __all__ = ["TokenBucket"]
 
 
 class TokenBucket:
-    """Strict token bucket. O(1) a request; it refuses, it never waits."""
+    """Strict token bucket. O(1) a request; it refuses, it never waits.
 
-    __slots__ = ("_burst", "_clock", "_filled_at", "_level", "_rate")
+    Over any window of `w` seconds it grants at most `burst + rate * w`, and a request that it could
+    grant it does. It counts from the last moment at which it was full, so that no rounding adds up.
+    """
+
+    __slots__ = ("_burst", "_clock", "_full_at", "_rate", "_taken")
 
     def __init__(self, *, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
         self._burst = burst
         self._clock = clock
-        self._level = float(burst)
-        self._filled_at = clock()
+        self._full_at = clock()
+        self._taken = 0
 
     def take(self) -> int:
         """Take a token: 0 when there was one, else the whole seconds until there is."""
         now = self._clock()
-        self._level = min(self._burst, self._level + (now - self._filled_at) * self._rate)
-        self._filled_at = now
-        if self._level >= 1:
-            self._level -= 1
+        refilled = (now - self._full_at) * self._rate
+        if refilled >= self._taken:
+            self._full_at, self._taken, refilled = now, 0, 0.0
+        missing = self._taken + 1 - self._burst - refilled
+        if missing <= 0:
+            self._taken += 1
             return 0
-        return max(1, math.ceil((1 - self._level) / self._rate))
+        return max(1, math.ceil(missing / self._rate))

@@ -6,33 +6,13 @@ Only values live here: nothing in this module reads a clock, opens a socket or k
 import ssl
 import time
 from collections.abc import Callable
-from enum import StrEnum
 
 import msgspec
 
-__all__ = ["ProviderFault", "SandboxOptions", "Settings", "SettingsChange"]
+from .faults import Faults
+from .provider_faults import ProviderFault
 
-
-class ProviderFault(StrEnum):
-    """Refresh failure: how the provider behind a secret misbehaves.
-
-    docs/contract/OBSERVED.md § Refresh failures
-    """
-
-    ERROR_BODY = "error_body"
-    """Answers 200 with an error in its body: `currentError`, and the lock is released."""
-
-    HTTP_ERROR = "http_error"
-    """Answers 400: the lock stays taken."""
-
-    GARBAGE = "garbage"
-    """Answers something that is not JSON: the message names the token URL, the lock stays taken."""
-
-    HANG = "hang"
-    """Never answers, and neither does the service."""
-
-    NO_EXPIRES_IN = "no_expires_in"
-    """Grants without a lifetime: `expires` is now, so that every GET refreshes."""
+__all__ = ["SandboxOptions", "Settings", "SettingsChange"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     raw_read: bool = True
     provider_seconds: float = 0.0
     provider_fault: ProviderFault | None = None
+    faults: Faults = Faults()
 
 
 class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,6 +36,7 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     raw_read: bool | msgspec.UnsetType = msgspec.UNSET
     provider_seconds: float | msgspec.UnsetType = msgspec.UNSET
     provider_fault: ProviderFault | msgspec.UnsetType | None = msgspec.UNSET
+    faults: Faults | msgspec.UnsetType = msgspec.UNSET
 
     def applied_to(self, settings: Settings) -> Settings:
         """Return `settings` with the fields that this change names."""
@@ -67,7 +49,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is decided before the first request.
 
     `users` counts the active users of the tenant; administrators, service accounts and
-    `disabled_users` come on top. The five fields of `Settings` are its first values.
+    `disabled_users` come on top. The fields of `Settings` are its first values.
     """
 
     users: int = 10
@@ -90,6 +72,9 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     rate: float | None = None
     burst: int = 1
     raw_read: bool = True
+    faults: Faults = Faults()
+    record_arrivals: bool = False
+    """Keep the moment of every counted request, 8 bytes each, for `Sandbox.arrivals`."""
 
     provider_seconds: float = 0.0
     provider_fault: ProviderFault | None = None
@@ -112,6 +97,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
                 raw_read=self.raw_read,
                 provider_seconds=self.provider_seconds,
                 provider_fault=self.provider_fault,
+                faults=self.faults,
             )
         )
 

@@ -1,7 +1,7 @@
 """Passage: the one place through which every counted request goes before it is answered.
 
-Rate limit and latency are here, and faults belong here too: `before` may refuse a request or hold
-it back, and whatever bends an answer on its way out goes beside it. The endpoints stay truthful.
+Rate limit and latency are here; faults come after it (`mischief.py`), so that the limit counts every
+request. The endpoints stay truthful.
 """
 
 import anyio

@@ -12,7 +12,8 @@ from typing import Any
 import anyio
 import msgspec
 
-from .options import ProviderFault, SandboxOptions
+from .options import SandboxOptions
+from .provider_faults import ProviderFault
 from .secret import Secret
 
 __all__ = ["Granted", "Provider", "ProviderError", "Rejected"]
@@ -21,13 +22,14 @@ _ERROR_BODY = {
     "error": "bad_refresh_token",
     "error_description": "The refresh token passed is incorrect or expired.",
 }
+# The contract says that such a message contains the token URL; the words around it are ours.
+_TOKEN_URL = "https://provider.example/oauth/token"  # noqa: S105 - an address
 _FAILURE_MESSAGES = {
     ProviderFault.HTTP_ERROR: "HTTP Error Response: 400 Bad Request",
-    # The contract says that such a message contains the token URL; the words around it are ours.
     ProviderFault.GARBAGE: (
-        "invalid json response body at https://provider.example/oauth/token reason: "
-        "Unexpected token < in JSON at position 0"
+        f"invalid json response body at {_TOKEN_URL} reason: Unexpected token < in JSON at position 0"
     ),
+    ProviderFault.ROTATION_LOST: f"request to {_TOKEN_URL} failed, reason: socket hang up",
 }
 
 
@@ -52,12 +54,13 @@ class ProviderError(Exception):
 class Provider:
     """Grants a new pair of tokens for every call; it counts its calls a secret."""
 
-    __slots__ = ("_grants", "_life_seconds", "_mint")
+    __slots__ = ("_grants", "_life_seconds", "_mint", "_rotated_away")
 
     def __init__(self, options: SandboxOptions) -> None:
         self._mint = options.mint_token or partial(_mint, options.seed)
         self._life_seconds = options.access_life_seconds
         self._grants: Counter[str] = Counter()
+        self._rotated_away: set[str] = set()
 
     async def grant(
         self, secret: Secret, *, latency_seconds: float, fault: ProviderFault | None
@@ -69,8 +72,10 @@ class Provider:
             await anyio.sleep_forever()
         if latency_seconds > 0:
             await anyio.sleep(latency_seconds)
-        if fault is ProviderFault.ERROR_BODY:
+        if fault is ProviderFault.ERROR_BODY or secret.id in self._rotated_away:
             return Rejected(dict(_ERROR_BODY))
+        if fault is ProviderFault.ROTATION_LOST:
+            self._rotated_away.add(secret.id)
         if fault in _FAILURE_MESSAGES:
             raise ProviderError(_FAILURE_MESSAGES[fault])
         life = 0.0 if fault is ProviderFault.NO_EXPIRES_IN else self._life_seconds

@@ -15,6 +15,7 @@ from .answers import NOTHING_SAID, TOO_MANY_LOCK_WAITS
 from .moments import instant_of, iso
 from .options import SandboxOptions, Settings
 from .provider import Granted, Provider, ProviderError, Rejected
+from .provider_faults import ProviderFault
 from .secret import Secret, Value, view
 from .stats import Counters
 
@@ -28,11 +29,11 @@ class RefreshError(Exception):
 class Refresher:
     """Read-through refresh with an optimistic, time-limited lock.
 
-    `current(secret)` returns what a raw reader sees. `settings` is a callable because latency and
-    faults of the provider change at run time.
+    `current(secret)` returns what a raw reader sees. `settings` and `provider_fault` are callables
+    because latency and faults of the provider change at run time.
     """
 
-    __slots__ = ("_counters", "_keep", "_options", "_provider", "_rng", "_settings")
+    __slots__ = ("_counters", "_keep", "_options", "_provider", "_provider_fault", "_rng", "_settings")
 
     def __init__(
         self,
@@ -41,11 +42,13 @@ class Refresher:
         settings: Callable[[], Settings],
         counters: Counters,
         keep: Callable[[Secret], None],
+        provider_fault: Callable[[], ProviderFault | None],
     ) -> None:
         self._options = options
         self._settings = settings
         self._counters = counters
         self._keep = keep
+        self._provider_fault = provider_fault
         self._provider = Provider(options)
         self._rng = Random(f"{options.seed}/lock-waits")  # noqa: S311 - spreads waiters, no secret
 
@@ -98,7 +101,7 @@ class Refresher:
             return await self._provider.grant(
                 secret,
                 latency_seconds=settings.provider_seconds,
-                fault=secret.fault or settings.provider_fault,
+                fault=secret.fault or self._provider_fault() or settings.provider_fault,
             )
         finally:
             self._counters.refresh_ended()

@@ -13,6 +13,7 @@ __all__ = [
     "IMPERSONATE",
     "LIST_SECRETS",
     "LIST_USERS",
+    "ROUTES",
     "UNKNOWN",
     "Route",
     "route_of",
@@ -24,6 +25,7 @@ GET_USER = "GET /users/{id}"
 LIST_SECRETS = "GET /secrets/"
 GET_SECRET = "GET /secrets/{id}"  # noqa: S105 - a route
 UNKNOWN = "unknown"
+ROUTES = (IMPERSONATE, LIST_USERS, GET_USER, LIST_SECRETS, GET_SECRET, UNKNOWN)
 
 _WHOLE = {
     "POST /impersonate": IMPERSONATE,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from .options import ProviderFault
+from .provider_faults import ProviderFault
 
 __all__ = ["Owner", "Secret", "Value", "list_item", "seal", "view"]
 

@@ -5,7 +5,9 @@ around this one, never here.
 """
 
 import asyncio
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -13,11 +15,16 @@ import anyio
 import msgspec
 from aiohttp import web
 
+from .chance import Chance
 from .delivery import deliver
 from .desk import PREFIX, Desk
 from .endpoints import Endpoints
+from .listener import Listener
+from .mischief import Mischief
+from .openapi import OPENAPI_PATH, describe
 from .options import SandboxOptions, Settings, SettingsChange
 from .passage import Passage
+from .played import UNANSWERED, Played, StaleConnections
 from .refresh import Refresher
 from .routes import route_of
 from .stats import Counters, SandboxStats
@@ -27,7 +34,6 @@ from .world import World
 __all__ = ["Sandbox", "serve_forever"]
 
 _HOST = "127.0.0.1"
-_BACKLOG = 1024
 
 
 class Sandbox:
@@ -42,13 +48,17 @@ class Sandbox:
         self.admin_token = self.options.admin_token or new_token()
         self.world = World(self.options)
         self._settings = self.options.settings()
-        self._counters = Counters()
+        self._counters = Counters(record_arrivals=self.options.record_arrivals)
         self._passage = Passage(self._settings)
+        self._stale: StaleConnections = weakref.WeakSet()
+        self._listener: Listener | None = None
+        self._chance, self._mischief = self._new_mischief()
         refresher = Refresher(
             self.options,
             settings=lambda: self._settings,
             counters=self._counters,
             keep=self.world.keep,
+            provider_fault=lambda: self._chance.provider_fault(),  # noqa: PLW0108 - it is replaced
         )
         self._endpoints = Endpoints(
             self.world,
@@ -58,6 +68,7 @@ class Sandbox:
             settings=lambda: self._settings,
         ).by_template
         self._desk = Desk(self)
+        self._description = describe()
         self._runner: web.ServerRunner | None = None
         self._port = self.options.port
 
@@ -84,7 +95,17 @@ class Sandbox:
         """Apply a partial update and return the settings from now on."""
         self._settings = change.applied_to(self._settings)
         self._passage.configure(self._settings)
+        if change.faults is not msgspec.UNSET:
+            self._chance, self._mischief = self._new_mischief()
         return self._settings
+
+    @property
+    def arrivals(self) -> Sequence[float]:
+        """The moments at which counted requests came in; empty without `record_arrivals`.
+
+        `most_in_window` and `burst_needed` say what they prove.
+        """
+        return tuple(self._counters.arrivals or ())
 
     def stats(self) -> SandboxStats:
         """Return a copy of the counters."""
@@ -103,15 +124,9 @@ class Sandbox:
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=self.options.shutdown_seconds)
         await self._runner.setup()
-        site = web.TCPSite(
-            self._runner,
-            _HOST,
-            self.options.port,
-            ssl_context=self.options.ssl_context,
-            backlog=_BACKLOG,
-        )
-        await site.start()
-        self._port = self._runner.addresses[0][1]
+        self._listener = Listener(self._runner, self.options.ssl_context)
+        await self._listener.open(self.options.port)
+        self._port = self._listener.port
         return self
 
     async def __aexit__(
@@ -123,29 +138,56 @@ class Sandbox:
         """Stop listening, cancel what hangs, close every connection."""
         if self._runner is not None:
             with anyio.CancelScope(shield=True):
+                if self._listener is not None:
+                    await self._listener.close()
                 await self._runner.cleanup()
                 await _let_cancelled_handlers_end()
             self._runner = None
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.raw_path.startswith(PREFIX):
+        path = request.raw_path
+        if path.startswith(PREFIX):
             return await self._desk.serve(request)
+        if path == OPENAPI_PATH:
+            return deliver(request, self._description)
         return await self._exchange(request)
 
     async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
         """One counted exchange: passage, endpoint, delivery."""
         route = route_of(request.method, request.raw_path)
-        status = None
+        status: int | None = None
         self._counters.request_began()
         try:
-            answer = await self._passage.before(route)
-            if answer is None:
-                answer = await self._endpoints[route.template](request, route)
-            response = deliver(request, answer)
-            status = response.status
+            refusal = await self._passage.before(route)
+            if refusal is not None:
+                response: web.Response | Played = deliver(request, refusal)
+            elif self._mischief is None:
+                response = deliver(request, await self._endpoints[route.template](request, route))
+            else:
+                endpoint = partial(self._endpoints[route.template], request, route)
+                response = await self._mischief.exchange(request, route, endpoint)
+            status = response.status if response.status != UNANSWERED else None
             return response
         finally:
             self._counters.request_ended(route.template, status)
+
+    def _new_mischief(self) -> tuple[Chance, Mischief | None]:
+        """Begin the faults' sequence anew; without faults nothing stands in a request's way."""
+        faults = self._settings.faults
+        chance = Chance(faults, self._counters.faults)
+        if not faults.rules and not self._stale:
+            return chance, None
+        return chance, Mischief(
+            chance,
+            world=self.world,
+            now=self.options.now,
+            refuse=self._refuse,
+            stale=self._stale,
+        )
+
+    def _refuse(self, seconds: float) -> None:
+        if self._listener is not None:
+            self._listener.refuse(seconds)
 
 
 async def serve_forever(options: SandboxOptions, on_ready: Callable[[Sandbox], None]) -> None:

@@ -3,6 +3,8 @@
 `Counters` is written by the server, `SandboxStats` is the copy a reader gets.
 """
 
+import time
+from array import array
 from collections import Counter, defaultdict
 
 import msgspec
@@ -34,7 +36,10 @@ class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight: int
     max_refreshes_in_flight: int
     throttled: int
-    """Answers with status 429."""
+    """Answers with status 429, injected ones included."""
+
+    faults: dict[str, int]
+    """Kind -> how often such a fault came about."""
 
     def total_requests(self) -> int:
         """Return how many requests were answered."""
@@ -45,6 +50,8 @@ class Counters:
     """Running counters; plain dictionaries, because one event loop writes them."""
 
     __slots__ = (
+        "arrivals",
+        "faults",
         "impersonations",
         "in_flight",
         "lists",
@@ -57,13 +64,18 @@ class Counters:
         "secret_gets",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, record_arrivals: bool = False) -> None:
+        self.arrivals: array[float] | None = array("d") if record_arrivals else None
+        self.faults: Counter[str] = Counter()
         self.in_flight = 0
         self.refreshes_in_flight = 0
         self.reset()
 
     def reset(self) -> None:
         """Forget the past; what is in flight stays in flight."""
+        if self.arrivals is not None:
+            del self.arrivals[:]
+        self.faults.clear()
         self.requests: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self.impersonations: Counter[str] = Counter()
         self.secret_gets: Counter[str] = Counter()
@@ -75,6 +87,8 @@ class Counters:
 
     def request_began(self) -> None:
         """Count a request in."""
+        if self.arrivals is not None:
+            self.arrivals.append(time.monotonic())
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
@@ -110,4 +124,5 @@ class Counters:
             max_in_flight=self.max_in_flight,
             max_refreshes_in_flight=self.max_refreshes_in_flight,
             throttled=sum(by_status.get(429, 0) for by_status in requests.values()),
+            faults=dict(self.faults),
         )

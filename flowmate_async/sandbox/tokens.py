@@ -69,6 +69,11 @@ class Tokens:
         grant.dies_at = now + self._life_seconds
         return grant.user
 
+    def holder(self, token: str) -> User | None:
+        """Return whose token it is, without using it."""
+        grant = self._grants.get(token)
+        return None if grant is None or self._now() >= grant.dies_at else grant.user
+
     def revoke(self, username: str | None = None) -> int:
         """Forget the tokens of one user, or of all; return how many that were."""
         doomed = [

@@ -47,6 +47,7 @@ class World:
         self._by_username: dict[str, User] = {}
         self._by_id: dict[str, User] = {}
         self._outsiders: list[User] = []
+        self._deleted: set[int] = set()
         self.tokens = Tokens(
             IdSpace(options.seed, "token"),
             life_seconds=options.token_life_seconds,
@@ -69,12 +70,14 @@ class World:
     @property
     def user_count(self) -> int:
         """How many accounts there are, administrators and service accounts included."""
-        return len(self._outsiders) + self._population.size
+        return len(self._outsiders) + self._population.size - len(self._deleted)
 
     def users(self) -> Iterator[User]:
         """Iterate over all accounts; a generated one that nobody touched is made and forgotten."""
         yield from self._outsiders
         for index in range(self._population.size):
+            if index in self._deleted:
+                continue
             made = self._population.at(index)
             yield self._by_username.get(made.username, made)
 
@@ -84,7 +87,7 @@ class World:
         if known is not None:
             return known
         index = self._population.index_of_username(username)
-        return None if index is None else self._touch(index)
+        return None if index is None or index in self._deleted else self._touch(index)
 
     def impersonated(self, username: str) -> User | None:
         """Find whom to impersonate; FlowMate makes the user, IAM does not (§ Impersonation)."""
@@ -99,7 +102,7 @@ class World:
         if known is not None:
             return known
         index = self._population.index_of_id(user_id)
-        return None if index is None else self._touch(index)
+        return None if index is None or index in self._deleted else self._touch(index)
 
     def add_user(
         self,
@@ -133,6 +136,21 @@ class World:
             )
         )
 
+    def delete_user(self, username: str) -> None:
+        """Delete an account with its tokens and the secrets that nobody else owns."""
+        user = self._known(username)
+        index = self._index_of(user)
+        for secret in self.secrets_of(username):
+            if secret.owners == (Owner(user.id),):
+                self._estates.remove(secret)
+        self.revoke_tokens(username)
+        self._by_username.pop(username, None)
+        self._by_id.pop(user.id, None)
+        if index is None:
+            self._outsiders.remove(user)
+        else:
+            self._deleted.add(index)
+
     def secrets_of(self, username: str) -> tuple[Secret, ...]:
         """Return a user's secrets in natural order; those of the tenant are not among them."""
         return tuple(self._estates.of(self._index_of(self._known(username)), self._known(username)))
@@ -158,7 +176,7 @@ class World:
         if found is not None:
             return found
         index = self._estates.generator.owner_index_of(secret_id)
-        if index is None or not 0 <= index < self._population.size:
+        if index is None or not 0 <= index < self._population.size or index in self._deleted:
             return None
         self._estates.of(index, self._by_index(index))
         return self._estates.find(secret_id)
@@ -207,6 +225,13 @@ class World:
             message = f"the world has no secret {secret_id!r}"
             raise ValueError(message)
         self._estates.remove(secret)
+
+    def move_first_secret_last(self, username: str) -> None:
+        """Move an item between two pages, as the unsorted natural order may (§ Listing)."""
+        estate = self.estate_of(self._known(username))
+        if estate:
+            self._estates.keep(estate[0])
+            estate.append(estate.pop(0))
 
     def revoke_tokens(self, username: str | None = None) -> int:
         """Make the user tokens of one user, or of everybody, invalid; return how many were."""

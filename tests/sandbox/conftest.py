@@ -13,6 +13,11 @@ from yarl import URL
 from flowmate_async.sandbox import Sandbox, SandboxOptions
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker by which a test claims lines of the contract (test_observed.py)."""
+    config.addinivalue_line("markers", "observes(section, *beginnings): the lines of OBSERVED.md it proves")
+
+
 class Reply(msgspec.Struct, frozen=True):
     """One answer, read to its end."""
 
@@ -58,6 +63,64 @@ class Caller:
     async def desk(self, method: str, errand: str, **options: Any) -> Reply:
         """Ask one of the twin's own routes."""
         return await self.send(method, f"/_sandbox/{errand}", self._sandbox.admin_token, **options)
+
+
+class Line:
+    """One connection, spoken by hand: what a broken answer looks like byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    def ask(self, path: str, token: str | None = None, *, method: str = "GET", body: bytes = b"") -> None:
+        """Send a whole request."""
+        head = f"{method} {path} HTTP/1.1\r\nHost: sandbox\r\nContent-Length: {len(body)}\r\n"
+        if token is not None:
+            head += f"Authorization: Bearer {token}\r\n"
+        self._writer.write(head.encode() + b"\r\n" + body)
+
+    async def rest(self) -> tuple[bytes, str]:
+        """Read to the end of the stream: what came, and whether it was "closed" or "reset"."""
+        came = b""
+        async with asyncio.timeout(10):
+            try:
+                while some := await self._reader.read(65536):
+                    came += some
+            except ConnectionResetError:
+                return came, "reset"
+        return came, "closed"
+
+    async def come(self, size: int) -> bytes:
+        """Read exactly so many bytes."""
+        async with asyncio.timeout(10):
+            return await self._reader.readexactly(size)
+
+    async def reply(self) -> Reply:
+        """Read one whole answer as `Content-Length` has it."""
+        async with asyncio.timeout(10):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first, *lines = head.strip().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await self._reader.readexactly(int(headers["content-length"]))
+        return Reply(int(first.split()[1]), headers, body)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._writer.close()
+
+
+@pytest.fixture
+async def dial() -> AsyncIterator[Callable[[str], Awaitable[Line]]]:
+    """Connect to a URL; the connections are closed after the test."""
+    lines: list[Line] = []
+
+    async def connect(url: str) -> Line:
+        parts = URL(url)
+        lines.append(Line(*await asyncio.open_connection(parts.host, parts.port)))
+        return lines[-1]
+
+    yield connect
+    for line in lines:
+        line.close()
 
 
 Running = Callable[..., AbstractAsyncContextManager[tuple[Sandbox, Caller]]]

@@ -269,6 +269,7 @@ async def compare_group(group: list[dict[str, Any]], sandbox: Sandbox, ask: Any)
     sandbox.configure(provider_seconds=0)
 
 
+@pytest.mark.observes("Recorded answers", "`tests/contract/recorded.json` holds", "They are test vectors")
 async def test_every_recorded_request_gets_the_recorded_answer(running: Any, quick: Any) -> None:
     """docs/contract/OBSERVED.md § Recorded answers: "the twin must answer each case alike"."""
     assert STARTED is not None

@@ -50,6 +50,7 @@ def access_tokens(replies: list[Any]) -> list[str]:
     return [r.json()["data"]["value"]["accessToken"] for r in replies if r.status == 200]
 
 
+@pytest.mark.observes("Concurrent GETs", "OAuth, 10 GETs, provider answers in 0")
 @pytest.mark.parametrize("provider_seconds", [0, 0.3 * SECOND, 4 * SECOND])
 async def test_ten_readers_of_an_oauth_secret_share_one_refresh(
     running: Any, quick: Any, provider_seconds: float
@@ -65,6 +66,7 @@ async def test_ten_readers_of_an_oauth_secret_share_one_refresh(
         assert len(clear) == 1, "only the refreshing reader sees the refresh token in clear"
 
 
+@pytest.mark.observes("Concurrent GETs", "OAuth, 10 GETs, provider answers in 8")
 async def test_a_slow_provider_turns_nine_of_ten_readers_away(running: Any, quick: Any) -> None:
     """8 s: one refresh, one 200, nine 500s after five waits each."""
     async with running(provider_seconds=8 * SECOND, **quick) as (sandbox, call):
@@ -75,6 +77,7 @@ async def test_a_slow_provider_turns_nine_of_ten_readers_away(running: Any, quic
         assert sandbox.stats().refreshes == {secret.id: 1}
 
 
+@pytest.mark.observes("Concurrent GETs", "OAuth, 2nd GET")
 async def test_a_lock_that_is_too_old_is_taken_over_and_one_rotation_is_lost(
     running: Any, quick: Any
 ) -> None:
@@ -93,6 +96,7 @@ async def test_a_lock_that_is_too_old_is_taken_over_and_one_rotation_is_lost(
         assert access_tokens([again]) == access_tokens([early])
 
 
+@pytest.mark.observes("Concurrent GETs", "SESSION_AUTH, null expiry, 10 GETs")
 async def test_ten_readers_of_an_endless_session_log_in_again_and_again(running: Any, quick: Any) -> None:
     """0.3 s: about 8 logins with as many distinct tokens; nobody shares one."""
     async with running(provider_seconds=0.3 * SECOND, **quick) as (sandbox, call):
@@ -103,6 +107,7 @@ async def test_ten_readers_of_an_endless_session_log_in_again_and_again(running:
         assert len(set(tokens)) == len(tokens) == sandbox.stats().refreshes[secret.id]
 
 
+@pytest.mark.observes("Concurrent GETs", "same, 20 GETs")
 async def test_twenty_readers_of_a_slow_session_mostly_fail(running: Any, quick: Any) -> None:
     """1 s: 6 logins, six 200s, fourteen 500s; logins never overlap under the lock."""
     async with running(provider_seconds=1 * SECOND, **quick) as (sandbox, call):
@@ -115,6 +120,7 @@ async def test_twenty_readers_of_a_slow_session_mostly_fail(running: Any, quick:
         assert sandbox.stats().max_refreshes_in_flight == 1
 
 
+@pytest.mark.observes("Concurrent GETs", "And the provider behind")
 async def test_different_secrets_do_not_wait_for_each_other(running: Any, quick: Any) -> None:
     """The lock is one secret's; the provider sees them all at once."""
     async with running(provider_seconds=2 * SECOND, **quick) as (sandbox, call):
@@ -126,6 +132,7 @@ async def test_different_secrets_do_not_wait_for_each_other(running: Any, quick:
         assert stats.refreshes_by_auth_client == {"0" * 24: 5}
 
 
+@pytest.mark.observes("Connections", "A request that met a closed connection")
 async def test_a_reader_that_gives_up_does_not_stop_the_refresh(running: Any, quick: Any) -> None:
     """A GET that timed out after it was sent may still be refreshing upstream (§ Connections)."""
     async with running(provider_seconds=2 * SECOND, **quick) as (sandbox, call):

@@ -40,6 +40,7 @@ async def test_it_listens_on_the_loopback_interface_only(running: Any) -> None:
         assert port_of(sandbox) != 0
 
 
+@pytest.mark.observes("Connections", "No compression")
 async def test_a_connection_is_kept_for_many_requests(running: Any) -> None:
     """Every answer says `Keep-Alive: timeout=5`, and nothing is compressed."""
     async with running() as (sandbox, _):
@@ -51,11 +52,12 @@ async def test_a_connection_is_kept_for_many_requests(running: Any) -> None:
         writer.close()
 
 
+@pytest.mark.observes("Connections", "`Keep-Alive: timeout=5`")
 async def test_an_idle_connection_is_closed(running: Any) -> None:
     """After about 6 s, here sooner: the end of the stream, without a word."""
     async with running(idle_close_seconds=0.05) as (sandbox, _):
         reader, writer = await connect(sandbox)
-        await speak(reader, writer)
+        assert b"Keep-Alive: timeout=5\r\n" in await speak(reader, writer)
         async with asyncio.timeout(5):
             assert await reader.read() == b""
         writer.close()

@@ -11,6 +11,7 @@ BOB = "user-000001@tenant.example"
 NOT_FOUND_IN_IAM = "Token invalid. Error: Error. Details: Token not found in IAM"
 
 
+@pytest.mark.observes("Errors", "unknown id", "malformed id")
 @pytest.mark.parametrize(
     ("secret_id", "status"),
     [
@@ -27,6 +28,7 @@ async def test_an_id_is_unknown_or_malformed(running: Any, secret_id: str, statu
         assert (reply.status, reply.body) == (status, b'{"message":""}')
 
 
+@pytest.mark.observes("Errors", "secret of another user")
 async def test_anothers_secret_is_forbidden_even_if_nobody_read_it_before(running: Any) -> None:
     """403 with an empty message; for the administrator too, and never a refresh."""
     async with running() as (sandbox, call):
@@ -38,6 +40,7 @@ async def test_anothers_secret_is_forbidden_even_if_nobody_read_it_before(runnin
         assert sandbox.stats().refreshes == sandbox.stats().secret_gets == {}
 
 
+@pytest.mark.observes("Errors", "no Authorization")
 @pytest.mark.parametrize("path", ["/secrets/", "/secrets/0123456789abcdef01234567"])
 async def test_secrets_need_a_token_that_is_known(running: Any, path: str) -> None:
     """Two different 401s: without the header, and with a token nobody knows."""
@@ -48,6 +51,7 @@ async def test_secrets_need_a_token_that_is_known(running: Any, path: str) -> No
         assert (unknown.status, unknown.json()["message"]) == (401, NOT_FOUND_IN_IAM)
 
 
+@pytest.mark.observes("Errors", "unknown route")
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -79,3 +83,21 @@ async def test_a_slash_at_the_end_makes_no_difference(running: Any, path: str) -
     async with running() as (_, call):
         method = "POST" if "impersonate" in path else "GET"
         assert (await call.send(method, path)).status == 401
+
+
+@pytest.mark.observes("Errors", "JSON errors are")
+async def test_most_errors_are_json_with_one_field_and_some_are_not(running: Any) -> None:
+    """`message`, which may be empty; a page for an unknown route, plain text for an unknown user."""
+    async with running() as (sandbox, call):
+        kinds = []
+        for path, token in (
+            ("/secrets/", None),
+            ("/secrets/not-an-id", await call.impersonate(ALICE)),
+            ("/nothing", None),
+            (f"/users/{'0' * 24}", sandbox.admin_token),
+        ):
+            reply = await call.get(path, token)
+            kind = reply.headers["content-type"].partition(";")[0]
+            kinds.append(kind)
+            assert kind != "application/json" or set(reply.json()) == {"message"}
+        assert kinds == ["application/json", "application/json", "text/html", "text/plain"]

@@ -20,6 +20,7 @@ async def ask(call: Any, sandbox: Any, body: Any) -> Any:
     return await call.send("POST", "/impersonate", sandbox.admin_token, **body)
 
 
+@pytest.mark.observes("Impersonation", "Tokens are opaque", "Impersonating the same user twice")
 async def test_a_token_is_opaque_and_new_each_time(running: Any) -> None:
     """171 url-safe characters; impersonating again gives another one, and both are good."""
     async with running() as (_, call):
@@ -29,10 +30,12 @@ async def test_a_token_is_opaque_and_new_each_time(running: Any) -> None:
         assert [await try_token(call, token) for token in tokens] == [200, 200, 200]
 
 
+@pytest.mark.observes("Impersonation", "Response `", "No expiry is returned")
 async def test_the_id_in_the_answer_is_the_tokens_not_the_users(running: Any) -> None:
     """As recorded: the id differs from the user's `_id` and changes with every token."""
     async with running() as (sandbox, call):
         replies = [await ask(call, sandbox, {"json": {"username": ALICE}}) for _ in range(2)]
+        assert [set(reply.json()) for reply in replies] == [{"token", "id"}] * 2, "no expiry is told"
         ids = [reply.json()["id"] for reply in replies]
         assert len({*ids, sandbox.world.user(ALICE).id}) == 3
         assert all(re.fullmatch(r"[0-9a-f]{24}", one) for one in ids)
@@ -46,15 +49,17 @@ async def test_an_unknown_user_is_not_found(running: Any, username: str) -> None
         assert (reply.status, reply.json()) == (404, {"message": "FORBIDDEN"})
 
 
+@pytest.mark.observes("Impersonation", "Unknown/disabled account")
 async def test_a_disabled_user_is_not_found_either(running: Any) -> None:
-    """Disabled account: 404 FORBIDDEN, whether it was generated so or disabled later."""
+    """Disabled account: 404 FORBIDDEN like an unknown one, generated so or disabled later."""
     async with running() as (sandbox, call):
         sandbox.world.user(ALICE).status = "DISABLED"
-        for username in (ALICE, "disabled-000000@tenant.example"):
+        for username in (ALICE, "disabled-000000@tenant.example", "nobody@tenant.example"):
             reply = await ask(call, sandbox, {"json": {"username": username}})
             assert (reply.status, reply.json()) == (404, {"message": "FORBIDDEN"})
 
 
+@pytest.mark.observes("Impersonation", "FlowMate's embedding guide")
 async def test_users_are_created_on_first_use_when_asked_for(running: Any) -> None:
     """FlowMate creates the user on first use; a whitespace-only name makes nobody."""
     async with running(create_users_on_impersonate=True) as (sandbox, call):
@@ -73,6 +78,7 @@ async def test_a_body_that_names_nobody_is_refused(running: Any, body: bytes, st
         assert sandbox.stats().impersonations == 0
 
 
+@pytest.mark.observes("Impersonation", "Request `", "Missing permission")
 async def test_only_the_admin_token_impersonates(running: Any) -> None:
     """No or an unknown token: a silent 401. A user's token: 403 FORBIDDEN."""
     async with running() as (_, call):
@@ -86,6 +92,7 @@ async def test_only_the_admin_token_impersonates(running: Any) -> None:
             assert (reply.status, reply.json()) == (status, {"message": message})
 
 
+@pytest.mark.observes("Impersonation", "Default life 3 h")
 async def test_every_use_of_a_token_prolongs_it(running: Any, clock: Any) -> None:
     """The life of three hours is sliding; an unused token dies."""
     async with running(now=clock) as (_, call):
@@ -98,6 +105,7 @@ async def test_every_use_of_a_token_prolongs_it(running: Any, clock: Any) -> Non
         assert await try_token(call, used) == 401
 
 
+@pytest.mark.observes("Errors", "user token expired")
 async def test_a_revoked_token_is_unknown(running: Any) -> None:
     """Revoking one user's tokens leaves the others'; a new impersonation works again."""
     async with running() as (sandbox, call):

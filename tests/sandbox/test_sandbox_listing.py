@@ -43,6 +43,7 @@ async def test_a_list_is_cut_into_pages_of_thirty(running: Any) -> None:
         assert ids(first) + ids(second) == natural
 
 
+@pytest.mark.observes("Listing", "Paginated, 30 a page")
 async def test_brackets_may_be_literal_or_encoded(running: Any) -> None:
     """Both spellings of `page[size]` mean the same."""
     async with running() as (_, call):
@@ -50,9 +51,11 @@ async def test_brackets_may_be_literal_or_encoded(running: Any) -> None:
         literal = await listed(call, token, "?page[size]=7&page[number]=3")
         encoded = await listed(call, token, "?page%5Bsize%5D=7&page%5Bnumber%5D=3")
         assert literal == encoded
+        assert (await listed(call, token))["meta"] == {"page": 1, "perPage": 30, "total": 40, "totalPages": 2}
         assert literal["meta"] == {"page": 3, "perPage": 7, "total": 40, "totalPages": 6}
 
 
+@pytest.mark.observes("Listing", "Nonsense sizes")
 @pytest.mark.parametrize("size", ["", "0", "abc", "-", "%00", "null"])
 async def test_a_nonsense_size_falls_back_to_thirty(running: Any, size: str) -> None:
     """Nonsense is no error."""
@@ -60,8 +63,10 @@ async def test_a_nonsense_size_falls_back_to_thirty(running: Any, size: str) -> 
         token = await call.impersonate(ALICE)
         listing = await listed(call, token, f"?page[size]={size}")
         assert (listing["meta"]["perPage"], len(listing["data"])) == (30, 30)
+        assert len((await listed(call, token, "?page[size]=-1"))["data"]) == 1
 
 
+@pytest.mark.observes("Listing", "No maximum size", "A page past the end")
 async def test_there_is_no_maximum_size_and_no_last_page(running: Any) -> None:
     """1 000 000 is honoured; a page past the end is empty; size -1 gives one item."""
     async with running() as (_, call):
@@ -93,6 +98,7 @@ async def test_a_page_is_read_like_the_services_read_it(query: str, page: Page) 
     assert page_of(query) == page
 
 
+@pytest.mark.observes("Listing", "The list carries no credentials", "`value` is absent", "No timestamps")
 async def test_a_list_carries_no_credentials_and_no_times(running: Any) -> None:
     """`value` is absent where nothing of it may be listed."""
     async with running() as (_, call):
@@ -105,6 +111,8 @@ async def test_a_list_carries_no_credentials_and_no_times(running: Any) -> None:
             assert item["__t"] == f"S_{item['type']}"
             if item["type"] in {"SIMPLE", "API_KEY", "MIXED"}:
                 assert "value" not in item
+            if item["type"] in {"OA2_AUTHORIZATION_CODE", "SESSION_AUTH"}:
+                assert "authClientId" in value
 
 
 async def test_natural_order_is_stable_and_sorted_by_nothing(running: Any) -> None:
@@ -118,6 +126,7 @@ async def test_natural_order_is_stable_and_sorted_by_nothing(running: Any) -> No
             assert order not in (sorted(order), sorted(order, reverse=True))
 
 
+@pytest.mark.observes("Listing", "Unsorted (natural order)")
 async def test_a_deletion_between_pages_shifts_items(running: Any) -> None:
     """An item is missed when an earlier one goes: only `meta.total` tells."""
     async with running() as (sandbox, call):
@@ -131,6 +140,7 @@ async def test_a_deletion_between_pages_shifts_items(running: Any) -> None:
         assert natural[29] not in ids(first) + ids(second)
 
 
+@pytest.mark.observes("Listing", "A secret owned through")
 async def test_a_tenants_secret_is_not_listed_but_can_be_fetched(running: Any) -> None:
     """Owned through the TENANT: absent from the list, there by id, for users of the tenant only."""
     async with running() as (sandbox, call):

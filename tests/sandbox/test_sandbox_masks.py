@@ -45,6 +45,9 @@ def test_a_mask_keeps_the_length_and_the_line_ends(text: str) -> None:
     assert all(masked[i] == c for i, c in enumerate(text) if c in "\r\n\u2028\u2029")
 
 
+@pytest.mark.observes(
+    "One secret", "Without the raw-read permission", "SESSION_AUTH's `accessToken` is not masked"
+)
 @pytest.mark.parametrize(
     ("kind", "value", "masked"),
     [
@@ -83,6 +86,7 @@ async def passphrase(call: Any, sandbox: Any, username: str) -> tuple[str, str]:
     return reply.json()["data"]["value"]["passphrase"], secret.value["passphrase"]
 
 
+@pytest.mark.observes("One secret", "Masking is silent")
 @pytest.mark.anyio
 async def test_masking_is_silent_and_hangs_on_the_permission(running: Any) -> None:
     """An ordinary 200: who lacks `secrets.secret.readRaw` reads masks."""

@@ -31,6 +31,8 @@ async def outcome(call: Any, token: str, secret: Any) -> tuple[int, str]:
     return reply.status, reply.json().get("message", "")
 
 
+@pytest.mark.observes("Listing", "`currentError` appears")
+@pytest.mark.observes("Refresh failures", "Provider answers 200 with an error body")
 async def test_an_error_body_is_kept_for_ever_and_the_lock_is_released(running: Any) -> None:
     """200 with an error body: a silent 500, every later GET tries again, `currentError` stays."""
     async with running() as (sandbox, call):
@@ -48,6 +50,7 @@ async def test_an_error_body_is_kept_for_ever_and_the_lock_is_released(running: 
         assert sum("currentError" in item for item in listing) == 1
 
 
+@pytest.mark.observes("Refresh failures", "Provider answers 4xx/5xx", "The upstream lock is not released")
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -88,6 +91,7 @@ async def test_a_fresh_secret_with_a_left_lock_is_waited_for_too(running: Any, c
         assert sandbox.stats().refreshes == {}
 
 
+@pytest.mark.observes("Refresh failures", "Provider hangs")
 async def test_a_hanging_provider_hangs_the_get(running: Any, until: Any) -> None:
     """No timeout upstream; other requests go on, and the sandbox still stops at once."""
     async with running() as (sandbox, call):
@@ -100,6 +104,7 @@ async def test_a_hanging_provider_hangs_the_get(running: Any, until: Any) -> Non
         hanging.cancel()
 
 
+@pytest.mark.observes("Refresh failures", "No `expires_in`")
 async def test_no_expires_in_makes_every_get_refresh(running: Any, clock: Any) -> None:
     """`expires` = now."""
     async with running(now=clock, provider_fault=ProviderFault.NO_EXPIRES_IN) as (sandbox, call):

@@ -8,6 +8,11 @@ pytestmark = pytest.mark.anyio
 
 ALICE = "user-000000@tenant.example"
 BOB = "user-000001@tenant.example"
+ITEM = {"_id", "username", "firstname", "lastname", "status", "confirmed", "roles", "permissions"} | {
+    "createdAt",
+    "updatedAt",
+    "__v",
+}
 
 
 async def names(call: Any, sandbox: Any, query: str) -> list[str]:
@@ -16,10 +21,14 @@ async def names(call: Any, sandbox: Any, query: str) -> list[str]:
     return [user["username"] for user in reply.json()]
 
 
+@pytest.mark.observes("Users of the tenant", "Not paginated", "The answer holds administrators", "Item:")
 async def test_everybody_comes_in_one_bare_array(running: Any) -> None:
     """Not paginated, and administrators, service accounts and disabled users are among them."""
     async with running(users=4321, disabled_users=3) as (sandbox, call):
-        users = (await call.get("/users/", sandbox.admin_token)).json()
+        reply = await call.get("/users/", sandbox.admin_token)
+        users = reply.json()
+        assert 300 < len(reply.body) / len(users) < 500, "about 400 bytes a user"
+        assert all(ITEM <= user.keys() <= ITEM | {"tenant", "safeguard"} for user in users)
         assert len(users) == sandbox.world.user_count == 4321 + 3 + 3
         active = [
             user for user in users if user["status"] == "ACTIVE" and "tenant" in user and not user["roles"]
@@ -44,12 +53,15 @@ async def test_meta_wraps_the_array(running: Any) -> None:
         assert bare == wrapped["data"]
 
 
+@pytest.mark.observes("Users of the tenant", "`username` and `userId` filter", "`username` match is exact")
 async def test_filters_repeat_and_match_the_lower_cased_query_exactly(running: Any) -> None:
     """`username` and `userId` may each stand more than once."""
     async with running() as (sandbox, call):
         assert await names(call, sandbox, f"?username={ALICE.upper()}") == [ALICE]
         assert await names(call, sandbox, f"?username={ALICE}&username={BOB}") == [ALICE, BOB]
         assert await names(call, sandbox, "?username=user-00000") == []
+        wrapped = await call.get(f"/users/?meta=true&username={ALICE}", sandbox.admin_token)
+        assert wrapped.json()["meta"] == {"total": 1}
         ids = [sandbox.world.user(name).id for name in (ALICE, BOB)]
         assert await names(call, sandbox, f"?userId={ids[0]}&userId={ids[1]}") == [ALICE, BOB]
 
@@ -61,12 +73,14 @@ async def test_a_username_with_capitals_is_never_found_by_filter(running: Any) -
         assert await names(call, sandbox, "?username=Customer-A") == []
 
 
+@pytest.mark.observes("Users of the tenant", "An empty `username=`")
 async def test_an_empty_username_returns_everyone(running: Any) -> None:
     """A trap that was observed: an empty filter is no filter."""
     async with running() as (sandbox, call):
         assert len(await names(call, sandbox, "?username=")) == sandbox.world.user_count
 
 
+@pytest.mark.observes("Users of the tenant", "Unknown id", "Bad id")
 async def test_one_user_by_id(running: Any) -> None:
     """Unknown id: 404 text/plain. Bad id: 500."""
     async with running() as (sandbox, call):
@@ -80,6 +94,7 @@ async def test_one_user_by_id(running: Any) -> None:
         assert (await call.get("/users/?userId=bad", sandbox.admin_token)).status == 500
 
 
+@pytest.mark.observes("Users of the tenant", "Needs an admin token")
 @pytest.mark.parametrize("path", ["/users/", "/users/000000000000000000000000"])
 async def test_users_need_the_admin_token(running: Any, path: str) -> None:
     """No token 401, a user's token 403."""

@@ -1,0 +1,33 @@
+"""Arrivals: when requests came in, and what that proves about their sender's rate. Pure.
+
+The moments are those at which the twin's event loop began with a request: requests that were sent
+apart may have been read together, so a proof about a sender allows for the jitter of the machine.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+__all__ = ["burst_needed", "most_in_window"]
+
+
+def most_in_window(moments: Iterable[float], seconds: float) -> int:
+    """Return the largest number of requests in any sliding window of `seconds`, ends included."""
+    most, window = 0, deque[float]()
+    for moment in moments:
+        window.append(moment)
+        while moment - window[0] > seconds:
+            window.popleft()
+        most = max(most, len(window))
+    return most
+
+
+def burst_needed(moments: Iterable[float], rate: float) -> float:
+    """Return the smallest B with which, over *every* window of w seconds, requests <= rate * w + B."""
+    needed, lowest = 0.0, float("inf")
+    start: float | None = None
+    for number, moment in enumerate(moments):
+        start = moment if start is None else start
+        above = number - rate * (moment - start)
+        lowest = min(lowest, above)
+        needed = max(needed, above - lowest + 1)
+    return needed

@@ -1,0 +1,90 @@
+"""Bent answers: what comes instead of the true answer, or of what it became. Pure."""
+
+import re
+from email.utils import formatdate
+
+import msgspec
+
+from . import answers
+from .answers import Answer, error
+from .faults import (
+    Error,
+    ErrorAfter,
+    Fault,
+    Html,
+    HugeJson,
+    InvalidJson,
+    InvalidUtf8,
+    Throttle,
+)
+
+__all__ = ["bent", "failed", "iam_down", "throttle"]
+
+_STRING_BEGINS = re.compile(rb'":"')
+_NO_UTF8 = b"\xff\xfe"
+_REASONS = {502: "Bad Gateway", 503: "Service Temporarily Unavailable"}
+
+
+def throttle(fault: Throttle, now: float) -> Answer:
+    """429 as the fault wants it."""
+    seconds = fault.retry_after_seconds
+    said = {
+        "seconds": str(seconds),
+        "date": formatdate(now + seconds, usegmt=True),
+        "none": None,
+    }
+    return msgspec.structs.replace(answers.throttled(seconds), retry_after=said[fault.retry_after])
+
+
+def failed(fault: Error | ErrorAfter) -> Answer:
+    """500 as the services say it, 502 and 503 as a gateway does. The hosted one was never observed."""
+    seconds = fault.retry_after_seconds
+    retry_after = None if seconds is None else str(seconds)
+    if fault.status == 500:
+        return msgspec.structs.replace(error(500), retry_after=retry_after)
+    return Answer(
+        status=fault.status,
+        body=_page(f"{fault.status} {_REASONS[fault.status]}"),
+        content_type="text/html",
+        retry_after=retry_after,
+    )
+
+
+def iam_down(*, authorized: bool) -> Answer:
+    """401 while nobody can look a token up (§ Errors); without a token nobody tries to."""
+    return error(401, answers.IAM_DOWN if authorized else answers.MISSING_AUTHORIZATION)
+
+
+def bent(fault: Fault, answer: Answer) -> Answer:
+    """Return what a fault makes of the true answer: the same, for faults of another kind."""
+    match fault:
+        case Html():
+            return Answer(status=200, body=_page("Sign in to the network"), content_type="text/html")
+        case InvalidUtf8():
+            return _with_body(answer, _spoilt(answer.body))
+        case InvalidJson():
+            return _with_body(answer, answer.body[: len(answer.body) // 2])
+        case HugeJson(size_bytes=size):
+            return _with_body(answer, _blown_up(answer.body, size))
+        case _:
+            return answer
+
+
+def _with_body(answer: Answer, body: bytes) -> Answer:
+    # Without an ETag: nobody may be told later that this body is still good.
+    return msgspec.structs.replace(answer, body=body, etag=None)
+
+
+def _spoilt(body: bytes) -> bytes:
+    found = _STRING_BEGINS.search(body)
+    place = found.end() if found else len(body) // 2
+    return body[:place] + _NO_UTF8 + body[place:]
+
+
+def _blown_up(body: bytes, size: int) -> bytes:
+    return body[:1] + b" " * max(0, size - len(body)) + body[1:]
+
+
+def _page(title: str) -> bytes:
+    head, body = f"<head><title>{title}</title></head>", f"<body><h1>{title}</h1></body>"
+    return f"<html>\r\n{head}\r\n{body}\r\n</html>\r\n".encode()

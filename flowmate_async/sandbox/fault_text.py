@@ -1,0 +1,47 @@
+"""Fault text: faults as one writes them on a command line.
+
+    reset=0.01; latency seconds=0.05 distribution=exponential; throttle=0.1 at_most=3 @ GET /secrets/
+
+Rules are parted by `;`: a kind with its share, fields with their values, routes behind `@` parted by
+`|`. A text that begins with `{` is the JSON of `Faults`.
+"""
+
+from typing import Any
+
+import msgspec
+
+from .faults import KINDS, Fault, Faults
+
+__all__ = ["faults_from_text"]
+
+
+def faults_from_text(text: str, *, seed: int = 0) -> Faults:
+    """Read faults; raise `ValueError` with what is wrong. JSON brings its own seed."""
+    if text.lstrip().startswith("{"):
+        return msgspec.json.decode(text, type=Faults)
+    rules = [_rule(part) for part in text.split(";") if part.strip()]
+    return Faults(seed=seed, rules=tuple(rules))
+
+
+def _rule(text: str) -> Fault:
+    described, _, routes = text.partition("@")
+    first, *rest = described.split() or [""]
+    kind, _, share = first.partition("=")
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of fault {kind!r}; there are {', '.join(KINDS)}")
+    given: dict[str, Any] = {"kind": kind}
+    if share:
+        given["share"] = share
+    for word in rest:
+        name, parted, value = word.partition("=")
+        if not parted:
+            raise ValueError(f"{word!r} in {text.strip()!r} is no field=value")
+        given[name] = value
+    if routes.strip():
+        given["routes"] = [route.strip() for route in routes.split("|")]
+    try:
+        # Not strict: the numbers of a command line are text.
+        rule: Fault = msgspec.convert(given, Fault, strict=False)
+    except msgspec.ValidationError as problem:
+        raise ValueError(f"{text.strip()!r}: {problem}") from None
+    return rule

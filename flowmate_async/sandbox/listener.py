@@ -1,0 +1,85 @@
+"""Listener: the listening socket, which can refuse connections for a moment and keeps its port."""
+
+import asyncio
+import socket
+import ssl
+
+import anyio
+from aiohttp import web
+
+__all__ = ["Listener"]
+
+_HOST = "127.0.0.1"
+_BACKLOG = 1024
+_REBIND_SECONDS = 0.005
+
+
+class Listener:
+    """Loopback listener in front of a runner's server."""
+
+    __slots__ = ("_opening", "_runner", "_site", "_ssl_context", "port")
+
+    def __init__(self, runner: web.ServerRunner, ssl_context: ssl.SSLContext | None) -> None:
+        self._runner = runner
+        self._ssl_context = ssl_context
+        self._site: web.SockSite | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def open(self, port: int) -> None:
+        """Listen on a port of loopback, 0 for a free one."""
+        bound = _bound(port)
+        self.port = bound.getsockname()[1]
+        await self._listen(bound)
+
+    def refuse(self, seconds: float) -> None:
+        """Refuse connections for some seconds; a refusal that is under way is not prolonged."""
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.get_running_loop().create_task(self._pause(seconds))
+
+    async def close(self) -> None:
+        """End a refusal under way; the runner stops the listening itself."""
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+            await asyncio.wait([opening])
+
+    async def _pause(self, seconds: float) -> None:
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+        bound = await _bound_again(self.port)
+        try:
+            # Bound but not listening: connections are refused, and nobody else gets the port.
+            await anyio.sleep(seconds)
+        except BaseException:
+            bound.close()
+            raise
+        await self._listen(bound)
+
+    async def _listen(self, bound: socket.socket) -> None:
+        site = web.SockSite(self._runner, bound, ssl_context=self._ssl_context, backlog=_BACKLOG)
+        await site.start()
+        self._site = site
+
+
+async def _bound_again(port: int) -> socket.socket:
+    # The loop may need a turn to let the old socket go.
+    with anyio.fail_after(5):
+        while True:
+            try:
+                return _bound(port)
+            except OSError:
+                await anyio.sleep(_REBIND_SECONDS)
+
+
+def _bound(port: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        made.bind((_HOST, port))
+    except BaseException:
+        made.close()
+        raise
+    return made

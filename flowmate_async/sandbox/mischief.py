@@ -1,0 +1,155 @@
+"""Mischief: acts out the faults that are due around the true exchange. The endpoints stay truthful.
+
+The order of one request: a stale connection, delay, changes of the world, what comes instead of an
+answer, the true answer, what becomes of it, what becomes of its bytes.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+from aiohttp import web
+
+from .answers import Answer, error
+from .bent_answers import bent, failed, iam_down, throttle
+from .chance import Chance
+from .delivery import deliver
+from .endpoints import bearer_of
+from .faults import (
+    DatabaseDown,
+    Error,
+    ErrorAfter,
+    Fault,
+    Hang,
+    HangAfter,
+    IamDown,
+    ItemsMove,
+    Refused,
+    Reset,
+    ResetAfter,
+    Throttle,
+    TokenRevoked,
+    UserDeleted,
+)
+from .played import UNANSWERED, Played, StaleConnections, caller_gone, head_of
+from .routes import Route
+from .scripts import Ending, Script, script_for
+from .user import User
+from .world import World
+
+__all__ = ["Mischief"]
+
+
+class Mischief:
+    """Faults at work. `refuse(seconds)` closes the listener for a moment."""
+
+    __slots__ = ("_chance", "_now", "_refuse", "_stale", "_world")
+
+    def __init__(
+        self,
+        chance: Chance,
+        *,
+        world: World,
+        now: Callable[[], float],
+        refuse: Callable[[float], None],
+        stale: StaleConnections,
+    ) -> None:
+        self._chance = chance
+        self._world = world
+        self._now = now
+        self._refuse = refuse
+        self._stale = stale
+
+    async def exchange(
+        self, request: web.BaseRequest, route: Route, answer: Callable[[], Awaitable[Answer]]
+    ) -> web.Response | Played:
+        """Exchange one request for whatever comes of it; `answer()` is the endpoint's part."""
+        if request.transport in self._stale:
+            return self._unanswered(Ending.RESET)
+        due = self._chance.due(route.template)
+        if due.delay_seconds:
+            await anyio.sleep(due.delay_seconds)
+        reader = self._reader(request)
+        for change in due.changes:
+            self._change_before(change, reader)
+        response = None if due.one is None else await self._instead(due.one, request)
+        if response is not None:
+            return response
+        true = await answer()
+        for change in due.changes:
+            self._change_after(change, reader)
+        return await self._afterwards(due.one, request, true)
+
+    async def _instead(self, fault: Fault, request: web.BaseRequest) -> web.Response | Played | None:
+        """What comes instead of an answer, the request not being processed."""
+        match fault:
+            case Hang(seconds=seconds):
+                return await self._silent(request, seconds)
+            case Reset():
+                return self._unanswered(Ending.RESET)
+            case Refused(seconds=seconds):
+                self._refuse(seconds)
+                return self._unanswered(Ending.RESET)
+            case Throttle():
+                return deliver(request, throttle(fault, self._now()))
+            case Error():
+                return deliver(request, failed(fault))
+            case DatabaseDown(seconds=seconds):
+                await anyio.sleep(seconds)
+                return deliver(request, error(401))
+            case IamDown():
+                return deliver(request, iam_down(authorized="Authorization" in request.headers))
+            case _:
+                return None
+
+    async def _afterwards(
+        self, fault: Fault | None, request: web.BaseRequest, answer: Answer
+    ) -> web.Response | Played:
+        """What becomes of a processed request's answer."""
+        match fault:
+            case None:
+                return deliver(request, answer)
+            case HangAfter(seconds=seconds):
+                return await self._silent(request, seconds)
+            case ResetAfter():
+                return self._unanswered(Ending.RESET)
+            case ErrorAfter():
+                return deliver(request, failed(fault))
+            case _:
+                return self._delivered_badly(fault, request, deliver(request, bent(fault, answer)))
+
+    def _delivered_badly(
+        self, fault: Fault, request: web.BaseRequest, response: web.Response
+    ) -> web.Response | Played:
+        body = response.body if isinstance(response.body, bytes) else b""
+        script = script_for(fault, body, lambda length: head_of(response, request, length))
+        # An answer without a body, a 304 say, has nothing that could be cut or counted wrongly.
+        if script is None or not body or request.method == "HEAD":
+            return response
+        status = UNANSWERED if script.ending in (Ending.RESET, Ending.SILENT) else response.status
+        return Played(script, stale=self._stale, status=status)
+
+    def _unanswered(self, ending: Ending) -> Played:
+        return Played(Script((), ending), stale=self._stale, status=UNANSWERED)
+
+    async def _silent(self, request: web.BaseRequest, seconds: float | None) -> Played:
+        await caller_gone(request, seconds)
+        return self._unanswered(Ending.CLOSED)
+
+    def _change_before(self, change: Fault, reader: User | None) -> None:
+        if reader is None:
+            return
+        match change:
+            case TokenRevoked():
+                self._world.revoke_tokens(reader.username)
+            case UserDeleted():
+                self._world.delete_user(reader.username)
+            case _:
+                pass
+
+    def _change_after(self, change: Fault, reader: User | None) -> None:
+        if isinstance(change, ItemsMove) and reader is not None:
+            self._world.move_first_secret_last(reader.username)
+
+    def _reader(self, request: web.BaseRequest) -> User | None:
+        token = bearer_of(request)
+        return None if token is None else self._world.tokens.holder(token)
