@@ -136,3 +136,20 @@ async def test_a_longer_pause_under_way_stays():
     door.pause(1)
     async with door:
         assert asyncio.get_running_loop().time() >= 10
+
+
+async def test_a_pause_also_holds_who_waits_for_a_token_already():
+    door, sent = admission(rate=1, burst=1), []
+
+    async def send():
+        async with door:
+            sent.append(asyncio.get_running_loop().time())
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(send())
+        await asyncio.sleep(0.5)
+        door.pause(5)
+    assert sent[0] == 0
+    assert sent[1] >= 5.5
+    assert obeys(sent, 1, 1)
