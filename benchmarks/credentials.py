@@ -28,6 +28,7 @@ import msgspec
 from async_lru import alru_cache
 
 from flowmate_async import FlowMate
+from flowmate_async.flight import SingleFlight
 from flowmate_async.secrets import Secret, decode_secret
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 
@@ -98,7 +99,9 @@ async def _timed(call: Callable[..., Any], calls: int) -> float:
 
 
 async def waiters(rounds: int, count: int) -> dict[str, float]:
-    """(b) Microseconds a waiter of one flight."""
+    """(b) Microseconds a waiter of one flight: of the flight itself, and of ``credential()`` as a whole."""
+    bare = [await _crowd(count, in_flight=False) for _ in range(rounds)]
+    flown = [await _crowd(count, in_flight=True) for _ in range(rounds)]
     took = []
     async with client() as fm:
         for number in range(rounds):
@@ -109,7 +112,31 @@ async def waiters(rounds: int, count: int) -> dict[str, float]:
             took.append((time.perf_counter() - began) / count * 1e6)
             assert all(secret is got[0] for secret in got)
         assert fm.stats().requests["GET /secrets/{id}"] == rounds
-    return {"waiters": count, "us_per_waiter": round(statistics.median(took), 2)}
+    return {
+        "waiters": count,
+        "flight_us_per_waiter": round(statistics.median(flown) - statistics.median(bare), 2),
+        "bare_task_us_per_waiter": round(statistics.median(bare), 2),
+        "credential_us_per_waiter": round(statistics.median(took), 2),
+    }
+
+
+async def _crowd(count: int, *, in_flight: bool) -> float:
+    """Microseconds a task that waits for one event: at the event itself, or on a flight that waits for it."""
+    event, flights = asyncio.Event(), SingleFlight[str, bool]()
+
+    async def launch(_flight: object) -> bool:
+        return await event.wait()
+
+    async def wait() -> bool:
+        return await (flights.fly("key", launch) if in_flight else event.wait())
+
+    gc.collect()
+    began = time.perf_counter()
+    tasks = [asyncio.create_task(wait()) for _ in range(count)]
+    await asyncio.sleep(0)
+    event.set()
+    await asyncio.gather(*tasks)
+    return (time.perf_counter() - began) / count * 1e6
 
 
 def fill(count: int, *, traced: bool) -> float:

@@ -36,6 +36,7 @@ from flowmate_async.transport.tls import client_context
 
 TWIN = Path(__file__).with_name("soak_twin.py")
 EARLY = (0.20, 0.30)
+NEED = 0.05
 TICKS_PER_SECOND = 50
 MOST_REFRESHES_PER_LIFETIME = 1.05
 
@@ -150,10 +151,10 @@ class Tally:
             self.invalid += 1
 
 
-def policy(life: float) -> FreshnessPolicy:
-    """The defaults, scaled to the life."""
+def policy(life: float, early: tuple[float, float]) -> FreshnessPolicy:
+    """The defaults, scaled to the life, with these shares of it as the advisory window."""
     return FreshnessPolicy(
-        advisory_seconds=(EARLY[0] * life, EARLY[1] * life),
+        advisory_seconds=(early[0] * life, early[1] * life),
         skew_seconds=0.0,
         cool_down_seconds=0.03 * life,
         negative_ttl_seconds=0.03 * life,
@@ -161,7 +162,14 @@ def policy(life: float) -> FreshnessPolicy:
 
 
 async def work(
-    fm: FlowMate, running: Twin, tally: Tally, *, jobs_per_second: int, seconds: float, life: float
+    fm: FlowMate,
+    running: Twin,
+    tally: Tally,
+    *,
+    jobs_per_second: int,
+    seconds: float,
+    need: float,
+    revoke_every: float,
 ) -> None:
     """Start that many jobs each second, evenly; revoke all tokens now and then."""
     rng = random.Random(5)
@@ -171,16 +179,24 @@ async def work(
         while (elapsed := loop.time() - began) < seconds:
             due = int(elapsed * jobs_per_second) - started
             for pair in rng.choices(running.pairs, k=due):
-                group.create_task(tally.job(fm, *pair, need=0.05 * life))
+                group.create_task(tally.job(fm, *pair, need=need))
             started += due
-            if elapsed > revoked * life / 2:
+            if elapsed > revoked * revoke_every:
                 revoked += 1
                 running.revoke_tokens()
             await asyncio.sleep(1 / TICKS_PER_SECOND)
 
 
-async def soak(
-    *, seconds: float, jobs_per_second: int, secrets: int, life: float, faults: float, seed: int
+async def soak(  # noqa: PLR0913 - an option each
+    *,
+    seconds: float,
+    jobs_per_second: int,
+    secrets: int,
+    life: float,
+    faults: float,
+    seed: int,
+    early: tuple[float, float] = EARLY,
+    need: float = NEED,
 ) -> dict[str, Any]:
     """Run the soak; the figures."""
     async with twin(secrets=secrets, life=life) as running:
@@ -192,15 +208,23 @@ async def soak(
             base_url=running.url,
             transport=faulty,
             rate=None,
-            freshness=policy(life),
+            freshness=policy(life, early),
             retry=RetryPolicy(base_seconds=0.1),
         ) as fm:
             began = time.monotonic()
-            await work(fm, running, tally, jobs_per_second=jobs_per_second, seconds=seconds, life=life)
+            await work(
+                fm,
+                running,
+                tally,
+                jobs_per_second=jobs_per_second,
+                seconds=seconds,
+                need=need * life,
+                revoke_every=life / 2,
+            )
             took = time.monotonic() - began
             refreshes = await running.refreshes()
             secret_requests = fm.stats().requests.get("GET /secrets/{id}", 0)
-        lifetimes = took / (life * (1 - EARLY[1]))
+        lifetimes = took / (life * (1 - max(early[1], need)))
         # The first value is the twin's own, and the last lifetime has just begun: one refresh more or less.
         per_secret = [max(0, refreshes.get(secret_id, 0) - 1) for _, secret_id in running.pairs]
         return {
@@ -217,6 +241,9 @@ async def soak(
                 sum(refreshes.values()) / len(running.pairs) / lifetimes, 3
             ),
             "worst_refreshes_per_secret_per_lifetime": round(max(per_secret) / lifetimes, 3),
+            "mean_refreshes_per_secret_per_whole_life": round(
+                sum(per_secret) / len(running.pairs) / (took / life), 3
+            ),
         }
 
 
@@ -239,6 +266,15 @@ def main() -> None:
     parser.add_argument("--life", type=float, default=15.0)
     parser.add_argument("--faults", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--early",
+        type=float,
+        nargs=2,
+        default=EARLY,
+        metavar=("LEAST", "MOST"),
+        help="advisory window, shares of the life",
+    )
+    parser.add_argument("--need", type=float, default=NEED, help="min_valid, as a share of the life")
     figures = asyncio.run(soak(**vars(parser.parse_args())))
     print(json.dumps(figures, indent=2))
     sys.exit(not verdict(figures))

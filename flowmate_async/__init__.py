@@ -9,6 +9,7 @@ from flowmate_async.api import ApiLimits as ApiLimits
 from flowmate_async.client import FlowMate as FlowMate
 from flowmate_async.clock import Clock as Clock
 from flowmate_async.clock import SystemClock as SystemClock
+from flowmate_async.credentials import Lease as Lease
 from flowmate_async.dates import FAR_FUTURE as FAR_FUTURE
 from flowmate_async.errors import AuthenticationError as AuthenticationError
 from flowmate_async.errors import CheckpointError as CheckpointError
@@ -29,11 +30,13 @@ from flowmate_async.errors import TooManyFailuresError as TooManyFailuresError
 from flowmate_async.errors import UpstreamTimeoutError as UpstreamTimeoutError
 from flowmate_async.errors import UpstreamUnavailableError as UpstreamUnavailableError
 from flowmate_async.errors import UserNotFoundError as UserNotFoundError
+from flowmate_async.freshness import FreshnessPolicy as FreshnessPolicy
 from flowmate_async.models import Owner as Owner
 from flowmate_async.models import SecretSummary as SecretSummary
 from flowmate_async.models import SummaryValue as SummaryValue
 from flowmate_async.models import User as User
 from flowmate_async.models import UserToken as UserToken
+from flowmate_async.prefetch import Prefetch as Prefetch
 from flowmate_async.redaction import Headers as Headers
 from flowmate_async.secrets import ApiKeySecret as ApiKeySecret
 from flowmate_async.secrets import ApiKeyValue as ApiKeyValue
@@ -63,6 +66,7 @@ from flowmate_async.sync.outcomes import UserSynced as UserSynced
 from flowmate_async.sync.report import LeftOut as LeftOut
 from flowmate_async.sync.report import SyncReport as SyncReport
 from flowmate_async.sync_facade import FlowMateSync as FlowMateSync
+from flowmate_async.traffic.breaker import BreakerPolicy as BreakerPolicy
 from flowmate_async.traffic.retry import RetryPolicy as RetryPolicy
 from flowmate_async.transport import Limits as Limits
 from flowmate_async.transport import Response as Response
@@ -75,6 +79,7 @@ __all__ = [
     "ApiKeyValue",
     "ApiLimits",
     "AuthenticationError",
+    "BreakerPolicy",
     "CheckpointError",
     "Clock",
     "ConfigurationError",
@@ -83,10 +88,12 @@ __all__ = [
     "FlowMate",
     "FlowMateError",
     "FlowMateSync",
+    "FreshnessPolicy",
     "Headers",
     "IncompleteListingError",
     "InvalidIdError",
     "Latency",
+    "Lease",
     "LeftOut",
     "Limits",
     "MaskedSecretError",
@@ -100,6 +107,7 @@ __all__ = [
     "Outcome",
     "Owner",
     "PermissionDeniedError",
+    "Prefetch",
     "ProtocolError",
     "RateLimitedError",
     "RefreshFailedError",
@@ -138,3 +146,5 @@ __all__ = [
 __version__ = "0.1.0"
 
 _logging.getLogger("flowmate_async").addHandler(_logging.NullHandler())
+# stamina logs each retry; without any handler Python would print its bare event name to stderr.
+_logging.getLogger("stamina").addHandler(_logging.NullHandler())

@@ -45,4 +45,4 @@ class SystemClock:
 
 def monotonic_of(clock: Clock) -> Callable[[], float]:
     """The clock's monotonic time on the running loop, by the shortest way; for paths where 0.1 µs counts."""
-    return asyncio.get_running_loop().time if isinstance(clock, SystemClock) else clock.monotonic
+    return asyncio.get_running_loop().time if type(clock) is SystemClock else clock.monotonic

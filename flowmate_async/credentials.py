@@ -125,6 +125,15 @@ class Credentials:
                 self._hits += 1
                 self._entries.move_to_end(key)
                 return entry.secret
+        elif (flight := self._fetcher.under_way(username, secret_id)) is not None:
+            # The crowd's path: thousands may wait for one flight, so each goes the shortest way.
+            self._misses += 1
+            try:
+                secret = await flight.wait(flight.board())
+            except FlowMateError as error:
+                self._note_failure(key, error)
+                raise
+            return self._long_enough(key, self._keep(key, secret), min_valid).secret
         return (await self.entry(key, min_valid)).secret
 
     async def entry(self, key: _Key, min_valid: float) -> Entry:

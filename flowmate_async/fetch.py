@@ -1,6 +1,7 @@
 """One secret from upstream: as its user, one flight a secret, its token replaced when rejected."""
 
 from collections.abc import Callable
+from functools import partial
 
 from flowmate_async.api import Api
 from flowmate_async.errors import FlowMateError
@@ -34,7 +35,7 @@ class SecretFetcher:
         self._tokens = tokens
         self._base_url = base_url
         self._flights: SingleFlight[_Key, Secret] = SingleFlight(
-            on_join=lambda: emitter.emit(FlightJoined("secret"))
+            on_join=partial(emitter.emit, FlightJoined("secret"))
         )
 
     async def get(
@@ -64,6 +65,10 @@ class SecretFetcher:
             return secret
 
         return await self._flights.fly(key, launch, forced=forced)
+
+    def under_way(self, username: str, secret_id: str) -> Flight[Secret] | None:
+        """The flight of this secret that a caller may board as it is; ``None`` if there is none."""
+        return self._flights.joinable((self._base_url, username, secret_id))
 
     def statistics(self) -> FlightStatistics:
         """The flights of secrets."""

@@ -183,6 +183,15 @@ class SingleFlight(Generic[K, V]):
         self._depart(key, departing)
         return await departing.wait(waiter)
 
+    def joinable(self, key: K) -> Flight[V] | None:
+        """The flight under this key, counted as joined; ``None`` if :meth:`fly` would do more than board."""
+        flight = self._flights.get(key)
+        if flight is None or (current_priority() < flight.priority and not flight.on_wire):
+            return None
+        self._joined += 1
+        self._on_join()
+        return flight
+
     def statistics(self) -> FlightStatistics:
         """The table as it stands."""
         waiting = sum(flight.waiting for flight in self._flights.values())

@@ -1,7 +1,6 @@
 """The command line: commands, and how each ends."""
 
 import inspect
-import logging
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
@@ -40,8 +39,6 @@ app.command(sandbox)
 
 def main() -> NoReturn:
     """Run the command of this process's arguments, and exit as it ended."""
-    # Retries are shown as progress; stamina's own log line would reach a terminal without a word of context.
-    logging.getLogger("stamina").setLevel(logging.ERROR)
     sys.exit(run(sys.argv[1:]))
 
 
