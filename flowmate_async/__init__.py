@@ -9,7 +9,6 @@ from flowmate_async.api import ApiLimits as ApiLimits
 from flowmate_async.client import FlowMate as FlowMate
 from flowmate_async.clock import Clock as Clock
 from flowmate_async.clock import SystemClock as SystemClock
-from flowmate_async.credentials import Lease as Lease
 from flowmate_async.dates import FAR_FUTURE as FAR_FUTURE
 from flowmate_async.errors import AuthenticationError as AuthenticationError
 from flowmate_async.errors import CheckpointError as CheckpointError
@@ -31,6 +30,7 @@ from flowmate_async.errors import UpstreamTimeoutError as UpstreamTimeoutError
 from flowmate_async.errors import UpstreamUnavailableError as UpstreamUnavailableError
 from flowmate_async.errors import UserNotFoundError as UserNotFoundError
 from flowmate_async.freshness import FreshnessPolicy as FreshnessPolicy
+from flowmate_async.leases import Lease as Lease
 from flowmate_async.models import Owner as Owner
 from flowmate_async.models import SecretSummary as SecretSummary
 from flowmate_async.models import SummaryValue as SummaryValue

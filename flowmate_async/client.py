@@ -11,11 +11,12 @@ from typing import Any, Self
 from flowmate_async.admin import AdminToken, TokenProvider
 from flowmate_async.api import Api, ApiLimits
 from flowmate_async.clock import Clock, SystemClock
-from flowmate_async.credentials import Credentials, Lease
+from flowmate_async.credentials import Credentials
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import BreakerOpened, Emitter, Listener
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy
+from flowmate_async.leases import Lease
 from flowmate_async.listing import Lister
 from flowmate_async.models import SecretSummary, User, UserToken
 from flowmate_async.prefetch import Prefetch

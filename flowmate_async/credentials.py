@@ -1,7 +1,7 @@
 """Credentials that are valid when they are handed out: a cache by expiry, refreshed once, rejected once.
 
 What may be served when is decided in ``freshness.py``; that one secret is fetched once however many ask is
-``fetch.py``'s. Here: what is kept, what a failure means for what is kept, and leases.
+``fetch.py``'s. Here: what is kept, and what a failure means for what is kept.
 """
 
 import asyncio
@@ -9,8 +9,6 @@ import itertools
 import random
 from collections import OrderedDict
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
@@ -385,61 +383,3 @@ def _rejected(key: _Key) -> CredentialRejectedError:
         username=username,
         secret_id=secret_id,
     )
-
-
-class Lease:
-    """A lease: a credential that was valid for as long as was asked for when the lease began.
-
-    Use it as ``async with fm.lease(user, secret_id, min_valid=300) as lease``.
-
-    Attributes:
-        username: the user.
-        secret_id: the secret.
-    """
-
-    __slots__ = ("_credentials", "_entry", "_min_valid", "secret_id", "username")
-
-    def __init__(self, credentials: Credentials, username: str, secret_id: str, *, min_valid: float) -> None:
-        self._credentials = credentials
-        self._min_valid = min_valid
-        self._entry: Entry | None = None
-        self.username = username
-        self.secret_id = secret_id
-
-    async def __aenter__(self) -> Self:
-        self._entry = await self._credentials.entry((self.username, self.secret_id), self._min_valid)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._entry = None
-
-    @property
-    def secret(self) -> Secret:
-        """The credential; after :meth:`reject`, the newer one."""
-        return self._held().secret
-
-    @property
-    def generation(self) -> int:
-        """Orders the values this client has seen; a newer value has a higher one."""
-        return self._held().generation
-
-    async def reject(self) -> Secret:
-        """Report that the app answered 401, and get a newer credential.
-
-        However many leases of one value are rejected, upstream is asked once.
-
-        Raises:
-            CredentialRejectedError: upstream still has the same one.
-            CredentialExpiredError: the newer one does not last as long as the lease asked for.
-            FlowMateError: the newer one could not be fetched.
-        """
-        key = (self.username, self.secret_id)
-        self._entry = await self._credentials.replaced(key, self._held(), self._min_valid)
-        return self._entry.secret
-
-    def _held(self) -> Entry:
-        if self._entry is None:
-            raise RuntimeError("a lease is used inside its 'async with' block")
-        return self._entry

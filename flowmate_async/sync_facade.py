@@ -29,8 +29,8 @@ from anyio.from_thread import start_blocking_portal
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from flowmate_async.client import FlowMate
-from flowmate_async.credentials import Lease
 from flowmate_async.events import Listener
+from flowmate_async.leases import Lease
 from flowmate_async.models import SecretSummary, User, UserToken
 from flowmate_async.secrets import Secret
 from flowmate_async.stats import Stats
