@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a sync: the first drains, the second leaves at once; both keep what is stored."""
+"""Ctrl-C and SIGTERM during a sync: the first drains, the second leaves sooner; both keep what is stored."""
 
 import asyncio
 import signal
@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 from flowmate_async.cli.exits import say
 
-_DRAIN_SECONDS = 10.0
+_DRAIN_SECONDS = 5.0
+"""For users that were begun; the client then gives requests on the wire as long again."""
 
 
 @contextmanager
 def graceful(stop: asyncio.Event) -> Iterator[None]:
-    """Within, a first signal sets ``stop``; a second one, or ten seconds, cancels the current task.
+    """Within, a first signal sets ``stop``; a second one, or five seconds, cancel the current task.
 
     Args:
         stop: tells the sync to begin no further user.
@@ -25,7 +26,7 @@ def graceful(stop: asyncio.Event) -> Iterator[None]:
         if task is None or stop.is_set():
             _cancel(task)
             return
-        say(f"Interrupted: finishing the users begun, {_DRAIN_SECONDS:.0f} s at most; again to leave now")
+        say(f"Interrupted: finishing what was begun, {2 * _DRAIN_SECONDS:.0f} s at most; again to leave sooner")
         stop.set()
         timers.append(loop.call_later(_DRAIN_SECONDS, _cancel, task))
 

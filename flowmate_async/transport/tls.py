@@ -26,6 +26,6 @@ def client_context(*, ca_file: str | Path | None = None) -> ssl.SSLContext:
         return context
     try:
         context.load_verify_locations(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(f"the CA file {ca_file} cannot be used: {error}") from None
     return context
