@@ -26,7 +26,7 @@ def graceful(stop: asyncio.Event) -> Iterator[None]:
         if task is None or stop.is_set():
             _cancel(task)
             return
-        say(f"Interrupted: finishing what was begun, {2 * _DRAIN_SECONDS:.0f} s at most; again to leave sooner")
+        say(f"Interrupted: finishing what was begun, {2 * _DRAIN_SECONDS:.0f} s at most; again: sooner")
         stop.set()
         timers.append(loop.call_later(_DRAIN_SECONDS, _cancel, task))
 
