@@ -27,7 +27,7 @@ from flowmate_async.errors import (
 from flowmate_async.events import Emitter, Refreshed, ServedStale
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
-from flowmate_async.secrets import OAuth2Value, Secret, SessionValue
+from flowmate_async.secrets import OAuth1Value, OAuth2Value, Secret, SessionValue
 
 _Key = tuple[str, str]
 
@@ -36,6 +36,10 @@ _TRANSIENT = (UpstreamUnavailableError, RateLimitedError, RefreshFailedError)
 
 _NEGATIVE = (PermissionDeniedError, SecretNotFoundError, UserNotFoundError)
 """Answers that end the right to the value that is held."""
+
+
+_OVER = Timeline(float("-inf"), float("-inf"), float("-inf"), float("-inf"))
+"""Of a value that was rejected, while a newer one is being fetched."""
 
 
 class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +164,8 @@ class Credentials:
         Raises:
             CredentialRejectedError: upstream still has the same value, or had it within the cool-down.
         """
+        # A renewal that is under way may bring the newer one; asking again would cost that one its life.
+        await self._fetcher.settled(*key)
         current = self._entries.get(key)
         if current is not None and _presented(current.secret) != _presented(rejected.secret):
             return await self.entry(key, min_valid)
@@ -169,12 +175,21 @@ class Credentials:
         self._raise_remembered(key)
         if known.failure is not None and self._monotonic() < known.retry_at:
             raise known.failure.clone()
-        fetched = await self._fetch(key, forced=True)
+        fetched = await self._fetch_instead_of(known, key)
         if _presented(fetched.secret) == _presented(rejected.secret):
             until = self._monotonic() + self._cool_down()
             rejected.rejected_until = fetched.rejected_until = until
             raise _rejected(key)
         return self._long_enough(key, fetched, min_valid)
+
+    async def _fetch_instead_of(self, rejected: Entry, key: _Key) -> Entry:
+        """Fetch by force; meanwhile nobody is handed the rejected value."""
+        before, rejected.timeline = rejected.timeline, _OVER
+        try:
+            return await self._fetch(key, forced=True)
+        finally:
+            if rejected.timeline is _OVER:
+                rejected.timeline = before
 
     def forget(self, username: str, secret_id: str) -> None:
         """Drop what is held of a secret."""
@@ -372,6 +387,8 @@ class Credentials:
 def _presented(secret: Secret) -> object:
     """What the app sees of a secret: neither when it ends, nor what only upstream needs to refresh it."""
     value = secret.value
+    if isinstance(value, OAuth1Value):
+        return value.access_token, value.access_token_secret
     return value.access_token if isinstance(value, OAuth2Value | SessionValue) else value
 
 

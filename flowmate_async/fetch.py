@@ -66,6 +66,10 @@ class SecretFetcher:
 
         return await self._flights.fly(key, launch, forced=forced)
 
+    async def settled(self, username: str, secret_id: str) -> None:
+        """Wait until nothing is being fetched that was not forced."""
+        await self._flights.settled((self._base_url, username, secret_id))
+
     def under_way(self, username: str, secret_id: str) -> Flight[Secret] | None:
         """The flight of this secret that a caller may board as it is; ``None`` if there is none."""
         return self._flights.joinable((self._base_url, username, secret_id))

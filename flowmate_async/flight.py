@@ -168,13 +168,8 @@ class SingleFlight(Generic[K, V]):
             if flight.forced or not forced:
                 self._joined += 1
                 self._on_join()
-                waiter = flight.board()
-                if current_priority() < flight.priority and not flight.on_wire:
-                    # Its place in every queue is a background one; whoever waits now can not wait there.
-                    flight.priority = current_priority()
-                    self._begin(key, flight)
-                return await flight.wait(waiter)
-            await _ended(flight)
+                return await flight.wait(self._board(key, flight))
+            await self._end_of(key, flight)
         if self._closed:
             raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
         departing: Flight[V] = Flight(launch, forced=forced, leave_table=lambda: self._forget(key, departing))
@@ -182,6 +177,24 @@ class SingleFlight(Generic[K, V]):
         waiter = departing.board()
         self._depart(key, departing)
         return await departing.wait(waiter)
+
+    async def settled(self, key: K) -> None:
+        """Wait until no unforced flight is under way under this key."""
+        flight = self._flights.get(key)
+        if flight is not None and not flight.forced:
+            await self._end_of(key, flight)
+
+    def _board(self, key: K, flight: Flight[V]) -> asyncio.Future[V]:
+        waiter = flight.board()
+        if current_priority() < flight.priority and not flight.on_wire:
+            # Its place in every queue is a background one; whoever waits now can not wait there.
+            flight.priority = current_priority()
+            self._begin(key, flight)
+        return waiter
+
+    async def _end_of(self, key: K, flight: Flight[V]) -> None:
+        with contextlib.suppress(Exception):
+            await flight.wait(self._board(key, flight))
 
     def joinable(self, key: K) -> Flight[V] | None:
         """The flight under this key, counted as joined; ``None`` if :meth:`fly` would do more than board."""
@@ -245,8 +258,3 @@ class SingleFlight(Generic[K, V]):
         """Take it out of the table first: an ended flight is never joined."""
         if self._flights.get(key) is flight:
             del self._flights[key]
-
-
-async def _ended(flight: Flight[V]) -> None:
-    with contextlib.suppress(Exception):
-        await flight.wait(flight.board())

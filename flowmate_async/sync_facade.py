@@ -10,9 +10,11 @@ import inspect
 import threading
 from collections.abc import (
     AsyncGenerator,
+    AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Coroutine,
     Generator,
     Iterable,
@@ -24,11 +26,13 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 from weakref import WeakSet
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskStatus
 from anyio.from_thread import start_blocking_portal
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from flowmate_async.client import FlowMate
+from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Listener
 from flowmate_async.leases import Lease
 from flowmate_async.models import SecretSummary, User, UserToken
@@ -163,7 +167,7 @@ class FlowMateSync:
 
     def sweep(self, usernames: Usernames) -> Generator[Outcome, None, None]:
         """See :meth:`FlowMate.sweep`. Close the iterator, or leave the client's block, to end it early."""
-        return self._stream(lambda: self._client.sweep(usernames))
+        return self._stream(lambda: self._client.sweep(_pulled_elsewhere(usernames)))
 
     def sync(
         self,
@@ -184,7 +188,8 @@ class FlowMateSync:
 
         async def synced() -> SyncReport:
             async with store:
-                return await self._client.sync(store, users, options=options, on_event=on_event)
+                names = None if users is None else _pulled_elsewhere(users)
+                return await self._client.sync(store, names, options=options, on_event=on_event)
 
         return self._call(synced)
 
@@ -247,12 +252,18 @@ class _Job(Generic[T]):
 
     def start(self) -> None:
         """Begin the call, without waiting."""
+        if self._loop.is_running_here():
+            raise RuntimeError("FlowMateSync was called from its own event loop, which would wait for itself")
         self._loop.soon(self._begin)
 
     def result(self) -> T:
         """Wait for it."""
         self._ended.wait()
-        return cast("asyncio.Task[T]", self._task).result()
+        try:
+            return cast("asyncio.Task[T]", self._task).result()
+        except asyncio.CancelledError:
+            # It would pass for a cancellation of whoever called, and by every "except Exception".
+            raise ConfigurationError("the client was closed before the answer came") from None
 
     def run(self) -> T:
         """Begin it, and wait for it; when the waiting is interrupted, end it."""
@@ -267,7 +278,8 @@ class _Job(Generic[T]):
         """End it, and wait until it has cleaned up."""
         with suppress(RuntimeError):  # the loop has gone, and everything with it
             self._loop.soon(self._cancel)
-            self._ended.wait(_CLEAN_UP_SECONDS)
+            if not self._loop.is_running_here():
+                self._ended.wait(_CLEAN_UP_SECONDS)
 
     def _begin(self) -> None:
         self._task = self._loop.create_task(_awaited(self._function, self._args))
@@ -293,7 +305,12 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def is_running_here(self) -> bool:
+        """Whether the caller is in the loop's own thread, where nothing may wait for the loop."""
+        return threading.get_ident() == self._thread
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call something in the loop's thread, in order; from any other thread."""
@@ -311,6 +328,19 @@ class _Loop:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _pulled_elsewhere(usernames: Usernames) -> Usernames:
+    """Usernames that may come from this very client: not to be pulled in its event loop's thread."""
+    if isinstance(usernames, Collection | AsyncIterable):
+        return usernames
+    return _pulled_in_threads(iter(usernames))
+
+
+async def _pulled_in_threads(names: Iterator[str]) -> AsyncIterator[str]:
+    end = object()
+    while (name := await to_thread.run_sync(next, names, end)) is not end:
+        yield cast("str", name)
 
 
 async def _awaited(function: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:

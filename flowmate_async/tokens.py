@@ -13,7 +13,7 @@ from typing import TypeVar
 from flowmate_async.admin import AdminToken
 from flowmate_async.api import Api
 from flowmate_async.clock import Clock
-from flowmate_async.errors import FlowMateError
+from flowmate_async.errors import FlowMateError, UpstreamUnavailableError
 from flowmate_async.events import Emitter, FlightJoined, TokenMade
 from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
 from flowmate_async.models import UserToken
@@ -134,8 +134,9 @@ class UserTokens:
             return await self._use(held, operation)
         except TokenRejected as rejected:
             error = rejected.error
-        # A fresh token is never dead: this 401 is upstream's own trouble.
-        self._breaker.note(subject=username, failed=True, epoch=epoch)
+        if not isinstance(error, UpstreamUnavailableError):  # that one the breaker was told already
+            # A fresh token is never dead: this 401 is upstream's own trouble.
+            self._breaker.note(subject=username, failed=True, epoch=epoch)
         raise error
 
     async def _use(self, held: _Held, operation: Callable[[Headers], Awaitable[T]]) -> T:

@@ -215,3 +215,27 @@ async def test_outside_its_block_a_lease_has_nothing(kit):
                 use()
         with pytest.raises(RuntimeError, match="async with"):
             await lease.reject()
+
+
+async def test_while_a_rejected_value_is_replaced_nobody_is_handed_it(kit):
+    """At thousands of jobs a second, one round trip of a dead credential is many failed jobs."""
+    async with kit.world_with(kind=kit.SESSION) as world, world.fm.lease("ali", "secret") as lease:
+        old = kit.presented(lease.secret)
+        rejecting = asyncio.create_task(lease.reject())
+        await asyncio.sleep(0.05)  # its request is on the wire
+        got = await asyncio.gather(*(world.token("ali", "secret") for _ in range(20)))
+        newer = kit.presented(await rejecting)
+        assert newer != old
+        assert set(got) == {newer}
+        assert world.upstream.gets["secret"] == 2
+
+
+async def test_a_renewal_under_way_is_taken_for_the_newer_value(kit):
+    """Asked for before the rejection, it still brings another value; one more login might end that one."""
+    async with kit.world_with(kind=kit.SESSION) as world, world.fm.lease("ali", "secret") as lease:
+        world.fm._credentials.forget("ali", "secret")  # so that somebody has to ask for a newer one
+        first = asyncio.create_task(world.token("ali", "secret"))
+        await asyncio.sleep(0.05)  # its request is on the wire
+        newer = kit.presented(await lease.reject())
+        assert newer == await first
+        assert world.upstream.gets["secret"] == 2
