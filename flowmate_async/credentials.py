@@ -127,11 +127,11 @@ class Credentials:
                 self._hits += 1
                 self._entries.move_to_end(key)
                 return entry.secret
-        elif (flight := self._fetcher.under_way(username, secret_id)) is not None:
+        elif (joined := self._fetcher.join(username, secret_id)) is not None:
             # The crowd's path: thousands may wait for one flight, so each goes the shortest way.
             self._misses += 1
             try:
-                secret = await flight.wait(flight.board())
+                secret = await joined
             except FlowMateError as error:
                 self._note_failure(key, error)
                 raise
@@ -306,7 +306,7 @@ class Credentials:
 
     def _keep_unchanged(self, entry: Entry, secret: Secret, when: Timeline) -> None:
         """The same value again. If it also ends when it did, asking again at once would bring no more."""
-        if when.valid_until_wall == entry.timeline.valid_until_wall != float("inf"):
+        if secret.expires_at is not None and secret.expires_at == entry.secret.expires_at:
             entry.retry_at = self._monotonic() + self._cool_down()
         entry.secret = secret
         entry.timeline = when

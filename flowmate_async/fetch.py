@@ -1,7 +1,8 @@
 """One secret from upstream: as its user, one flight a secret, its token replaced when rejected."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 from flowmate_async.api import Api
 from flowmate_async.errors import FlowMateError
@@ -70,9 +71,9 @@ class SecretFetcher:
         """Wait until nothing is being fetched that was not forced."""
         await self._flights.settled((self._base_url, username, secret_id))
 
-    def under_way(self, username: str, secret_id: str) -> Flight[Secret] | None:
-        """The flight of this secret that a caller may board as it is; ``None`` if there is none."""
-        return self._flights.joinable((self._base_url, username, secret_id))
+    def join(self, username: str, secret_id: str) -> Coroutine[Any, Any, Secret] | None:
+        """The wait for this secret's flight that is under way, boarded already; ``None`` if there is none."""
+        return self._flights.join((self._base_url, username, secret_id))
 
     def statistics(self) -> FlightStatistics:
         """The flights of secrets."""

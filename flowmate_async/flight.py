@@ -17,9 +17,9 @@ the table is closed            queued flights are dropped; those on the wire get
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
@@ -166,9 +166,7 @@ class SingleFlight(Generic[K, V]):
         """
         while (flight := self._flights.get(key)) is not None:
             if flight.forced or not forced:
-                self._joined += 1
-                self._on_join()
-                return await flight.wait(self._board(key, flight))
+                return await self._joined_wait(key, flight)
             await self._end_of(key, flight)
         if self._closed:
             raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
@@ -196,14 +194,15 @@ class SingleFlight(Generic[K, V]):
         with contextlib.suppress(Exception):
             await flight.wait(self._board(key, flight))
 
-    def joinable(self, key: K) -> Flight[V] | None:
-        """The flight under this key, counted as joined; ``None`` if :meth:`fly` would do more than board."""
+    def join(self, key: K) -> Coroutine[Any, Any, V] | None:
+        """The wait for the flight under this key, boarded already; ``None`` if there is none to join."""
         flight = self._flights.get(key)
-        if flight is None or (current_priority() < flight.priority and not flight.on_wire):
-            return None
+        return None if flight is None else self._joined_wait(key, flight)
+
+    def _joined_wait(self, key: K, flight: Flight[V]) -> Coroutine[Any, Any, V]:
         self._joined += 1
         self._on_join()
-        return flight
+        return flight.wait(self._board(key, flight))
 
     def statistics(self) -> FlightStatistics:
         """The table as it stands."""
