@@ -66,7 +66,9 @@ from flowmate_async.sync.outcomes import UserSynced as UserSynced
 from flowmate_async.sync.report import LeftOut as LeftOut
 from flowmate_async.sync.report import SyncReport as SyncReport
 from flowmate_async.sync_facade import FlowMateSync as FlowMateSync
+from flowmate_async.traffic.admission import FlowPolicy as FlowPolicy
 from flowmate_async.traffic.breaker import BreakerPolicy as BreakerPolicy
+from flowmate_async.traffic.bulkhead import BulkheadPolicy as BulkheadPolicy
 from flowmate_async.traffic.retry import RetryPolicy as RetryPolicy
 from flowmate_async.transport import Limits as Limits
 from flowmate_async.transport import Response as Response
@@ -80,6 +82,7 @@ __all__ = [
     "ApiLimits",
     "AuthenticationError",
     "BreakerPolicy",
+    "BulkheadPolicy",
     "CheckpointError",
     "Clock",
     "ConfigurationError",
@@ -88,6 +91,7 @@ __all__ = [
     "FlowMate",
     "FlowMateError",
     "FlowMateSync",
+    "FlowPolicy",
     "FreshnessPolicy",
     "Headers",
     "IncompleteListingError",

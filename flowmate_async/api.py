@@ -13,7 +13,8 @@ from flowmate_async.models import SecretPage, User, UserToken
 from flowmate_async.protocol import Request
 from flowmate_async.redaction import Headers
 from flowmate_async.secrets import Secret
-from flowmate_async.traffic.dispatch import OFF_WIRE, Dispatcher, Errand
+from flowmate_async.traffic.dispatch import Dispatcher
+from flowmate_async.traffic.exchange import OFF_WIRE, Errand
 from flowmate_async.transport.base import Limits
 
 
@@ -73,6 +74,7 @@ class Api:
         secret_id: str,
         *,
         may_refresh: bool = True,
+        auth_client_id: str | None = None,
         wire: AbstractContextManager[Any] = OFF_WIRE,
     ) -> Secret:
         """``GET /secrets/{id}``: one secret with its credential.
@@ -81,13 +83,21 @@ class Api:
             user: the header with the user's token.
             secret_id: the secret's id.
             may_refresh: whether upstream may refresh it while answering; decides how it may be retried.
+            auth_client_id: the OAuth client that it would be refreshed with, as far as that is known.
             wire: entered for exactly as long as the request is on the wire.
         """
         request = protocol.get_secret(secret_id, may_refresh=may_refresh)
-        response = await self._send(request, user, self._secret, wire)
+        response = await self._send(request, user, self._secret, wire, auth_client_id)
         return protocol.read_secret(response, secret_id, keep_refresh_fields=self._keep_refresh_fields)
 
     async def _send(
-        self, request: Request, headers: Headers, limits: Limits, wire: AbstractContextManager[Any]
+        self,
+        request: Request,
+        headers: Headers,
+        limits: Limits,
+        wire: AbstractContextManager[Any],
+        auth_client_id: str | None = None,
     ) -> Any:
-        return await self._dispatcher.send(Errand(request=request, headers=headers, limits=limits, wire=wire))
+        return await self._dispatcher.send(
+            Errand(request=request, headers=headers, limits=limits, wire=wire, auth_client_id=auth_client_id)
+        )

@@ -13,7 +13,7 @@ from flowmate_async.api import Api, ApiLimits
 from flowmate_async.clock import Clock, SystemClock
 from flowmate_async.credentials import Credentials
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.events import BreakerOpened, Emitter, Listener
+from flowmate_async.events import Emitter, Listener
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy
 from flowmate_async.leases import Lease
@@ -30,9 +30,10 @@ from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.report import LeftOut, SyncReport, select
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
 from flowmate_async.tokens import UserTokens
-from flowmate_async.traffic.admission import Admission
-from flowmate_async.traffic.breaker import Breaker, BreakerPolicy
-from flowmate_async.traffic.dispatch import Dispatcher
+from flowmate_async.traffic.admission import FlowPolicy
+from flowmate_async.traffic.breaker import BreakerPolicy
+from flowmate_async.traffic.bulkhead import BulkheadPolicy
+from flowmate_async.traffic.flow_control import FlowControl, TrafficLimits, TrafficPolicies
 from flowmate_async.traffic.retry import RetryPolicy
 from flowmate_async.transport.base import Transport
 
@@ -47,12 +48,15 @@ class FlowMate:
             again after a 401; or an async provider of it.
         base_url: FlowMate's API; https, or http to this machine.
         rate: requests/s that are never exceeded; ``None`` for no limit.
-        burst: requests that may be sent at once.
+        burst: requests that upstream takes at once. At most half of it is kept back as slack, since requests
+            that were sent apart may arrive together.
         concurrency: most requests in flight, and users a sweep reads at once.
         transport: ``"aiohttp"``, or any :class:`~flowmate_async.Transport`.
         limits: deadlines in seconds and body sizes in bytes.
         retry: bounds of retrying.
         breaker: when many users meet a sick upstream.
+        bulkhead: how many refreshes at once of one OAuth client, and when they are given a rest.
+        flow: whether rate and concurrency adapt to how upstream fares.
         freshness: how long credentials are served from the cache.
         cache_capacity: most credentials held in the cache.
         page_size: secrets a page when listing.
@@ -79,6 +83,8 @@ class FlowMate:
         limits: ApiLimits | None = None,
         retry: RetryPolicy | None = None,
         breaker: BreakerPolicy | None = None,
+        bulkhead: BulkheadPolicy | None = None,
+        flow: FlowPolicy | None = None,
         freshness: FreshnessPolicy | None = None,
         cache_capacity: int = 100_000,
         page_size: int = 100,
@@ -109,25 +115,24 @@ class FlowMate:
         self._transport = _transport(
             transport, self._base_url, ca_file=ca_file, proxy=proxy, trust_env=trust_env
         )
-        self._breaker = Breaker(
-            breaker or BreakerPolicy(),
-            clock=self._clock,
-            on_open=lambda seconds: self._emitter.emit(BreakerOpened(seconds)),
-        )
-        self._dispatcher = Dispatcher(
+        self._traffic = FlowControl(
             self._transport,
-            admission=Admission(rate=rate, burst=burst, concurrency=concurrency, clock=self._clock),
-            breaker=self._breaker,
-            policy=retry or RetryPolicy(),
+            limits=TrafficLimits(rate=rate, burst=burst, concurrency=concurrency),
+            policies=TrafficPolicies(
+                flow=flow or FlowPolicy(),
+                retry=retry or RetryPolicy(),
+                breaker=breaker or BreakerPolicy(),
+                bulkhead=bulkhead or BulkheadPolicy(),
+            ),
             clock=self._clock,
             emitter=self._emitter,
         )
         self._api = Api(
-            self._dispatcher, limits=limits or ApiLimits(), keep_refresh_fields=keep_refresh_fields
+            self._traffic.dispatcher, limits=limits or ApiLimits(), keep_refresh_fields=keep_refresh_fields
         )
         self._admin = admin
         self._tokens = UserTokens(
-            self._api, admin=admin, clock=self._clock, emitter=self._emitter, breaker=self._breaker
+            self._api, admin=admin, clock=self._clock, emitter=self._emitter, breaker=self._traffic.breaker
         )
         self._lister = Lister(self._api, tokens=self._tokens, emitter=self._emitter, page_size=page_size)
         self._fetcher = SecretFetcher(
@@ -315,7 +320,7 @@ class FlowMate:
     def stats(self) -> Stats:
         """Counters and latencies since the client was made."""
         return self._stats.snapshot(
-            traffic=self._dispatcher.statistics(),
+            traffic=self._traffic.statistics(),
             cache=self._credentials.statistics(),
             flights={"impersonation": self._tokens.statistics(), "secret": self._fetcher.statistics()},
         )

@@ -271,9 +271,14 @@ class Credentials:
 
     async def _fetch(self, key: _Key, *, forced: bool = False) -> Entry:
         entry = self._entries.get(key)
-        refreshes = entry is None or not never_refreshed(entry.secret.type)
         try:
-            secret = await self._fetcher.get(*key, may_refresh=refreshes, forced=forced, keep=self._keep)
+            secret = await self._fetcher.get(
+                *key,
+                may_refresh=entry is None or not never_refreshed(entry.secret.type),
+                auth_client_id=None if entry is None else _auth_client_id(entry.secret),
+                forced=forced,
+                keep=self._keep,
+            )
         except FlowMateError as error:
             self._note_failure(key, error)
             raise
@@ -390,6 +395,11 @@ def _presented(secret: Secret) -> object:
     if isinstance(value, OAuth1Value):
         return value.access_token, value.access_token_secret
     return value.access_token if isinstance(value, OAuth2Value | SessionValue) else value
+
+
+def _auth_client_id(secret: Secret) -> str | None:
+    value = secret.value
+    return value.auth_client_id if isinstance(value, OAuth2Value | SessionValue) else None
 
 
 def _rejected(key: _Key) -> CredentialRejectedError:

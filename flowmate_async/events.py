@@ -39,10 +39,35 @@ class Retried(Event, frozen=True):
     wait_seconds: float
 
 
+class RetryRefused(Event, frozen=True):
+    """A request failed and is not sent again, because too much of the traffic is retries already."""
+
+    endpoint: str
+    error: str
+
+
 class Throttled(Event, frozen=True):
-    """Upstream answered 429; nobody sends for ``wait_seconds``."""
+    """Upstream answered 429, or asked to wait; nobody sends for ``wait_seconds``."""
 
     wait_seconds: float
+
+
+class RateChanged(Event, frozen=True):
+    """The rate was lowered after a 429, or recovers; ``rate`` is in requests/s."""
+
+    rate: float
+
+
+class ConcurrencyChanged(Event, frozen=True):
+    """At most ``limit`` requests are in flight from now on, by how their latency fares."""
+
+    limit: int
+
+
+class ProviderRefused(Event, frozen=True):
+    """A refresh was not sent: many of the same OAuth client have just failed."""
+
+    auth_client_id: str
 
 
 class FlightJoined(Event, frozen=True):

@@ -45,6 +45,7 @@ class SecretFetcher:
         secret_id: str,
         *,
         may_refresh: bool = True,
+        auth_client_id: str | None = None,
         forced: bool = False,
         keep: Keep | None = None,
     ) -> Secret:
@@ -54,13 +55,16 @@ class SecretFetcher:
             username: the user.
             secret_id: the secret.
             may_refresh: whether upstream may refresh it while answering; ``True`` when that is not known.
+            auth_client_id: the OAuth client that it would be refreshed with, as far as that is known.
             forced: it must be asked for after this call; an earlier flight is not joined.
             keep: given the answer even when nobody waits for it any more.
         """
         key = (self._base_url, checked_username(username), checked_id(secret_id))
 
         async def launch(flight: Flight[Secret]) -> Secret:
-            secret = await self._fetch(username, secret_id, flight, may_refresh=may_refresh)
+            secret = await self._fetch(
+                username, secret_id, flight, may_refresh=may_refresh, auth_client_id=auth_client_id
+            )
             if keep is not None:
                 keep((username, secret_id), secret)
             return secret
@@ -84,13 +88,23 @@ class SecretFetcher:
         await self._flights.aclose(drain_seconds=drain_seconds)
 
     async def _fetch(
-        self, username: str, secret_id: str, flight: Flight[Secret], *, may_refresh: bool
+        self,
+        username: str,
+        secret_id: str,
+        flight: Flight[Secret],
+        *,
+        may_refresh: bool,
+        auth_client_id: str | None,
     ) -> Secret:
+        get = partial(
+            self._api.get_secret,
+            secret_id=secret_id,
+            may_refresh=may_refresh,
+            auth_client_id=auth_client_id,
+            wire=flight,
+        )
         try:
-            return await self._tokens.call(
-                username,
-                lambda user: self._api.get_secret(user, secret_id, may_refresh=may_refresh, wire=flight),
-            )
+            return await self._tokens.call(username, get)
         except FlowMateError as error:
             error.about(secret_id=secret_id)
             raise

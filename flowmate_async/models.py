@@ -98,6 +98,11 @@ class SecretSummary(msgspec.Struct, frozen=True, kw_only=True):
         return self.current_error is not None
 
     @property
+    def auth_client_id(self) -> str | None:
+        """The OAuth client behind the credential, as the listing shows it; ``None`` when there is none."""
+        return None if self.value is None else self.value.auth_client_id
+
+    @property
     def expires_at(self) -> datetime | None:
         """When the credential expires, as the listing shows it; ``None`` when unknown."""
         return None if self.value is None else parse_date(self.value.expires)

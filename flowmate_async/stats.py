@@ -13,11 +13,12 @@ from flowmate_async.events import (
     FlightJoined,
     Relisted,
     Retried,
+    RetryRefused,
     Throttled,
     TokenMade,
 )
 from flowmate_async.flight import FlightStatistics
-from flowmate_async.traffic.dispatch import TrafficStatistics
+from flowmate_async.traffic.flow_control import TrafficStatistics
 
 _STEPS_PER_DOUBLING = 4
 
@@ -40,13 +41,14 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         statuses: answers by HTTP status.
         broken: exchanges without a complete answer, by how they failed.
         retries: requests sent again, by kind of error.
+        retries_refused: requests not sent again because the retry budget was spent, by kind of error.
         throttled: answers that asked everybody to wait.
         joined: callers that joined a flight under way, by flight.
         tokens_made: impersonations.
         tokens_replaced: those after a rejection.
         relisted: listings fetched again.
         latency: by endpoint.
-        traffic: admission, breaker and what is in flight.
+        traffic: what is in flight, and flow control: limits, breaker, bulkheads, retry budget.
         cache: the cache of credentials.
         flights: the tables of flights.
     """
@@ -55,6 +57,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     statuses: dict[int, int]
     broken: dict[str, int]
     retries: dict[str, int]
+    retries_refused: dict[str, int]
     throttled: int
     joined: dict[str, int]
     tokens_made: int
@@ -110,6 +113,7 @@ class StatsListener:
         self._statuses: Counter[int] = Counter()
         self._broken: Counter[str] = Counter()
         self._retries: Counter[str] = Counter()
+        self._retries_refused: Counter[str] = Counter()
         self._joined: Counter[str] = Counter()
         self._throttled = 0
         self._tokens_made = 0
@@ -127,6 +131,8 @@ class StatsListener:
                 self._broken[event.failure] += 1
             case Retried():
                 self._retries[event.error] += 1
+            case RetryRefused():
+                self._retries_refused[event.error] += 1
             case FlightJoined():
                 self._joined[event.flight] += 1
             case Throttled():
@@ -146,6 +152,7 @@ class StatsListener:
             statuses=dict(self._statuses),
             broken=dict(self._broken),
             retries=dict(self._retries),
+            retries_refused=dict(self._retries_refused),
             throttled=self._throttled,
             joined=dict(self._joined),
             tokens_made=self._tokens_made,

@@ -73,7 +73,10 @@ class UserReader:
         """The secret; ``None`` when it was deleted after it was listed."""
         try:
             return await self._fetcher.get(
-                username, summary.id, may_refresh=may_refresh(summary, now=self._clock.wall())
+                username,
+                summary.id,
+                may_refresh=may_refresh(summary, now=self._clock.wall()),
+                auth_client_id=summary.auth_client_id,
             )
         except SecretNotFoundError:
             listed_again = await self._lister.list(username)

@@ -1,22 +1,52 @@
 """Who may send next, and when: a concurrency limit and a token bucket behind one fair gate."""
 
-import asyncio
+from collections.abc import Hashable
 from types import TracebackType
 
 import msgspec
-from aiolimiter import AsyncLimiter
 
 from flowmate_async.clock import Clock
+from flowmate_async.events import ConcurrencyChanged, Emitter, RateChanged
+from flowmate_async.traffic.adaptive_concurrency import AdaptiveConcurrency
+from flowmate_async.traffic.adaptive_rate import AdaptiveRate
+from flowmate_async.traffic.bucket import TokenBucket
 from flowmate_async.traffic.gate import PriorityGate
 from flowmate_async.traffic.priority import current_priority
 
+_NOTICEABLE = 0.01
+
+
+class FlowPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What adapts to how upstream fares. Neither ever exceeds what was configured.
+
+    Attributes:
+        adaptive_rate: after a 429 send no faster than upstream was proven to take, then recover.
+        adaptive_concurrency: have fewer requests in flight when latency climbs and throughput does not.
+    """
+
+    adaptive_rate: bool = True
+    adaptive_concurrency: bool = True
+
 
 class AdmissionStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Admission as it stands: its limits, who waits, and for how long nobody may pass."""
+    """Admission as it stands.
+
+    Attributes:
+        rate: requests/s as configured; ``None`` for no limit.
+        current_rate: requests/s at this moment; below ``rate`` after upstream throttled.
+        burst: requests upstream is taken to accept at once, at this moment.
+        concurrency: most requests in flight as configured.
+        current_concurrency: most requests in flight at this moment.
+        admitted: requests in flight.
+        waiting: requests that wait for their turn.
+        paused_seconds: for how long nobody may pass.
+    """
 
     rate: float | None
+    current_rate: float | None
     burst: int
     concurrency: int
+    current_concurrency: int
     admitted: int
     waiting: int
     paused_seconds: float
@@ -25,72 +55,132 @@ class AdmissionStatistics(msgspec.Struct, frozen=True, kw_only=True):
 class Admission:
     """A semaphore and a token bucket: entered (``async with``) for exactly as long as a request is sent.
 
-    ``burst`` requests at once, ``rate`` a second in the long run, ``concurrency`` in flight. The bucket is
-    aiolimiter's: ``AsyncLimiter(burst, burst / rate)``, since its own first argument is the burst. One gate
-    stands in front of both, because newcomers may overtake those who wait for the bucket, because a pause
-    must hold everybody, and because interactive requests go before background ones. The bucket's timers have
-    a grain of 1 ms: a burst below ``rate * 0.005`` costs throughput.
+    Entering brings the moment at which the request counts as sent. One gate stands in front of both, because
+    newcomers may overtake those who wait for the bucket, because a pause must hold everybody, and because
+    interactive requests go before background ones.
 
     Args:
         rate: requests/s; ``None`` for no limit.
-        burst: requests that may be sent at once.
+        burst: requests that upstream takes at once.
         concurrency: most requests in flight.
         clock: the time it keeps.
+        emitter: told when the rate or the concurrency adapts.
+        policy: see :class:`FlowPolicy`.
     """
 
-    def __init__(self, *, rate: float | None, burst: int, concurrency: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        rate: float | None,
+        burst: int,
+        concurrency: int,
+        clock: Clock,
+        emitter: Emitter | None = None,
+        policy: FlowPolicy | None = None,
+    ) -> None:
         self._rate = rate
-        self._burst = burst
         self._concurrency = concurrency
         self._clock = clock
-        self._bucket = AsyncLimiter(burst, burst / rate) if rate is not None else None
-        self._slots = asyncio.Semaphore(concurrency)
-        self._gate = PriorityGate()
+        self._emitter = emitter or Emitter()
+        self._policy = policy or FlowPolicy()
+        self._turn = PriorityGate()
+        self._slots = PriorityGate(concurrency)
         self._admitted = 0
+        self._adaptive_rate = AdaptiveRate(configured=rate, burst=burst)
+        self._adaptive_concurrency = AdaptiveConcurrency(concurrency)
+        self._bucket = None if rate is None else TokenBucket(rate, burst)
         self._resume_at = float("-inf")
+        self._woken = False
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> float:
         """Wait for the turn, a slot and a token, in this order; the request must be sent at once."""
-        await self._gate.enter(current_priority())
+        if not self._turn.enter_at_once():
+            await self._turn.enter(current_priority())
         try:
-            await self._slots.acquire()
+            if not self._slots.enter_at_once():
+                await self._slots.enter(current_priority())
             try:
-                await self._take_token()
+                sent_at = await self._take_token()
             except BaseException:
-                self._slots.release()
+                self._slots.leave()
                 raise
         finally:
-            self._gate.leave()
+            self._turn.leave()
         self._admitted += 1
+        return sent_at
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._admitted -= 1
-        self._slots.release()
+        self._slots.leave()
 
     def pause(self, seconds: float) -> None:
         """Admit nobody for that many seconds; a longer pause already under way stays."""
         self._resume_at = max(self._resume_at, self._clock.monotonic() + seconds)
+        self._woken = True
+        self._adaptive_concurrency.restart()
+
+    def throttled(self, *, sent_at: float) -> None:
+        """Lower the rate, because a request sent at that moment met a 429; call :meth:`pause` first."""
+        if self._policy.adaptive_rate:
+            now = self._clock.monotonic()
+            self._adaptive_rate.throttled(sent_at=sent_at, now=now, resume_at=max(now, self._resume_at))
+
+    def answered(self, kind: Hashable, seconds: float) -> None:
+        """Note how long a request took that upstream answered well, while it is still admitted."""
+        adaptive = self._adaptive_concurrency
+        if self._policy.adaptive_concurrency and adaptive.answered(
+            kind, seconds, now=self._clock.monotonic(), full=self._slots.full
+        ):
+            self._slots.resize(adaptive.limit)
+            self._emitter.emit(ConcurrencyChanged(adaptive.limit))
 
     def statistics(self) -> AdmissionStatistics:
         """Admission as it stands."""
+        now = self._clock.monotonic()
         return AdmissionStatistics(
             rate=self._rate,
-            burst=self._burst,
+            current_rate=self._adaptive_rate.rate(now),
+            burst=self._adaptive_rate.burst,
             concurrency=self._concurrency,
+            current_concurrency=self._slots.places,
             admitted=self._admitted,
-            waiting=self._gate.waiting + self._gate.locked,
-            paused_seconds=max(0.0, self._resume_at - self._clock.monotonic()),
+            waiting=self._turn.waiting + self._turn.inside,
+            paused_seconds=max(0.0, self._resume_at - now),
         )
 
-    async def _take_token(self) -> None:
+    async def _take_token(self) -> float:
         """Take a token outside every pause; one for which a pause came meanwhile is let go, not saved up."""
         while True:
             while (seconds := self._resume_at - self._clock.monotonic()) > 0:
                 await self._clock.sleep(seconds)
-            if self._bucket is None:
-                return
-            await self._bucket.acquire()
-            if self._resume_at <= self._clock.monotonic():
-                return
+            if self._woken or self._adaptive_rate.adapting:
+                await self._adapt_bucket()
+            if self._bucket is not None:
+                await self._bucket.take()
+            now = self._clock.monotonic()
+            if self._resume_at <= now:
+                self._adaptive_rate.sent(now)
+                return now
+
+    async def _adapt_bucket(self) -> None:
+        """Have this moment's rate; after a pause with an empty bucket, so that nobody wakes in a burst."""
+        rate, burst = self._adaptive_rate.rate(self._clock.monotonic()), self._adaptive_rate.burst
+        woken, self._woken = self._woken, False
+        if rate is None:
+            return
+        if rate == self._rate:
+            self._adaptive_rate.recover()
+        changed = self._bucket is None or self._is_another(self._bucket, rate, burst)
+        if self._bucket is None:
+            self._bucket = TokenBucket(rate, burst)
+        if changed or woken:
+            await self._bucket.drain(rate, burst)
+        if changed:
+            self._emitter.emit(RateChanged(rate))
+
+    def _is_another(self, bucket: TokenBucket, rate: float, burst: int) -> bool:
+        """Whether the bucket is worth changing; the configured rate is reached exactly."""
+        noticeable = abs(rate - bucket.rate) > _NOTICEABLE * bucket.rate
+        return noticeable or burst != bucket.burst or (rate == self._rate and rate != bucket.rate)

@@ -1,4 +1,4 @@
-"""A fair gate for one at a time, with two queues: interactive before background, nobody starved."""
+"""A fair gate with a number of places and two queues: interactive before background, nobody starved."""
 
 import asyncio
 from collections import deque
@@ -10,32 +10,52 @@ BACKGROUND_SHARE = 5
 
 
 class PriorityGate:
-    """Mutual exclusion, first in first out within each priority.
+    """A semaphore whose number of places may change, first in first out within each priority.
 
     Hand-over is direct: a newcomer never overtakes somebody who waits.
+
+    Args:
+        places: how many may be inside at once; one is mutual exclusion.
     """
 
-    __slots__ = ("_held", "_queues", "_turns")
+    __slots__ = ("_inside", "_places", "_queues", "_turns")
 
-    def __init__(self) -> None:
-        self._held = False
+    def __init__(self, places: int = 1) -> None:
+        self._places = places
+        self._inside = 0
         self._turns = 0
         self._queues: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque())
 
     @property
-    def locked(self) -> bool:
-        """Whether somebody is inside."""
-        return self._held
+    def places(self) -> int:
+        """How many may be inside at once."""
+        return self._places
+
+    @property
+    def inside(self) -> int:
+        """How many are inside."""
+        return self._inside
 
     @property
     def waiting(self) -> int:
         """How many wait."""
         return sum(not waiter.done() for queue in self._queues for waiter in queue)
 
+    @property
+    def full(self) -> bool:
+        """Whether a newcomer would have to wait."""
+        return self._inside >= self._places
+
+    def enter_at_once(self) -> bool:
+        """Enter without waiting, if there is a place; then :meth:`leave` must follow."""
+        if self._inside >= self._places:
+            return False
+        self._inside += 1
+        return True
+
     async def enter(self, priority: Priority) -> None:
         """Wait for the turn; must be followed by :meth:`leave`."""
-        if not self._held:
-            self._held = True
+        if self.enter_at_once():
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues[priority].append(waiter)
@@ -47,11 +67,22 @@ class PriorityGate:
             raise
 
     def leave(self) -> None:
-        """Give the turn to who is next."""
-        waiter = self._next()
-        if waiter is None:
-            self._held = False
-        else:
+        """Give the place to who is next."""
+        self._inside -= 1
+        self._hand_over()
+
+    def resize(self, places: int) -> None:
+        """Have that many places from now on; nobody who is inside is sent away.
+
+        Args:
+            places: at least 1.
+        """
+        self._places = places
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._inside < self._places and (waiter := self._next()) is not None:
+            self._inside += 1
             waiter.set_result(None)
 
     def _next(self) -> asyncio.Future[None] | None:

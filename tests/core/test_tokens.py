@@ -12,10 +12,7 @@ from flowmate_async.clock import SystemClock
 from flowmate_async.events import Emitter
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 from flowmate_async.tokens import UserTokens
-from flowmate_async.traffic.admission import Admission
-from flowmate_async.traffic.breaker import Breaker, BreakerPolicy
-from flowmate_async.traffic.dispatch import Dispatcher
-from flowmate_async.traffic.retry import RetryPolicy
+from flowmate_async.traffic.flow_control import FlowControl, TrafficLimits, TrafficPolicies
 
 pytestmark = pytest.mark.anyio
 
@@ -67,19 +64,16 @@ def client(iam, admin_token="admin", **options):
 def table(iam, **options):
     """The room itself, for what the public face fixes."""
     clock, emitter = SystemClock(), Emitter()
-    breaker = Breaker(BreakerPolicy(), clock=clock, on_open=lambda _: None)
-    dispatcher = Dispatcher(
+    traffic = FlowControl(
         MemoryTransport(iam),
-        admission=Admission(rate=None, burst=1, concurrency=64, clock=clock),
-        breaker=breaker,
-        policy=RetryPolicy(),
+        limits=TrafficLimits(rate=None, burst=1, concurrency=64),
+        policies=TrafficPolicies(),
         clock=clock,
         emitter=emitter,
     )
-    api = Api(dispatcher, limits=ApiLimits(), keep_refresh_fields=False)
-    return UserTokens(
-        api, admin=AdminToken("admin"), clock=clock, emitter=emitter, breaker=breaker, **options
-    )
+    api = Api(traffic.dispatcher, limits=ApiLimits(), keep_refresh_fields=False)
+    admin = AdminToken("admin")
+    return UserTokens(api, admin=admin, clock=clock, emitter=emitter, breaker=traffic.breaker, **options)
 
 
 class TestReuse:

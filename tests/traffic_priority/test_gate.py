@@ -32,7 +32,7 @@ async def order_of(*arrivals):
     assert gate.waiting == len(arrivals)
     gate.leave()
     await asyncio.gather(*tasks)
-    assert not gate.locked
+    assert not gate.full
     return order
 
 
@@ -78,7 +78,7 @@ async def test_a_cancellation_that_comes_together_with_the_turn_passes_it_on():
     first.cancel()
     await asyncio.gather(first, second, return_exceptions=True)
     assert order == ["second"]
-    assert not gate.locked
+    assert not gate.full
 
 
 arrivals = st.lists(
@@ -93,11 +93,11 @@ arrivals = st.lists(
 )
 
 
-@given(arrivals)
+@given(arrivals, st.integers(1, 4))
 @settings(max_examples=300, deadline=None)
-def test_whoever_comes_and_gives_up_one_is_inside_at_a_time_and_nobody_is_lost(virtually, arrivals):
+def test_whoever_comes_and_gives_up_the_places_are_kept_and_nobody_is_lost(virtually, arrivals, places):
     async def main():
-        gate, inside, most = PriorityGate(), 0, 0
+        gate, inside, most = PriorityGate(places), 0, 0
 
         async def visit(priority, comes, stays):
             nonlocal inside, most
@@ -120,13 +120,38 @@ def test_whoever_comes_and_gives_up_one_is_inside_at_a_time_and_nobody_is_lost(v
 
         async with asyncio.timeout(1000):
             ended = await asyncio.gather(*(one(*arrival) for arrival in arrivals))
-        assert most <= 1
-        assert not gate.locked
+        assert most <= places
+        assert gate.inside == 0
         assert gate.waiting == 0
         for (_, _, patience, _), [end] in zip(arrivals, ended, strict=True):
             assert end is True or patience is not None
 
     virtually(main)
+
+
+async def test_more_places_let_those_in_who_wait_and_fewer_send_nobody_away():
+    gate, order, tasks = PriorityGate(2), [], []
+
+    async def stay(name):
+        await gate.enter(FRONT)
+        order.append(name)
+
+    for name in range(6):
+        tasks.append(asyncio.create_task(stay(name)))
+        await asyncio.sleep(0)
+    assert (order, gate.inside, gate.waiting) == ([0, 1], 2, 4)
+    gate.resize(4)
+    await asyncio.sleep(0)
+    assert (order, gate.inside, gate.waiting) == ([0, 1, 2, 3], 4, 2)
+    gate.resize(1)
+    for left in range(3):
+        gate.leave()
+        await asyncio.sleep(0)
+        assert (len(order), gate.inside) == (4, 3 - left), "the places that are gone are not given again"
+    gate.leave()
+    gate.leave()
+    await asyncio.gather(*tasks)
+    assert order == list(range(6))
 
 
 async def test_priority_is_inherited_by_what_is_started_within():

@@ -1,0 +1,168 @@
+"""One attempt at a request: every gate it passes, in order, and what each is told of how it ended.
+
+For a refresh the bulkhead of its OAuth client; the breaker; the secret's quarantine; admission (concurrency
+and rate); the breaker again, since it may have opened meanwhile; then the exchange. Whether a failed attempt
+is worth another is decided above, in ``dispatch.py``.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from flowmate_async.clock import Clock
+from flowmate_async.errors import RefreshFailedError, UpstreamTimeoutError, UpstreamUnavailableError
+from flowmate_async.events import Emitter, ProviderRefused
+from flowmate_async.failures import Failure, Remedy
+from flowmate_async.protocol import IMPERSONATE, Request
+from flowmate_async.redaction import one_line
+from flowmate_async.traffic.admission import Admission
+from flowmate_async.traffic.breaker import Breaker, current_subject
+from flowmate_async.traffic.bulkhead import Bulkheads
+from flowmate_async.traffic.exchange import Errand, Exchange, Outcome
+from flowmate_async.traffic.priority import Priority, current_priority
+from flowmate_async.traffic.quarantine import Quarantine
+from flowmate_async.transport.base import Response
+
+
+class Attempts:
+    """Makes single attempts.
+
+    Args:
+        exchange: sends what has passed.
+        admission: the concurrency and the rate.
+        breaker: keeps from sending to a sick upstream.
+        bulkheads: keep from asking too much of the provider behind one OAuth client.
+        quarantine: of secrets that upstream may still be refreshing.
+        patience_seconds: how long background requests wait for a sick upstream.
+        emitter: told of refreshes that were not sent.
+        clock: the time it keeps.
+    """
+
+    def __init__(  # noqa: PLR0913 - a gate each
+        self,
+        exchange: Exchange,
+        *,
+        admission: Admission,
+        breaker: Breaker,
+        bulkheads: Bulkheads,
+        quarantine: Quarantine,
+        patience_seconds: float,
+        emitter: Emitter,
+        clock: Clock,
+    ) -> None:
+        self._exchange = exchange
+        self._admission = admission
+        self._breaker = breaker
+        self._bulkheads = bulkheads
+        self._quarantine = quarantine
+        self._patience_seconds = patience_seconds
+        self._emitter = emitter
+        self._clock = clock
+
+    async def attempt(self, errand: Errand) -> Outcome:
+        """Send once, as soon as every gate is open; a failure without sending when one stays shut."""
+        if errand.auth_client_id is None or not errand.request.may_refresh:
+            return await self._to_the_healthy(errand)
+        if self._breaker.closed_for() is None:
+            await self._until_released(errand.request.secret_id)  # a place is not for waiting in
+        async with self._bulkheads.place(errand.auth_client_id) as provider:
+            refused_for = provider.refused_for()
+            if refused_for is not None:
+                self._emitter.emit(ProviderRefused(errand.auth_client_id))
+                return Failure(_provider_unwell(errand, errand.auth_client_id, refused_for))
+            with _Verdict(provider, subject=errand.request.secret_id) as verdict:
+                outcome = await self._to_the_healthy(errand)
+                verdict.failed = _provider_failed(outcome)
+                return outcome
+
+    async def _to_the_healthy(self, errand: Errand) -> Outcome:
+        """Send when upstream is not sick: who can wait does, who cannot is told at once."""
+        patience = self._patience_seconds if current_priority() is Priority.BACKGROUND else 0.0
+        while True:
+            refused_for = self._breaker.closed_for()
+            if refused_for is None:
+                await self._until_released(errand.request.secret_id)
+                async with self._admission as sent_at:
+                    if self._is_quarantined(errand.request.secret_id):
+                        continue  # imposed while this one waited for its turn
+                    refused_for = self._breaker.refused_for()
+                    if refused_for is None:
+                        return await self._send(errand, sent_at)
+            if refused_for > patience:
+                return Failure(_unwell(errand.request, refused_for))
+            patience -= refused_for
+            await self._clock.sleep(refused_for)
+
+    async def _send(self, errand: Errand, sent_at: float) -> Outcome:
+        with errand.wire, _Verdict(self._breaker, subject=current_subject()) as verdict:
+            outcome = await self._exchange.send(errand, sent_at)
+            verdict.failed = _upstream_failed(outcome, errand.request)
+            return outcome
+
+    async def _until_released(self, secret_id: str | None) -> None:
+        if secret_id is not None:
+            await self._quarantine.passed(secret_id)
+
+    def _is_quarantined(self, secret_id: str | None) -> bool:
+        return secret_id is not None and self._quarantine.holds(secret_id)
+
+
+class _Verdict(AbstractContextManager["_Verdict", None]):
+    """What a breaker is told when an attempt that it let through has ended, however it ended.
+
+    ``failed`` stays ``None`` when the end says nothing of the health of what the breaker watches.
+    """
+
+    __slots__ = ("_breaker", "_epoch", "_subject", "failed")
+
+    def __init__(self, breaker: Breaker, *, subject: Any) -> None:
+        self._breaker = breaker
+        self._epoch = breaker.epoch
+        self._subject = subject
+        self.failed: bool | None = None
+
+    def __exit__(self, *_exception: object) -> None:
+        if self.failed is None:
+            self._breaker.withdraw(epoch=self._epoch)
+        else:
+            self._breaker.note(subject=self._subject, failed=self.failed, epoch=self._epoch)
+
+
+def _upstream_failed(outcome: Outcome, request: Request) -> bool | None:
+    """Whether upstream is sick; ``None`` when the outcome does not tell.
+
+    A dead token is neither its sickness nor its health, nor is a provider that is waited for in vain; and
+    that a token was made says nothing of whether tokens are accepted.
+    """
+    if isinstance(outcome, Response):
+        return None if request.endpoint == IMPERSONATE else False
+    waited_in_vain = isinstance(outcome.error, UpstreamTimeoutError)
+    if (outcome.remedy is Remedy.REPLACE_TOKEN or waited_in_vain) and not outcome.sick:
+        return None
+    return outcome.sick
+
+
+def _provider_failed(outcome: Outcome) -> bool | None:
+    """Whether the provider behind a refresh failed; ``None`` when the outcome does not tell."""
+    if isinstance(outcome, Response):
+        return False
+    refused = isinstance(outcome.error, RefreshFailedError) and outcome.remedy is not Remedy.AWAIT_LOCK
+    return True if refused or isinstance(outcome.error, UpstreamTimeoutError) else None
+
+
+def _unwell(request: Request, seconds: float) -> UpstreamUnavailableError:
+    return UpstreamUnavailableError(
+        "FlowMate failed for many users a moment ago; nothing was sent",
+        advice=f"Try again in {seconds:.0f} s",
+        endpoint=request.endpoint,
+        secret_id=request.secret_id,
+    )
+
+
+def _provider_unwell(errand: Errand, auth_client_id: str, seconds: float) -> RefreshFailedError:
+    return RefreshFailedError(
+        f"the provider behind OAuth client {one_line(auth_client_id, limit=60)} has just failed to refresh "
+        "many secrets; nothing was sent",
+        advice=f"Try again in {seconds:.0f} s; if it stays, check the OAuth client in FlowMate",
+        endpoint=errand.request.endpoint,
+        secret_id=errand.request.secret_id,
+    )

@@ -1,0 +1,138 @@
+"""One exchange with upstream, and what everybody else learns from it: a pause, a slower rate, a quarantine.
+
+The request has passed every gate when it comes here; which those are is ``attempt.py``'s business. What an
+answer means is decided in ``failures.py``.
+"""
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from msgspec import structs
+
+from flowmate_async.clock import Clock
+from flowmate_async.events import Answered, Broken, Emitter, Throttled
+from flowmate_async.failures import Failure, examine, examine_broken
+from flowmate_async.protocol import Request
+from flowmate_async.redaction import Headers, Redacted
+from flowmate_async.traffic.admission import Admission
+from flowmate_async.traffic.quarantine import Quarantine
+from flowmate_async.traffic.retry import RetryPolicy
+from flowmate_async.traffic.tally import count_request
+from flowmate_async.transport.base import Limits, Response, Transport, TransportError
+
+OFF_WIRE: AbstractContextManager[Any] = nullcontext()
+
+_WAKING_SHARE = 0.1
+
+Outcome = Response | Failure
+"""A good answer, or what is wrong."""
+
+
+class Errand(Redacted, frozen=True, kw_only=True):
+    """One request with all that its attempts need.
+
+    Attributes:
+        request: what to send.
+        headers: its credentials.
+        limits: the bounds of each attempt.
+        wire: entered for exactly as long as an attempt is on the wire.
+        auth_client_id: the OAuth client whose provider upstream may ask meanwhile, as far as that is known.
+    """
+
+    request: Request
+    headers: Headers
+    limits: Limits
+    wire: AbstractContextManager[Any] = OFF_WIRE
+    auth_client_id: str | None = None
+
+    __shown__ = ("request",)
+
+
+class Exchange:
+    """Sends one request and reads its answer.
+
+    Args:
+        transport: carries it.
+        admission: paused and slowed down by an answer that asks for it.
+        quarantine: of secrets that upstream may still be refreshing.
+        policy: how long each of these lasts.
+        clock: the time it keeps.
+        emitter: told of answers, broken exchanges and throttling.
+        uniform: the source of jitter.
+
+    Attributes:
+        in_flight: exchanges under way.
+        max_in_flight: the most there have been.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        admission: Admission,
+        quarantine: Quarantine,
+        policy: RetryPolicy,
+        clock: Clock,
+        emitter: Emitter,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._transport = transport
+        self._admission = admission
+        self._quarantine = quarantine
+        self._policy = policy
+        self._clock = clock
+        self._emitter = emitter
+        self._uniform = uniform
+        self.in_flight = 0
+        self.max_in_flight = 0
+
+    async def send(self, errand: Errand, sent_at: float) -> Outcome:
+        """Send once.
+
+        Args:
+            errand: what to send.
+            sent_at: the moment at which admission let it pass.
+        """
+        request = errand.request
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        count_request()
+        try:
+            response = await self._transport.send(
+                request.method, request.path, errand.headers, request.body, errand.limits
+            )
+        except TransportError as broken:
+            failure = examine_broken(request, broken)
+            self._emitter.emit(Broken(request.endpoint, broken.failure))
+        else:
+            seconds = self._clock.monotonic() - sent_at
+            self._emitter.emit(Answered(request.endpoint, response.status, seconds))
+            examined = examine(request, response, now=self._clock.wall())
+            if examined is None:
+                if not request.may_refresh:  # what a refresh takes is the provider's doing
+                    self._admission.answered(request.endpoint, seconds)
+                return response
+            failure = examined
+        finally:
+            self.in_flight -= 1
+        self._share(failure, request, sent_at)
+        return structs.replace(failure, spent_seconds=self._clock.monotonic() - sent_at)
+
+    def _share(self, failure: Failure, request: Request, sent_at: float) -> None:
+        """Let others feel what one request met."""
+        if failure.throttled or failure.retry_after_seconds is not None:
+            seconds = self._pause_seconds(failure.retry_after_seconds)
+            self._admission.pause(seconds)
+            self._emitter.emit(Throttled(seconds))
+        if failure.throttled:
+            self._admission.throttled(sent_at=sent_at)
+        if failure.locked and request.secret_id is not None:
+            self._quarantine.impose(request.secret_id, self._policy.lock_seconds)
+
+    def _pause_seconds(self, asked: float | None) -> float:
+        """As long as upstream asks, and up to a tenth more, so that not every process wakes at once."""
+        seconds = self._policy.base_seconds if asked is None else asked
+        seconds = min(seconds, self._policy.retry_after_cap_seconds)
+        return seconds + self._uniform(0.0, seconds * _WAKING_SHARE)

@@ -1,0 +1,134 @@
+"""Flow control, wired: limits, gates, exchange and retries of one client. No rule lives here."""
+
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from flowmate_async.clock import Clock
+from flowmate_async.events import BreakerOpened, Emitter
+from flowmate_async.traffic.admission import Admission, AdmissionStatistics, FlowPolicy
+from flowmate_async.traffic.attempt import Attempts
+from flowmate_async.traffic.breaker import Breaker, BreakerPolicy, BreakerStatistics
+from flowmate_async.traffic.bulkhead import BulkheadPolicy, Bulkheads, BulkheadStatistics
+from flowmate_async.traffic.dispatch import Dispatcher
+from flowmate_async.traffic.exchange import Exchange
+from flowmate_async.traffic.quarantine import Quarantine
+from flowmate_async.traffic.retry import RetryPolicy
+from flowmate_async.traffic.retry_budget import RetryBudget, RetryBudgetStatistics
+from flowmate_async.transport.base import Transport
+
+
+class TrafficLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client may send.
+
+    Attributes:
+        rate: requests/s that are never exceeded; ``None`` for no limit.
+        burst: requests that upstream takes at once.
+        concurrency: most requests in flight.
+    """
+
+    rate: float | None
+    burst: int
+    concurrency: int
+
+
+class TrafficPolicies(msgspec.Struct, frozen=True, kw_only=True):
+    """How flow control reacts; see each policy."""
+
+    flow: FlowPolicy = FlowPolicy()
+    retry: RetryPolicy = RetryPolicy()
+    breaker: BreakerPolicy = BreakerPolicy()
+    bulkhead: BulkheadPolicy = BulkheadPolicy()
+
+
+class TrafficStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Traffic as it stands: requests in flight now and at most, quarantined secrets, and each mechanism."""
+
+    in_flight: int
+    max_in_flight: int
+    quarantined: int
+    limiter: AdmissionStatistics
+    breaker: BreakerStatistics
+    bulkheads: BulkheadStatistics
+    retry_budget: RetryBudgetStatistics
+
+
+class FlowControl:
+    """The traffic of one client.
+
+    Args:
+        transport: carries the requests.
+        limits: see :class:`TrafficLimits`.
+        policies: see :class:`TrafficPolicies`.
+        clock: the time it keeps.
+        emitter: told of everything that happens.
+        uniform: the source of jitter.
+
+    Attributes:
+        dispatcher: sends requests.
+        breaker: keeps from sending to a sick upstream.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        limits: TrafficLimits,
+        policies: TrafficPolicies,
+        clock: Clock,
+        emitter: Emitter,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        retry = policies.retry
+        self.breaker = Breaker(
+            policies.breaker,
+            clock=clock,
+            on_open=lambda seconds: emitter.emit(BreakerOpened(seconds)),
+            uniform=uniform,
+        )
+        self._bulkheads = Bulkheads(policies.bulkhead, clock=clock, uniform=uniform)
+        self._quarantine = Quarantine(clock=clock)
+        self._admission = Admission(
+            rate=limits.rate,
+            burst=limits.burst,
+            concurrency=limits.concurrency,
+            clock=clock,
+            emitter=emitter,
+            policy=policies.flow,
+        )
+        self._exchange = Exchange(
+            transport,
+            admission=self._admission,
+            quarantine=self._quarantine,
+            policy=retry,
+            clock=clock,
+            emitter=emitter,
+            uniform=uniform,
+        )
+        attempts = Attempts(
+            self._exchange,
+            admission=self._admission,
+            breaker=self.breaker,
+            bulkheads=self._bulkheads,
+            quarantine=self._quarantine,
+            patience_seconds=retry.deadline_seconds,
+            emitter=emitter,
+            clock=clock,
+        )
+        self._budget = RetryBudget(share=retry.budget_share, reserve=retry.budget_reserve)
+        self.dispatcher = Dispatcher(
+            attempts, budget=self._budget, policy=retry, emitter=emitter, uniform=uniform
+        )
+
+    def statistics(self) -> TrafficStatistics:
+        """Traffic as it stands."""
+        return TrafficStatistics(
+            in_flight=self._exchange.in_flight,
+            max_in_flight=self._exchange.max_in_flight,
+            quarantined=len(self._quarantine),
+            limiter=self._admission.statistics(),
+            breaker=self.breaker.statistics(),
+            bulkheads=self._bulkheads.statistics(),
+            retry_budget=self._budget.statistics(),
+        )

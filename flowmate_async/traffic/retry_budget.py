@@ -1,0 +1,49 @@
+"""The retry budget: retries may add a tenth to the traffic, never more, however much of it fails."""
+
+import msgspec
+
+
+class RetryBudgetStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The budget as it stands: retries it would pay for now, those it has paid for, and those it refused."""
+
+    balance: float
+    spent: int
+    refused: int
+
+
+class RetryBudget:
+    """A token bucket that requests fill and retries empty.
+
+    When an upstream fails for good, each retry is one more request to something that cannot answer those it
+    has. Over any stretch of traffic there are at most ``reserve + share * requests`` retries.
+
+    Args:
+        share: what each first attempt adds.
+        reserve: what there is at first, and at most: a client with little traffic may retry, too.
+    """
+
+    __slots__ = ("_balance", "_refused", "_reserve", "_share", "_spent")
+
+    def __init__(self, *, share: float, reserve: float) -> None:
+        self._share = share
+        self._reserve = reserve
+        self._balance = reserve
+        self._spent = 0
+        self._refused = 0
+
+    def deposit(self) -> None:
+        """A request is sent for the first time."""
+        self._balance = min(self._reserve, self._balance + self._share)
+
+    def withdraw(self) -> bool:
+        """Pay for a retry; ``False`` when it must not be made."""
+        if self._balance < 1:
+            self._refused += 1
+            return False
+        self._balance -= 1
+        self._spent += 1
+        return True
+
+    def statistics(self) -> RetryBudgetStatistics:
+        """The budget as it stands."""
+        return RetryBudgetStatistics(balance=self._balance, spent=self._spent, refused=self._refused)
