@@ -1,49 +1,49 @@
 """Adaptive rate: off until upstream throttles; then what was proven to pass, recovered along a cubic. Pure.
 
 The configured rate may be wrong, or others may share upstream's limit. A 429 tells only that its bucket was
-empty at that moment; the moments of what was sent before tell how fast it fills.
+empty at that moment; the moments at which requests did pass tell how fast it fills.
 """
 
 from collections import deque
 from collections.abc import Iterator
 
-_KEPT_MARKS = 2048
-_MARK_SECONDS = 0.002
+_KEPT_MOMENTS = 2048
+_STRIDE_SECONDS = 0.002
 _LEAST_WINDOW_SECONDS = 0.005
+_USUAL_BURST_SECONDS = 0.1
 _LEAST_SHARE = 0.5
 _HOLD_BACK = 0.1
 _PLATEAU_SECONDS = 15.0
 _LEAST_RATE = 0.01
 
 
-class SendTimes:
-    """When requests were sent, thinned out so that memory is bounded: one moment for every ``stride`` sends.
+class PassTimes:
+    """When requests that passed were sent, thinned out so that memory is bounded: one moment for many.
 
     Args:
-        stride: sends a mark stands for; the more, the longer the past that is remembered.
+        stride: requests a moment stands for; the more, the longer the past that is remembered.
     """
 
-    __slots__ = ("_marks", "_since_mark", "_stride")
+    __slots__ = ("_moments", "_since_moment", "_stride")
 
     def __init__(self, stride: int) -> None:
         self._stride = stride
-        self._since_mark = 0
-        self._marks: deque[float] = deque(maxlen=_KEPT_MARKS)
+        self._since_moment = 0
+        self._moments: deque[float] = deque(maxlen=_KEPT_MOMENTS)
 
-    def note(self, now: float) -> None:
-        """Note one request that is sent now."""
-        if self._since_mark == 0:
-            self._marks.append(now)
-        self._since_mark = (self._since_mark + 1) % self._stride
+    def note(self, sent_at: float) -> None:
+        """Note one request that has passed."""
+        if self._since_moment == 0:
+            self._moments.append(sent_at)
+        self._since_moment = (self._since_moment + 1) % self._stride
 
-    def windows_before(self, moment: float) -> Iterator[tuple[int, float]]:
-        """Every window that ends at ``moment``: how many were sent within it, and its seconds."""
-        sent, group = 0, self._since_mark or self._stride
-        for began in reversed(self._marks):
-            if began < moment:
-                sent += group
-                yield sent, moment - began
-            group = self._stride
+    def windows_until(self, end: float) -> Iterator[tuple[int, float]]:
+        """Every window that ends then: how many that were sent within it passed, and its seconds."""
+        passed = 0
+        for began in sorted(self._moments, reverse=True):
+            if began <= end:
+                passed += self._stride
+                yield passed, max(end - began, _LEAST_WINDOW_SECONDS)
 
 
 class AdaptiveRate:
@@ -54,18 +54,26 @@ class AdaptiveRate:
     so R was at least ``(passed - B) / w``, and at the moment it ran dry exactly that for the window that
     began when it was last full. That is where recovery levels off: it starts a tenth below, stays close to it
     for a while, then probes above, faster and faster, up to the configured rate. Whatever was measured, one
-    throttle never takes more than half of the rate; and where even the burst did not pass, the burst is
-    halved.
+    throttle never takes more than half of the rate; and where not even the burst passed, the burst is halved.
 
     Args:
         configured: requests/s that are never exceeded; ``None`` for no limit.
         burst: the size of upstream's bucket, as far as it is known.
 
     Attributes:
-        burst: what is left of it.
+        burst: the size that upstream's bucket is taken to have at this moment.
     """
 
-    __slots__ = ("_anchor", "_anchored_at", "_burst", "_configured", "_reacted_at", "_sends", "burst")
+    __slots__ = (
+        "_anchor",
+        "_anchored_at",
+        "_burst",
+        "_configured",
+        "_dry_at",
+        "_passed",
+        "_reacted_at",
+        "burst",
+    )
 
     def __init__(self, *, configured: float | None, burst: int) -> None:
         self._configured = configured
@@ -73,17 +81,18 @@ class AdaptiveRate:
         self._anchor: float | None = None
         self._anchored_at = 0.0
         self._reacted_at = float("-inf")
+        self._dry_at: float | None = None
+        self._passed = PassTimes(_stride(configured))
         self.burst = burst
-        self._sends = SendTimes(_stride(configured))
 
     @property
     def adapting(self) -> bool:
         """Whether upstream has throttled and the configured rate is not reached again."""
         return self._anchor is not None
 
-    def sent(self, now: float) -> None:
-        """Note one request that is sent now."""
-        self._sends.note(now)
+    def passed(self, sent_at: float) -> None:
+        """Note one request that upstream has not throttled."""
+        self._passed.note(sent_at)
 
     def rate(self, now: float) -> float | None:
         """Requests/s at this moment; ``None`` for no limit."""
@@ -98,40 +107,44 @@ class AdaptiveRate:
         self._anchor = None
         self.burst = self._burst
 
-    def throttled(self, *, sent_at: float, now: float, resume_at: float) -> bool:
-        """React to a 429; whether the rate was lowered.
+    def throttled(self, *, sent_at: float, now: float) -> None:
+        """Note a 429; nobody may send until :meth:`resume`.
 
         Args:
             sent_at: when the throttled request was sent. What was in flight when the rate was lowered last
                 belongs to that reaction, and is no reason for another.
             now: this moment.
-            resume_at: when sending goes on.
         """
-        if sent_at <= self._reacted_at:
-            self._anchored_at = max(self._anchored_at, resume_at)
-            return False
-        before, proven = self.rate(now), self._proven(sent_at)
-        anchor = proven if before is None else min(before, max(proven, before * _LEAST_SHARE))
+        if self._dry_at is not None:
+            self._dry_at = min(self._dry_at, sent_at)
+        elif sent_at > self._reacted_at:
+            self._dry_at = sent_at
         self._reacted_at = now
-        if anchor <= 0:
-            self._sends = SendTimes(_stride(before))
-            return False  # without a limit, and too little was sent to learn one from
-        self._anchor = max(anchor, _LEAST_RATE)
-        self._anchored_at = resume_at
-        self._sends = SendTimes(_stride(self._anchor))
-        return True
 
-    def _proven(self, moment: float) -> float:
-        """The most requests/s that upstream's bucket is proven to fill with, up to this moment."""
-        proven, most = 0.0, 0
-        for passed, seconds in self._sends.windows_before(moment):
-            most = passed
-            proven = max(proven, (passed - self.burst) / max(seconds, _LEAST_WINDOW_SECONDS))
-        if most < self.burst:
+    def resume(self, now: float) -> None:
+        """Lower the rate, if there was a 429: by now it is known what passed before it."""
+        if self._dry_at is not None:
+            before = self.rate(now)
+            proven = self._proven(self._dry_at, limited=before is not None)
+            anchor = proven if before is None else min(before, max(proven, before * _LEAST_SHARE))
+            self._anchor = max(anchor, _LEAST_RATE)
+            self._passed = PassTimes(_stride(self._anchor))
+            self._dry_at = None
+        self._anchored_at = now
+
+    def _proven(self, dry_at: float, *, limited: bool) -> float:
+        """The most requests/s that upstream's bucket is proven to be filled with, until it ran dry."""
+        proven, passed, seconds = 0.0, 0, 0.0
+        for passed, seconds in self._passed.windows_until(dry_at):
+            proven = max(proven, (passed - self.burst) / seconds)
+        if not limited:
+            # All at once, perhaps, so that nothing is proven: take what passed for a usual bucket's burst.
+            proven = max(proven, passed / max(seconds, _USUAL_BURST_SECONDS))
+        if passed < self.burst:
             self.burst = max(1, self.burst // 2)
         return proven
 
 
 def _stride(rate: float | None) -> int:
-    """How many sends a mark stands for, so that the marks reach some seconds back at any rate."""
-    return max(1, round((rate or 0.0) * _MARK_SECONDS))
+    """How many requests a moment stands for, so that those kept reach some seconds back at any rate."""
+    return max(1, round((rate or 0.0) * _STRIDE_SECONDS))

@@ -122,10 +122,13 @@ class Admission:
         self._adaptive_concurrency.restart()
 
     def throttled(self, *, sent_at: float) -> None:
-        """Lower the rate, because a request sent at that moment met a 429; call :meth:`pause` first."""
+        """Lower the rate, because a request sent at that moment met a 429; call :meth:`pause`, too."""
         if self._policy.adaptive_rate:
-            now = self._clock.monotonic()
-            self._adaptive_rate.throttled(sent_at=sent_at, now=now, resume_at=max(now, self._resume_at))
+            self._adaptive_rate.throttled(sent_at=sent_at, now=self._clock.monotonic())
+
+    def passed(self, *, sent_at: float) -> None:
+        """Note a request that upstream has not throttled."""
+        self._adaptive_rate.passed(sent_at)
 
     def answered(self, kind: Hashable, seconds: float) -> None:
         """Note how long a request took that upstream answered well, while it is still admitted."""
@@ -161,13 +164,14 @@ class Admission:
                 await self._bucket.take()
             now = self._clock.monotonic()
             if self._resume_at <= now:
-                self._adaptive_rate.sent(now)
                 return now
 
     async def _adapt_bucket(self) -> None:
         """Have this moment's rate; after a pause with an empty bucket, so that nobody wakes in a burst."""
-        rate, burst = self._adaptive_rate.rate(self._clock.monotonic()), self._adaptive_rate.burst
-        woken, self._woken = self._woken, False
+        now, woken, self._woken = self._clock.monotonic(), self._woken, False
+        if woken:
+            self._adaptive_rate.resume(now)
+        rate, burst = self._adaptive_rate.rate(now), self._adaptive_rate.burst
         if rate is None:
             return
         if rate == self._rate:

@@ -110,6 +110,8 @@ class Exchange:
             seconds = self._clock.monotonic() - sent_at
             self._emitter.emit(Answered(request.endpoint, response.status, seconds))
             examined = examine(request, response, now=self._clock.wall())
+            if examined is None or not examined.throttled:
+                self._admission.passed(sent_at=sent_at)
             if examined is None:
                 if not request.may_refresh:  # what a refresh takes is the provider's doing
                     self._admission.answered(request.endpoint, seconds)
