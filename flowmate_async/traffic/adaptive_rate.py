@@ -7,8 +7,8 @@ empty at that moment; the moments at which requests did pass tell how fast it fi
 from collections import deque
 from collections.abc import Iterator
 
-_KEPT_MOMENTS = 2048
-_STRIDE_SECONDS = 0.002
+_KEPT = 2048
+_STRIDE = 64
 _LEAST_WINDOW_SECONDS = 0.005
 _USUAL_BURST_SECONDS = 0.1
 _LEAST_SHARE = 0.5
@@ -18,32 +18,33 @@ _LEAST_RATE = 0.01
 
 
 class PassTimes:
-    """When requests that passed were sent, thinned out so that memory is bounded: one moment for many.
+    """When requests that passed were sent, in bounded memory: the latest each, those before one in many."""
 
-    Args:
-        stride: requests a moment stands for; the more, the longer the past that is remembered.
-    """
+    __slots__ = ("_count", "_latest", "_past")
 
-    __slots__ = ("_moments", "_since_moment", "_stride")
-
-    def __init__(self, stride: int) -> None:
-        self._stride = stride
-        self._since_moment = 0
-        self._moments: deque[float] = deque(maxlen=_KEPT_MOMENTS)
+    def __init__(self) -> None:
+        self._count = 0
+        self._latest: deque[float] = deque(maxlen=_KEPT)
+        self._past: deque[tuple[float, int]] = deque(maxlen=_KEPT)
 
     def note(self, sent_at: float) -> None:
         """Note one request that has passed."""
-        if self._since_moment == 0:
-            self._moments.append(sent_at)
-        self._since_moment = (self._since_moment + 1) % self._stride
+        if self._count % _STRIDE == 0:
+            self._past.append((sent_at, self._count))
+        self._count += 1
+        self._latest.append(sent_at)
 
     def windows_until(self, end: float) -> Iterator[tuple[int, float]]:
         """Every window that ends then: how many that were sent within it passed, and its seconds."""
         passed = 0
-        for began in sorted(self._moments, reverse=True):
+        for began in sorted(self._latest, reverse=True):
             if began <= end:
-                passed += self._stride
+                passed += 1
                 yield passed, max(end - began, _LEAST_WINDOW_SECONDS)
+        later, forgotten = len(self._latest) - passed, self._count - len(self._latest)
+        for began, number in reversed(self._past):
+            if number < forgotten and began <= end:
+                yield self._count - number - later, max(end - began, _LEAST_WINDOW_SECONDS)
 
 
 class AdaptiveRate:
@@ -82,7 +83,7 @@ class AdaptiveRate:
         self._anchored_at = 0.0
         self._reacted_at = float("-inf")
         self._dry_at: float | None = None
-        self._passed = PassTimes(_stride(configured))
+        self._passed = PassTimes()
         self.burst = burst
 
     @property
@@ -125,26 +126,26 @@ class AdaptiveRate:
         """Lower the rate, if there was a 429: by now it is known what passed before it."""
         if self._dry_at is not None:
             before = self.rate(now)
-            proven = self._proven(self._dry_at, limited=before is not None)
+            proven, passed_lately = self._proven(self._dry_at, limit=before)
+            if passed_lately < self.burst:
+                self.burst = max(1, self.burst // 2)
             anchor = proven if before is None else min(before, max(proven, before * _LEAST_SHARE))
             self._anchor = max(anchor, _LEAST_RATE)
-            self._passed = PassTimes(_stride(self._anchor))
+            self._passed = PassTimes()
             self._dry_at = None
         self._anchored_at = now
 
-    def _proven(self, dry_at: float, *, limited: bool) -> float:
-        """The most requests/s that upstream's bucket is proven to be filled with, until it ran dry."""
-        proven, passed, seconds = 0.0, 0, 0.0
+    def _proven(self, dry_at: float, *, limit: float | None) -> tuple[float, int]:
+        """The most requests/s that upstream's bucket is proven to be filled with, until it ran dry.
+
+        And how many passed lately: in twice the time in which the rate alone would let a burst pass.
+        """
+        proven, passed, seconds, passed_lately = 0.0, 0, 0.0, 0
+        lately = float("inf") if limit is None else 2 * self.burst / limit
         for passed, seconds in self._passed.windows_until(dry_at):
             proven = max(proven, (passed - self.burst) / seconds)
-        if not limited:
-            # All at once, perhaps, so that nothing is proven: take what passed for a usual bucket's burst.
-            proven = max(proven, passed / max(seconds, _USUAL_BURST_SECONDS))
-        if passed < self.burst:
-            self.burst = max(1, self.burst // 2)
-        return proven
-
-
-def _stride(rate: float | None) -> int:
-    """How many requests a moment stands for, so that those kept reach some seconds back at any rate."""
-    return max(1, round((rate or 0.0) * _STRIDE_SECONDS))
+            passed_lately = passed if seconds <= lately else passed_lately
+        if limit is None:
+            # Many at once, perhaps, or hardly any: take what passed for a usual bucket's burst.
+            proven = max(proven, passed / max(seconds, _USUAL_BURST_SECONDS), self.burst)
+        return proven, passed_lately

@@ -1,6 +1,5 @@
 """Who may send next, and when: a concurrency limit and a token bucket behind one fair gate."""
 
-from collections.abc import Hashable
 from types import TracebackType
 
 import msgspec
@@ -130,11 +129,12 @@ class Admission:
         """Note a request that upstream has not throttled."""
         self._adaptive_rate.passed(sent_at)
 
-    def answered(self, kind: Hashable, seconds: float) -> None:
+    def answered(self, seconds: float) -> None:
         """Note how long a request took that upstream answered well, while it is still admitted."""
         adaptive = self._adaptive_concurrency
+        occupancy = self._admitted / self._slots.places
         if self._policy.adaptive_concurrency and adaptive.answered(
-            kind, seconds, now=self._clock.monotonic(), full=self._slots.full
+            seconds, now=self._clock.monotonic(), occupancy=occupancy
         ):
             self._slots.resize(adaptive.limit)
             self._emitter.emit(ConcurrencyChanged(adaptive.limit))

@@ -63,13 +63,19 @@ class BulkheadStatistics(msgspec.Struct, frozen=True, kw_only=True):
 class Bulkhead:
     """The places of one OAuth client's refreshes, and its breaker."""
 
-    __slots__ = ("breaker", "gate")
+    __slots__ = ("_places", "breaker", "gate")
 
     def __init__(
         self, policy: BulkheadPolicy, *, clock: Clock, uniform: Callable[[float, float], float]
     ) -> None:
-        self.gate = PriorityGate(policy.refreshes)
+        self._places = policy.refreshes
+        self.gate = PriorityGate(self._places)
         self.breaker = Breaker(policy.breaker, clock=clock, on_open=lambda _: None, uniform=uniform)
+
+    def leave(self) -> None:
+        """Leave a place. While the provider is unwell there is but one: the others wait for how it fares."""
+        self.gate.resize(self._places if self.breaker.state is BreakerState.CLOSED else 1)
+        self.gate.leave()
 
     @property
     def idle(self) -> bool:
@@ -106,7 +112,7 @@ class Bulkheads:
         try:
             yield bulkhead.breaker
         finally:
-            bulkhead.gate.leave()
+            bulkhead.leave()
 
     def statistics(self) -> BulkheadStatistics:
         """Refreshes by OAuth client as they stand."""

@@ -114,7 +114,7 @@ class Exchange:
                 self._admission.passed(sent_at=sent_at)
             if examined is None:
                 if not request.may_refresh:  # what a refresh takes is the provider's doing
-                    self._admission.answered(request.endpoint, seconds)
+                    self._admission.answered(seconds)
                 return response
             failure = examined
         finally:
