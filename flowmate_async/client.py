@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from flowmate_async.admin import AdminToken, TokenProvider
 from flowmate_async.api import Api, ApiLimits
-from flowmate_async.clock import Clock, SystemClock
+from flowmate_async.clock import Clock, LoopClock, SystemClock
 from flowmate_async.credentials import Credentials
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Emitter, Listener
@@ -109,7 +109,7 @@ class FlowMate:
                 problem, advice="Leave passwords out, or set trust_env for the system's proxy"
             )
         self._concurrency = concurrency
-        self._clock = clock or SystemClock()
+        self._clock = LoopClock(clock or SystemClock())
         self._stats = StatsListener()
         self._emitter = Emitter(self._stats, *([on_event] if on_event else []))
         self._transport = _transport(
@@ -151,7 +151,7 @@ class FlowMate:
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
-        self._credentials.open()
+        self._clock.bind()
         return self
 
     async def __aexit__(

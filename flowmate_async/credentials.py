@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from flowmate_async.clock import Clock, monotonic_of
+from flowmate_async.clock import Clock
 from flowmate_async.errors import (
     CredentialExpiredError,
     CredentialRejectedError,
@@ -97,8 +97,6 @@ class Credentials:
         self._policy = policy
         self._capacity = capacity
         self._clock = clock
-        self._wall = clock.wall
-        self._monotonic = clock.monotonic
         self._emitter = emitter
         self._uniform = uniform
         self._entries: OrderedDict[_Key, Entry] = OrderedDict()
@@ -107,17 +105,13 @@ class Credentials:
         self._background: set[asyncio.Task[None]] = set()
         self._hits = self._misses = self._refreshes = self._stale_served = 0
 
-    def open(self) -> None:
-        """Tie the cache to the running loop."""
-        self._monotonic = monotonic_of(self._clock)
-
     async def credential(self, username: str, secret_id: str, min_valid: float) -> Secret:
         """A credential that is valid for ``min_valid`` seconds; see :meth:`FlowMate.credential`."""
         key = (username, secret_id)
         entry = self._entries.get(key)
         if entry is not None:
             # The hot path: State.FRESH, by the rule of Timeline.state, without the calls.
-            when, wall, monotonic = entry.timeline, self._wall(), self._monotonic()
+            when, wall, monotonic = entry.timeline, self._clock.wall(), self._clock.monotonic()
             if (
                 wall < when.refresh_at_wall
                 and monotonic < when.refresh_at_monotonic
@@ -146,7 +140,7 @@ class Credentials:
             return await self._first(key, min_valid)
         self._entries.move_to_end(key)
         state = entry.timeline.state(
-            wall=self._wall(), monotonic=self._monotonic(), min_valid_seconds=min_valid
+            wall=self._clock.wall(), monotonic=self._clock.monotonic(), min_valid_seconds=min_valid
         )
         if state is State.EXPIRED:
             self._misses += 1
@@ -170,14 +164,14 @@ class Credentials:
         if current is not None and _presented(current.secret) != _presented(rejected.secret):
             return await self.entry(key, min_valid)
         known = rejected if current is None else current
-        if self._monotonic() < max(known.rejected_until, rejected.rejected_until):
+        if self._clock.monotonic() < max(known.rejected_until, rejected.rejected_until):
             raise _rejected(key)
         self._raise_remembered(key)
-        if known.failure is not None and self._monotonic() < known.retry_at:
+        if known.failure is not None and self._clock.monotonic() < known.retry_at:
             raise known.failure.clone()
         fetched = await self._fetch_instead_of(known, key)
         if _presented(fetched.secret) == _presented(rejected.secret):
-            until = self._monotonic() + self._cool_down()
+            until = self._clock.monotonic() + self._cool_down()
             rejected.rejected_until = fetched.rejected_until = until
             raise _rejected(key)
         return self._long_enough(key, fetched, min_valid)
@@ -201,7 +195,7 @@ class Credentials:
         entry = self._entries.get(key)
         if entry is None:
             await self._first(key, 0.0)
-        elif (due := self.refresh_at(key)) is not None and due <= self._monotonic():
+        elif (due := self.refresh_at(key)) is not None and due <= self._clock.monotonic():
             await self._fetch(key)
 
     def refresh_at(self, key: _Key) -> float | None:
@@ -211,7 +205,7 @@ class Credentials:
         """
         entry = self._entries.get(key)
         if entry is None:
-            return self._monotonic()
+            return self._clock.monotonic()
         due = entry.timeline.refresh_at_monotonic
         return None if due == float("inf") else max(due, entry.retry_at)
 
@@ -243,13 +237,13 @@ class Credentials:
         """Raise what fetching it failed with a moment ago, if it did."""
         error, until = self._failures.get(key, (None, 0.0))
         if error is not None:
-            if self._monotonic() < until:
+            if self._clock.monotonic() < until:
                 raise error.clone()
             del self._failures[key]
 
     async def _renewed(self, key: _Key, entry: Entry, min_valid: float) -> Entry:
         """Wait for a newer value than one that has ended or ends too soon."""
-        if self._monotonic() < entry.retry_at:
+        if self._clock.monotonic() < entry.retry_at:
             if entry.failure is None:
                 return self._long_enough(key, entry, min_valid)
             return self._despite(entry.failure.clone(), key, entry)
@@ -292,8 +286,8 @@ class Credentials:
             return entry
         when = timeline(
             secret,
-            wall=self._wall(),
-            monotonic=self._monotonic(),
+            wall=self._clock.wall(),
+            monotonic=self._clock.monotonic(),
             jitter=self._uniform(0.0, 1.0),
             policy=self._policy,
         )
@@ -305,14 +299,14 @@ class Credentials:
             self._refreshes += 1
             self._emitter.emit(Refreshed(*key))
         if self._remaining(entry) <= 0:
-            entry.retry_at = self._monotonic() + self._cool_down()
+            entry.retry_at = self._clock.monotonic() + self._cool_down()
         self._failures.pop(key, None)
         return entry
 
     def _keep_unchanged(self, entry: Entry, secret: Secret, when: Timeline) -> None:
         """The same value again. If it also ends when it did, asking again at once would bring no more."""
         if secret.expires_at is not None and secret.expires_at == entry.secret.expires_at:
-            entry.retry_at = self._monotonic() + self._cool_down()
+            entry.retry_at = self._clock.monotonic() + self._cool_down()
         entry.secret = secret
         entry.timeline = when
         entry.failure = None
@@ -326,7 +320,7 @@ class Credentials:
     def _note_failure(self, key: _Key, error: FlowMateError) -> None:
         """What a failure means for what is held. Idempotent: everyone who waited for the flight calls it."""
         entry = self._entries.get(key)
-        now = self._monotonic()
+        now = self._clock.monotonic()
         if isinstance(error, _NEGATIVE):
             self._entries.pop(key, None)
             self._remember(key, error, now + self._policy.negative_ttl_seconds)
@@ -346,7 +340,7 @@ class Credentials:
 
     def _refresh_in_background(self, key: _Key, entry: Entry) -> None:
         """Start one early refresh, if none is under way; its failure is nobody's but the entry's."""
-        if entry.refreshing or self._monotonic() < entry.retry_at:
+        if entry.refreshing or self._clock.monotonic() < entry.retry_at:
             return
         entry.refreshing = True
         task = asyncio.get_running_loop().create_task(self._refresh_early(key, entry))
@@ -370,9 +364,9 @@ class Credentials:
         remaining = self._remaining(entry)
         if remaining > 0 and remaining >= min_valid:
             return entry
-        if self._monotonic() >= entry.retry_at:
+        if self._clock.monotonic() >= entry.retry_at:
             # Asking again at once would bring nothing that lasts longer, and may cost a login.
-            entry.retry_at, entry.failure = self._monotonic() + self._cool_down(), None
+            entry.retry_at, entry.failure = self._clock.monotonic() + self._cool_down(), None
         username, secret_id = key
         if remaining <= 0:
             what = "upstream's newest credential has expired"
@@ -383,7 +377,7 @@ class Credentials:
         raise CredentialExpiredError(what, advice=advice, username=username, secret_id=secret_id)
 
     def _remaining(self, entry: Entry) -> float:
-        return entry.timeline.remaining_seconds(wall=self._wall(), monotonic=self._monotonic())
+        return entry.timeline.remaining_seconds(wall=self._clock.wall(), monotonic=self._clock.monotonic())
 
     def _cool_down(self) -> float:
         return self._policy.cool_down_seconds * self._uniform(1.0, 1.5)

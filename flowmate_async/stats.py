@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -21,6 +23,8 @@ from flowmate_async.flight import FlightStatistics
 from flowmate_async.traffic.flow_control import TrafficStatistics
 
 _STEPS_PER_DOUBLING = 4
+_LEAST_SECONDS = 1e-6
+_LEAST_STEP = math.ceil(math.log2(_LEAST_SECONDS) * _STEPS_PER_DOUBLING)
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,14 +79,17 @@ class Histogram:
     __slots__ = ("_counts", "_max", "_total", "count")
 
     def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
+        self._counts: dict[int, int] = {}
         self.count = 0
         self._total = 0.0
         self._max = 0.0
 
     def record(self, seconds: float) -> None:
         """Count one duration."""
-        self._counts[math.ceil(math.log2(max(seconds, 1e-6)) * _STEPS_PER_DOUBLING)] += 1
+        step = (
+            math.ceil(math.log2(seconds) * _STEPS_PER_DOUBLING) if seconds > _LEAST_SECONDS else _LEAST_STEP
+        )
+        self._counts[step] = self._counts.get(step, 0) + 1
         self.count += 1
         self._total += seconds
         self._max = max(self._max, seconds)
@@ -120,28 +127,52 @@ class StatsListener:
         self._tokens_replaced = 0
         self._relisted = 0
         self._latencies: dict[str, Histogram] = {}
+        # A table, since matching class patterns one by one would cost as much as the counting.
+        self._count: dict[type[Event], Callable[[Any], None]] = {
+            Answered: self._answered,
+            Broken: self._broke,
+            Retried: self._retried,
+            RetryRefused: self._refused,
+            FlightJoined: self._flight_joined,
+            Throttled: self._was_throttled,
+            TokenMade: self._token_made,
+            Relisted: self._listed_again,
+        }
 
     def __call__(self, event: Event) -> None:
         """Count the event."""
-        match event:
-            case Answered():
-                self._statuses[event.status] += 1
-                self._latencies.setdefault(event.endpoint, Histogram()).record(event.seconds)
-            case Broken():
-                self._broken[event.failure] += 1
-            case Retried():
-                self._retries[event.error] += 1
-            case RetryRefused():
-                self._retries_refused[event.error] += 1
-            case FlightJoined():
-                self._joined[event.flight] += 1
-            case Throttled():
-                self._throttled += 1
-            case TokenMade():
-                self._tokens_made += 1
-                self._tokens_replaced += event.replaced
-            case Relisted():
-                self._relisted += 1
+        count = self._count.get(type(event))
+        if count is not None:
+            count(event)
+
+    def _answered(self, event: Answered) -> None:
+        self._statuses[event.status] += 1
+        histogram = self._latencies.get(event.endpoint)
+        if histogram is None:
+            histogram = self._latencies[event.endpoint] = Histogram()
+        histogram.record(event.seconds)
+
+    def _broke(self, event: Broken) -> None:
+        self._broken[event.failure] += 1
+
+    def _retried(self, event: Retried) -> None:
+        self._retries[event.error] += 1
+
+    def _refused(self, event: RetryRefused) -> None:
+        self._retries_refused[event.error] += 1
+
+    def _flight_joined(self, event: FlightJoined) -> None:
+        self._joined[event.flight] += 1
+
+    def _was_throttled(self, _event: Throttled) -> None:
+        self._throttled += 1
+
+    def _token_made(self, event: TokenMade) -> None:
+        self._tokens_made += 1
+        self._tokens_replaced += event.replaced
+
+    def _listed_again(self, _event: Relisted) -> None:
+        self._relisted += 1
 
     def snapshot(
         self, *, traffic: TrafficStatistics, cache: CacheStatistics, flights: dict[str, FlightStatistics]

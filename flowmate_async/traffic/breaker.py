@@ -7,8 +7,7 @@ server (docs/contract/OBSERVED.md § Errors), and impersonating everybody anew w
 import enum
 import random
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 
 import msgspec
@@ -23,14 +22,19 @@ def current_subject() -> Hashable:
     return _subject.get()
 
 
-@contextmanager
-def on_behalf_of(subject: Hashable) -> Iterator[None]:
+class on_behalf_of:  # noqa: N801 - a context manager, called like a function
     """Within, and in tasks started within, requests are this user's: however many tokens the user gets."""
-    token = _subject.set(subject)
-    try:
-        yield
-    finally:
-        _subject.reset(token)
+
+    __slots__ = ("_subject", "_token")
+
+    def __init__(self, subject: Hashable) -> None:
+        self._subject = subject
+
+    def __enter__(self) -> None:
+        self._token = _subject.set(self._subject)
+
+    def __exit__(self, *_exception: object) -> None:
+        _subject.reset(self._token)
 
 
 class BreakerState(enum.Enum):

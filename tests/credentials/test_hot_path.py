@@ -77,7 +77,6 @@ def test_the_inline_hit_agrees_with_the_rule(virtually, situation):
             emitter=Emitter(),
             uniform=lambda low, high: low + (high - low) * jitter,
         )
-        credentials.open()
         entry = credentials._keep(("ali", "s"), secret_of(kind, life))
         asked = []
 

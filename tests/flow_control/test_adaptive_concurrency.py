@@ -51,7 +51,7 @@ async def test_a_queueing_upstream_is_given_less_to_do_at_once_and_does_as_much(
     async with Sweeping(client(upstream, rate=None, concurrency=128, on_event=changes.append)) as fm:
         await asyncio.sleep(20)
         upstream.most_inside = 0
-        brought = await brought_within(upstream, 200)
+        brought = await brought_within(upstream, 60)
         assert upstream.most_inside <= 64
         assert brought >= 0.95 * 20 / 0.05
         assert limit_of(fm) <= 64
@@ -61,10 +61,10 @@ async def test_a_queueing_upstream_is_given_less_to_do_at_once_and_does_as_much(
 async def test_it_comes_back_when_upstream_has_more_places(queueing, client):
     upstream = queueing(capacity=20, seconds=0.05)
     async with Sweeping(client(upstream, rate=None, concurrency=128)) as fm:
-        await asyncio.sleep(40)
+        await asyncio.sleep(16)
         assert limit_of(fm) <= 64
         upstream.widen(1000)
-        await asyncio.sleep(40)
+        await asyncio.sleep(35)
         assert limit_of(fm) == 128
 
 
