@@ -181,6 +181,23 @@ class TestPauses:
         for place in pauses:
             assert min(gaps[place + 1 : place + 6]) > 1 / 400
 
+    async def test_nor_after_a_pause_that_leaves_the_rate_as_it_was(self, client):
+        sent = []
+
+        async def upstream(method, path, headers, body):
+            sent.append(asyncio.get_running_loop().time())
+            return (
+                json_response(b"", 503, retry_after="5")
+                if len(sent) == 1
+                else json_response(b'{"token":"t"}')
+            )
+
+        async with client(upstream, rate=100, burst=20) as fm:
+            first = asyncio.create_task(fm.impersonate("first"))
+            await asyncio.sleep(1)
+            await asyncio.gather(first, *(fm.impersonate(f"user-{number}") for number in range(20)))
+        assert min(later - earlier for earlier, later in pairwise(sent[1:])) > 0.99 / 100
+
 
 class TestAlone:
     """The pure room, for what the public face cannot tell apart."""
