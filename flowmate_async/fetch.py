@@ -1,6 +1,6 @@
 """One secret from upstream: as its user, one flight a secret, its token replaced when rejected."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -60,16 +60,10 @@ class SecretFetcher:
             keep: given the answer even when nobody waits for it any more.
         """
         key = (self._base_url, checked_username(username), checked_id(secret_id))
-
-        async def launch(flight: Flight[Secret]) -> Secret:
-            secret = await self._fetch(
-                username, secret_id, flight, may_refresh=may_refresh, auth_client_id=auth_client_id
-            )
-            if keep is not None:
-                keep((username, secret_id), secret)
-            return secret
-
-        return await self._flights.fly(key, launch, forced=forced)
+        get = partial(
+            self._api.get_secret, secret_id=secret_id, may_refresh=may_refresh, auth_client_id=auth_client_id
+        )
+        return await self._flights.fly(key, partial(self._fetch, key, get, keep), forced=forced)
 
     async def settled(self, username: str, secret_id: str) -> None:
         """Wait until nothing is being fetched that was not forced."""
@@ -88,23 +82,14 @@ class SecretFetcher:
         await self._flights.aclose(drain_seconds=drain_seconds)
 
     async def _fetch(
-        self,
-        username: str,
-        secret_id: str,
-        flight: Flight[Secret],
-        *,
-        may_refresh: bool,
-        auth_client_id: str | None,
+        self, key: _Key, get: Callable[..., Awaitable[Secret]], keep: Keep | None, flight: Flight[Secret]
     ) -> Secret:
-        get = partial(
-            self._api.get_secret,
-            secret_id=secret_id,
-            may_refresh=may_refresh,
-            auth_client_id=auth_client_id,
-            wire=flight,
-        )
+        _, username, secret_id = key
         try:
-            return await self._tokens.call(username, get)
+            secret = await self._tokens.call(username, partial(get, wire=flight))
         except FlowMateError as error:
             error.about(secret_id=secret_id)
             raise
+        if keep is not None:
+            keep((username, secret_id), secret)
+        return secret

@@ -17,7 +17,7 @@ the table is closed            queued flights are dropped; those on the wire get
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -49,7 +49,7 @@ class Flight(Generic[V]):
 
     def __init__(
         self,
-        launch: Callable[["Flight[V]"], Awaitable[V]],
+        launch: Callable[["Flight[V]"], Coroutine[Any, Any, V]],
         *,
         forced: bool,
         leave_table: Callable[[], object],
@@ -151,8 +151,10 @@ class SingleFlight(Generic[K, V]):
         self._joined = 0
         self._closed = False
 
-    async def fly(self, key: K, launch: Callable[[Flight[V]], Awaitable[V]], *, forced: bool = False) -> V:
-        """The answer of the flight under this key: of the one under way, or of a new one.
+    def fly(
+        self, key: K, launch: Callable[[Flight[V]], Coroutine[Any, Any, V]], *, forced: bool = False
+    ) -> Coroutine[Any, Any, V]:
+        """The wait for the flight under this key, boarded already: for the one under way, or a new one.
 
         Args:
             key: what is asked for.
@@ -164,17 +166,33 @@ class SingleFlight(Generic[K, V]):
         Raises:
             Exception: what ``launch`` raised; a :class:`~flowmate_async.FlowMateError` as a copy.
         """
-        while (flight := self._flights.get(key)) is not None:
-            if flight.forced or not forced:
-                return await self._joined_wait(key, flight)
-            await self._end_of(key, flight)
+        flight = self._flights.get(key)
+        if flight is None:
+            return self._departed(key, launch, forced=forced)
+        if flight.forced or not forced:
+            return self._joined_wait(key, flight)
+        return self._fly_after(key, launch, flight)
+
+    async def _fly_after(
+        self, key: K, launch: Callable[[Flight[V]], Coroutine[Any, Any, V]], flight: Flight[V]
+    ) -> V:
+        """Fly by force, once an unforced flight has ended."""
+        await self._end_of(key, flight)
+        return await self.fly(key, launch, forced=True)
+
+    def _departed(
+        self, key: K, launch: Callable[[Flight[V]], Coroutine[Any, Any, V]], *, forced: bool
+    ) -> Coroutine[Any, Any, V]:
+        """The wait for a new flight."""
         if self._closed:
             raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
         departing: Flight[V] = Flight(launch, forced=forced, leave_table=lambda: self._forget(key, departing))
         # Before the task exists: with an eager task factory the answer may be there when it does.
         waiter = departing.board()
-        self._depart(key, departing)
-        return await departing.wait(waiter)
+        self._flights[key] = departing
+        self._flown += 1
+        self._begin(key, departing)
+        return departing.wait(waiter)
 
     async def settled(self, key: K) -> None:
         """Wait until no unforced flight is under way under this key."""
@@ -226,11 +244,6 @@ class SingleFlight(Generic[K, V]):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _depart(self, key: K, flight: Flight[V]) -> None:
-        self._flights[key] = flight
-        self._flown += 1
-        self._begin(key, flight)
 
     def _begin(self, key: K, flight: Flight[V]) -> None:
         """Fly it in a task of its own, which has the priority of whoever calls."""

@@ -85,7 +85,7 @@ class UserTokens:
 
     async def token(self, username: str) -> UserToken:
         """The user's token: the one that is held, or a new one."""
-        return (await self._current(username)).token
+        return (self._current(username) or await self._make(username, replacement=False)).token
 
     def holds(self, username: str) -> bool:
         """Whether a token of this user is held."""
@@ -108,7 +108,12 @@ class UserTokens:
         """
         try:
             with on_behalf_of(username):
-                return await self._call(username, operation)
+                held = self._current(username) or await self._make(username, replacement=False)
+                try:
+                    return self._accepted(held, await operation(held.headers))
+                except TokenRejected as rejected:
+                    error = rejected.error
+                return await self._call_anew(username, operation, held, error)
         except FlowMateError as failure:
             failure.about(username=username)
             raise
@@ -122,35 +127,38 @@ class UserTokens:
         await self._flights.aclose(drain_seconds=drain_seconds)
         self._held.clear()
 
-    async def _call(self, username: str, operation: Callable[[Headers], Awaitable[T]]) -> T:
-        held = await self._current(username)
-        try:
-            return await self._use(held, operation)
-        except TokenRejected as rejected:
-            error = rejected.error
-        held = await self._replaced(username, held, error)
+    async def _call_anew(
+        self,
+        username: str,
+        operation: Callable[[Headers], Awaitable[T]],
+        rejected: _Held,
+        error: FlowMateError,
+    ) -> T:
+        """Run the operation with the token after a rejected one."""
+        held = await self._replaced(username, rejected, error)
         epoch = self._breaker.epoch
         try:
-            return await self._use(held, operation)
-        except TokenRejected as rejected:
-            error = rejected.error
+            return self._accepted(held, await operation(held.headers))
+        except TokenRejected as again:
+            error = again.error
         if not isinstance(error, UpstreamUnavailableError):  # that one the breaker was told already
             # A fresh token is never dead: this 401 is upstream's own trouble.
             self._breaker.note(subject=username, failed=True, epoch=epoch)
         raise error
 
-    async def _use(self, held: _Held, operation: Callable[[Headers], Awaitable[T]]) -> T:
-        result = await operation(held.headers)
+    def _accepted(self, held: _Held, result: T) -> T:
+        """What an operation brought, whose token upstream accepted."""
         held.proven = True
         held.used_at = self._clock.monotonic()
         return result
 
-    async def _current(self, username: str) -> _Held:
+    def _current(self, username: str) -> _Held | None:
+        """The token that is held, unless it has idled too long."""
         held = self._held.get(username)
-        if held is not None and self._clock.monotonic() - held.used_at < _IDLE_SECONDS:
-            self._held.move_to_end(username)
-            return held
-        return await self._make(username, replacement=False)
+        if held is None or self._clock.monotonic() - held.used_at >= _IDLE_SECONDS:
+            return None
+        self._held.move_to_end(username)
+        return held
 
     async def _replaced(self, username: str, rejected: _Held, error: FlowMateError) -> _Held:
         """The token after a rejected one: compare-and-swap, so that many rejections make one token."""

@@ -1,7 +1,5 @@
 """Who may send next, and when: a concurrency limit and a token bucket behind one fair gate."""
 
-from types import TracebackType
-
 import msgspec
 
 from flowmate_async.clock import Clock
@@ -52,9 +50,9 @@ class AdmissionStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Admission:
-    """A semaphore and a token bucket: entered (``async with``) for exactly as long as a request is sent.
+    """A semaphore and a token bucket: entered for exactly as long as a request is under way.
 
-    Entering brings the moment at which the request counts as sent. One gate stands in front of both, because
+    One gate stands in front of both, because
     newcomers may overtake those who wait for the bucket, because a pause must hold everybody, and because
     interactive requests go before background ones.
 
@@ -91,8 +89,23 @@ class Admission:
         self._resume_at = float("-inf")
         self._woken = False
 
-    async def __aenter__(self) -> float:
-        """Wait for the turn, a slot and a token, in this order; the request must be sent at once."""
+    def enter_at_once(self) -> float | None:
+        """Enter without waiting, if nothing stands in the way; then :meth:`leave` must follow.
+
+        Returns:
+            The moment at which the request counts as sent; ``None`` when :meth:`enter` must be awaited.
+        """
+        if self._bucket is not None or self._woken or self._turn.full or not self._slots.enter_at_once():
+            return None
+        self._admitted += 1
+        return self._clock.monotonic()
+
+    async def enter(self) -> float:
+        """Wait for the turn, a slot and a token, in this order; the request must be sent at once.
+
+        Returns:
+            The moment at which it counts as sent; :meth:`leave` must follow.
+        """
         if not self._turn.enter_at_once():
             await self._turn.enter(current_priority())
         try:
@@ -108,9 +121,8 @@ class Admission:
         self._admitted += 1
         return sent_at
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def leave(self) -> None:
+        """The request has ended."""
         self._admitted -= 1
         self._slots.leave()
 

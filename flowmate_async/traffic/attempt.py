@@ -5,7 +5,7 @@ and rate); the breaker again, since it may have opened meanwhile; then the excha
 is worth another is decided above, in ``dispatch.py``.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Coroutine
 from typing import Any
 
 from flowmate_async.clock import Clock
@@ -58,44 +58,62 @@ class Attempts:
         self._emitter = emitter
         self._clock = clock
 
-    async def attempt(self, errand: Errand) -> Outcome:
+    def attempt(self, errand: Errand) -> Coroutine[Any, Any, Outcome]:
         """Send once, as soon as every gate is open; a failure without sending when one stays shut."""
         if errand.auth_client_id is None or not errand.request.may_refresh:
-            return await self._to_the_healthy(errand)
+            return self._to_the_healthy(errand)
+        return self._within_bulkhead(errand, errand.auth_client_id)
+
+    async def _within_bulkhead(self, errand: Errand, auth_client_id: str) -> Outcome:
         if self._breaker.closed_for() is None:
             await self._until_released(errand.request.secret_id)  # a place is not for waiting in
-        async with self._bulkheads.place(errand.auth_client_id) as provider:
+        async with self._bulkheads.place(auth_client_id) as provider:
             refused_for = provider.refused_for()
             if refused_for is not None:
-                self._emitter.emit(ProviderRefused(errand.auth_client_id))
-                return Failure(_provider_unwell(errand, errand.auth_client_id, refused_for))
-            with _Verdict(provider, subject=errand.request.secret_id) as verdict:
+                self._emitter.emit(ProviderRefused(auth_client_id))
+                return Failure(_provider_unwell(errand, auth_client_id, refused_for))
+            epoch, failed = provider.epoch, None
+            try:
                 outcome = await self._to_the_healthy(errand)
-                verdict.failed = _provider_failed(outcome)
-                return outcome
+                failed = _provider_failed(outcome)
+            finally:
+                provider.note(subject=errand.request.secret_id, failed=failed, epoch=epoch)
+            return outcome
 
     async def _to_the_healthy(self, errand: Errand) -> Outcome:
         """Send when upstream is not sick: who can wait does, who cannot is told at once."""
-        patience = self._patience_seconds if current_priority() is Priority.BACKGROUND else 0.0
+        patience: float | None = None
         while True:
             refused_for = self._breaker.closed_for()
             if refused_for is None:
-                await self._until_released(errand.request.secret_id)
-                async with self._admission as sent_at:
+                if self._is_quarantined(errand.request.secret_id):
+                    await self._until_released(errand.request.secret_id)
+                sent_at = self._admission.enter_at_once()
+                if sent_at is None:
+                    sent_at = await self._admission.enter()
+                try:
                     if self._is_quarantined(errand.request.secret_id):
                         continue  # imposed while this one waited for its turn
                     refused_for = self._breaker.refused_for()
                     if refused_for is None:
                         return await self._send(errand, sent_at)
+                finally:
+                    self._admission.leave()
+            if patience is None:
+                patience = self._patience_seconds if current_priority() is Priority.BACKGROUND else 0.0
             if refused_for > patience:
                 return Failure(_unwell(errand.request, refused_for))
             patience -= refused_for
             await self._clock.sleep(refused_for)
 
     async def _send(self, errand: Errand, sent_at: float) -> Outcome:
-        with errand.wire, _Verdict(self._breaker, subject=current_subject()) as verdict:
-            outcome = await self._exchange.send(errand, sent_at)
-            verdict.failed = _upstream_failed(outcome, errand.request)
+        epoch, failed = self._breaker.epoch, None
+        with errand.wire:
+            try:
+                outcome = await self._exchange.send(errand, sent_at)
+                failed = _upstream_failed(outcome, errand.request)
+            finally:
+                self._breaker.note(subject=current_subject(), failed=failed, epoch=epoch)
             return outcome
 
     async def _until_released(self, secret_id: str | None) -> None:
@@ -104,27 +122,6 @@ class Attempts:
 
     def _is_quarantined(self, secret_id: str | None) -> bool:
         return secret_id is not None and self._quarantine.holds(secret_id)
-
-
-class _Verdict(AbstractContextManager["_Verdict", None]):
-    """What a breaker is told when an attempt that it let through has ended, however it ended.
-
-    ``failed`` stays ``None`` when the end says nothing of the health of what the breaker watches.
-    """
-
-    __slots__ = ("_breaker", "_epoch", "_subject", "failed")
-
-    def __init__(self, breaker: Breaker, *, subject: Any) -> None:
-        self._breaker = breaker
-        self._epoch = breaker.epoch
-        self._subject = subject
-        self.failed: bool | None = None
-
-    def __exit__(self, *_exception: object) -> None:
-        if self.failed is None:
-            self._breaker.withdraw(epoch=self._epoch)
-        else:
-            self._breaker.note(subject=self._subject, failed=self.failed, epoch=self._epoch)
 
 
 def _upstream_failed(outcome: Outcome, request: Request) -> bool | None:

@@ -127,7 +127,7 @@ class Breaker:
     def refused_for(self) -> float | None:
         """Seconds until it is worth asking again; ``None`` when a request may be sent.
 
-        Whoever may send must report back with :meth:`note` or :meth:`withdraw`, naming the :attr:`epoch`.
+        Whoever may send must report back with :meth:`note`, naming the :attr:`epoch`.
         """
         seconds = self.closed_for()
         if seconds is not None:
@@ -136,15 +136,18 @@ class Breaker:
             self._probing += 1
         return seconds
 
-    def note(self, *, subject: Hashable, failed: bool, epoch: int) -> None:
+    def note(self, *, subject: Hashable, failed: bool | None, epoch: int) -> None:
         """How a request that was let through ended.
 
         Args:
             subject: whose request it was.
-            failed: upstream was sick.
+            failed: upstream was sick; ``None`` when the end says nothing of its health.
             epoch: the epoch it was let through in; an answer from an earlier one says nothing new.
         """
         if epoch != self.epoch:
+            return
+        if failed is None:
+            self._probing = max(0, self._probing - 1)
             return
         if self._open_until is not None:
             self._note_probe(failed=failed)
@@ -155,11 +158,6 @@ class Breaker:
         self._trim(now)
         if failed and self._is_sick():
             self._open()
-
-    def withdraw(self, *, epoch: int) -> None:
-        """A request that was let through ended without saying anything of upstream's health."""
-        if epoch == self.epoch:
-            self._probing = max(0, self._probing - 1)
 
     def statistics(self) -> BreakerStatistics:
         """The breaker as it stands."""

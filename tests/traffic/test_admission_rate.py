@@ -21,8 +21,9 @@ def limited(rate, burst):
 
 
 async def admitted(limiter):
-    async with limiter:
-        pass
+    if limiter.enter_at_once() is None:
+        await limiter.enter()
+    limiter.leave()
 
 
 def obeys(sent, rate, burst):

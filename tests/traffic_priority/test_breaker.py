@@ -127,7 +127,7 @@ def test_a_probe_that_says_nothing_makes_room_for_another(bench):
     bench.half_open()
     for _ in range(20):
         assert bench.breaker.refused_for() is None
-        bench.breaker.withdraw(epoch=bench.breaker.epoch)
+        bench.breaker.note(subject="s", failed=None, epoch=bench.breaker.epoch)
     assert bench.breaker.state is BreakerState.HALF_OPEN
 
 
@@ -138,7 +138,7 @@ def test_answers_to_what_was_sent_before_it_opened_say_nothing_new(bench):
         bench.breaker.refused_for()
     bench.breaker.note(subject="late", failed=False, epoch=before)
     bench.breaker.note(subject="late", failed=True, epoch=before)
-    bench.breaker.withdraw(epoch=before)
+    bench.breaker.note(subject="s", failed=None, epoch=before)
     assert bench.breaker.state is BreakerState.HALF_OPEN
     assert bench.breaker.refused_for() is not None
 
@@ -172,13 +172,13 @@ def test_whatever_happens_probes_stay_few_and_it_is_never_stuck(events):
         elif inside:
             epoch = inside.pop(0 if what == "late" else -1)
             if what == "nothing":
-                breaker.withdraw(epoch=epoch)
+                breaker.note(subject="s", failed=None, epoch=epoch)
             else:
                 breaker.note(subject=user, failed=what != "good", epoch=epoch)
         if breaker.state is BreakerState.HALF_OPEN:
             assert sum(epoch == breaker.epoch for epoch in inside) <= 3 + 3 * (breaker.epoch == 0)
     for epoch in inside:
-        breaker.withdraw(epoch=epoch)
+        breaker.note(subject="s", failed=None, epoch=epoch)
     bench.clock.now += 100
     assert breaker.refused_for() is None
 
