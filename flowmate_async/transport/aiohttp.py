@@ -7,20 +7,31 @@ nothing, and does not repeat a request behind the library's back.
 import ssl
 from types import TracebackType
 from typing import Self
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
 from aiohttp import hdrs
 from yarl import URL
 
-from flowmate_async.redaction import Headers, one_line
-from flowmate_async.transport.base import Limits, Response, TransportError
-
-_KEEP_ALIVE_SECONDS = 4.0
-"""Below the server's five seconds (docs/contract/OBSERVED.md § Connections)."""
+from flowmate_async.redaction import Headers
+from flowmate_async.transport.answers import (
+    ACCEPT,
+    BODY_TYPE,
+    announced_too_large,
+    grown_too_large,
+    lowered,
+    not_connected,
+    not_connected_in_time,
+    not_trusted,
+    refusal,
+)
+from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, Response, TransportError
+from flowmate_async.transport.proxies import proxy_of
+from flowmate_async.transport.request_rules import NOT_SENDABLE, may_be_sent
 
 _CHUNK_BYTES = 64 * 1024
+
+_UNKNOWN = (0, 0)
 
 
 class AiohttpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +45,7 @@ class AiohttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     connect_seconds: float = 10.0
-    keep_alive_seconds: float = _KEEP_ALIVE_SECONDS
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     proxy: str | None = None
     trust_env: bool = False
 
@@ -69,10 +80,10 @@ class AiohttpTransport:
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={hdrs.USER_AGENT: self._user_agent, hdrs.ACCEPT: "application/json"},
+            headers={hdrs.USER_AGENT: self._user_agent, hdrs.ACCEPT: ACCEPT},
             skip_auto_headers=(hdrs.CONTENT_TYPE,),
             auto_decompress=False,
-            proxy=self._options.proxy or (_proxy_of(self._base_url) if self._options.trust_env else None),
+            proxy=self._options.proxy or (proxy_of(self._base_url) if self._options.trust_env else None),
             middlewares=(_send_once,),
             read_bufsize=_CHUNK_BYTES,
         )
@@ -104,9 +115,11 @@ class AiohttpTransport:
     ) -> Response:
         if self._session is None:
             raise RuntimeError("the transport is used before it is entered, or after it is closed")
+        if not may_be_sent(method, path, headers):
+            raise TransportError("malformed", NOT_SENDABLE)
         pairs = [*headers.pairs, (hdrs.ACCEPT_ENCODING, "identity")]
         if body is not None:
-            pairs.append((hdrs.CONTENT_TYPE, "application/json"))
+            pairs.append((hdrs.CONTENT_TYPE, BODY_TYPE))
         async with self._session.request(
             method,
             URL(self._base_url + path, encoded=True),
@@ -115,8 +128,11 @@ class AiohttpTransport:
             timeout=self._timeout(limits.timeout_seconds),
             allow_redirects=False,
         ) as answer:
-            lowered = {name.lower(): value for name, value in answer.headers.items()}
-            return Response(answer.status, lowered, await _body(answer, limits.max_body_bytes))
+            received = lowered(answer.headers.items())
+            if reason := refusal(answer.version or _UNKNOWN, answer.status, received):
+                answer.close()
+                raise TransportError("malformed", reason)
+            return Response(answer.status, received, await _body(answer, limits.max_body_bytes))
 
     def _timeout(self, seconds: float) -> aiohttp.ClientTimeout:
         timeout = self._timeouts.get(seconds)
@@ -124,12 +140,6 @@ class AiohttpTransport:
             timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._options.connect_seconds)
             self._timeouts[seconds] = timeout
         return timeout
-
-
-def _proxy_of(base_url: str) -> str | None:
-    """The environment's proxy for this origin; aiohttp's own trust_env takes passwords from netrc as well."""
-    url = URL(base_url)
-    return None if proxy_bypass(url.host or "") else getproxies().get(url.scheme)
 
 
 async def _send_once(
@@ -148,12 +158,10 @@ async def _send_once(
 
 async def _body(answer: aiohttp.ClientResponse, cap: int) -> bytes:
     """The body, refused as soon as it is known to be over the cap."""
-    if answer.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise TransportError("malformed", "a compressed answer, which was not asked for")
     announced = answer.content_length
     if announced is not None and announced > cap:
         answer.close()
-        raise TransportError("too_large", f"{announced} bytes announced, {cap} allowed")
+        raise announced_too_large(announced, cap)
     if announced is not None:
         return await answer.read()
     received = bytearray()
@@ -161,7 +169,7 @@ async def _body(answer: aiohttp.ClientResponse, cap: int) -> bytes:
         received += chunk
         if len(received) > cap:
             answer.close()
-            raise TransportError("too_large", f"more than the allowed {cap} bytes")
+            raise grown_too_large(cap)
     return bytes(received)
 
 
@@ -169,13 +177,13 @@ def _translated(error: Exception) -> TransportError:
     """Aiohttp's error in the seam's words."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
-            return TransportError("tls", one_line(str(error.certificate_error)))
+            return not_trusted(error.certificate_error)
         case aiohttp.ClientSSLError():
-            return TransportError("tls", one_line(str(error.os_error)))
+            return not_trusted(error.os_error)
         case aiohttp.ConnectionTimeoutError():
-            return TransportError("connect", "the connection was not made in time")
+            return not_connected_in_time()
         case aiohttp.ClientConnectorError():
-            return TransportError("connect", one_line(error.os_error.strerror or str(error.os_error)))
+            return not_connected(error.os_error)
         case aiohttp.ClientHttpProxyError():
             return TransportError("connect", f"the proxy answered {error.status}")
         case TimeoutError():
