@@ -4,9 +4,10 @@ Does everything (TLS, proxies, both loops). Follows no redirect, keeps no cookie
 nothing, and does not repeat a request behind the library's back.
 """
 
+import asyncio
 import ssl
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import msgspec
@@ -30,8 +31,6 @@ from flowmate_async.transport.proxies import proxy_of
 from flowmate_async.transport.request_rules import NOT_SENDABLE, may_be_sent
 
 _CHUNK_BYTES = 64 * 1024
-
-_UNKNOWN = (0, 0)
 
 
 class AiohttpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +73,7 @@ class AiohttpTransport:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(
+        connector = _Connector(
             limit=0, ssl=self._tls, keepalive_timeout=self._options.keep_alive_seconds
         )
         self._session = aiohttp.ClientSession(
@@ -107,6 +106,7 @@ class AiohttpTransport:
         except BaseException as error:  # noqa: BLE001 - a cancellation must not bring those frames along either
             failure = error.with_traceback(None)
         # Raised out here, the error brings no frame of aiohttp along, whose locals are the request.
+        del method, path, headers, body
         failure.__context__ = failure.__cause__ = None
         raise failure
 
@@ -129,7 +129,8 @@ class AiohttpTransport:
             allow_redirects=False,
         ) as answer:
             received = lowered(answer.headers.items())
-            if reason := refusal(answer.version or _UNKNOWN, answer.status, received):
+            version = "" if answer.version is None else f"{answer.version.major}.{answer.version.minor}"
+            if reason := refusal(version, answer.status, received):
                 answer.close()
                 raise TransportError("malformed", reason)
             return Response(answer.status, received, await _body(answer, limits.max_body_bytes))
@@ -140,6 +141,21 @@ class AiohttpTransport:
             timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._options.connect_seconds)
             self._timeouts[seconds] = timeout
         return timeout
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Hands out no idle connection on which bytes wait that nobody asked for.
+
+    aiohttp puts a connection back at the end of a body, before it has looked at what came behind: that would
+    be read as the answer to the next request, which may be another user's.
+    """
+
+    async def connect(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
+        while True:
+            connection = await super().connect(*args, **options)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
 
 async def _send_once(
@@ -158,6 +174,7 @@ async def _send_once(
 
 async def _body(answer: aiohttp.ClientResponse, cap: int) -> bytes:
     """The body, refused as soon as it is known to be over the cap."""
+    _end_with_connection(answer)
     announced = answer.content_length
     if announced is not None and announced > cap:
         answer.close()
@@ -171,6 +188,34 @@ async def _body(answer: aiohttp.ClientResponse, cap: int) -> bytes:
             answer.close()
             raise grown_too_large(cap)
     return bytes(received)
+
+
+def _end_with_connection(answer: aiohttp.ClientResponse) -> None:
+    """Have a body that is still to come fail when its connection closes.
+
+    When a later chunk is garbled, aiohttp closes the connection and tells nobody: the reader would wait until
+    its deadline.
+    """
+    connection = answer.connection
+    if connection is None or connection.protocol is None:
+        return  # the body is all here already
+    body, closed = answer.content, connection.protocol.closed
+
+    def end(closed: asyncio.Future[None] | None) -> None:
+        if closed is not None and not closed.cancelled():
+            closed.exception()  # of no interest, and logged unless it was looked at
+        if not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError())
+
+    def forget() -> None:
+        if closed is not None:
+            closed.remove_done_callback(end)
+
+    if closed is None:
+        end(None)
+    else:
+        closed.add_done_callback(end)
+        body.on_eof(forget)
 
 
 def _translated(error: Exception) -> TransportError:

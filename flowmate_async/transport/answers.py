@@ -12,7 +12,7 @@ from flowmate_async.transport.base import TransportError
 ACCEPT = "application/json"
 BODY_TYPE = "application/json"
 
-_VERSIONS = ((1, 0), (1, 1))
+_VERSIONS = ("1.1", "1.0")
 
 
 def lowered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -24,11 +24,11 @@ def lowered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return headers
 
 
-def refusal(version: tuple[int, int], status: int, headers: dict[str, str]) -> str:
+def refusal(version: str, status: int, headers: dict[str, str]) -> str:
     """Why an answer with this head is refused, or nothing: the rules a lenient parser leaves to its caller.
 
     Args:
-        version: of HTTP, as the answer says.
+        version: of HTTP, as the answer says: ``"1.1"``.
         status: as the answer says.
         headers: by lower-case name.
     """
@@ -62,7 +62,8 @@ def not_connected(error: OSError) -> TransportError:
     """A connection that was not made."""
     if isinstance(error, ssl.SSLError):
         return not_trusted(error)
-    return TransportError("connect", one_line(error.strerror or str(error)))
+    said = error.strerror or str(error) or "the connection was closed while it was made"
+    return TransportError("connect", one_line(said))
 
 
 def not_connected_in_time() -> TransportError:

@@ -1,6 +1,7 @@
 """One connection: a request out, its answer in, one at a time."""
 
 import asyncio
+import ssl
 from typing import Protocol, cast
 
 from flowmate_async.transport.base import Response, TransportError
@@ -119,7 +120,7 @@ class Connection(asyncio.Protocol):
         if self._waiter is None:
             self.close()
         else:
-            self._finish(self._reader.end() or self._broken())
+            self._finish((self._reader.end() if self._ended_by_the_server() else None) or self._broken())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's
         """The socket is closed."""
@@ -128,6 +129,18 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._reader.close()
         self._owner.lost(self)
+
+    def _ended_by_the_server(self) -> bool:
+        """Whether the end can be believed: anybody on the way can end TCP, but not TLS."""
+        tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        if tls is None:
+            return True
+        try:
+            return not tls.read(1)  # after the server's end of TLS; else there would be more to wait for
+        except ssl.SSLZeroReturnError:
+            return True
+        except ssl.SSLError:
+            return False
 
     def _finish(self, outcome: Outcome) -> None:
         if not self._reader.keep_alive or type(outcome) is not Response:

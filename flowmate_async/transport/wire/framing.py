@@ -43,7 +43,6 @@ class AnswerReader:
         "_status",
         "_unlike_body",
         "_until_end",
-        "_version",
         "_whole",
         "keep_alive",
         "started",
@@ -51,7 +50,6 @@ class AnswerReader:
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._version: tuple[int, int] | None = None
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self.expect(head_only=False, cap=0)
@@ -83,7 +81,7 @@ class AnswerReader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            return _malformed(refusal((1, 1), 101, {}))
+            return _malformed(refusal("1.1", 101, {}))
         except httptools.HttpParserError as error:
             return self._failure or _malformed(f"not a well-formed answer ({error})")
         if self._whole:
@@ -138,9 +136,7 @@ class AnswerReader:
         """The head is complete: everything that can be refused is refused before the body."""
         self._status = status = self._parser.get_status_code()
         headers = self._headers
-        if self._version is None:
-            self._version = _version(self._parser.get_http_version())
-        if reason := refusal(self._version, status, headers):
+        if reason := refusal(self._parser.get_http_version(), status, headers):
             self._refuse(_malformed(reason))
         if self._unlike_body > MAX_HEAD_BYTES and _size(headers) > MAX_HEAD_BYTES:
             self._refuse(_malformed(f"a head of more than {MAX_HEAD_BYTES} bytes"))
@@ -192,11 +188,6 @@ def _lower(name: bytes) -> str:
     if len(_names) < _MAX_NAMES:
         _names[name] = lower
     return lower
-
-
-def _version(text: str) -> tuple[int, int]:
-    major, _, minor = text.partition(".")
-    return int(major), int(minor)
 
 
 def _size(headers: dict[str, str]) -> int:

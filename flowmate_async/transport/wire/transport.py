@@ -89,7 +89,8 @@ class WireTransport:
         """See :meth:`flowmate_async.transport.Transport.send`."""
         request = self._serialiser.serialise(method, path, headers, body)
         # From here on no local of this frame shows anything of the request, whatever is raised.
-        del path, headers, body
+        head_only = method == "HEAD"
+        del method, path, headers, body
         if isinstance(request, TransportError):
             raise request
         pool = self._pool
@@ -98,7 +99,7 @@ class WireTransport:
         now = time.monotonic()
         due = now + limits.timeout_seconds
         connection = pool.take(now=now, due=due) or await pool.make(now=now, due=due)
-        waiter = connection.exchange(request.data, head_only=method == "HEAD", cap=limits.max_body_bytes)
+        waiter = connection.exchange(request.data, head_only=head_only, cap=limits.max_body_bytes)
         try:
             outcome = await waiter
         except BaseException:  # cancelled: what is left of the answer must meet nobody
