@@ -73,9 +73,7 @@ class AiohttpTransport:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        connector = _Connector(
-            limit=0, ssl=self._tls, keepalive_timeout=self._options.keep_alive_seconds
-        )
+        connector = _Connector(limit=0, ssl=self._tls, keepalive_timeout=self._options.keep_alive_seconds)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -136,12 +136,12 @@ class AnswerReader:
         """The head is complete: everything that can be refused is refused before the body."""
         self._status = status = self._parser.get_status_code()
         headers = self._headers
+        if 100 <= status < 200 and status != 101:
+            return  # nothing but a sign of life
         if reason := refusal(self._parser.get_http_version(), status, headers):
             self._refuse(_malformed(reason))
         if self._unlike_body > MAX_HEAD_BYTES and _size(headers) > MAX_HEAD_BYTES:
             self._refuse(_malformed(f"a head of more than {MAX_HEAD_BYTES} bytes"))
-        if status < 200:
-            return
         length = headers.get("content-length")
         if self._head_only:
             self._whole = True

@@ -43,7 +43,7 @@ class WireTransport:
         options: see :class:`WireOptions`.
 
     Raises:
-        ConfigurationError: the base URL is not plain ASCII, or not a URL with a host.
+        ConfigurationError: the base URL cannot stand in a request, or has no host.
     """
 
     def __init__(
