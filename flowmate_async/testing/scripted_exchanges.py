@@ -28,7 +28,7 @@ WHOLE = {
     "that ends the connection": http(b'{"a":1}', "200 OK", "Connection: close", then="close"),
     "without a reason": http(b'{"a":1}', "200"),
     "no content": http(b"", "204 No Content", length=-1),
-    "not modified": http(b"", "304 Not Modified", length=100),
+    "not modified": http(b"", "304 Not Modified", length=10**6),
     "after interim answers": Answer(
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n", *http(b'{"a":1}').pieces)
     ),
@@ -59,6 +59,10 @@ BROKEN: dict[str, tuple[Answer, tuple[str, ...]]] = {
     ),
     "compressed for the transfer": (
         http(b"2\r\n{}\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: gzip, chunked", length=-1),
+        ("malformed",),
+    ),
+    "in chunks, but for a tab": (
+        http(b"2\r\n{}\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: chunked\t", length=-1, then="close"),
         ("malformed",),
     ),
     "not HTTP": (Answer((b"SSH-2.0-OpenSSH_9.6\r\n\r\n",), "close"), ("malformed",)),

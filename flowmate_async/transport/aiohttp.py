@@ -17,6 +17,7 @@ from yarl import URL
 from flowmate_async.redaction import Headers
 from flowmate_async.transport.answers import (
     ACCEPT,
+    BODILESS,
     BODY_TYPE,
     announced_too_large,
     grown_too_large,
@@ -172,6 +173,8 @@ async def _send_once(
 
 async def _body(answer: aiohttp.ClientResponse, cap: int) -> bytes:
     """The body, refused as soon as it is known to be over the cap."""
+    if answer.status in BODILESS or answer.method == hdrs.METH_HEAD:
+        return await answer.read()
     _end_with_connection(answer)
     announced = answer.content_length
     if announced is not None and announced > cap:

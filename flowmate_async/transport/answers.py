@@ -12,14 +12,21 @@ from flowmate_async.transport.base import TransportError
 ACCEPT = "application/json"
 BODY_TYPE = "application/json"
 
+BODILESS = (204, 304)
+"""Statuses whose answers have no body, whatever length they say (RFC 9110 § 6.4.1)."""
+
 _VERSIONS = ("1.1", "1.0")
 
 
 def lowered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by lower-case name, without blanks around values; a repeated one is joined (RFC 9110 § 5.3)."""
+    """Headers by lower-case name, without blanks around values; a repeated one is joined (RFC 9110 § 5.3).
+
+    A tab stays: llhttp does not know ``chunked`` with a tab behind it, and what frames a message must be read
+    as it was parsed.
+    """
     headers: dict[str, str] = {}
     for name, value in pairs:
-        lower, stripped = name.lower(), value.strip(" \t")
+        lower, stripped = name.lower(), value.strip(" ")
         headers[lower] = f"{headers[lower]}, {stripped}" if lower in headers else stripped
     return headers
 

@@ -1,6 +1,7 @@
 """What the library makes of a connection that breaks: sent again on another where that is harmless."""
 
 import asyncio
+import contextlib
 import random
 
 import pytest
@@ -67,20 +68,26 @@ class Echo:
 
     def __init__(self, choose):
         self.choose = choose
+        self.serving = set()
 
     async def __call__(self, reader, writer):
+        self.serving.add(asyncio.current_task())
         try:
             while True:
                 await self.answer(await reader.readuntil(b"\r\n\r\n"), writer)
-        except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):
+        except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def answer(self, head, writer):
         path = head.split(b" ")[1]
         await asyncio.sleep(self.choose.random() * 0.004)
+        if writer.transport.is_closing():
+            raise ConnectionResetError
         for part in (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path), path):
             writer.write(part)
-            await asyncio.sleep(0)
+            await writer.drain()
 
 
 async def test_under_cancellations_and_deadlines_nobody_gets_the_answer_of_another(make_transport):
@@ -101,9 +108,11 @@ async def test_under_cancellations_and_deadlines_nobody_gets_the_answer_of_anoth
             ended["answered"] += 1
             assert answer.body == path.encode()
 
-    async with await asyncio.start_server(Echo(choose), "127.0.0.1", 0) as server:
+    echo = Echo(choose)
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with make_transport(url) as made:
             for batch in range(40):
                 await asyncio.gather(*(ask(made, f"/{batch}-{number}") for number in range(20)))
+        await asyncio.wait(echo.serving)
     assert min(ended.values()) > 20, "the test is too tame"

@@ -6,7 +6,7 @@ which interim answers are passed over, when an answer ends with its connection, 
 
 import httptools
 
-from flowmate_async.transport.answers import announced_too_large, grown_too_large, refusal
+from flowmate_async.transport.answers import BODILESS, announced_too_large, grown_too_large, refusal
 from flowmate_async.transport.base import Response, TransportError
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -15,8 +15,6 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 200
 MAX_INTERIM_ANSWERS = 16
 _MAX_NAMES = 512
-
-_BODILESS = (204, 304)
 
 _names: dict[bytes, str] = {}
 """Header names as they came, and in lower case: servers use a handful."""
@@ -127,7 +125,7 @@ class AnswerReader:
         self._header_count += 1
         if self._header_count > MAX_HEADERS:
             self._refuse(_malformed(f"more than {MAX_HEADERS} headers"))
-        text = value.rstrip(b" \t").decode("utf-8", "surrogateescape")
+        text = value.rstrip(b" ").decode("utf-8", "surrogateescape")
         lower = _names.get(name) or _lower(name)
         headers = self._headers
         headers[lower] = f"{headers[lower]}, {text}" if lower in headers else text
@@ -146,9 +144,9 @@ class AnswerReader:
         if self._head_only:
             self._whole = True
         elif length is not None:
-            if int(length) > self._cap and status not in _BODILESS:
+            if int(length) > self._cap and status not in BODILESS:
                 self._refuse(announced_too_large(int(length), self._cap))
-        elif status not in _BODILESS and "transfer-encoding" not in headers:
+        elif status not in BODILESS and "transfer-encoding" not in headers:
             self._until_end = True
 
     def on_body(self, piece: bytes) -> None:
