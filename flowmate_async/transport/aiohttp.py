@@ -19,6 +19,7 @@ from flowmate_async.transport.answers import (
     ACCEPT,
     BODILESS,
     BODY_TYPE,
+    NOT_CHUNKED,
     announced_too_large,
     grown_too_large,
     lowered,
@@ -182,12 +183,15 @@ async def _body(answer: aiohttp.ClientResponse, cap: int) -> bytes:
         raise announced_too_large(announced, cap)
     if announced is not None:
         return await answer.read()
-    received = bytearray()
-    async for chunk in answer.content.iter_any():
-        received += chunk
+    received, in_chunks = bytearray(), False
+    async for piece, ends_chunk in answer.content.iter_chunks():
+        received += piece
+        in_chunks = in_chunks or ends_chunk
         if len(received) > cap:
             answer.close()
             raise grown_too_large(cap)
+    if received and not in_chunks and hdrs.TRANSFER_ENCODING in answer.headers:
+        raise TransportError("malformed", NOT_CHUNKED)  # as llhttp saw it, which aiohttp does not show
     return bytes(received)
 
 

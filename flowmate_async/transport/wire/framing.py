@@ -125,8 +125,10 @@ class AnswerReader:
         self._header_count += 1
         if self._header_count > MAX_HEADERS:
             self._refuse(_malformed(f"more than {MAX_HEADERS} headers"))
-        text = value.rstrip(b" ").decode("utf-8", "surrogateescape")
         lower = _names.get(name) or _lower(name)
+        if lower != "transfer-encoding":
+            value = value.rstrip(b" \t")
+        text = value.decode("utf-8", "surrogateescape")
         headers = self._headers
         headers[lower] = f"{headers[lower]}, {text}" if lower in headers else text
 
