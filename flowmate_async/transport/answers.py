@@ -41,10 +41,10 @@ def refusal(version: str, status: int, headers: dict[str, str]) -> str:
         return "an answer of another version than HTTP/1.0 or 1.1"
     if status < 100 or status == 101:
         return "a switch of protocols, which was not asked for" if status == 101 else "a status below 100"
-    if headers.get("content-encoding", "identity").lower() != "identity":
+    if "content-encoding" in headers and headers["content-encoding"].lower() != "identity":
         return "a compressed answer, which was not asked for"
     # With a tab behind it, llhttp does not know the word, and reads the chunks as the body.
-    if headers.get("transfer-encoding", "chunked").rstrip(" ").lower() != "chunked":
+    if "transfer-encoding" in headers and headers["transfer-encoding"].rstrip(" ").lower() != "chunked":
         return NOT_CHUNKED
     return ""
 

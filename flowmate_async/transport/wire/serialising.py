@@ -57,7 +57,7 @@ class Serialiser:
             return TransportError("malformed", NOT_SENDABLE)
         target = path.encode("ascii")
         if body is None:
-            return Serialised(b"%b%b%b%b\r\n" % (before, target, self._after_target, fields))
+            return Serialised(b"".join((before, target, self._after_target, fields, b"\r\n")))
         framing = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (BODY_TYPE.encode(), len(body))
         return Serialised(b"".join((before, target, self._after_target, fields, framing, body)))
 
