@@ -47,7 +47,14 @@ PIECES = (
     b"0\r\n\r\n", b"HTTP/1.1",
 )  # fmt: skip
 TRAILERS = (b"X-T: 1\r\n", b"X-T: 1\r\nX-Odd: 2\r\n", b"Content-Length: 1\r\n", b"bad\r\n")
-SURPLUS = (b"x", b"\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL", b"\0", b"{}")
+SURPLUS = (
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"x",
+    b"\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL",
+    b"\0",
+    b"{}",
+)
 
 
 class Case(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ LONG = "x" * 8000
 STRICT = {
     "bytes after it": bare(b"".join(http().pieces) + b"x"),
     "another answer after it": bare(b"".join(http().pieces * 2)),
+    "a bodiless answer after it": bare(b"".join(http().pieces) + b"HTTP/1.1 204 No Content\r\n\r\n"),
     "bytes after a bodiless one": bare(b"HTTP/1.1 204 No Content\r\n\r\nx"),
     "bytes after the last chunk": bare(b"".join(chunked(b"{}").pieces) + b"x"),
     "bytes after one that ends the connection": bare(
