@@ -118,9 +118,14 @@ class ScriptedServer:
         """Close a connection."""
         self._writers[connection].close()
 
-    async def gone(self, *, connection: int = -1) -> None:
-        """Wait until the client has closed a connection."""
-        await self._ended[connection].wait()
+    async def gone(self, *, connection: int = -1, seconds: float = 3.0) -> None:
+        """Wait until the client has closed a connection.
+
+        Raises:
+            TimeoutError: it has not within that time.
+        """
+        async with asyncio.timeout(seconds):
+            await self._ended[connection].wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

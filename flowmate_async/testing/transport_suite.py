@@ -140,6 +140,7 @@ class TransportSuite:
         body = b"" if status != 200 or name.endswith(("empty", "without a body")) else b'{"a":1}'
         body = b"x" * CAP if "exactly the cap" in name else body
         assert (first.status, first.body) == (status, body)
+        assert "link" not in first.headers
         assert "x-odd" not in second.headers
         assert second.body == b"[2]"
         assert server.connections == (2 if WHOLE[name].then == "close" else 1)

@@ -147,6 +147,7 @@ class AnswerReader:
             self._refuse(_malformed(reason))
         length = headers.get("content-length")
         if self._head_only:
+            # llhttp cannot be told of the HEAD and waits for a body: its connection is not kept alive.
             self._whole = True
         elif length is not None:
             if int(length) > self._cap and status not in BODILESS:
@@ -167,8 +168,7 @@ class AnswerReader:
     def on_message_complete(self) -> None:
         """The answer is whole, unless it was an interim one."""
         if self._status >= 200:
-            # What follows a HEAD's answer is never parsed right, since llhttp cannot be told of the HEAD.
-            self.keep_alive = not self._head_only and self._parser.should_keep_alive()
+            self.keep_alive = self._parser.should_keep_alive()
             self._whole = True
             return
         self._interim += 1
