@@ -21,7 +21,7 @@ from flowmate_async.listing import Lister
 from flowmate_async.models import SecretSummary, User, UserToken
 from flowmate_async.prefetch import Prefetch
 from flowmate_async.secrets import Secret
-from flowmate_async.settings import DEFAULT_BASE_URL, USER_AGENT, check_rate, checked_base_url, proxy_problem
+from flowmate_async.settings import DEFAULT_BASE_URL, check_rate, checked_base_url, proxy_problem
 from flowmate_async.stats import Stats, StatsListener
 from flowmate_async.stores.base import Store
 from flowmate_async.sync.engine import SyncEngine, SyncOptions
@@ -36,6 +36,7 @@ from flowmate_async.traffic.bulkhead import BulkheadPolicy
 from flowmate_async.traffic.flow_control import FlowControl, TrafficLimits, TrafficPolicies
 from flowmate_async.traffic.retry import RetryPolicy
 from flowmate_async.transport.base import Transport
+from flowmate_async.transport.by_name import transport_by_name
 
 _DRAIN_SECONDS = 5.0
 
@@ -51,7 +52,8 @@ class FlowMate:
         burst: requests that upstream takes at once. At most half of it is kept back as slack, since requests
             that were sent apart may arrive together.
         concurrency: most requests in flight, and users a sweep reads at once.
-        transport: ``"aiohttp"``, or any :class:`~flowmate_async.Transport`.
+        transport: ``"aiohttp"``; ``"wire"``, which is faster and needs the extra ``wire``; or any
+            :class:`~flowmate_async.Transport`.
         limits: deadlines in seconds and body sizes in bytes.
         retry: bounds of retrying.
         breaker: when many users meet a sick upstream.
@@ -112,8 +114,10 @@ class FlowMate:
         self._clock = LoopClock(clock or SystemClock())
         self._stats = StatsListener()
         self._emitter = Emitter(self._stats, *([on_event] if on_event else []))
-        self._transport = _transport(
-            transport, self._base_url, ca_file=ca_file, proxy=proxy, trust_env=trust_env
+        self._transport = (
+            transport_by_name(transport, self._base_url, ca_file=ca_file, proxy=proxy, trust_env=trust_env)
+            if isinstance(transport, str)
+            else transport
         )
         self._traffic = FlowControl(
             self._transport,
@@ -324,28 +328,3 @@ class FlowMate:
             cache=self._credentials.statistics(),
             flights={"impersonation": self._tokens.statistics(), "secret": self._fetcher.statistics()},
         )
-
-
-def _transport(
-    transport: str | Transport,
-    base_url: str,
-    *,
-    ca_file: str | Path | None,
-    proxy: str | None,
-    trust_env: bool,
-) -> Transport:
-    if not isinstance(transport, str):
-        return transport
-    if transport != "aiohttp":
-        raise ConfigurationError(f"no transport is called {transport!r}", advice="There is 'aiohttp'")
-    # Imported where it is chosen: another transport needs none of aiohttp.
-    from flowmate_async.transport.aiohttp import AiohttpOptions, AiohttpTransport  # noqa: PLC0415
-    from flowmate_async.transport.tls import client_context  # noqa: PLC0415
-
-    return AiohttpTransport(
-        base_url,
-        user_agent=USER_AGENT,
-        tls=client_context(ca_file=ca_file),
-        # What is on this machine is reached without a proxy.
-        options=AiohttpOptions(proxy=proxy, trust_env=trust_env and base_url.startswith("https:")),
-    )

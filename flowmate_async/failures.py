@@ -111,7 +111,10 @@ def examine_broken(request: Request, broken: TransportError) -> Failure:
     if broken.failure == "timeout":
         error: FlowMateError = _silent(UpstreamTimeoutError, request, "no complete answer in time", detail)
     elif broken.failure == "tls":
-        advice = "Check the base URL's host name and the certificate authorities that are trusted"
+        advice = (
+            "Check the base URL's host name, the certificate authorities that are trusted (ca_file), and "
+            "that the server speaks TLS 1.2 or newer"
+        )
         return Failure(
             _silent(UpstreamUnavailableError, request, "no trusted TLS connection", detail, advice)
         )

@@ -52,8 +52,11 @@ class Redacted(msgspec.Struct, frozen=True):
         raise TypeError(message)
 
 
-class Headers(Redacted, frozen=True):
-    """Request headers whose values never show: one of them is a bearer token."""
+class Headers(Redacted, frozen=True, weakref=True):
+    """Request headers whose values never show: one of them is a bearer token.
+
+    Can be weakly referenced, so that what is derived from them can go when they go.
+    """
 
     pairs: tuple[tuple[str, str], ...] = ()
 

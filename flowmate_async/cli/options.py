@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -48,6 +48,12 @@ class Connection:
     trust_env: Annotated[
         bool, Parameter(env_var="FLOWMATE_TRUST_ENV", help="Take the proxy from the environment.")
     ] = False
+    transport: Annotated[
+        Literal["aiohttp", "wire"],
+        Parameter(
+            env_var="FLOWMATE_TRANSPORT", help="What carries requests: wire is faster and has no proxies."
+        ),
+    ] = "aiohttp"
     config: Annotated[
         Path | None,
         Parameter(env_var="FLOWMATE_CONFIG", help="A TOML file with defaults for these flags."),
@@ -66,6 +72,7 @@ class Connection:
             rate=self.rate or None,
             burst=self.burst,
             concurrency=self.concurrency,
+            transport=self.transport,
             ca_file=self.ca_file,
             proxy=self.proxy,
             trust_env=self.trust_env,

@@ -4,21 +4,33 @@ Does everything (TLS, proxies, both loops). Follows no redirect, keeps no cookie
 nothing, and does not repeat a request behind the library's back.
 """
 
+import asyncio
 import ssl
 from types import TracebackType
-from typing import Self
-from urllib.request import getproxies, proxy_bypass
+from typing import Any, Self
 
 import aiohttp
 import msgspec
 from aiohttp import hdrs
 from yarl import URL
 
-from flowmate_async.redaction import Headers, one_line
-from flowmate_async.transport.base import Limits, Response, TransportError
-
-_KEEP_ALIVE_SECONDS = 4.0
-"""Below the server's five seconds (docs/contract/OBSERVED.md § Connections)."""
+from flowmate_async.redaction import Headers
+from flowmate_async.transport.answers import (
+    ACCEPT,
+    BODILESS,
+    BODY_TYPE,
+    NOT_CHUNKED,
+    announced_too_large,
+    grown_too_large,
+    lowered,
+    not_connected,
+    not_connected_in_time,
+    not_trusted,
+    refusal,
+)
+from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, Response, TransportError
+from flowmate_async.transport.proxies import proxy_of
+from flowmate_async.transport.request_rules import NOT_SENDABLE, may_be_sent
 
 _CHUNK_BYTES = 64 * 1024
 
@@ -34,7 +46,7 @@ class AiohttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     connect_seconds: float = 10.0
-    keep_alive_seconds: float = _KEEP_ALIVE_SECONDS
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     proxy: str | None = None
     trust_env: bool = False
 
@@ -63,16 +75,14 @@ class AiohttpTransport:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(
-            limit=0, ssl=self._tls, keepalive_timeout=self._options.keep_alive_seconds
-        )
+        connector = _Connector(limit=0, ssl=self._tls, keepalive_timeout=self._options.keep_alive_seconds)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={hdrs.USER_AGENT: self._user_agent, hdrs.ACCEPT: "application/json"},
+            headers={hdrs.USER_AGENT: self._user_agent, hdrs.ACCEPT: ACCEPT},
             skip_auto_headers=(hdrs.CONTENT_TYPE,),
             auto_decompress=False,
-            proxy=self._options.proxy or (_proxy_of(self._base_url) if self._options.trust_env else None),
+            proxy=self._options.proxy or (proxy_of(self._base_url) if self._options.trust_env else None),
             middlewares=(_send_once,),
             read_bufsize=_CHUNK_BYTES,
         )
@@ -96,6 +106,7 @@ class AiohttpTransport:
         except BaseException as error:  # noqa: BLE001 - a cancellation must not bring those frames along either
             failure = error.with_traceback(None)
         # Raised out here, the error brings no frame of aiohttp along, whose locals are the request.
+        del method, path, headers, body
         failure.__context__ = failure.__cause__ = None
         raise failure
 
@@ -104,9 +115,11 @@ class AiohttpTransport:
     ) -> Response:
         if self._session is None:
             raise RuntimeError("the transport is used before it is entered, or after it is closed")
+        if not may_be_sent(method, path, headers):
+            raise TransportError("malformed", NOT_SENDABLE)
         pairs = [*headers.pairs, (hdrs.ACCEPT_ENCODING, "identity")]
         if body is not None:
-            pairs.append((hdrs.CONTENT_TYPE, "application/json"))
+            pairs.append((hdrs.CONTENT_TYPE, BODY_TYPE))
         async with self._session.request(
             method,
             URL(self._base_url + path, encoded=True),
@@ -115,8 +128,12 @@ class AiohttpTransport:
             timeout=self._timeout(limits.timeout_seconds),
             allow_redirects=False,
         ) as answer:
-            lowered = {name.lower(): value for name, value in answer.headers.items()}
-            return Response(answer.status, lowered, await _body(answer, limits.max_body_bytes))
+            received = lowered(answer.headers.items())
+            version = "" if answer.version is None else f"{answer.version.major}.{answer.version.minor}"
+            if reason := refusal(version, answer.status, received):
+                answer.close()
+                raise TransportError("malformed", reason)
+            return Response(answer.status, received, await _body(answer, limits.max_body_bytes))
 
     def _timeout(self, seconds: float) -> aiohttp.ClientTimeout:
         timeout = self._timeouts.get(seconds)
@@ -126,10 +143,19 @@ class AiohttpTransport:
         return timeout
 
 
-def _proxy_of(base_url: str) -> str | None:
-    """The environment's proxy for this origin; aiohttp's own trust_env takes passwords from netrc as well."""
-    url = URL(base_url)
-    return None if proxy_bypass(url.host or "") else getproxies().get(url.scheme)
+class _Connector(aiohttp.TCPConnector):
+    """Hands out no idle connection on which bytes wait that nobody asked for.
+
+    aiohttp puts a connection back at the end of a body, before it has looked at what came behind: that would
+    be read as the answer to the next request, which may be another user's.
+    """
+
+    async def connect(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
+        while True:
+            connection = await super().connect(*args, **options)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
 
 async def _send_once(
@@ -148,34 +174,66 @@ async def _send_once(
 
 async def _body(answer: aiohttp.ClientResponse, cap: int) -> bytes:
     """The body, refused as soon as it is known to be over the cap."""
-    if answer.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise TransportError("malformed", "a compressed answer, which was not asked for")
+    if answer.status in BODILESS or answer.method == hdrs.METH_HEAD:
+        return await answer.read()
+    _end_with_connection(answer)
     announced = answer.content_length
     if announced is not None and announced > cap:
         answer.close()
-        raise TransportError("too_large", f"{announced} bytes announced, {cap} allowed")
+        raise announced_too_large(announced, cap)
     if announced is not None:
         return await answer.read()
-    received = bytearray()
-    async for chunk in answer.content.iter_any():
-        received += chunk
+    received, in_chunks = bytearray(), False
+    async for piece, ends_chunk in answer.content.iter_chunks():
+        received += piece
+        in_chunks = in_chunks or ends_chunk
         if len(received) > cap:
             answer.close()
-            raise TransportError("too_large", f"more than the allowed {cap} bytes")
+            raise grown_too_large(cap)
+    if received and not in_chunks and hdrs.TRANSFER_ENCODING in answer.headers:
+        raise TransportError("malformed", NOT_CHUNKED)  # as llhttp saw it, which aiohttp does not show
     return bytes(received)
+
+
+def _end_with_connection(answer: aiohttp.ClientResponse) -> None:
+    """Have a body that is still to come fail when its connection closes.
+
+    When a later chunk is garbled, aiohttp closes the connection and tells nobody: the reader would wait until
+    its deadline.
+    """
+    connection = answer.connection
+    if connection is None or connection.protocol is None:
+        return  # the body is all here already
+    body, closed = answer.content, connection.protocol.closed
+
+    def end(closed: asyncio.Future[None] | None) -> None:
+        if closed is not None and not closed.cancelled():
+            closed.exception()  # of no interest, and logged unless it was looked at
+        if not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError())
+
+    def forget() -> None:
+        if closed is not None:
+            closed.remove_done_callback(end)
+
+    if closed is None:
+        end(None)
+    else:
+        closed.add_done_callback(end)
+        body.on_eof(forget)
 
 
 def _translated(error: Exception) -> TransportError:
     """Aiohttp's error in the seam's words."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
-            return TransportError("tls", one_line(str(error.certificate_error)))
+            return not_trusted(error.certificate_error)
         case aiohttp.ClientSSLError():
-            return TransportError("tls", one_line(str(error.os_error)))
+            return not_trusted(error.os_error)
         case aiohttp.ConnectionTimeoutError():
-            return TransportError("connect", "the connection was not made in time")
+            return not_connected_in_time()
         case aiohttp.ClientConnectorError():
-            return TransportError("connect", one_line(error.os_error.strerror or str(error.os_error)))
+            return not_connected(error.os_error)
         case aiohttp.ClientHttpProxyError():
             return TransportError("connect", f"the proxy answered {error.status}")
         case TimeoutError():

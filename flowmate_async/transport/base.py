@@ -20,6 +20,10 @@ answer in time. ``too_large``: the body is over its cap. ``malformed``: not HTTP
 """
 
 
+KEEP_ALIVE_SECONDS = 4.0
+"""How long an idle connection is kept: below the server's five (docs/contract/OBSERVED.md § Connections)."""
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of one exchange.
 

@@ -1,0 +1,62 @@
+"""What a request may hold, whichever transport carries it: nothing that could become another one.
+
+The rooms above never send anything else; these rules are what makes an injection impossible all the same.
+"""
+
+import re
+
+from flowmate_async.redaction import Headers
+
+# What a transport says of the message itself; said by a caller, it could make one message look like two.
+_OF_THE_TRANSPORT = frozenset(
+    {
+        "host",
+        "connection",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+        "accept-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "keep-alive",
+        "proxy-connection",
+    }
+)
+
+_METHODS = ("GET", "POST", "HEAD")
+_TARGET = re.compile(r"/[!-\"$-~]*")  # visible ASCII without a fragment (RFC 9112 § 3.2.1)
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 § 5.6.2
+
+
+NOT_SENDABLE = "the request holds what HTTP cannot carry; nothing was sent"
+"""Said of a request that breaks these rules."""
+
+
+def may_be_sent(method: str, path: str, headers: Headers) -> bool:
+    """Whether a request keeps all rules."""
+    return is_method(method) and is_target(path) and are_fields(headers)
+
+
+def is_method(method: str) -> bool:
+    """Whether the seam knows this method."""
+    return method in _METHODS
+
+
+def is_target(path: str) -> bool:
+    """Whether a path and query can stand in a request line as they are."""
+    return _TARGET.fullmatch(path) is not None
+
+
+def is_value(value: str) -> bool:
+    """Whether a header can have this value: visible ASCII and blanks."""
+    return value.isascii() and value.isprintable()
+
+
+def are_fields(headers: Headers) -> bool:
+    """Whether a request can carry these headers: HTTP tokens as names, visible ASCII and blanks as values."""
+    return all(
+        _NAME.fullmatch(name) is not None and name.lower() not in _OF_THE_TRANSPORT and is_value(value)
+        for name, value in headers.pairs
+    )

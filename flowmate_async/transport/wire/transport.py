@@ -1,0 +1,114 @@
+"""The wire transport itself: what the seam promises, out of the parts beside it."""
+
+import ssl
+import time
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.redaction import Headers
+from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, Response, TransportError
+from flowmate_async.transport.wire.dialling import Dialler
+from flowmate_async.transport.wire.pool import Pool
+from flowmate_async.transport.wire.serialising import Serialiser
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class WireOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of :class:`WireTransport`.
+
+    Attributes:
+        connect_seconds: for DNS, TCP and TLS together, within the exchange's own limit.
+        keep_alive_seconds: how long an idle connection is kept, if the server does not keep it for less.
+    """
+
+    connect_seconds: float = 10.0
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS
+
+
+class WireTransport:
+    """A pool of HTTP/1.1 connections to one origin, entered once.
+
+    Follows no redirect, keeps no cookie, decompresses nothing, pipelines nothing, and sends a request once.
+    The pool has no limit of its own: whoever sends decides how many requests are in flight.
+
+    Args:
+        base_url: scheme, host and port, with an optional path prefix.
+        user_agent: the ``User-Agent`` header.
+        tls: the TLS context of all connections.
+        options: see :class:`WireOptions`.
+
+    Raises:
+        ConfigurationError: the base URL cannot stand in a request, or has no host.
+    """
+
+    def __init__(
+        self, base_url: str, *, user_agent: str, tls: ssl.SSLContext, options: WireOptions | None = None
+    ) -> None:
+        self._options = options or WireOptions()
+        self._user_agent = user_agent
+        parts = urlsplit(base_url)
+        if parts.scheme not in _PORTS or not parts.hostname or not base_url.isascii():
+            raise ConfigurationError(
+                "the wire transport needs an http(s) base URL in ASCII",
+                advice="Write a host name with other letters in its ASCII form, xn--…",
+            )
+        self._tls = tls if parts.scheme == "https" else None
+        self._host = parts.hostname
+        self._port = parts.port or _PORTS[parts.scheme]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self._serialiser = Serialiser(
+            host=host if self._port == _PORTS[parts.scheme] else f"{host}:{self._port}",
+            prefix=parts.path.rstrip("/"),
+            user_agent=user_agent,
+        )
+        self._pool: Pool | None = None
+
+    async def __aenter__(self) -> Self:
+        dialler = Dialler(
+            self._host, self._port, tls=self._tls, connect_seconds=self._options.connect_seconds
+        )
+        self._pool = Pool(dialler, keep_alive_seconds=self._options.keep_alive_seconds)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pool, self._pool = self._pool, None
+        self._serialiser.forget()
+        if pool is not None:
+            await pool.aclose()
+
+    async def send(
+        self, method: str, path: str, headers: Headers, body: bytes | None, limits: Limits
+    ) -> Response:
+        """See :meth:`flowmate_async.transport.Transport.send`."""
+        request = self._serialiser.serialise(method, path, headers, body)
+        # From here on no local of this frame shows anything of the request, whatever is raised; once it is
+        # written nothing here keeps it.
+        head_only = method == "HEAD"
+        del method, path, headers, body
+        if isinstance(request, TransportError):
+            raise request
+        pool = self._pool
+        if pool is None:
+            raise RuntimeError("the transport is used before it is entered, or after it is closed")
+        now = time.monotonic()
+        due = now + limits.timeout_seconds
+        connection = pool.take(now=now, due=due) or await pool.make(now=now, due=due)
+        waiter = connection.exchange(request.data, head_only=head_only, cap=limits.max_body_bytes)
+        del request
+        try:
+            outcome = await waiter
+        except BaseException:  # cancelled: what is left of the answer must meet nobody
+            connection.abandon(waiter)
+            raise
+        if isinstance(outcome, TransportError):
+            if outcome.failure == "stale":
+                pool.drop_idle()
+            raise outcome
+        return outcome
