@@ -6,12 +6,13 @@ nothing, and does not repeat a request behind the library's back.
 
 import ssl
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
 from aiohttp import hdrs
+from aiohttp.connector import Connection
 from yarl import URL
 
 from flowmate_async.redaction import Headers, one_line
@@ -63,7 +64,7 @@ class AiohttpTransport:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(
+        connector = _UnspokenConnector(
             limit=0, ssl=self._tls, keepalive_timeout=self._options.keep_alive_seconds
         )
         self._session = aiohttp.ClientSession(
@@ -124,6 +125,26 @@ class AiohttpTransport:
             timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._options.connect_seconds)
             self._timeouts[seconds] = timeout
         return timeout
+
+
+class _UnspokenConnector(aiohttp.TCPConnector):
+    """A pool that gives out no connection on which bytes came while it idled.
+
+    aiohttp would take them for the answer to the next request, and such an answer is under no deadline.
+    """
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - overridden
+    ) -> Connection:
+        """See :meth:`aiohttp.BaseConnector.connect`."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
 
 def _proxy_of(base_url: str) -> str | None:

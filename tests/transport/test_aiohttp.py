@@ -68,6 +68,11 @@ class Server:
                     break
         writer.close()
 
+    def say(self, unasked):
+        """Send bytes on every open connection that nobody asked for."""
+        for writer in self._writers:
+            writer.write(unasked)
+
     @property
     def heads(self):
         return [request.decode("latin-1").lower() for request in self.requests]
@@ -227,6 +232,20 @@ class TestBrokenAnswers:
             except TransportError:
                 return
         assert body == b'{"whose":"mine"}'
+
+    @pytest.mark.parametrize("smuggled", [http(b'{"whose":"smuggled"}'), http(b"{", length=-1)], ids=len)
+    async def test_bytes_that_come_while_a_connection_idles_are_never_the_next_answer(self, smuggled):
+        """The connection is not used again; an answer without a length would also never end."""
+        async with (
+            Server(http(b"{}"), http(b'{"whose":"mine"}')) as server,
+            transport(server.url) as made,
+        ):
+            await get(made)
+            server.say(smuggled)
+            await asyncio.sleep(0.02)  # they are read while nobody waits for an answer
+            async with asyncio.timeout(2):
+                assert (await get(made)).body == b'{"whose":"mine"}'
+        assert server.connections == 2
 
     async def test_before_it_is_entered_and_after_it_is_closed_it_says_so(self, exposed):
         made = AiohttpTransport("http://127.0.0.1:1", user_agent="test", tls=client_context())
