@@ -274,7 +274,7 @@ def _twin_options(plan: Plan, journal: Journal) -> SandboxOptions:
         lock_seconds=LOCK_SECONDS,
         lock_wait_seconds=(0.01, 0.015),
         mint_token=journal.mint,
-        shutdown_seconds=0.0,
+        shutdown_seconds=0.01,
     )
 
 
