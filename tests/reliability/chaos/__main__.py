@@ -1,4 +1,6 @@
-"""``python -m tests.reliability.chaos``: many chaos runs, and a report; status 1 when a promise was broken."""
+"""``python -m tests.reliability.chaos``: many chaos runs and a report; status 1 when a promise broke."""
+
+# ruff: noqa: T201 - a command
 
 import argparse
 import os
@@ -20,7 +22,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=2000, help="how many seeds (default 2000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--seed", type=int, help="only this seed, and show its plan")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: a core each)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: a core each)"
+    )
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     options = parser.parse_args()
     if options.seed is not None:

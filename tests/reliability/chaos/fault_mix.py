@@ -1,4 +1,4 @@
-"""Which faults a run meets: a rule of any kind, sized so that a run stays short. Pure, from a random source."""
+"""Which faults a run meets: rules of any kind, sized so that runs stay short. Pure, from a random source."""
 
 from collections.abc import Callable
 from random import Random

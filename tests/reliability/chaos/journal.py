@@ -22,7 +22,7 @@ from flowmate_async.sandbox import Secret as TwinSecret
 from flowmate_async.sandbox.moments import instant_of
 from flowmate_async.transport.base import Limits
 
-from .plan import RETRY_AFTER_CAP_SECONDS, World
+from .plan import RETRY_AFTER_CAP_SECONDS
 from .record import GET, IMPERSONATE, LIST, USERS, Content, Grant, Life, Record, Send
 
 _UPSTREAMS_BUSINESS = ("refreshToken", "inputFields")
@@ -48,9 +48,9 @@ def content_of_secret(secret: Secret) -> Content:
 def could_refresh(secret: TwinSecret, *, now: float, below_seconds: float) -> bool:
     """Whether a GET makes upstream refresh or log in (docs/contract/OBSERVED.md § One secret)."""
     expires = secret.value.get("expires")
-    if secret.type == "SESSION_AUTH":
-        due = not expires
-    elif secret.type == "OA2_AUTHORIZATION_CODE" and secret.value.get("refreshToken"):
+    if secret.type == "SESSION_AUTH" or (
+        secret.type == "OA2_AUTHORIZATION_CODE" and secret.value.get("refreshToken")
+    ):
         due = not expires
     else:
         return False
@@ -73,7 +73,9 @@ class Journal:
 
     def mint(self, label: str, secret_id: str, number: int) -> str:
         """The twin's provider makes a token."""
-        mark = hashlib.blake2b(f"{self.record.plan.seed}/{label}/{secret_id}/{number}".encode(), digest_size=8)
+        mark = hashlib.blake2b(
+            f"{self.record.plan.seed}/{label}/{secret_id}/{number}".encode(), digest_size=8
+        )
         token = f"{label}-granted-{number}-{mark.hexdigest()}"
         self.record.hidden.add(token)
         if label == "access":

@@ -58,7 +58,9 @@ class Leftovers:
         return self._log.getvalue()
 
     def _note_unraisable(self, unraisable: Any) -> None:
-        self.complaints.append(f"{unraisable.err_msg or 'ignored'}: {unraisable.exc_value!r} in {unraisable.object!r}")
+        self.complaints.append(
+            f"{unraisable.err_msg or 'ignored'}: {unraisable.exc_value!r} in {unraisable.object!r}"
+        )
 
 
 class _Everything(logging.Handler):

@@ -1,4 +1,4 @@
-"""What happens on the way: deeds on the twin's world and interruptions, after so many events of the client."""
+"""What happens on the way: deeds on the twin's world and interruptions, after so many client events."""
 
 import asyncio
 from collections.abc import Callable
@@ -87,7 +87,9 @@ class Conductor:
 
     def _add_secret(self, username: str, draw: float) -> None:
         kind, value = _LATER_VALUES[int(draw * len(_LATER_VALUES))]
-        self._journal.secret_added(username, self._twin.world.add_secret(username, type=kind, value=dict(value)))
+        self._journal.secret_added(
+            username, self._twin.world.add_secret(username, type=kind, value=dict(value))
+        )
 
     def _remove_secret(self, secret: Secret) -> None:
         self._journal.secret_removed(secret)

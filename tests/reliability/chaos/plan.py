@@ -18,7 +18,7 @@ QUARANTINE_SECONDS = 0.12
 RETRY_AFTER_CAP_SECONDS = 0.05
 
 Interruption = Literal["stop", "cancel", "disk_full"]
-"""How a part ends early: the ``stop`` event, a cancelled task (and a new client), a store that cannot write."""
+"""How a part ends early: the ``stop`` event, a cancelled task and a new client, a store that is full."""
 
 Deed = Literal[
     "revoke_all", "revoke_one", "delete_user", "move_item", "mask", "unmask", "add_secret", "remove_secret"

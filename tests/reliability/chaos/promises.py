@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from flowmate_async.sandbox import burst_needed
 
+from .contents import contents_are_exact, what_is_handed_out_is_valid
 from .plan import QUARANTINE_SECONDS
-from .record import GET, IMPERSONATE, Content, Part, Record, Send
+from .record import GET, IMPERSONATE, Part, Record, Send
 
 Promise = Callable[[Record], Iterable[str]]
 
@@ -28,7 +29,9 @@ def nobody_is_lost(record: Record) -> Iterator[str]:
     Users who were deleted may be missing from "all users", and from nothing else.
     """
     if record.plan.mode == "sweep":
-        yield from _each_once("the sweep's outcomes", [end.username for end in record.swept], set(record.given))
+        yield from _each_once(
+            "the sweep's outcomes", [end.username for end in record.swept], set(record.given)
+        )
         failures = [(end.username, end.error, end.message) for end in record.swept if end.error]
     else:
         if not record.complete or record.parts[-1].ended != "complete":
@@ -48,7 +51,9 @@ def nobody_is_lost(record: Record) -> Iterator[str]:
             yield f"the failure of {username} does not name its user: {kind}: {message}"
 
 
-def _each_once(what: str, seen: list[str], expected: set[str], optional: frozenset[str] = frozenset()) -> Iterator[str]:
+def _each_once(
+    what: str, seen: list[str], expected: set[str], optional: frozenset[str] = frozenset()
+) -> Iterator[str]:
     for username, times in Counter(seen).items():
         if times > 1:
             yield f"{what} have {username} {times} times"
@@ -78,100 +83,6 @@ def _part_adds_up(record: Record, part: Part) -> Iterator[str]:
             yield f"the report says {part.totals}, the checkpoints {counted} (synced, failed, secrets)"
 
 
-def contents_are_exact(record: Record) -> Iterator[str]:
-    """What is stored or handed out is what upstream has, or had when it answered; of a synced user, all of it.
-
-    1. A record opens, is its user's, and equals field for field an answer that came for it.
-    2. What never changes upstream equals the truth; a token is the first one or one that was granted.
-    3. Of a user reported synced there is every secret that lived all through the run, and none that never did.
-    4. Where the provider granted a later token than the stored one, another GET of that secret was carried out
-       that did not bring its answer to whoever wrote the store: no such grant is without its GET.
-    """
-    for key in record.damaged:
-        yield f"{key} does not open"
-    facts = _Facts(record)
-    for (username, secret_id), content in record.stored.items():
-        yield from facts.problems_of(username, secret_id, content)
-    synced = {name: end for name, end in record.checkpoints.items() if end.status == "synced"}
-    for username, end in synced.items():
-        stored = {secret_id for name, secret_id in record.stored if name == username}
-        yield from facts.missing(username, stored)
-        if end.secrets > len(stored):
-            yield f"the checkpoint of {username} vouches for {end.secrets} secrets, {len(stored)} are stored"
-        for secret_id in stored:
-            yield from facts.unexplained_grants(secret_id, record.stored[username, secret_id])
-    for outcome in record.swept:
-        for secret_id, content in outcome.contents.items():
-            yield from facts.problems_of(outcome.username, secret_id, content)
-        if not outcome.error:
-            yield from facts.missing(outcome.username, set(outcome.contents))
-
-
-def what_is_handed_out_is_valid(record: Record) -> Iterator[str]:
-    """A credential handed to a worker is its user's, genuine, and has not expired."""
-    facts = _Facts(record)
-    for handed in record.handed:
-        yield from facts.problems_of(*handed.key, handed.content)
-        if handed.expires_at is not None and handed.expires_at <= handed.wall:
-            yield f"{handed.key} was handed out {handed.wall - handed.expires_at:.3f} s after its end"
-
-
-class _Facts:
-    """What the record proves of each secret."""
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self._answers: defaultdict[str, list[Send]] = defaultdict(list)
-        self._gets: defaultdict[str, list[Send]] = defaultdict(list)
-        for send in record.sends:
-            if send.endpoint == GET and send.secret_id is not None:
-                self._gets[send.secret_id].append(send)
-                if send.answer is not None:
-                    self._answers[send.secret_id].append(send)
-        self._granted = {(grant.secret_id, grant.token): grant.number for grant in record.grants}
-
-    def problems_of(self, username: str, secret_id: str, content: Content) -> Iterator[str]:
-        """Laws 1 and 2."""
-        life = self._record.lives.get(secret_id)
-        if life is None or life.username != username:
-            yield f"{secret_id} is kept as {username}'s and never was"
-            return
-        if not any(send.answer == content and send.username == username for send in self._answers[secret_id]):
-            yield f"{secret_id} is kept as no answer had it"
-        if _lasting(content) != _lasting(life.last):
-            yield f"{secret_id} differs from the truth"
-        token = content[1].get("accessToken")
-        if token != life.first_token and (secret_id, token) not in self._granted:
-            yield f"{secret_id} has a token that upstream never had"
-
-    def missing(self, username: str, found: set[str]) -> Iterator[str]:
-        """Law 3."""
-        for secret_id, life in self._record.lives.items():
-            lasting = life.born == 0 and life.died is None
-            if life.username == username and lasting and secret_id not in found:
-                yield f"{username} is called synced without {secret_id}"
-
-    def unexplained_grants(self, secret_id: str, stored: Content) -> Iterator[str]:
-        """Law 4."""
-        number = self._granted.get((secret_id, stored[1].get("accessToken")), 0)
-        later = [grant for grant in self._record.grants if grant.secret_id == secret_id and grant.number > number]
-        others = [
-            send
-            for send in self._gets[secret_id]
-            if send.answer is None or self._granted.get((secret_id, send.answer[1].get("accessToken")), 0) > number
-        ]
-        if len(later) > len(others):
-            yield f"{secret_id}: {len(later)} later tokens were granted, {len(others)} other GETs explain them"
-
-
-def _lasting(content: Content) -> Content:
-    """What no refresh changes."""
-    kind, value = content
-    if kind not in ("OA2_AUTHORIZATION_CODE", "SESSION_AUTH"):
-        return content
-    return kind, {name: part for name, part in value.items() if name not in ("accessToken", "expires")}
-
-
 def the_dead_are_not_read(record: Record) -> Iterator[str]:
     """A deleted user fails, or was synced of answers that came before the deletion."""
     for username, begun in record.deleted.items():
@@ -187,8 +98,8 @@ def the_dead_are_not_read(record: Record) -> Iterator[str]:
 def healed_when_the_faults_end(record: Record) -> Iterator[str]:
     """Once nothing is wrong any more, one run makes everything right.
 
-    A user may still fail who was deleted, who never was, or who has a secret that upstream answers with 500 for
-    good: its provider has no refresh token left to take.
+    A user may still fail who was deleted, who never was, or who has a secret that upstream answers with 500
+    for good: its provider has no refresh token left to take.
     """
     part = record.parts[-1]
     if not (record.plan.heals and part.calm):
@@ -240,7 +151,7 @@ def _may_hold_the_lock(send: Send) -> bool:
 
 
 def no_get_meets_a_lock(record: Record) -> Iterator[str]:
-    """One client's GETs never meet the twin's refresh lock, where what it sent was processed as it arrived."""
+    """One client's GETs never meet the twin's lock, where what it sent was processed as it arrived."""
     if not record.plan.delays_before_processing:
         for secret_id, times in record.lock_waits.items():
             yield f"{times} GETs of {secret_id} met the lock of another one's refresh"
@@ -284,7 +195,7 @@ def a_pause_holds_everybody(record: Record) -> Iterator[str]:
             assert pause.ended is not None
             early = pause.ended + pause.pause_seconds - send.began
             if send.number >= pause.ended_before and early > _DATE_SECONDS:
-                yield f"request {send.number} began {early:.3f} s within the pause that {pause.number} asked for"
+                yield f"request {send.number} began {early:.3f} s within the pause of {pause.number}"
 
 
 def nothing_is_left(record: Record) -> Iterator[str]:

@@ -49,9 +49,7 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 _COUNTERS = ("faults", "interruptions", "errors")
-_SUMS = tuple(
-    name for name in Report.__struct_fields__ if name not in (*_COUNTERS, "slowest", "broken")
-)
+_SUMS = tuple(name for name in Report.__struct_fields__ if name not in (*_COUNTERS, "slowest", "broken"))
 
 
 def report_on(record: Record) -> Report:
@@ -81,10 +79,11 @@ def report_on(record: Record) -> Report:
 def written(report: Report) -> str:
     """The report as text."""
     lines = [
-        f"{report.runs} runs of {report.parts} parts, {report.seconds:.0f} s of run time, "
-        f"the slowest {report.slowest[0]:.1f} s (seed {report.slowest[1]})",
-        f"{report.users} users: {report.synced} synced, {report.failed} failed; {report.requests} requests, "
-        f"{report.credentials} credentials stored or swept, {report.handed_out} handed out to workers",
+        f"{report.runs} runs of {report.parts} parts, {report.seconds:.0f} s of run time",
+        f"the slowest took {report.slowest[0]:.1f} s (seed {report.slowest[1]})",
+        f"{report.users} users: {report.synced} synced, {report.failed} failed",
+        f"{report.requests} requests, {report.credentials} credentials stored or swept",
+        f"{report.handed_out} credentials handed out to workers",
         f"{report.promises} promises checked, broken in {len(report.broken)} runs",
         "faults injected and survived:",
         *(f"  {kind:20} {report.faults.get(kind, 0):7}" for kind in (*KINDS, *PROXY_FAULTS)),

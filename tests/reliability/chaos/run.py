@@ -1,12 +1,10 @@
 """Carries a plan out: twin, proxy, clients, store, interruptions; gives the record of it."""
 
 import asyncio
-import gc
-import logging
 import time
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,8 @@ import msgspec
 from blockbuster import blockbuster_ctx
 
 from flowmate_async import (
-    ApiLimits,
-    BreakerPolicy,
     FlowMate,
     FlowMateError,
-    FreshnessPolicy,
-    RetryPolicy,
     StoreKey,
     SyncOptions,
     Transport,
@@ -27,16 +21,17 @@ from flowmate_async import (
     open_store,
 )
 from flowmate_async.events import UserNotStored, UserSkipped, UserStored
-from flowmate_async.sandbox import FaultProxy, Faults, Sandbox, SandboxOptions
+from flowmate_async.sandbox import FaultProxy, Faults, Sandbox
 from flowmate_async.stores import Store
 from flowmate_async.transport.aiohttp import AiohttpOptions, AiohttpTransport
 from flowmate_async.transport.tls import client_context
 
-from .fault_mix import BODY_CAP_BYTES, WAIT_SECONDS
+from .bounds import BREAKER, FRESHNESS, LIMITS, RETRY, limit_seconds, twin_options
+from .fault_mix import WAIT_SECONDS
 from .journal import Journal, Tap, content_of_secret
 from .leftovers import Leftovers, library_tasks
 from .mischief import Conductor
-from .plan import LOCK_SECONDS, QUARANTINE_SECONDS, RETRY_AFTER_CAP_SECONDS, Ending, Plan
+from .plan import QUARANTINE_SECONDS, Ending, Plan
 from .record import Part, Record, Swept
 from .stepped_loop import SteppedLoop
 from .workers import at_work
@@ -46,36 +41,17 @@ _TLS = client_context()
 _MOST_PARTS = 6
 _TESTS = Path(__file__).parents[2]
 
-LIMITS = ApiLimits(
-    timeout_seconds=WAIT_SECONDS, secret_timeout_seconds=WAIT_SECONDS, max_body_bytes=BODY_CAP_BYTES
-)
-RETRY = RetryPolicy(
-    attempts=4,
-    base_seconds=0.005,
-    cap_seconds=0.04,
-    deadline_seconds=2.0,
-    retry_after_cap_seconds=RETRY_AFTER_CAP_SECONDS,
-    lock_seconds=QUARANTINE_SECONDS,
-)
-BREAKER = BreakerPolicy(
-    window_seconds=0.5, failures=10, subjects=3, open_seconds=0.03, max_open_seconds=0.2, probes=2
-)
-FRESHNESS = FreshnessPolicy(
-    advisory_seconds=(0.1, 0.15),
-    static_ttl_seconds=0.2,
-    session_ttl_seconds=0.1,
-    skew_seconds=0.005,
-    cool_down_seconds=0.05,
-    negative_ttl_seconds=0.05,
-)
-
 
 def carried_out(plan: Plan, folder: Path) -> Record:
     """Carry a plan out on a loop of its own, in an empty folder of its own; the record of it."""
     record = Record(plan=plan)
     leftovers = Leftovers()
     began = time.monotonic()
-    with leftovers.watched(), blockbuster_ctx("flowmate_async"), asyncio.Runner(loop_factory=SteppedLoop) as runner:
+    with (
+        leftovers.watched(),
+        blockbuster_ctx("flowmate_async"),
+        asyncio.Runner(loop_factory=SteppedLoop) as runner,
+    ):
         runner.get_loop().set_exception_handler(leftovers.note_context)
         runner.run(_Run(record, folder).carry_out())
     record.seconds = time.monotonic() - began
@@ -103,7 +79,9 @@ class _Run:
     async def carry_out(self) -> None:
         """From the twin's start to its end."""
         async with AsyncExitStack() as stack:
-            self._twin = await stack.enter_async_context(Sandbox(_twin_options(self._plan, self._journal)))
+            self._twin = await stack.enter_async_context(
+                Sandbox(twin_options(self._plan, self._journal.mint))
+            )
             self._journal.watch(self._twin)
             self._conductor = Conductor(self._plan, self._twin, self._journal)
             self._base_url, proxy = self._twin.url, None
@@ -111,7 +89,7 @@ class _Run:
                 proxy = await stack.enter_async_context(FaultProxy(self._twin.url, self._plan.proxy))
                 self._base_url = proxy.url
             self._record.given = self._plan.world.named or _active(self._twin)
-            self._record.limit_seconds = _limit_seconds(self._record)
+            self._record.limit_seconds = limit_seconds(self._record)
             await (self._sweep() if self._plan.mode == "sweep" else self._sync())
             self._note_faults(proxy)
             self._journal.close()
@@ -130,14 +108,15 @@ class _Run:
 
     async def _parts(self, endings: list[Ending], *, calm: bool) -> str:
         """Parts with one client: another follows only when the last one was merely stopped."""
-        async with self._client() as fm, open_store(self._store_url, key=_KEY) as store:
-            async with at_work(fm, self._record, self._note_error, number=self._plan.bounds.workers):
-                while True:
-                    ending = endings.pop(0) if endings else None
-                    part = await self._part(fm, store, ending, calm=calm)
-                    if part.ended != "stopped":
-                        break
-        return part.ended
+        async with self._client() as fm, open_store(self._store_url, key=_KEY) as store, self._workers(fm):
+            while True:
+                ending = endings.pop(0) if endings else None
+                part = await self._part(fm, store, ending, calm=calm)
+                if part.ended != "stopped":
+                    return part.ended
+
+    def _workers(self, fm: FlowMate) -> AbstractAsyncContextManager[None]:
+        return at_work(fm, self._record, self._note_error, number=self._plan.bounds.workers)
 
     async def _part(self, fm: FlowMate, store: Store, ending: Ending | None, *, calm: bool) -> Part:
         part = Part(client=self._clients, first_send=len(self._record.sends), calm=calm)
@@ -173,16 +152,17 @@ class _Run:
         return part
 
     async def _sweep(self) -> None:
-        async with self._client() as fm:
-            async with at_work(fm, self._record, self._note_error, number=self._plan.bounds.workers):
-                part = Part(client=self._clients, first_send=0, calm=False, ended="complete")
-                self._record.parts.append(part)
-                try:
-                    async with asyncio.timeout(self._record.limit_seconds), aclosing(fm.sweep(self._record.given)) as outcomes:
-                        async for outcome in outcomes:
-                            self._note_outcome(outcome)
-                except TimeoutError:
-                    self._record.complaints.append("the sweep did not end in time")
+        async with self._client() as fm, self._workers(fm):
+            self._record.parts.append(Part(client=self._clients, first_send=0, calm=False, ended="complete"))
+            try:
+                async with (
+                    asyncio.timeout(self._record.limit_seconds),
+                    aclosing(fm.sweep(self._record.given)) as outcomes,
+                ):
+                    async for outcome in outcomes:
+                        self._note_outcome(outcome)
+            except TimeoutError:
+                self._record.complaints.append("the sweep did not end in time")
 
     def _note_outcome(self, outcome: Any) -> None:
         contents = {secret.id: content_of_secret(secret) for secret in outcome.secrets}
@@ -230,7 +210,9 @@ class _Run:
                 record.complete = run.finished_at is not None
                 record.checkpoints = {end.username: end async for end in store.checkpoints(run)}
                 record.damaged = (await store.verify()).damaged
-                self._shown += [repr(end) + msgspec.json.encode(end).decode() for end in record.checkpoints.values()]
+                self._shown += [
+                    repr(end) + msgspec.json.encode(end).decode() for end in record.checkpoints.values()
+                ]
             if not record.damaged:
                 async for username, secret in store.secrets():
                     record.stored[username, secret.id] = content_of_secret(secret)
@@ -259,34 +241,8 @@ def carrier(base_url: str) -> Transport:
     return AiohttpTransport(base_url, user_agent="flowmate_async", tls=_TLS, options=AiohttpOptions())
 
 
-def _twin_options(plan: Plan, journal: Journal) -> SandboxOptions:
-    world = plan.world
-    return SandboxOptions(
-        users=world.users,
-        seed=plan.seed,
-        rate=world.rate,
-        burst=world.burst,
-        faults=plan.faults,
-        token_life_seconds=world.token_life_seconds,
-        access_life_seconds=world.access_life_seconds,
-        refresh_below_seconds=world.refresh_below_seconds,
-        provider_seconds=world.provider_seconds,
-        lock_seconds=LOCK_SECONDS,
-        lock_wait_seconds=(0.01, 0.015),
-        mint_token=journal.mint,
-        shutdown_seconds=0.01,
-    )
-
-
 def _active(twin: Sandbox) -> tuple[str, ...]:
     return tuple(user.username for user in twin.world.users() if user.active_tenant_user)
-
-
-def _limit_seconds(record: Record) -> float:
-    """How long a part may take: a base, and for each secret and user what one bad answer costs."""
-    rate = record.plan.bounds.rate
-    work = len(record.lives) + 3 * len(record.given)
-    return 5.0 + work * (0.1 + (1 / rate if rate else 0.0))
 
 
 async def _fill_disk(store: Any, *, spare_pages: int) -> None:

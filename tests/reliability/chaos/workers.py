@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from contextlib import asynccontextmanager, suppress
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from random import Random
 
 from flowmate_async import FlowMate, FlowMateError, Secret
@@ -64,7 +64,9 @@ async def at_work(
 ) -> AsyncIterator[None]:
     """So many workers, while entered."""
     rng = Random(f"workers/{record.plan.seed}")
-    known = sorted((life.username, secret_id) for secret_id, life in record.lives.items() if life.died is None)
+    known = sorted(
+        (life.username, secret_id) for secret_id, life in record.lives.items() if life.died is None
+    )
     keys = rng.sample(known, min(_HOT_KEYS, len(known)))
     tasks = [
         asyncio.create_task(Worker(fm, record, keys, Random(rng.random())).work(note))
