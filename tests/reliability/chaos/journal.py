@@ -179,7 +179,7 @@ class Tap:
             send.outcome = broken.failure
             raise
         else:
-            _note_answer(send, response)
+            _note_answer(send, response, dates=not self._journal.record.plan.clock_jumps)
             return response
         finally:
             send.ended = asyncio.get_running_loop().time()
@@ -214,11 +214,11 @@ def _endpoint_of(method: str, path: str) -> tuple[str, str | None]:
     return (GET, last) if last else (LIST, None)
 
 
-def _note_answer(send: Send, response: Response) -> None:
+def _note_answer(send: Send, response: Response, *, dates: bool) -> None:
     send.outcome = str(response.status)
     said = _json(response.body)
     if response.status == 429:
-        asked = _retry_after(response.headers.get("retry-after", ""))
+        asked = _retry_after(response.headers.get("retry-after", ""), dates=dates)
         send.pause_seconds = min(asked, RETRY_AFTER_CAP_SECONDS)
     elif response.status != 200:
         send.said = said.get("message", "") if isinstance(said, dict) else ""
@@ -235,11 +235,12 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _retry_after(raw: str) -> float:
-    if not raw:
-        return 0.0
+def _retry_after(raw: str, *, dates: bool) -> float:
+    """Seconds that an answer asks for; a client whose clock is wrong cannot obey a date."""
     if raw.isdigit():
         return float(raw)
+    if not raw or not dates:
+        return 0.0
     return max(0.0, email.utils.parsedate_to_datetime(raw).timestamp() - time.time())
 
 

@@ -1,8 +1,10 @@
 """What happens on the way: deeds on the twin's world and interruptions, after so many client events."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
+from flowmate_async.clock import SystemClock
 from flowmate_async.events import Event
 from flowmate_async.sandbox import Sandbox, Secret
 
@@ -23,10 +25,24 @@ _LATER_VALUES = (
 )
 
 
+_FARTHEST_JUMP_SECONDS = 10 * 3600.0
+
+
+class JumpingClock(SystemClock):
+    """The client's clock, whose wall time can be set wrong."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+
+    def wall(self) -> float:
+        return time.time() + self.ahead_seconds
+
+
 class Conductor:
     """A listener of the client's events, which does what the plan says when it says.
 
     Attributes:
+        clock: the client's clock, which jumps when the plan says so.
         seen: how many events there have been in the whole run.
     """
 
@@ -35,12 +51,13 @@ class Conductor:
         self._twin = twin
         self._journal = journal
         self._endings: list[tuple[int, Callable[[], object]]] = []
+        self.clock = JumpingClock()
         self.seen = 0
+        self._do_what_is_due()
 
     def __call__(self, _event: Event) -> None:
         self.seen += 1
-        while self._due and self._due[0].after_events <= self.seen:
-            self._do(self._due.pop(0))
+        self._do_what_is_due()
         for after, end in [ending for ending in self._endings if ending[0] <= self.seen]:
             self._endings.remove((after, end))
             end()
@@ -57,8 +74,16 @@ class Conductor:
         """Leave the world alone from now on."""
         self._due.clear()
         self._endings.clear()
+        self.clock.ahead_seconds = 0.0
+
+    def _do_what_is_due(self) -> None:
+        while self._due and self._due[0].after_events <= self.seen:
+            self._do(self._due.pop(0))
 
     def _do(self, mischief: Mischief) -> None:
+        if mischief.deed == "jump_clock":
+            self.clock.ahead_seconds = (2 * mischief.draw - 1) * _FARTHEST_JUMP_SECONDS
+            return
         world = self._twin.world
         users = sorted(user.username for user in world.users() if user.active_tenant_user)
         if not users:

@@ -21,9 +21,17 @@ Interruption = Literal["stop", "cancel", "disk_full"]
 """How a part ends early: the ``stop`` event, a cancelled task and a new client, a store that is full."""
 
 Deed = Literal[
-    "revoke_all", "revoke_one", "delete_user", "move_item", "mask", "unmask", "add_secret", "remove_secret"
+    "revoke_all",
+    "revoke_one",
+    "delete_user",
+    "move_item",
+    "mask",
+    "unmask",
+    "add_secret",
+    "remove_secret",
+    "jump_clock",
 ]
-"""What is done to the twin's world while the client works."""
+"""What is done to the twin's world, or to the client's clock, while the client works."""
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -39,7 +47,7 @@ class Mischief(msgspec.Struct, frozen=True):
     deed: Deed
     after_events: int
     draw: float
-    """Picks the victim: from 0 to 1 of those there are."""
+    """Picks the victim, from 0 to 1 of those there are; or how far the clock jumps, from back to forth."""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +90,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """At last the faults end and the failed users are tried again: then everything must be there."""
 
     @property
+    def clock_jumps(self) -> bool:
+        """Whether the client's wall clock is wrong for a while."""
+        return any(mischief.deed == "jump_clock" for mischief in self.mischief)
+
+    @property
     def delays_before_processing(self) -> bool:
         """Whether a request may be processed after its sender has given it up."""
         return self.proxy is not None or any(rule.kind == "latency" for rule in self.faults.rules)
@@ -101,7 +114,7 @@ def plan_for(seed: int) -> Plan:
         faults=mix(seed, rng),
         proxy=proxy,
         endings=endings,
-        mischief=_mischief(rng),
+        mischief=_mischief(rng) + _jumps(seed),
         heals=mode == "sync" and proxy is None and rng.random() < 0.5,
     )
 
@@ -166,3 +179,10 @@ def _mischief(rng: Random) -> tuple[Mischief, ...]:
         if deed == "mask":
             deeds.append(Mischief("unmask", after + rng.randint(1, 10), 0.0))
     return tuple(deeds)
+
+
+def _jumps(seed: int) -> tuple[Mischief, ...]:
+    """For every seventh seed a wall clock that jumps, from the first event on."""
+    rng = Random(f"jumps/{seed}")
+    moments = [0, rng.randint(1, 60), rng.randint(1, 120)] if seed % 7 == 2 else []
+    return tuple(Mischief("jump_clock", moment, rng.random()) for moment in moments)

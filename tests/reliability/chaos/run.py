@@ -192,6 +192,7 @@ class _Run:
             freshness=FRESHNESS,
             cache_capacity=20,
             on_event=self._conductor,
+            clock=self._conductor.clock,
         ) as fm:
             yield fm
             self._shown.append(repr(fm.stats()))
