@@ -193,6 +193,10 @@ def retry_a_failed_refresh_at_once(record: Record) -> None:
     send_again(record, lost, after=0.05)
 
 
+def repeat_behind_the_seam(record: Record) -> None:
+    record.arrived[first_get(record).secret_id or ""] += 1
+
+
 def meet_a_lock(record: Record) -> None:
     record.lock_waits = {"a secret": 1}
 
@@ -254,6 +258,7 @@ DOCTORED: dict[Callable[[Record], None], promises.Promise] = {
     impersonate_twice_at_once: promises.one_get_of_a_secret_at_a_time,
     retry_a_refresh_at_once: promises.a_refreshing_get_waits_out_the_lock,
     retry_a_failed_refresh_at_once: promises.a_refreshing_get_waits_out_the_lock,
+    repeat_behind_the_seam: promises.nothing_is_repeated_behind_the_seam,
     meet_a_lock: promises.no_get_meets_a_lock,
     send_a_burst: promises.the_rate_is_never_exceeded,
     crowd: promises.concurrency_is_never_exceeded,

@@ -150,6 +150,14 @@ def _may_hold_the_lock(send: Send) -> bool:
     return send.outcome in _AMBIGUOUS or (send.outcome == "500" and bool(send.said))
 
 
+def nothing_is_repeated_behind_the_seam(record: Record) -> Iterator[str]:
+    """No GET arrives at the twin that the client did not send: a transport never repeats one by itself."""
+    sent = Counter(send.secret_id for send in record.sends if send.endpoint == GET)
+    for secret_id, arrived in record.arrived.items():
+        if arrived > sent[secret_id]:
+            yield f"{arrived} GETs of {secret_id} arrived, {sent[secret_id]} were sent"
+
+
 def no_get_meets_a_lock(record: Record) -> Iterator[str]:
     """One client's GETs never meet the twin's lock, where what it sent was processed as it arrived."""
     if not record.plan.delays_before_processing:
@@ -227,6 +235,7 @@ PROMISES: tuple[Promise, ...] = (
     healed_when_the_faults_end,
     one_get_of_a_secret_at_a_time,
     a_refreshing_get_waits_out_the_lock,
+    nothing_is_repeated_behind_the_seam,
     no_get_meets_a_lock,
     the_rate_is_never_exceeded,
     concurrency_is_never_exceeded,

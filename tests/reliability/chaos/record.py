@@ -136,6 +136,7 @@ class Record(msgspec.Struct, kw_only=True):
         stored: what the store holds.
         damaged: what in the store does not open.
         unforeseen: errors that reached a caller and are no ``FlowMateError``.
+        arrived: secret id -> GETs that the twin let through to it.
         lock_waits: secret id -> GETs that met a taken lock at the twin, in runs of one client.
         left: tasks and descriptors that were left.
         complaints: what the loop, the warnings and the garbage collector said.
@@ -159,6 +160,7 @@ class Record(msgspec.Struct, kw_only=True):
     handed: list[Handed] = []
     errors: list[str] = []
     unforeseen: list[str] = []
+    arrived: dict[str, int] = {}
     lock_waits: dict[str, int] = {}
     left: list[str] = []
     complaints: list[str] = []

@@ -231,6 +231,7 @@ class _Run:
     def _note_faults(self, proxy: FaultProxy | None) -> None:
         stats = self._twin.stats()
         self._record.faults = dict(stats.faults)
+        self._record.arrived = stats.secret_gets
         self._record.lock_waits = stats.lock_waits if self._clients == 1 else {}
         if proxy is not None:
             done = proxy.stats()
