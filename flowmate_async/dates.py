@@ -1,5 +1,6 @@
 """Upstream's dates: free strings that must never fail a decode (docs/contract/OBSERVED.md § One secret)."""
 
+import email.utils
 from datetime import UTC, datetime
 
 FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
@@ -23,6 +24,19 @@ def parse_date(raw: object) -> datetime | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         return FAR_FUTURE if _is_beyond_year_9999(raw) else None
+
+
+def parse_http_date(raw: str) -> float | None:
+    """Read the date of an HTTP header (RFC 9110 § 5.6.7).
+
+    Returns:
+        Seconds since the Unix epoch; ``None`` for anything else.
+    """
+    try:
+        moment = email.utils.parsedate_to_datetime(raw)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _is_beyond_year_9999(text: str) -> bool:

@@ -4,12 +4,11 @@ Pure: the contract's rules on statuses, ambiguous 401s, throttling and the refre
 :class:`Failure` a case. Sections cited are those of docs/contract/OBSERVED.md.
 """
 
-import email.utils
 import enum
-from datetime import UTC, datetime
 
 import msgspec
 
+from flowmate_async.dates import parse_http_date
 from flowmate_async.errors import (
     AuthenticationError,
     FlowMateError,
@@ -138,12 +137,8 @@ def retry_after_seconds(headers: dict[str, str], *, now: float) -> float | None:
     raw = headers.get("retry-after", "").strip()
     if raw.isascii() and raw.isdigit():
         return float(raw[:9])
-    try:
-        date = email.utils.parsedate_to_datetime(raw)
-    except (ValueError, OverflowError):
-        return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.fromtimestamp(now, UTC)).total_seconds())
+    moment = parse_http_date(raw)
+    return None if moment is None else max(0.0, moment - now)
 
 
 def _unauthorized(request: Request, response: Response) -> Failure:

@@ -26,10 +26,12 @@ class Listing(msgspec.Struct, frozen=True):
     Attributes:
         secrets: each once, in the order they came.
         proven: counted against upstream's total; ``False`` when upstream gave none.
+        served_at: upstream's own time of its last page, in seconds since the Unix epoch, when it gave one.
     """
 
     secrets: tuple[SecretSummary, ...]
     proven: bool
+    served_at: float | None = None
 
 
 class Lister:
@@ -56,10 +58,10 @@ class Lister:
         """
         size = self._page_size
         for attempt in range(_ATTEMPTS):
-            found, totals = await self._pages(username, size)
+            found, totals, served_at = await self._pages(username, size)
             # A total that changed on the way tells of a shift, even where the last one agrees with the count.
             if not totals or totals == {len(found)}:
-                return Listing(tuple(found.values()), proven=bool(totals))
+                return Listing(tuple(found.values()), proven=bool(totals), served_at=served_at)
             if attempt < _ATTEMPTS - 1:
                 self._emitter.emit(Relisted(username))
             # What fits one page cannot shift between two; upstream has no maximum size.
@@ -71,8 +73,10 @@ class Lister:
             username=username,
         )
 
-    async def _pages(self, username: str, size: int) -> tuple[dict[str, SecretSummary], set[int]]:
-        """The secrets of all pages by id, and every total that the pages gave."""
+    async def _pages(
+        self, username: str, size: int
+    ) -> tuple[dict[str, SecretSummary], set[int], float | None]:
+        """The secrets of all pages by id, every total that the pages gave, and the time of the last one."""
         found: dict[str, SecretSummary] = {}
         totals: set[int] = set()
         number = 1
@@ -86,5 +90,5 @@ class Lister:
             # Without a total, a page that is not full is the last; a full one may be.
             full = len(page.data) >= size if not totals else len(found) < max(totals)
             if not full or len(found) == known:
-                return found, totals
+                return found, totals, page.served_at
             number += 1

@@ -118,7 +118,14 @@ class PageMeta(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class SecretPage(msgspec.Struct, frozen=True):
-    """One page of a listing; ``meta`` may be missing, as in the documented example."""
+    """One page of a listing; ``meta`` may be missing, as in the documented example.
+
+    Attributes:
+        data: the secrets of this page.
+        meta: where it stands.
+        served_at: upstream's own time of the answer, in seconds since the Unix epoch, when it gave one.
+    """
 
     data: tuple[SecretSummary, ...]
     meta: PageMeta | None = None
+    served_at: float | None = None

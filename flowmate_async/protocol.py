@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
+from msgspec import structs
 
+from flowmate_async.dates import parse_http_date
 from flowmate_async.decoding import decode_safely
 from flowmate_async.errors import InvalidIdError, MaskedSecretError, ProtocolError
 from flowmate_async.masks import masked_fields
@@ -192,12 +194,13 @@ def read_users(response: Response) -> list[User]:
 
 
 def read_page(response: Response) -> SecretPage:
-    """The page of a good answer to :func:`list_secrets`.
+    """The page of a good answer to :func:`list_secrets`, with the time of its ``Date`` header.
 
     Raises:
         ProtocolError: there is none.
     """
-    return _read(_page_decoder.decode, response, LIST)
+    page = _read(_page_decoder.decode, response, LIST)
+    return structs.replace(page, served_at=parse_http_date(response.headers.get("date", "")))
 
 
 def read_secret(response: Response, secret_id: str, *, keep_refresh_fields: bool = False) -> Secret:

@@ -12,17 +12,19 @@ __all__ = ["Listener"]
 _HOST = "127.0.0.1"
 _BACKLOG = 1024
 _REBIND_SECONDS = 0.005
+_ACCEPTING_TURNS = 3
 
 
 class Listener:
     """Loopback listener in front of a runner's server."""
 
-    __slots__ = ("_opening", "_runner", "_site", "_ssl_context", "port")
+    __slots__ = ("_bound", "_opening", "_runner", "_site", "_ssl_context", "port")
 
     def __init__(self, runner: web.ServerRunner, ssl_context: ssl.SSLContext | None) -> None:
         self._runner = runner
         self._ssl_context = ssl_context
         self._site: web.SockSite | None = None
+        self._bound: socket.socket | None = None
         self._opening: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -45,22 +47,28 @@ class Listener:
             await asyncio.wait([opening])
 
     async def _pause(self, seconds: float) -> None:
-        if self._site is not None:
+        if self._site is not None and self._bound is not None:
+            # A connection that is being accepted while its server closes is left open by the event loop
+            # (CPython 3.11), so the last ones are let in first.
+            asyncio.get_running_loop().remove_reader(self._bound)
+            for _ in range(_ACCEPTING_TURNS):
+                await asyncio.sleep(0)
             await self._site.stop()
-            self._site = None
+            self._site = self._bound = None
         bound = await _bound_again(self.port)
         try:
             # Bound but not listening: connections are refused, and nobody else gets the port.
             await anyio.sleep(seconds)
+            await self._listen(bound)
         except BaseException:
+            asyncio.get_running_loop().remove_reader(bound)
             bound.close()
             raise
-        await self._listen(bound)
 
     async def _listen(self, bound: socket.socket) -> None:
         site = web.SockSite(self._runner, bound, ssl_context=self._ssl_context, backlog=_BACKLOG)
         await site.start()
-        self._site = site
+        self._site, self._bound = site, bound
 
 
 async def _bound_again(port: int) -> socket.socket:

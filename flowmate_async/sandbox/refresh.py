@@ -62,6 +62,8 @@ class Refresher:
             self._break_old_lock(secret)
             if secret.locked_at is None:
                 return await self._refreshed(secret) if self._due(secret) else self._stored(secret)
+            if not attempt:
+                self._counters.lock_waits[secret.id] += 1
         raise RefreshError(TOO_MANY_LOCK_WAITS)
 
     def _break_old_lock(self, secret: Secret) -> None:

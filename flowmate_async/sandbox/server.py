@@ -71,6 +71,7 @@ class Sandbox:
         self._description = describe()
         self._runner: web.ServerRunner | None = None
         self._port = self.options.port
+        self._exchanging: set[asyncio.Task[object]] = set()
 
     def __repr__(self) -> str:
         """Name the address, never the token."""
@@ -141,6 +142,7 @@ class Sandbox:
                 if self._listener is not None:
                     await self._listener.close()
                 await self._runner.cleanup()
+                await self._end_exchanges()
                 await _let_cancelled_handlers_end()
             self._runner = None
 
@@ -152,8 +154,18 @@ class Sandbox:
             return deliver(request, self._description)
         return await self._exchange(request)
 
+    async def _end_exchanges(self) -> None:
+        # The runner no longer knows of a handler whose caller has gone; a hanging one would outlive the twin.
+        for task in self._exchanging:
+            task.cancel()
+        if self._exchanging:
+            await asyncio.wait(self._exchanging)
+
     async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
         """One counted exchange: passage, endpoint, delivery."""
+        if (task := asyncio.current_task()) is not None:
+            self._exchanging.add(task)
+            task.add_done_callback(self._exchanging.discard)
         route = route_of(request.method, request.raw_path)
         status: int | None = None
         self._counters.request_began()

@@ -29,6 +29,9 @@ class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
     """Secret id -> refreshes and logins that reached the provider."""
 
     refreshes_by_auth_client: dict[str, int]
+    lock_waits: dict[str, int]
+    """Secret id -> GETs that met the lock of another one's refresh."""
+
     lists: dict[str, int]
     """Username -> list pages served."""
 
@@ -55,6 +58,7 @@ class Counters:
         "impersonations",
         "in_flight",
         "lists",
+        "lock_waits",
         "max_in_flight",
         "max_refreshes_in_flight",
         "refreshes",
@@ -81,6 +85,7 @@ class Counters:
         self.secret_gets: Counter[str] = Counter()
         self.refreshes: Counter[str] = Counter()
         self.refreshes_by_auth_client: Counter[str] = Counter()
+        self.lock_waits: Counter[str] = Counter()
         self.lists: Counter[str] = Counter()
         self.max_in_flight = self.in_flight
         self.max_refreshes_in_flight = self.refreshes_in_flight
@@ -119,6 +124,7 @@ class Counters:
             secret_gets=dict(self.secret_gets),
             refreshes=dict(self.refreshes),
             refreshes_by_auth_client=dict(self.refreshes_by_auth_client),
+            lock_waits=dict(self.lock_waits),
             lists=dict(self.lists),
             in_flight=self.in_flight,
             max_in_flight=self.max_in_flight,

@@ -58,9 +58,11 @@ class UserReader:
     async def _fetch_all(self, username: str, listing: Listing) -> tuple[list[Secret], FlowMateError | None]:
         secrets: list[Secret] = []
         error: FlowMateError | None = None
+        listed = self._clock.monotonic()
         for summary in listing.secrets:
+            now = self._latest(listing.served_at, seconds_ago=self._clock.monotonic() - listed)
             try:
-                secret = await self._fetch(username, summary)
+                secret = await self._fetch(username, summary, refreshing=may_refresh(summary, now=now))
             except FlowMateError as failure:
                 error = error or failure
                 if _is_hopeless(failure):
@@ -69,14 +71,16 @@ class UserReader:
                 secrets += [] if secret is None else [secret]
         return secrets, error
 
-    async def _fetch(self, username: str, summary: SecretSummary) -> Secret | None:
+    def _latest(self, served_at: float | None, *, seconds_ago: float) -> float:
+        """Now, by this machine's clock or upstream's, whichever is later: by it more may be refreshed."""
+        wall = self._clock.wall()
+        return wall if served_at is None else max(wall, served_at + seconds_ago)
+
+    async def _fetch(self, username: str, summary: SecretSummary, *, refreshing: bool) -> Secret | None:
         """The secret; ``None`` when it was deleted after it was listed."""
         try:
             return await self._fetcher.get(
-                username,
-                summary.id,
-                may_refresh=may_refresh(summary, now=self._clock.wall()),
-                auth_client_id=summary.auth_client_id,
+                username, summary.id, may_refresh=refreshing, auth_client_id=summary.auth_client_id
             )
         except SecretNotFoundError:
             listed_again = await self._lister.list(username)

@@ -75,6 +75,7 @@ async def test_a_slow_provider_turns_nine_of_ten_readers_away(running: Any, quic
         assert sorted(reply.status for reply in replies) == [200] + [500] * 9
         assert all(r.json() == TOO_MANY_WAITS for r in replies if r.status == 500)
         assert sandbox.stats().refreshes == {secret.id: 1}
+        assert sandbox.stats().lock_waits == {secret.id: 9}
 
 
 @pytest.mark.observes("Concurrent GETs", "OAuth, 2nd GET")

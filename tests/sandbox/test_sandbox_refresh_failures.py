@@ -104,6 +104,21 @@ async def test_a_hanging_provider_hangs_the_get(running: Any, until: Any) -> Non
         hanging.cancel()
 
 
+async def test_a_hanging_refresh_ends_with_the_twin_though_its_reader_is_gone(
+    running: Any, until: Any
+) -> None:
+    """Nothing of the twin is left when it has stopped."""
+    before = asyncio.all_tasks()
+    async with running(provider_fault=ProviderFault.HANG) as (sandbox, call):
+        secret, token = expired(sandbox), await call.impersonate(ALICE)
+        hanging = asyncio.create_task(call.get(f"/secrets/{secret.id}", token))
+        await until(lambda: sandbox.stats().refreshes)
+        hanging.cancel()
+        await until(hanging.done)
+        await asyncio.sleep(0.01)  # the twin's end of the connection learns of it
+    assert asyncio.all_tasks() <= before
+
+
 @pytest.mark.observes("Refresh failures", "No `expires_in`")
 async def test_no_expires_in_makes_every_get_refresh(running: Any, clock: Any) -> None:
     """`expires` = now."""
