@@ -104,7 +104,9 @@ async def test_a_hanging_provider_hangs_the_get(running: Any, until: Any) -> Non
         hanging.cancel()
 
 
-async def test_a_hanging_refresh_ends_with_the_twin_though_its_reader_is_gone(running: Any, until: Any) -> None:
+async def test_a_hanging_refresh_ends_with_the_twin_though_its_reader_is_gone(
+    running: Any, until: Any
+) -> None:
     """Nothing of the twin is left when it has stopped."""
     before = asyncio.all_tasks()
     async with running(provider_fault=ProviderFault.HANG) as (sandbox, call):
