@@ -142,10 +142,11 @@ class FaultProxy:
                 end.close()
                 await end.wait_closed()
         finally:
+            # Before the wait, which the end of the proxy may interrupt.
+            _reset(to_upstream)
             for task in carrying:
                 task.cancel()
             await asyncio.wait(carrying)
-            _reset(to_upstream)
 
     def _lanes(self, number: int) -> tuple["_Lane", "_Lane"]:
         """Draw all that happens to the n-th connection, before its first byte."""

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 import weakref
+from email.utils import formatdate
 from http import HTTPStatus
 
 import anyio
@@ -67,6 +68,7 @@ def head_of(response: web.Response, request: web.BaseRequest, content_length: in
     status = response.status
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
     lines += [f"{name}: {value}" for name, value in response.headers.items() if name != "Content-Length"]
+    lines.append(f"Date: {formatdate(usegmt=True)}")
     lines.append(f"Content-Length: {content_length}")
     if not request.keep_alive:
         lines.append("Connection: close")

@@ -1,6 +1,7 @@
 """The raw TCP proxy: what it does to bytes, and that it leaves nothing behind."""
 
 import asyncio
+import gc
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -163,3 +164,20 @@ async def test_an_upstream_that_is_away_is_a_reset() -> None:
         pass
     async with FaultProxy(target) as proxy:
         assert (await (await through(proxy)).exchange(b"x"))[:2] == (b"", "reset")
+
+
+@pytest.mark.parametrize("turns", range(25))
+async def test_whenever_it_ends_a_connection_that_is_being_cut_leaves_no_socket(turns: int) -> None:
+    """Also when the end comes while a cut is being cleared up."""
+    async with echo() as url:
+        options = ProxyOptions(cut_share=1.0, cut_within_bytes=1)
+        async with FaultProxy(url, options) as proxy:
+            ends = await through(proxy)
+            ends.writer.write(b"x")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        ends.writer.transport.abort()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        del ends, proxy
+        gc.collect()  # an open socket that nobody holds warns, and a warning is an error

@@ -2,7 +2,9 @@
 
 import asyncio
 import ssl
+import time
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -68,6 +70,14 @@ async def test_a_reset_before_the_answer_sends_nothing(scene: Any, fault: Any, p
         assert await at.line.rest() == (b"", "reset")
         assert (at.processed, at.struck()) == (processed, {fault.kind: 1})
         assert at.sandbox.stats().requests == {}
+
+
+async def test_an_answer_that_is_played_tells_the_time_as_every_other_does(scene: Any) -> None:
+    """RFC 9110 § 6.6.1: a server with a clock sends ``Date``."""
+    async with scene(faults.StaleNextRequest(at_most=1)) as at:
+        at.ask()
+        played = (await at.line.reply()).headers["date"]
+        assert abs(parsedate_to_datetime(played).timestamp() - time.time()) < 30
 
 
 async def test_a_reset_in_the_headers_leaves_them_unfinished(scene: Any) -> None:
