@@ -206,9 +206,7 @@ def _end_with_connection(answer: aiohttp.ClientResponse) -> None:
         return  # the body is all here already
     body, closed = answer.content, connection.protocol.closed
 
-    def end(closed: asyncio.Future[None] | None) -> None:
-        if closed is not None and not closed.cancelled():
-            closed.exception()  # of no interest, and logged unless it was looked at
+    def end(_closed: asyncio.Future[None] | None) -> None:
         if not body.is_eof() and body.exception() is None:
             body.set_exception(aiohttp.ClientPayloadError())
 
@@ -219,8 +217,16 @@ def _end_with_connection(answer: aiohttp.ClientResponse) -> None:
     if closed is None:
         end(None)
     else:
+        closed.remove_done_callback(_look_at)  # once a connection, however many answers it carries
+        closed.add_done_callback(_look_at)
         closed.add_done_callback(end)
         body.on_eof(forget)
+
+
+def _look_at(closed: asyncio.Future[None]) -> None:
+    """An exception that nobody looked at would be logged."""
+    if not closed.cancelled():
+        closed.exception()
 
 
 def _translated(error: Exception) -> TransportError:
