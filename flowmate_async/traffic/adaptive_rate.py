@@ -13,7 +13,6 @@ _LEAST_WINDOW_SECONDS = 0.005
 _USUAL_BURST_SECONDS = 0.1
 _LEAST_SHARE = 0.5
 _HOLD_BACK = 0.1
-_PLATEAU_SECONDS = 15.0
 _LEAST_RATE = 0.01
 
 
@@ -54,12 +53,15 @@ class AdaptiveRate:
     What a token bucket of rate R and burst B let pass in any window of w seconds was at most ``B + R * w``;
     so R was at least ``(passed - B) / w``, and at the moment it ran dry exactly that for the window that
     began when it was last full. That is where recovery levels off: it starts a tenth below, stays close to it
-    for a while, then probes above, faster and faster, up to the configured rate. Whatever was measured, one
-    throttle never takes more than half of the rate; and where not even the burst passed, the burst is halved.
+    for a while, then probes above, faster and faster, up to the configured rate.
+
+    Whatever was measured, one throttle never takes more than half of the rate. Where not even the burst
+    passed, the burst is to blame, and is halved instead.
 
     Args:
         configured: requests/s that are never exceeded; ``None`` for no limit.
         burst: the size of upstream's bucket, as far as it is known.
+        recovery_seconds: how long recovery stays below what was proven.
 
     Attributes:
         burst: the size that upstream's bucket is taken to have at this moment.
@@ -73,12 +75,14 @@ class AdaptiveRate:
         "_dry_at",
         "_passed",
         "_reacted_at",
+        "_recovery_seconds",
         "burst",
     )
 
-    def __init__(self, *, configured: float | None, burst: int) -> None:
+    def __init__(self, *, configured: float | None, burst: int, recovery_seconds: float) -> None:
         self._configured = configured
         self._burst = burst
+        self._recovery_seconds = recovery_seconds
         self._anchor: float | None = None
         self._anchored_at = 0.0
         self._reacted_at = float("-inf")
@@ -99,8 +103,7 @@ class AdaptiveRate:
         """Requests/s at this moment; ``None`` for no limit."""
         if self._anchor is None:
             return self._configured
-        phase = (max(now, self._anchored_at) - self._anchored_at) / _PLATEAU_SECONDS - 1.0
-        rate = self._anchor * (1.0 + _HOLD_BACK * phase**3)
+        rate = self._anchor * (1.0 + _HOLD_BACK * self._phase(now) ** 3)
         return rate if self._configured is None else min(rate, self._configured)
 
     def recover(self) -> None:
@@ -124,16 +127,29 @@ class AdaptiveRate:
 
     def resume(self, now: float) -> None:
         """Lower the rate, if there was a 429: by now it is known what passed before it."""
-        if self._dry_at is not None:
-            before = self.rate(now)
-            proven, passed_lately = self._proven(self._dry_at, limit=before)
-            if passed_lately < self.burst:
-                self.burst = max(1, self.burst // 2)
-            anchor = proven if before is None else min(before, max(proven, before * _LEAST_SHARE))
-            self._anchor = max(anchor, _LEAST_RATE)
-            self._passed = PassTimes()
-            self._dry_at = None
+        if self._dry_at is None:
+            return
+        before = self.rate(self._dry_at)
+        proven, passed_lately = self._proven(self._dry_at, limit=before)
+        burst_refuted = passed_lately < self.burst
+        if burst_refuted:
+            self.burst = max(1, self.burst // 2)
+        if before is None:
+            self._settle_at(proven, now)
+        elif not burst_refuted:
+            self._settle_at(min(before, max(proven, before * _LEAST_SHARE)), now)
+        elif self._anchor is not None:
+            self._anchored_at += now - self._dry_at  # recovery goes on where it was
+        self._passed = PassTimes()
+        self._dry_at = None
+
+    def _settle_at(self, rate: float, now: float) -> None:
+        self._anchor = max(rate, _LEAST_RATE)
         self._anchored_at = now
+
+    def _phase(self, now: float) -> float:
+        """From -1 when recovery begins, over 0 when it is back where it levels off, upwards."""
+        return max(0.0, now - self._anchored_at) / self._recovery_seconds - 1.0
 
     def _proven(self, dry_at: float, *, limit: float | None) -> tuple[float, int]:
         """The most requests/s that upstream's bucket is proven to be filled with, until it ran dry.

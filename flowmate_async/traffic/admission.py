@@ -18,10 +18,12 @@ class FlowPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         adaptive_rate: after a 429 send no faster than upstream was proven to take, then recover.
+        recovery_seconds: how long it stays below that, before it probes above.
         adaptive_concurrency: have fewer requests in flight when latency climbs and throughput does not.
     """
 
     adaptive_rate: bool = True
+    recovery_seconds: float = 15.0
     adaptive_concurrency: bool = True
 
 
@@ -83,7 +85,9 @@ class Admission:
         self._turn = PriorityGate()
         self._slots = PriorityGate(concurrency)
         self._admitted = 0
-        self._adaptive_rate = AdaptiveRate(configured=rate, burst=burst)
+        self._adaptive_rate = AdaptiveRate(
+            configured=rate, burst=burst, recovery_seconds=self._policy.recovery_seconds
+        )
         self._adaptive_concurrency = AdaptiveConcurrency(concurrency)
         self._bucket = None if rate is None else TokenBucket(rate, burst)
         self._resume_at = float("-inf")

@@ -207,7 +207,7 @@ class TestAlone:
         st.lists(st.tuples(st.sampled_from(["pass", "throttle", "rest"]), st.floats(0.001, 30)), max_size=60),
     )
     def test_it_is_never_above_the_configured_rate_nor_below_half_after_one_throttle(self, configured, steps):
-        adaptive, now = AdaptiveRate(configured=configured, burst=10), 0.0
+        adaptive, now = AdaptiveRate(configured=configured, burst=10, recovery_seconds=15), 0.0
         for what, seconds in steps:
             now += seconds
             before = adaptive.rate(now)
@@ -223,7 +223,7 @@ class TestAlone:
             assert configured is None or rate <= configured
 
     def test_what_was_in_flight_belongs_to_the_same_reaction(self):
-        adaptive = AdaptiveRate(configured=100, burst=10)
+        adaptive = AdaptiveRate(configured=100, burst=10, recovery_seconds=15)
         for number in range(64):
             adaptive.throttled(sent_at=1.0 + number / 1000, now=1.1 + number / 100)
         adaptive.resume(3.0)
@@ -241,7 +241,7 @@ class TestAlone:
         """Sent evenly and faster than a bucket is filled, until it is dry: the rate is known to a tenth."""
         burst = max(2, round(rate * burst_seconds))
         adaptive, tokens, sent_at, step = (
-            AdaptiveRate(configured=1e6, burst=burst),
+            AdaptiveRate(configured=1e6, burst=burst, recovery_seconds=15),
             float(burst),
             0.0,
             1 / (rate * faster),

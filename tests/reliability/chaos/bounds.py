@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from flowmate_async import ApiLimits, BreakerPolicy, FreshnessPolicy, RetryPolicy
+from flowmate_async import ApiLimits, BreakerPolicy, FlowPolicy, FreshnessPolicy, RetryPolicy
 from flowmate_async.sandbox import SandboxOptions
 
 from .fault_mix import BODY_CAP_BYTES, WAIT_SECONDS
@@ -23,6 +23,7 @@ RETRY = RetryPolicy(
 BREAKER = BreakerPolicy(
     window_seconds=0.5, failures=10, subjects=3, open_seconds=0.03, max_open_seconds=0.2, probes=2
 )
+FLOW = FlowPolicy(recovery_seconds=0.1)
 FRESHNESS = FreshnessPolicy(
     advisory_seconds=(0.1, 0.15),
     static_ttl_seconds=0.2,

@@ -26,7 +26,7 @@ from flowmate_async.stores import Store
 from flowmate_async.transport.aiohttp import AiohttpOptions, AiohttpTransport
 from flowmate_async.transport.tls import client_context
 
-from .bounds import BREAKER, FRESHNESS, LIMITS, RETRY, limit_seconds, twin_options
+from .bounds import BREAKER, FLOW, FRESHNESS, LIMITS, RETRY, limit_seconds, twin_options
 from .fault_mix import WAIT_SECONDS
 from .journal import Journal, Tap, content_of_secret
 from .leftovers import Leftovers, library_tasks
@@ -189,6 +189,7 @@ class _Run:
             limits=LIMITS,
             retry=RETRY,
             breaker=BREAKER,
+            flow=FLOW,
             freshness=FRESHNESS,
             cache_capacity=20,
             on_event=self._conductor,
