@@ -112,8 +112,8 @@ def examine_broken(request: Request, broken: TransportError) -> Failure:
         error: FlowMateError = _silent(UpstreamTimeoutError, request, "no complete answer in time", detail)
     elif broken.failure == "tls":
         advice = (
-            "Check the base URL's host name, the certificate authorities that are trusted (ca_file), and that "
-            "the server speaks TLS 1.2 or newer"
+            "Check the base URL's host name, the certificate authorities that are trusted (ca_file), and "
+            "that the server speaks TLS 1.2 or newer"
         )
         return Failure(
             _silent(UpstreamUnavailableError, request, "no trusted TLS connection", detail, advice)

@@ -76,12 +76,14 @@ class ScriptedServer:
         url: where it listens: on loopback, on a free port.
         requests: the bytes of every request, as they came.
         connections: how many were made to it.
+        asked: set with the first request.
     """
 
     def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.answers = list(answers)
         self.requests: list[bytes] = []
         self.connections = 0
+        self.asked = asyncio.Event()
         self.url = ""
         self._tls = tls
         self._writers: list[asyncio.StreamWriter] = []
@@ -116,9 +118,14 @@ class ScriptedServer:
         """Close a connection."""
         self._writers[connection].close()
 
-    async def gone(self, *, connection: int = -1) -> None:
-        """Wait until the client has closed a connection."""
-        await self._ended[connection].wait()
+    async def gone(self, *, connection: int = -1, seconds: float = 3.0) -> None:
+        """Wait until the client has closed a connection.
+
+        Raises:
+            TimeoutError: it has not within that time.
+        """
+        async with asyncio.timeout(seconds):
+            await self._ended[connection].wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -135,6 +142,7 @@ class ScriptedServer:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Ending:
         self.requests.append(await _read_request(reader))
+        self.asked.set()
         answer = self.answers.pop(0) if self.answers else SILENCE
         await _send(answer.pieces, writer, answer.pause_seconds)
         if answer.then == "reset":
@@ -151,6 +159,8 @@ async def _read_request(reader: asyncio.StreamReader) -> bytes:
 
 async def _send(pieces: Sequence[bytes], writer: asyncio.StreamWriter, pause_seconds: float) -> None:
     for piece in pieces:
+        if writer.transport.is_closing():
+            raise ConnectionResetError("the client has gone")  # uvloop would say it in a RuntimeError
         writer.write(piece)
         await writer.drain()
         await asyncio.sleep(pause_seconds)

@@ -17,7 +17,9 @@ from yarl import URL
 from flowmate_async.redaction import Headers
 from flowmate_async.transport.answers import (
     ACCEPT,
+    BODILESS,
     BODY_TYPE,
+    NOT_CHUNKED,
     announced_too_large,
     grown_too_large,
     lowered,
@@ -73,9 +75,7 @@ class AiohttpTransport:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        connector = _Connector(
-            limit=0, ssl=self._tls, keepalive_timeout=self._options.keep_alive_seconds
-        )
+        connector = _Connector(limit=0, ssl=self._tls, keepalive_timeout=self._options.keep_alive_seconds)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -174,6 +174,8 @@ async def _send_once(
 
 async def _body(answer: aiohttp.ClientResponse, cap: int) -> bytes:
     """The body, refused as soon as it is known to be over the cap."""
+    if answer.status in BODILESS or answer.method == hdrs.METH_HEAD:
+        return await answer.read()
     _end_with_connection(answer)
     announced = answer.content_length
     if announced is not None and announced > cap:
@@ -181,12 +183,15 @@ async def _body(answer: aiohttp.ClientResponse, cap: int) -> bytes:
         raise announced_too_large(announced, cap)
     if announced is not None:
         return await answer.read()
-    received = bytearray()
-    async for chunk in answer.content.iter_any():
-        received += chunk
+    received, in_chunks = bytearray(), False
+    async for piece, ends_chunk in answer.content.iter_chunks():
+        received += piece
+        in_chunks = in_chunks or ends_chunk
         if len(received) > cap:
             answer.close()
             raise grown_too_large(cap)
+    if received and not in_chunks and hdrs.TRANSFER_ENCODING in answer.headers:
+        raise TransportError("malformed", NOT_CHUNKED)  # as llhttp saw it, which aiohttp does not show
     return bytes(received)
 
 

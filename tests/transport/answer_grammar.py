@@ -1,29 +1,60 @@
-"""Streams of bytes a server may answer with: whole answers in every framing, and what mutation makes of them."""
+"""Streams of bytes a server may answer with: whole answers in every framing, and their mutations."""
 
+import itertools
 import random
 
 import msgspec
 
-VERSIONS = ("HTTP/1.1",) * 20 + ("HTTP/1.0",) * 4 + ("HTTP/2.0", "HTTP/0.9", "HTTP/1.2", "RTSP/1.0", "http/1.1")
+VERSIONS = (
+    ("HTTP/1.1",) * 20 + ("HTTP/1.0",) * 4 + ("HTTP/2.0", "HTTP/0.9", "HTTP/1.2", "RTSP/1.0", "http/1.1")
+)
 STATUSES = ("200 OK",) * 12 + (
-    "201 Created", "204 No Content", "206 Partial", "299", "301 Moved", "304 Not Modified", "401 Unauthorized",
-    "404 Not Found", "429 Slow", "500 Oops", "503 ", "600 Odd", "999 Odder", "101 Switching", "99 Low", "099 Low",
+    "201 Created", "204 No Content", "206 Partial", "299", "301 Moved", "304 Not Modified",
+    "401 Unauthorized",
+    "404 Not Found", "429 Slow", "500 Oops", "503 ", "600 Odd", "999 Odder", "101 Switching",
+    "99 Low", "099 Low",
     "000", "2000 Many", "100 Continue",
 )  # fmt: skip
 FIELDS = (
-    "Content-Type: application/json", "content-type:application/json; charset=utf-8", "X-Odd:  a b \t", "X-Empty:",
-    "X-Odd: 2", "Keep-Alive: timeout=5", "Keep-Alive: timeout=0", "Connection: close", "Connection: keep-alive",
-    "Connection: upgrade", "Upgrade: h2c", "Content-Encoding: identity", "Content-Encoding: gzip", "X-High: caf\xe9",
-    "X_under!#$%&'*+.^`|~: x", "Set-Cookie: a=1", "Set-Cookie: b=2", "ETag: W/\"1\"", "Retry-After: 3",
+    "Content-Type: application/json", "content-type:application/json; charset=utf-8",
+    "X-Odd:  a b \t", "X-Empty:",
+    "X-Odd: 2", "Keep-Alive: timeout=5", "Keep-Alive: timeout=0", "Connection: close",
+    "Connection: keep-alive",
+    "Connection: upgrade", "Upgrade: h2c", "Content-Encoding: identity", "Content-Encoding: gzip",
+    "X-High: caf\xe9",
+    "X_under!#$%&'*+.^`|~: x", "Set-Cookie: a=1", "Set-Cookie: b=2", 'ETag: W/"1"', "Retry-After: 3",
     "Proxy-Connection: close", "Trailer: X-T", "Date: Mon, 01 Jan 2029 00:00:00 GMT",
 )  # fmt: skip
-INTERIM = ("HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early\r\nLink: x\r\n\r\n", "HTTP/1.1 102 P\r\nX-Odd: 9\r\n\r\n")
-BODIES = (b"{}", b"", b'{"a":1}', b"[1]\r\n", b"\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"0\r\n\r\n", bytes(range(256)))
+INTERIM = (
+    "HTTP/1.1 100 Continue\r\n\r\n",
+    "HTTP/1.1 103 Early\r\nLink: x\r\n\r\n",
+    "HTTP/1.1 102 P\r\nX-Odd: 9\r\n\r\n",
+)
+BODIES = (
+    b"{}",
+    b"",
+    b'{"a":1}',
+    b"[1]\r\n",
+    b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n\r\n",
+    b"0\r\n\r\n",
+    bytes(range(256)),
+)
 PIECES = (
-    b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\t", b":", b";", b",", b"0", b"9", b"-1", b"\0", b"\x7f", b"\x80", b"\xff",
-    b"Content-Length: 2\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n", b"0\r\n\r\n", b"HTTP/1.1",
+    b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\t", b":", b";", b",", b"0", b"9", b"-1", b"\0",
+    b"\x7f", b"\x80", b"\xff",
+    b"Content-Length: 2\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n",
+    b"0\r\n\r\n", b"HTTP/1.1",
 )  # fmt: skip
-SURPLUS = (b"x", b"\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL", b"\0", b"{}")
+TRAILERS = (b"X-T: 1\r\n", b"X-T: 1\r\nX-Odd: 2\r\n", b"Content-Length: 1\r\n", b"bad\r\n")
+SURPLUS = (
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"x",
+    b"\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL",
+    b"\0",
+    b"{}",
+)
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -45,19 +76,25 @@ def case(choose: random.Random) -> Case:
 
 def answer(choose: random.Random) -> bytes:
     """A whole answer, or nearly."""
-    head = [f"{choose.choice(VERSIONS)} {choose.choice(STATUSES)}", *choose.sample(FIELDS, choose.randrange(5))]
+    line = f"{choose.choice(VERSIONS)} {choose.choice(STATUSES)}"
+    fields = choose.sample(FIELDS, choose.randrange(5))
     body = choose.choice(BODIES)
     framing = choose.randrange(10)
     if framing < 5:
-        head.append(f"{choose.choice(('Content-Length', 'content-length'))}:{choose.choice((' ', '', '  '))}{len(body)}")
+        name, blank = choose.choice(("Content-Length", "content-length")), choose.choice((" ", "", "  "))
+        fields.append(f"{name}:{blank}{len(body)}")
     elif framing < 8:
-        head.append(f"Transfer-Encoding: {choose.choice(('chunked', 'chunked', 'Chunked', 'gzip, chunked'))}")
+        fields.append(
+            f"Transfer-Encoding: {choose.choice(('chunked', 'chunked', 'Chunked', 'gzip, chunked'))}"
+        )
         body = in_chunks(body, choose)
     elif framing == 8:
-        head.append(f"Content-Length: {choose.choice(('3', '+2', '2 ', '', '2,2', '0x2', '99', '1000000', '9' * 30))}")
-    choose.shuffle(head[1:])
+        fields.append(
+            f"Content-Length: {choose.choice(('3', '+2', '2 ', '', '2,2', '0x2', '99', '1000000', '9' * 30))}"
+        )
+    choose.shuffle(fields)
     interim = "".join(choose.choice(INTERIM) for _ in range(choose.choice((0, 0, 0, 0, 1, 2))))
-    return (interim + "\r\n".join(head) + "\r\n\r\n").encode("latin-1") + body
+    return (interim + "\r\n".join([line, *fields]) + "\r\n\r\n").encode("latin-1") + body
 
 
 def in_chunks(body: bytes, choose: random.Random) -> bytes:
@@ -68,7 +105,9 @@ def in_chunks(body: bytes, choose: random.Random) -> bytes:
         chunk, body = body[:size], body[size:]
         extension = choose.choice((b"",) * 6 + (b";a", b";a=b", b';a="b c"', b" ", b" ;a=b"))
         parts.append(b"%x%b\r\n%b\r\n" % (size, extension, chunk))
-    trailers = choose.choice((b"",) * 4 + (b"X-T: 1\r\n", b"X-T: 1\r\nX-Odd: 2\r\n", b"Content-Length: 1\r\n", b"bad\r\n"))
+    trailers = choose.choice(
+        (b"",) * 4 + (b"X-T: 1\r\n", b"X-T: 1\r\nX-Odd: 2\r\n", b"Content-Length: 1\r\n", b"bad\r\n")
+    )
     return b"".join(parts) + choose.choice((b"0", b"0", b"000")) + b"\r\n" + trailers + b"\r\n"
 
 
@@ -90,7 +129,9 @@ def mutated(stream: bytes, choose: random.Random) -> bytes:
         case 5:
             return stream[:at] + choose.choice(PIECES) + stream[to:]
         case _:
-            return stream[:at] + stream[at:].replace(b"\r\n", choose.choice((b"\n", b"\r", b"\r\n ", b"\r\n\r\n")), 1)
+            return stream[:at] + stream[at:].replace(
+                b"\r\n", choose.choice((b"\n", b"\r", b"\r\n ", b"\r\n\r\n")), 1
+            )
 
 
 def cut(stream: bytes, choose: random.Random) -> tuple[bytes, ...]:
@@ -99,4 +140,4 @@ def cut(stream: bytes, choose: random.Random) -> tuple[bytes, ...]:
     if cuts == len(stream):
         return tuple(stream[at : at + 1] for at in range(len(stream)))
     places = [0, *sorted(choose.choices(range(len(stream) + 1), k=cuts)), len(stream)]
-    return tuple(stream[a:b] for a, b in zip(places, places[1:], strict=False) if a < b)
+    return tuple(stream[a:b] for a, b in itertools.pairwise(places) if a < b)

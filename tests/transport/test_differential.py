@@ -1,26 +1,27 @@
 """Both transports read the same bytes alike: the same answer, or both a failure.
 
-A seeded grammar (``answer_grammar.py``) makes whole answers in every framing, mutates them and cuts them; each is
-put before both transports over loopback, and hypothesis looks for small counterexamples in the same grammar.
-Some hundred cases run with the suite; ``make fuzz-transport`` runs 100,000.
+A seeded grammar (``answer_grammar.py``) makes whole answers in every framing, mutates them and cuts them;
+each is put before both transports over loopback, and hypothesis looks for small counterexamples in the same
+grammar. Some hundred cases run with the suite; ``make fuzz-transport`` runs 100,000.
 
 What is tolerated, and why:
 
 1. Which failure it is: a stream that is broken and cut short may be told off for either.
-2. aiohttp answers where the wire transport refuses, if the very same answer comes out when llhttp is given the
-   leniencies that aiohttp gives it (a bare LF for a line's end, blanks after a chunk's size, odd characters
-   and folds in headers). aiohttp offers no way to turn them off.
-3. Bytes after the answer: whether they arrive in time to be seen with it is up to the network. Then an answer and
-   a failure are both right; but the answer must be the one before them, and the next request never meets them.
+2. aiohttp answers where the wire transport refuses, if the very same answer comes out when llhttp is given
+   the leniencies that aiohttp gives it (a bare LF for a line's end, blanks after a chunk's size, odd
+   characters and folds in headers). aiohttp offers no way to turn them off.
+3. Bytes after the answer: whether they arrive in time to be seen with it is up to the network. Then an answer
+   and a failure are both right; but the answer must be the one before them, and the next request never
+   meets them.
 """
 
 import asyncio
 import contextlib
 import os
 import random
+import sys
 from collections import Counter
 
-import msgspec
 import pytest
 import uvloop
 from hypothesis import given, settings
@@ -231,8 +232,10 @@ def test_both_read_the_same_bytes_alike(theatre, capsys):
             raise AssertionError(f"case {SEED}-{number}: {error}") from error
     with capsys.disabled():
         if "FLOWMATE_FUZZ_CASES" in os.environ:
-            print(f"\n{CASES} cases: {dict(seen)}")
-    assert seen.keys() >= {"same answer", "same failure", "lenient aiohttp", "surplus"}, "the grammar is too tame"
+            sys.stdout.write(f"\n{CASES} cases: {dict(seen)}\n")
+    assert seen.keys() >= {"same answer", "same failure", "lenient aiohttp", "surplus"}, (
+        "the grammar is too tame"
+    )
     assert seen["same answer"] > CASES / 10
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import datetime
+import datetime as dt
 import socket
 import ssl
 import threading
@@ -13,13 +13,14 @@ import trustme
 
 from flowmate_async import ConfigurationError, FlowMate, TransportError, UpstreamUnavailableError
 from flowmate_async.events import Broken
+from flowmate_async.testing.scripted_exchanges import HEADERS, TOKEN
 from flowmate_async.testing.scripted_server import ScriptedServer, http
-from flowmate_async.testing.transport_suite import HEADERS, LIMITS, TOKEN, exposed, get
+from flowmate_async.testing.transport_suite import LIMITS, exposed, get
 from flowmate_async.transport.tls import client_context
 
 pytestmark = pytest.mark.anyio
 
-PAST = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+PAST = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,8 @@ class Pool:
         if self._closed is not None:
             connection.close()
             raise TransportError("connect", "the transport was closed meanwhile")
+        if not connection.usable:
+            raise TransportError("connect", "the connection was closed as soon as it was made")
         self._connections.add(connection)
         connection.due = due
         self._sweeper.arm(due)

@@ -2,6 +2,7 @@
 
 import weakref
 
+from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Headers, Redacted
 from flowmate_async.transport.answers import ACCEPT, BODY_TYPE
 from flowmate_async.transport.base import TransportError
@@ -26,14 +27,14 @@ class Serialiser:
         user_agent: the ``User-Agent`` header.
 
     Raises:
-        ValueError: one of them cannot stand in a request.
+        ConfigurationError: one of them cannot stand in a request.
     """
 
     __slots__ = ("_after_target", "_before_target", "_kept", "_prefix")
 
     def __init__(self, *, host: str, prefix: str, user_agent: str) -> None:
         if not is_value(host) or not is_value(user_agent) or not is_target(f"{prefix}/"):
-            raise ValueError("the base URL or the user agent cannot stand in a request")
+            raise ConfigurationError("the base URL or the user agent cannot stand in a request")
         lines = (
             " HTTP/1.1",
             f"Host: {host}",
@@ -56,7 +57,7 @@ class Serialiser:
             return TransportError("malformed", NOT_SENDABLE)
         target = path.encode("ascii")
         if body is None:
-            return Serialised(b"%b%b%b%b\r\n" % (before, target, self._after_target, fields))
+            return Serialised(b"".join((before, target, self._after_target, fields, b"\r\n")))
         framing = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (BODY_TYPE.encode(), len(body))
         return Serialised(b"".join((before, target, self._after_target, fields, framing, body)))
 

@@ -43,7 +43,7 @@ class WireTransport:
         options: see :class:`WireOptions`.
 
     Raises:
-        ConfigurationError: the base URL is not plain ASCII, or not a URL with a host.
+        ConfigurationError: the base URL cannot stand in a request, or has no host.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class WireTransport:
     ) -> Response:
         """See :meth:`flowmate_async.transport.Transport.send`."""
         request = self._serialiser.serialise(method, path, headers, body)
-        # From here on no local of this frame shows anything of the request, whatever is raised.
+        # From here on no local of this frame shows anything of the request, whatever is raised; once it is
+        # written nothing here keeps it.
         head_only = method == "HEAD"
         del method, path, headers, body
         if isinstance(request, TransportError):
@@ -100,6 +101,7 @@ class WireTransport:
         due = now + limits.timeout_seconds
         connection = pool.take(now=now, due=due) or await pool.make(now=now, due=due)
         waiter = connection.exchange(request.data, head_only=head_only, cap=limits.max_body_bytes)
+        del request
         try:
             outcome = await waiter
         except BaseException:  # cancelled: what is left of the answer must meet nobody

@@ -1,0 +1,126 @@
+"""What the transport suite plays: whole answers, broken ones, and requests that must not be sent."""
+
+from flowmate_async.redaction import Headers
+from flowmate_async.testing.scripted_server import Answer, chunked, http
+
+TOKEN = "5ecr3t-" * 6
+BODY = b'{"username":"5ecr3t-user"}'
+HEADERS = Headers((("Authorization", f"Bearer {TOKEN}"),))
+CAP = 300
+"""Most bytes of a body that the suite allows."""
+
+BROKE = ("stale", "interrupted")
+BAD = ("malformed", "interrupted")
+
+WHOLE = {
+    "with a length": http(b'{"a":1}'),
+    "without a body": http(b""),
+    "in chunks": chunked(b'{"a"', b":1}"),
+    "in chunks with extensions": http(
+        b'7;x=y\r\n{"a":1}\r\n0;z\r\n\r\n', "200 OK", "Transfer-Encoding: chunked", length=-1
+    ),
+    "in chunks with trailers": chunked(b'{"a":1}', end=b"0\r\nX-Odd: 2\r\nX-More: 3\r\n\r\n"),
+    "until the end": http(b'{"a":1}', length=-1, then="close"),
+    "until the end, empty": http(b"", length=-1, then="close"),
+    "of HTTP/1.0": http(b'{"a":1}', version="HTTP/1.0", then="close"),
+    "of HTTP/1.0, kept open": http(b'{"a":1}', "200 OK", "Connection: keep-alive", version="HTTP/1.0"),
+    "of HTTP/1.0 until the end": http(b'{"a":1}', length=-1, version="HTTP/1.0", then="close"),
+    "that ends the connection": http(b'{"a":1}', "200 OK", "Connection: close", then="close"),
+    "without a reason": http(b'{"a":1}', "200"),
+    "no content": http(b"", "204 No Content", length=-1),
+    "not modified": http(b"", "304 Not Modified", length=10**6),
+    "after interim answers": Answer(
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n", *http(b'{"a":1}').pieces)
+    ),
+    "of exactly the cap": http(b"x" * CAP),
+    "of exactly the cap, in chunks": chunked(*[b"x" * (CAP // 10)] * 10),
+    "of exactly the cap, until the end": http(b"x" * CAP, length=-1, then="close"),
+}
+"""Answers that are whole, each framed in another way."""
+
+BROKEN: dict[str, tuple[Answer, tuple[str, ...]]] = {
+    "announced too large": (http(b"x" * 2 * CAP), ("too_large",)),
+    "announced too large, never sent": (http(b"", length=10**12), ("too_large",)),
+    "one byte too large, in chunks": (chunked(b"x" * CAP, b"x"), ("too_large",)),
+    "endless chunks": (chunked(*[b"x" * 100] * 5, end=b""), ("too_large",)),
+    "one byte too large, until the end": (http(b"x" * (CAP + 1), length=-1, then="close"), ("too_large",)),
+    "truncated": (http(b'{"a":', length=100, then="close"), ("interrupted",)),
+    "truncated by a reset": (http(b'{"a":', length=100, then="reset"), ("interrupted",)),
+    "truncated chunks": (chunked(b'{"a":', end=b"", then="close"), ("interrupted",)),
+    "chunks without a last one's end": (chunked(b"{}", end=b"0\r\n", then="close"), ("interrupted",)),
+    "truncated head": (Answer((b"HTTP/1.1 200 OK\r\nContent-Ty",), "close"), BAD + BROKE),
+    "interim answers only": (Answer((b"HTTP/1.1 100 Continue\r\n\r\n",), "close"), BROKE),
+    "closed at once": (Answer((), "close"), BROKE),
+    "reset at once": (Answer((), "reset"), BROKE),
+    "compressed": (http(b"\x1f\x8b", "200 OK", "Content-Encoding: gzip"), ("malformed",)),
+    "compressed, said twice": (
+        http(b"\x1f\x8b", "200 OK", "Content-Encoding: gzip", "Content-Encoding: identity"),
+        ("malformed",),
+    ),
+    "compressed for the transfer": (
+        http(b"2\r\n{}\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: gzip, chunked", length=-1),
+        ("malformed",),
+    ),
+    "in chunks, but for a tab": (
+        http(b"2\r\n{}\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: chunked\t", length=-1, then="close"),
+        ("malformed",),
+    ),
+    "not HTTP": (Answer((b"SSH-2.0-OpenSSH_9.6\r\n\r\n",), "close"), ("malformed",)),
+    "another HTTP": (http(b"{}", version="HTTP/2.0"), ("malformed",)),
+    "a status of two digits": (http(b"{}", "20 OK"), ("malformed",)),
+    "a status below 100": (http(b"{}", "099 Odd"), ("malformed",)),
+    "another protocol": (
+        http(b"", "101 Switching", "Connection: upgrade", "Upgrade: x", length=-1),
+        ("malformed",),
+    ),
+    "a garbled length": (http(b"{}", "200 OK", "Content-Length: x", length=-1), ("malformed",)),
+    "a negative length": (http(b"{}", "200 OK", "Content-Length: -2", length=-1), ("malformed",)),
+    "a length with a sign": (http(b"{}", "200 OK", "Content-Length: +2", length=-1), ("malformed",)),
+    "two lengths": (http(b"{}", "200 OK", "Content-Length: 99"), ("malformed",)),
+    "a length beyond counting": (
+        http(b"{}", "200 OK", f"Content-Length: {9**99}", length=-1),
+        ("malformed",),
+    ),
+    "a length and chunks": (
+        http(b"2\r\n{}\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: chunked"),
+        ("malformed",),
+    ),
+    "a garbled chunk": (
+        http(b"zz\r\n{}\r\n", "200 OK", "Transfer-Encoding: chunked", length=-1, then="close"),
+        BAD,
+    ),
+    "a chunk longer than it says": (
+        http(b"1\r\n{}\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: chunked", length=-1, then="close"),
+        BAD,
+    ),
+    "a chunk beyond counting": (
+        http(b"f" * 20 + b"\r\n", "200 OK", "Transfer-Encoding: chunked", length=-1, then="close"),
+        (*BAD, "too_large"),
+    ),
+    "a header without a name": (http(b"{}", "200 OK", ": x"), ("malformed",)),
+    "a header without a colon": (http(b"{}", "200 OK", "X"), ("malformed",)),
+    "a blank before the colon": (http(b"{}", "200 OK", "X : y"), ("malformed",)),
+    "a null in a header": (http(b"{}", "200 OK", "X: a\0b"), ("malformed",)),
+}
+"""Answers that are not, and the failures that say so."""
+
+INJECTIONS = {
+    "a line break in the path": ("GET", "/a\r\nX-Evil: 1", HEADERS),
+    "a bare line feed in the path": ("GET", "/a\nX-Evil: 1", HEADERS),
+    "a blank in the path": ("GET", "/a HTTP/1.1", HEADERS),
+    "a null in the path": ("GET", "/a\0", HEADERS),
+    "a path that is none": ("GET", "x-evil.example/a", HEADERS),
+    "another letter in the path": ("GET", "/é", HEADERS),
+    "a line break in the method": ("GET /evil HTTP/1.1\r\n\r\nGET", "/a", HEADERS),
+    "a line break in a value": ("GET", "/a", Headers((("Authorization", f"{TOKEN}\r\nX-Evil: 1"),))),
+    "a bare return in a value": ("GET", "/a", Headers((("Authorization", f"{TOKEN}\rX-Evil: 1"),))),
+    "a null in a value": ("GET", "/a", Headers((("Authorization", f"{TOKEN}\0"),))),
+    "another alphabet in a value": ("GET", "/a", Headers((("Authorization", f"{TOKEN} 用户"),))),
+    "a line break in a name": ("GET", "/a", Headers((("X: 1\r\nX-Evil", TOKEN),))),
+    "a blank in a name": ("GET", "/a", Headers((("X Evil", TOKEN),))),
+    "no name": ("GET", "/a", Headers((("", TOKEN),))),
+    "a second length": ("POST", "/a", Headers((("Content-Length", "0"), ("Authorization", TOKEN)))),
+    "a second framing": ("POST", "/a", Headers((("Transfer-Encoding", "chunked"), ("X", TOKEN)))),
+    "another host": ("GET", "/a", Headers((("Host", "evil.example"), ("Authorization", TOKEN)))),
+}
+"""Requests that would be other requests, or more than one."""

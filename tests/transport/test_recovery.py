@@ -1,0 +1,118 @@
+"""What the library makes of a connection that breaks: sent again on another where that is harmless."""
+
+import asyncio
+import contextlib
+import random
+
+import pytest
+
+from flowmate_async import FlowMate, Headers, Limits, RetryPolicy, TransportError
+from flowmate_async.events import Broken, Retried
+from flowmate_async.testing.scripted_server import Answer, ScriptedServer, http
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = http(b'{"token":"t","id":"i"}')
+SECRET = http(
+    b'{"data":{"_id":"s","name":"n","owners":[],"type":"SIMPLE","value":{"username":"u","passphrase":"p"}}}'
+)
+PAGE = http(b'{"data":[],"meta":{"page":1,"perPage":30,"total":0,"totalPages":0}}')
+LOCK_SECONDS = 0.3
+POLICY = RetryPolicy(base_seconds=0.01, lock_seconds=LOCK_SECONDS)
+
+
+@pytest.fixture
+def client(transport_name):
+    def make(url, events):
+        return FlowMate(
+            admin_token="5ecr3t",
+            base_url=url,
+            rate=None,
+            transport=transport_name,
+            retry=POLICY,
+            on_event=events.append,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("ending", ["close", "reset"])
+async def test_a_harmless_request_that_met_a_closed_connection_is_sent_again_on_a_fresh_one(client, ending):
+    events = []
+    async with ScriptedServer(TOKEN, Answer((), ending), PAGE) as server, client(server.url, events) as fm:
+        assert await fm.list_secrets("u") == []
+    assert [head.partition(" http")[0].partition("?")[0] for head in server.heads] == [
+        "post /impersonate",
+        "get /secrets/",
+        "get /secrets/",
+    ]
+    assert server.connections == 2
+    assert next(event.failure for event in events if isinstance(event, Broken)) in ("stale", "interrupted")
+
+
+@pytest.mark.parametrize("ending", ["close", "reset"])
+async def test_a_get_that_may_be_refreshing_is_not_sent_again_before_the_lock_has_ended(client, ending):
+    """It may have been read before the connection closed (docs/contract/OBSERVED.md § Connections)."""
+    events = []
+    async with ScriptedServer(TOKEN, Answer((), ending), SECRET) as server, client(server.url, events) as fm:
+        began = asyncio.get_running_loop().time()
+        assert (await fm.get_secret("u", "s")).value.username == "u"
+        took = asyncio.get_running_loop().time() - began
+    assert len(server.requests) == 3
+    assert [event.wait_seconds >= LOCK_SECONDS for event in events if isinstance(event, Retried)] == [True]
+    assert took >= LOCK_SECONDS
+
+
+class Echo:
+    """A server that answers each request with its own path, after a random while and in two pieces."""
+
+    def __init__(self, choose):
+        self.choose = choose
+        self.serving = set()
+
+    async def __call__(self, reader, writer):
+        self.serving.add(asyncio.current_task())
+        try:
+            while True:
+                await self.answer(await reader.readuntil(b"\r\n\r\n"), writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def answer(self, head, writer):
+        path = head.split(b" ")[1]
+        await asyncio.sleep(self.choose.random() * 0.004)
+        if writer.transport.is_closing():
+            raise ConnectionResetError
+        for part in (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path), path):
+            writer.write(part)
+            await writer.drain()
+
+
+async def test_under_cancellations_and_deadlines_nobody_gets_the_answer_of_another(make_transport):
+    """Most requests are given up at some instant or other."""
+    choose = random.Random(7)
+    ended = {"answered": 0, "cancelled": 0, "timeout": 0}
+
+    async def ask(made, path):
+        limits = Limits(timeout_seconds=choose.choice((0.003, 5.0)), max_body_bytes=100)
+        try:
+            async with asyncio.timeout(choose.choice((0.0, 0.002, 0.004, None))):
+                answer = await made.send("GET", path, Headers(), None, limits)
+        except TransportError:
+            ended["timeout"] += 1
+        except TimeoutError:
+            ended["cancelled"] += 1
+        else:
+            ended["answered"] += 1
+            assert answer.body == path.encode()
+
+    echo = Echo(choose)
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with make_transport(url) as made:
+            for batch in range(40):
+                await asyncio.gather(*(ask(made, f"/{batch}-{number}") for number in range(20)))
+        await asyncio.wait(echo.serving)
+    assert min(ended.values()) > 20, "the test is too tame"

@@ -1,0 +1,372 @@
+"""What only the wire transport promises: its strictness, its bounds, its pool and its deadlines."""
+
+import asyncio
+import gc
+import ssl
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import trustme
+
+from flowmate_async import ConfigurationError, FlowMate, Headers, Limits, TransportError
+from flowmate_async.testing.scripted_exchanges import BROKEN, CAP, HEADERS, TOKEN
+from flowmate_async.testing.scripted_server import Answer, ScriptedServer, chunked, http, split
+from flowmate_async.testing.transport_suite import LIMITS, broken_by, get
+from flowmate_async.transport.base import KEEP_ALIVE_SECONDS
+from flowmate_async.transport.by_name import transport_by_name
+from flowmate_async.transport.tls import client_context
+from flowmate_async.transport.wire import WireOptions, WireTransport
+from flowmate_async.transport.wire.connection import Connection
+from flowmate_async.transport.wire.deadlines import Sweeper
+from flowmate_async.transport.wire.framing import MAX_HEAD_BYTES, MAX_HEADERS, MAX_INTERIM_ANSWERS
+from flowmate_async.transport.wire.serialising import Serialiser
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_blocking")]
+
+
+def transport(url, *, ca_file=None, **options):
+    tls = client_context(ca_file=ca_file)
+    return WireTransport(url, user_agent="test", tls=tls, options=WireOptions(**options))
+
+
+def bare(data, **options):
+    return Answer((data,), **options)
+
+
+LONG = "x" * 8000
+STRICT = {
+    "bytes after it": bare(b"".join(http().pieces) + b"x"),
+    "another answer after it": bare(b"".join(http().pieces * 2)),
+    "a bodiless answer after it": bare(b"".join(http().pieces) + b"HTTP/1.1 204 No Content\r\n\r\n"),
+    "bytes after a bodiless one": bare(b"HTTP/1.1 204 No Content\r\n\r\nx"),
+    "bytes after the last chunk": bare(b"".join(chunked(b"{}").pieces) + b"x"),
+    "bytes after one that ends the connection": bare(
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}x"
+    ),
+    "a line that ends in a bare line feed": bare(b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\n{}"),
+    "a folded header": http(b"{}", "200 OK", "X: a\r\n b"),
+    "a blank after a chunk's size": http(
+        b"2 \r\n{}\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: chunked", length=-1
+    ),
+    "one header too many": http(b"{}", "200 OK", *["X: 1"] * (MAX_HEADERS - 1)),
+    "a head too large": http(b"{}", "200 OK", *[f"X-{at}: {LONG}" for at in range(9)]),
+    "a head without an end": bare(b"HTTP/1.1 200 OK\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1)),
+    "a reason without an end": bare(b"HTTP/1.1 200 " + b"x" * (MAX_HEAD_BYTES + 1)),
+    "trailers without an end": chunked(b"{}", end=b"0\r\nX: " + b"x" * (10 * MAX_HEAD_BYTES)),
+    "a chunk extension without an end": chunked(b"{}", end=b"2;" + b"x" * (10 * MAX_HEAD_BYTES)),
+    "one interim answer too many": bare(
+        b"HTTP/1.1 103 Early\r\n\r\n" * (MAX_INTERIM_ANSWERS + 1) + b"".join(http().pieces)
+    ),
+    "interim answers without an end": bare(
+        (b"HTTP/1.1 103 Early\r\nX: " + LONG.encode() + b"\r\n\r\n") * (MAX_INTERIM_ANSWERS - 1)
+    ),
+}
+ALLOWED = {
+    "as many headers as may be": http(b"{}", "200 OK", *["X: 1"] * (MAX_HEADERS - 2)),
+    "a head as large as may be": http(b"{}", "200 OK", *[f"X-{at}: {LONG}" for at in range(8)]),
+    "as many interim answers as may be": bare(
+        b"HTTP/1.1 103 Early\r\n\r\n" * MAX_INTERIM_ANSWERS + b"".join(http().pieces)
+    ),
+}
+
+
+class TestStrictness:
+    @pytest.mark.parametrize("size", [None, 50_000])
+    @pytest.mark.parametrize("name", STRICT)
+    async def test_what_is_not_quite_right_is_refused_and_its_connection_closed(self, name, size):
+        answer = STRICT[name] if size is None else split(STRICT[name], size)
+        async with ScriptedServer(answer, http(b"[2]")) as server, transport(server.url) as made:
+            assert (await broken_by(server, made)).failure == "malformed"
+            await server.gone()
+            assert (await get(made)).body == b"[2]"
+
+    @pytest.mark.parametrize("name", ALLOWED)
+    async def test_what_is_just_within_the_bounds_is_not(self, name):
+        async with ScriptedServer(ALLOWED[name]) as server, transport(server.url) as made:
+            assert (await get(made)).body == b"{}"
+
+    @pytest.mark.parametrize("name", BROKEN)
+    async def test_a_broken_answer_closes_its_connection_at_once(self, name):
+        async with ScriptedServer(BROKEN[name][0]) as server, transport(server.url) as made:
+            await broken_by(server, made)
+            await server.gone()
+
+    async def test_an_unsolicited_byte_closes_the_connection_at_once(self):
+        async with ScriptedServer(http()) as server, transport(server.url) as made:
+            await get(made)
+            await server.say(b"x")
+            await server.gone()
+
+    async def test_an_answer_that_ends_without_the_end_of_tls_was_cut(self, tmp_path):
+        """Its length is known by its end only, and anybody on the way can end a TCP connection."""
+        authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(tls)
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        whole = http(b'{"a":1}', length=-1, then="close")
+        cut = http(b'{"a":', length=-1, then="reset")
+        async with (
+            ScriptedServer(whole, cut, tls=tls) as server,
+            transport(server.url, ca_file=tmp_path / "ca.pem") as made,
+        ):
+            assert (await get(made)).body == b'{"a":1}'
+            assert (await broken_by(server, made)).failure == "interrupted"
+
+
+class TestPool:
+    async def test_an_idle_connection_is_closed_after_its_time(self):
+        """Before the server does it."""
+        async with ScriptedServer(http()) as server, transport(server.url, keep_alive_seconds=0.05) as made:
+            await get(made)
+            await server.gone()
+
+    async def test_one_past_its_time_is_not_used_even_if_the_loop_was_held_up(self, monkeypatch):
+        """Nobody has had the time to close it yet; its server has."""
+        async with ScriptedServer(http(), http()) as server, transport(server.url) as made:
+            await get(made)
+            later = SimpleNamespace(monotonic=lambda: time.monotonic() + KEEP_ALIVE_SECONDS)
+            monkeypatch.setattr("flowmate_async.transport.wire.transport.time", later)
+            await get(made)
+        assert server.connections == 2
+
+    @pytest.mark.parametrize(
+        ("hint", "connections"), [("timeout=0", 2), ("max=5, Timeout=0", 2), ("timeout=9", 1), ("x", 1)]
+    )
+    async def test_a_server_that_keeps_connections_for_less_is_believed(self, hint, connections):
+        answers = [http(b"{}", "200 OK", f"Keep-Alive: {hint}") for _ in range(2)]
+        async with ScriptedServer(*answers) as server, transport(server.url) as made:
+            await get(made)
+            await get(made)
+        assert server.connections == connections
+
+    async def test_the_connection_used_last_is_used_next_and_the_others_age(self):
+        answers = [split(http(), pause_seconds=0.001)] * 3 + [http()] * 100
+        async with ScriptedServer(*answers) as server, transport(server.url, keep_alive_seconds=0.3) as made:
+            await asyncio.gather(*(get(made) for _ in range(3)))
+            assert server.connections == 3
+            for _ in range(30):
+                await get(made)
+                await asyncio.sleep(0.02)
+            assert len(made._pool._connections) == 1
+        assert server.connections == 3
+
+    async def test_where_one_was_found_closed_its_neighbours_are_not_tried(self):
+        """So that whoever sends again, after the server was restarted, does so on a fresh connection."""
+        answers = [split(http(), pause_seconds=0.001)] * 3 + [Answer((), "close"), http(b"[2]")]
+        async with ScriptedServer(*answers) as server, transport(server.url) as made:
+            await asyncio.gather(*(get(made) for _ in range(3)))
+            assert (await broken_by(server, made)).failure == "stale"
+            assert (await get(made)).body == b"[2]"
+        assert server.connections == 4
+
+    async def test_a_head_is_the_last_on_its_connection(self):
+        """Llhttp cannot be told that what it reads answers a HEAD."""
+        async with ScriptedServer(http(b"", length=9), http()) as server, transport(server.url) as made:
+            await made.send("HEAD", "/", HEADERS, None, LIMITS)
+            await server.gone()
+
+    async def test_a_connection_made_too_late_is_closed(self):
+        """The transport was left while it was made."""
+        async with ScriptedServer() as server:
+            async with transport(server.url) as made:
+                waiting = asyncio.ensure_future(get(made))
+                await asyncio.sleep(0)
+            with pytest.raises(TransportError, match=r"connect|interrupted"):
+                await waiting
+            for at in range(server.connections):
+                await server.gone(connection=at)
+        assert server.requests == []
+
+    async def test_who_was_cancelled_as_the_answer_came_leaves_the_next_exchange_alone(self):
+        """The connection has been used again before the cancelled task gets to run."""
+
+        class Silent(asyncio.Transport):
+            def write(self, data):
+                written.append(data)
+
+            def is_closing(self):
+                return False
+
+            def abort(self):
+                raise AssertionError("closed under the next exchange")
+
+        class Nobody:
+            def released(self, connection, response):
+                pass
+
+        written = []
+        connection = Connection(Nobody(), asyncio.get_running_loop())
+        connection.connection_made(Silent())
+        first = connection.exchange(b"1", head_only=False, cap=CAP)
+        first.cancel()
+        connection.data_received(http(b"[1]").pieces[0])
+        second = connection.exchange(b"2", head_only=False, cap=CAP)
+        connection.abandon(first)
+        connection.data_received(http(b"[2]").pieces[0])
+        assert (await second).body == b"[2]"
+        assert written == [b"1", b"2"]
+
+
+class TestConnecting:
+    async def test_it_is_bounded(self):
+        """The server takes the connection and never says a word of TLS."""
+        async with ScriptedServer() as server:
+            url = server.url.replace("http:", "https:")
+            async with transport(url, connect_seconds=0.05) as made, asyncio.timeout(3):
+                assert (await broken_by(server, made)).failure == "connect"
+            async with transport(url) as made:
+                short = Limits(timeout_seconds=0.05, max_body_bytes=CAP)
+                assert (await broken_by(server, made, limits=short)).failure == "connect"
+
+    async def test_the_next_address_is_tried_when_one_fails(self):
+        async with ScriptedServer() as gone:
+            pass
+        async with ScriptedServer(http()) as server, transport(server.url) as made:
+            loop = asyncio.get_running_loop()
+            infos = [
+                (await loop.getaddrinfo("127.0.0.1", int(one.url.rpartition(":")[2]), type=1))[0]
+                for one in (gone, server)
+            ]
+            made._pool._dialler._addresses = infos
+            made._pool._dialler._asked_at = loop.time()
+            assert (await get(made)).status == 200
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # uvloop's own look-up cannot be watched
+    async def test_many_connections_at_once_ask_for_addresses_once(self, monkeypatch):
+        asked, ask = [], asyncio.BaseEventLoop.getaddrinfo
+
+        async def watched(loop, host, *args, **options):
+            asked.append(host)
+            return await ask(loop, host, *args, **options)
+
+        async with ScriptedServer(*[http()] * 20) as server:
+            monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", watched)
+            async with transport(server.url.replace("127.0.0.1", "localhost")) as made:
+                await asyncio.gather(*(get(made) for _ in range(20)))
+        assert asked == ["localhost"]
+
+    @pytest.mark.parametrize(
+        "url", ["http://exämple.example", "ftp://h.example", "http:///x", "http://h.example/a b"]
+    )
+    def test_a_base_url_that_cannot_work_is_a_configuration_error(self, url):
+        with pytest.raises(ConfigurationError):
+            transport(url)
+
+    @pytest.mark.parametrize(
+        ("url", "host"),
+        [
+            ("http://h.example", "h.example"),
+            ("https://h.example:443/v1", "h.example"),
+            ("http://h.example:8080", "h.example:8080"),
+            ("http://[::1]:81", "[::1]:81"),
+        ],
+    )
+    def test_the_host_is_named_with_its_port_unless_it_is_the_usual_one(self, url, host):
+        request = transport(url)._serialiser.serialise("GET", "/", Headers(), None)
+        assert f"\r\nHost: {host}\r\n".encode() in request.data
+
+
+class TestDeadlines:
+    def test_one_timer_serves_all(self):
+        """Armed for the earliest; deadlines that come later cost nothing."""
+
+        class Loop:
+            def __init__(self):
+                self.timers = []
+
+            def call_later(self, seconds, callback):
+                timer = asyncio.TimerHandle(seconds, callback, (), self)
+                self.timers.append(timer)
+                return timer
+
+            def get_debug(self):
+                return False
+
+            def _timer_handle_cancelled(self, timer):
+                pass
+
+        loop, left = Loop(), [7e9]
+        sweeper = Sweeper(lambda _: left.pop(), loop)
+        for due in (5e9, 6e9, 5e9, 4e9, 9e9):
+            sweeper.arm(due)
+        assert [timer.cancelled() for timer in loop.timers] == [True, False]
+        assert sweeper.armed_for == 4e9
+        loop.timers[-1]._run()
+        assert sweeper.armed_for == 7e9
+        sweeper.stop()
+        assert all(timer.cancelled() for timer in loop.timers[2:])
+
+    async def test_each_exchange_keeps_its_own(self):
+        """The later ones are not taken along by the first."""
+        async with ScriptedServer() as server, transport(server.url) as made:
+            ended = []
+
+            async def ask(seconds):
+                with pytest.raises(TransportError, match="timeout"):
+                    await get(made, limits=Limits(timeout_seconds=seconds, max_body_bytes=CAP))
+                ended.append(seconds)
+
+            await asyncio.gather(*(ask(seconds) for seconds in (0.3, 0.05, 0.2, 0.1)))
+        assert ended == [0.05, 0.1, 0.2, 0.3]
+
+
+class TestSerialising:
+    def test_a_token_is_encoded_once_and_forgotten_with_its_headers(self):
+        """No copy of a credential outlives what it was made from."""
+        serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
+        headers = Headers((("Authorization", "Bearer t"),))
+        assert serialiser._fields(headers) is serialiser._fields(headers)
+        assert len(serialiser._kept) == 1
+        del headers
+        gc.collect()
+        assert len(serialiser._kept) == 0
+
+    def test_no_more_are_kept_than_the_bound(self, monkeypatch):
+        monkeypatch.setattr("flowmate_async.transport.wire.serialising._MAX_KEPT", 10)
+        serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
+        held = [Headers((("Authorization", f"Bearer {at}"),)) for at in range(100)]
+        for at, headers in enumerate(held * 2):
+            request = serialiser.serialise("GET", "/", headers, None)
+            assert f"Bearer {at % 100}\r\n".encode() in request.data
+            assert len(serialiser._kept) <= 10
+
+    def test_leaving_the_transport_forgets_them_all(self):
+        serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
+        headers = Headers((("Authorization", "Bearer t"),))
+        serialiser.serialise("GET", "/", headers, None)
+        serialiser.forget()
+        assert len(serialiser._kept) == 0
+
+    def test_a_request_shows_nothing_of_itself(self):
+        serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
+        assert "5ecr3t" not in repr(serialiser.serialise("POST", "/5ecr3t", HEADERS, b"5ecr3t"))
+        assert "5ecr3t" not in str(vars(TransportError("stale", "")))
+
+
+class TestChoosingIt:
+    def test_a_proxy_is_refused_and_the_error_names_the_transport_that_has_them(self):
+        with pytest.raises(ConfigurationError, match="aiohttp") as refused:
+            FlowMate(admin_token=TOKEN, transport="wire", proxy="http://proxy.example:3128")
+        assert "proxies" in str(refused.value)
+
+    def test_a_proxy_of_the_environment_too_if_it_is_trusted(self, monkeypatch):
+        monkeypatch.setenv("https_proxy", "http://user:5ecr3t@proxy.example:3128")
+        monkeypatch.delenv("no_proxy", raising=False)
+        FlowMate(admin_token=TOKEN, transport="wire")
+        with pytest.raises(ConfigurationError, match="aiohttp") as refused:
+            FlowMate(admin_token=TOKEN, transport="wire", trust_env=True)
+        assert "5ecr3t" not in str(refused.value)
+        monkeypatch.setenv("no_proxy", "*")
+        FlowMate(admin_token=TOKEN, transport="wire", trust_env=True)
+
+    def test_without_httptools_the_error_names_the_extra(self, monkeypatch):
+        for name in [name for name in sys.modules if name.startswith("flowmate_async.transport.wire")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, "httptools", None)
+        with pytest.raises(ConfigurationError, match=r"flowmate-async\[wire\]"):
+            transport_by_name("wire", "https://h.example", ca_file=None, proxy=None, trust_env=False)
+
+    def test_another_name_is_refused(self):
+        with pytest.raises(ConfigurationError, match="'aiohttp' and 'wire'"):
+            FlowMate(admin_token=TOKEN, transport="carrier pigeon")
