@@ -4,10 +4,10 @@ BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo test check lint format types clean
+.PHONY: help setup demo test fuzz-transport check lint format types clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 setup: .venv/installed  ## create .venv with everything that developing needs
 
@@ -27,6 +27,9 @@ demo: .venv/installed  ## sync 1,000 users of a local twin into a sealed store, 
 
 test: .venv/installed  ## run the tests
 	$(BIN)/pytest
+
+fuzz-transport: .venv/installed  ## put 100,000 answers, whole and mutated, before both transports
+	FLOWMATE_FUZZ_CASES=50000 $(BIN)/pytest tests/transport/test_differential.py -k same_bytes
 
 lint: .venv/installed  ## check style, and that imports point down
 	$(BIN)/ruff check

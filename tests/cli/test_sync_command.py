@@ -28,6 +28,21 @@ class TestSync:
         assert "admin@tenant.example (no tenant)" in ended.err
         assert all("admin" not in line for line in flowmate("users").out.splitlines())
 
+    @pytest.mark.parametrize("flag", [True, False])
+    def test_the_wire_transport_brings_the_same(self, flowmate, connected, monkeypatch, flag):
+        if not flag:
+            monkeypatch.setenv("FLOWMATE_TRANSPORT", "wire")
+        flags = ["--transport", "wire"] if flag else []
+        report = msgspec.json.decode(flowmate("sync", "--all-users", "--json", *flags).out)
+        assert (report["synced"], report["failed"]) == (12, 0)
+        assert flowmate("store", "verify").code == 0
+
+    def test_a_proxy_and_the_wire_transport_do_not_go_together(self, flowmate, connected, monkeypatch):
+        monkeypatch.setenv("FLOWMATE_BASE_URL", "https://flowmate.example")
+        ended = flowmate("users", "--transport", "wire", "--proxy", "http://proxy.example:3128")
+        assert ended.code == USAGE
+        assert "aiohttp" in ended.err
+
     def test_usernames_come_from_a_pipe(self, flowmate, connected, monkeypatch):
         monkeypatch.setattr("sys.stdin", io.StringIO(flowmate("users").out))
         report = msgspec.json.decode(flowmate("sync", "--users-file", "-", "--json").out)
