@@ -4,6 +4,8 @@ import asyncio
 import gc
 import ssl
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 import trustme
@@ -12,6 +14,7 @@ from flowmate_async import ConfigurationError, FlowMate, Headers, Limits, Transp
 from flowmate_async.testing.scripted_exchanges import BROKEN, CAP, HEADERS, TOKEN
 from flowmate_async.testing.scripted_server import Answer, ScriptedServer, chunked, http, split
 from flowmate_async.testing.transport_suite import LIMITS, broken_by, get
+from flowmate_async.transport.base import KEEP_ALIVE_SECONDS
 from flowmate_async.transport.by_name import transport_by_name
 from flowmate_async.transport.tls import client_context
 from flowmate_async.transport.wire import WireOptions, WireTransport
@@ -122,9 +125,8 @@ class TestPool:
         """Nobody has had the time to close it yet; its server has."""
         async with ScriptedServer(http(), http()) as server, transport(server.url) as made:
             await get(made)
-            now = "flowmate_async.transport.wire.transport.time.monotonic"
-            later = asyncio.get_running_loop().time() + 5
-            monkeypatch.setattr(now, lambda: later)
+            later = SimpleNamespace(monotonic=lambda: time.monotonic() + KEEP_ALIVE_SECONDS)
+            monkeypatch.setattr("flowmate_async.transport.wire.transport.time", later)
             await get(made)
         assert server.connections == 2
 
