@@ -11,6 +11,7 @@ _KEPT = 2048
 _STRIDE = 64
 _LEAST_WINDOW_SECONDS = 0.005
 _USUAL_BURST_SECONDS = 0.1
+_MEMORY_SECONDS = (1.0, 30.0)
 _LEAST_SHARE = 0.5
 _HOLD_BACK = 0.1
 _LEAST_RATE = 0.01
@@ -55,8 +56,10 @@ class AdaptiveRate:
     began when it was last full. That is where recovery levels off: it starts a tenth below, stays close to it
     for a while, then probes above, faster and faster, up to the configured rate.
 
-    Whatever was measured, one throttle never takes more than half of the rate. Where not even the burst
-    passed, the burst is to blame, and is halved instead.
+    What passed over a second or more counts for half a minute, earlier throttles included: where a few
+    requests are throttled however slowly they come, slowing down further would bring nothing. Whatever was
+    measured, one throttle never takes more than half of the rate. Where not even the burst passed, it is
+    halved, too.
 
     Args:
         configured: requests/s that are never exceeded; ``None`` for no limit.
@@ -74,6 +77,7 @@ class AdaptiveRate:
         "_configured",
         "_dry_at",
         "_passed",
+        "_passed_before",
         "_reacted_at",
         "_recovery_seconds",
         "burst",
@@ -88,6 +92,7 @@ class AdaptiveRate:
         self._reacted_at = float("-inf")
         self._dry_at: float | None = None
         self._passed = PassTimes()
+        self._passed_before = PassTimes()
         self.burst = burst
 
     @property
@@ -98,6 +103,7 @@ class AdaptiveRate:
     def passed(self, sent_at: float) -> None:
         """Note one request that upstream has not throttled."""
         self._passed.note(sent_at)
+        self._passed_before.note(sent_at)
 
     def rate(self, now: float) -> float | None:
         """Requests/s at this moment; ``None`` for no limit."""
@@ -127,24 +133,15 @@ class AdaptiveRate:
 
     def resume(self, now: float) -> None:
         """Lower the rate, if there was a 429: by now it is known what passed before it."""
-        if self._dry_at is None:
-            return
-        before = self.rate(self._dry_at)
-        proven, passed_lately = self._proven(self._dry_at, limit=before)
-        burst_refuted = passed_lately < self.burst
-        if burst_refuted:
-            self.burst = max(1, self.burst // 2)
-        if before is None:
-            self._settle_at(proven, now)
-        elif not burst_refuted:
-            self._settle_at(min(before, max(proven, before * _LEAST_SHARE)), now)
-        elif self._anchor is not None:
-            self._anchored_at += now - self._dry_at  # recovery goes on where it was
-        self._passed = PassTimes()
-        self._dry_at = None
-
-    def _settle_at(self, rate: float, now: float) -> None:
-        self._anchor = max(rate, _LEAST_RATE)
+        if self._dry_at is not None:
+            before = self.rate(now)
+            proven, passed_lately = self._proven(self._dry_at, limit=before)
+            if passed_lately < self.burst:
+                self.burst = max(1, self.burst // 2)
+            rate = proven if before is None else min(before, max(proven, before * _LEAST_SHARE))
+            self._anchor = max(rate, _LEAST_RATE)
+            self._passed = PassTimes()
+            self._dry_at = None
         self._anchored_at = now
 
     def _phase(self, now: float) -> float:
@@ -161,6 +158,9 @@ class AdaptiveRate:
         for passed, seconds in self._passed.windows_until(dry_at):
             proven = max(proven, (passed - self.burst) / seconds)
             passed_lately = passed if seconds <= lately else passed_lately
+        for in_all, span in self._passed_before.windows_until(dry_at):
+            if _MEMORY_SECONDS[0] <= span <= _MEMORY_SECONDS[1]:
+                proven = max(proven, (in_all - self.burst) / span)
         if limit is None:
             # Many at once, perhaps, or hardly any: take what passed for a usual bucket's burst.
             proven = max(proven, passed / max(seconds, _USUAL_BURST_SECONDS), self.burst)
