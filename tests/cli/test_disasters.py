@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 FAULTS = (
-    "throttle=0.03 retry_after_seconds=0; error=0.02 status=503 retry_after_seconds=0;"
+    "throttle=0.002 retry_after_seconds=0; error=0.02 status=503 retry_after_seconds=0;"
     "reset=0.02 @ POST /impersonate | GET /secrets/;"
     "stale_keep_alive=0.05 @ POST /impersonate | GET /secrets/;"
     "token_revoked=0.01; items_move=0.05; truncated=0.02 @ POST /impersonate | GET /secrets/"
