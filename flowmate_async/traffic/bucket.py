@@ -40,6 +40,11 @@ class TokenBucket:
         self.burst = burst
         self._limiter = _limiter(rate, burst)
 
+    @property
+    def has_token(self) -> bool:
+        """Whether :meth:`take` would return at once."""
+        return self._limiter.has_capacity()
+
     async def take(self) -> None:
         """Wait for a token."""
         await self._limiter.acquire()

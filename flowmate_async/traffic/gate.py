@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from flowmate_async.traffic.priority import Priority
 
@@ -24,7 +25,7 @@ class PriorityGate:
         self._places = places
         self._inside = 0
         self._turns = 0
-        self._queues: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque())
+        self._queues: tuple[deque[asyncio.Future[float | None]], ...] = (deque(), deque())
 
     @property
     def places(self) -> int:
@@ -42,6 +43,11 @@ class PriorityGate:
         return sum(not waiter.done() for queue in self._queues for waiter in queue)
 
     @property
+    def waiting_any(self) -> bool:
+        """Whether anybody may be waiting; cheap, and true at times when the last one has just given up."""
+        return any(self._queues)
+
+    @property
     def full(self) -> bool:
         """Whether a newcomer would have to wait."""
         return self._inside >= self._places
@@ -53,18 +59,41 @@ class PriorityGate:
         self._inside += 1
         return True
 
-    async def enter(self, priority: Priority) -> None:
-        """Wait for the turn; must be followed by :meth:`leave`."""
+    async def enter(self, priority: Priority, *, on_lost: Callable[[], object] | None = None) -> float | None:
+        """Wait for the turn.
+
+        Args:
+            priority: in which queue.
+            on_lost: called when :meth:`wave_through` and a cancellation came together.
+
+        Returns:
+            ``None``: inside, and :meth:`leave` must follow. Otherwise the moment that :meth:`wave_through` was
+            called with; then there is nothing to leave.
+        """
         if self.enter_at_once():
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            return None
+        waiter: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
         self._queues[priority].append(waiter)
         try:
-            await waiter
+            return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self.leave()  # the turn came together with the cancellation
+            if waiter.done() and not waiter.cancelled():  # the turn came together with the cancellation
+                if waiter.result() is None:
+                    self.leave()
+                elif on_lost is not None:
+                    on_lost()
             raise
+
+    def wave_through(self, at: float) -> bool:
+        """Let who is next pass by without entering; whether somebody waited.
+
+        Args:
+            at: this moment, for :meth:`enter` to return.
+        """
+        waiter = self._next()
+        if waiter is not None:
+            waiter.set_result(at)
+        return waiter is not None
 
     def leave(self) -> None:
         """Give the place to who is next."""
@@ -85,7 +114,7 @@ class PriorityGate:
             self._inside += 1
             waiter.set_result(None)
 
-    def _next(self) -> asyncio.Future[None] | None:
+    def _next(self) -> asyncio.Future[float | None] | None:
         interactive, background = self._queues
         for queue in self._queues:
             while queue and queue[0].done():  # cancelled
