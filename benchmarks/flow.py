@@ -10,7 +10,7 @@ B. For each R, over sweeps without end:
 
 Then *latency*: a twin that takes 50 ms for each answer, and a sweep with a concurrency of 200. What a sweep
 brought a second, over the lower of the ideal (200 / 50 ms) and what a bare loop over the same transport
-brought: 200 tasks that ask for one listing again and again, with nothing of this library above the transport.
+brought: 200 tasks that ask for one secret again and again, with nothing of this library above the transport.
 Both in turn, several times; the medians count.
 
 Exits 1 when a figure is not what docs/reliability.md promises.
@@ -31,12 +31,13 @@ from typing import Any
 
 import aiohttp
 
-from flowmate_async import FlowMate, Headers, Limits
+from flowmate_async import FlowMate, Limits
 from flowmate_async.transport.base import Transport
 
 TOLD, UNTOLD, UNTOLD_429, EFFICIENT = 0.98, 0.85, 0.02, 0.95
 LATENCY_SECONDS, LATENCY_CONCURRENCY = 0.05, 200
 USERS = 50_000
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 class Twin:
@@ -89,8 +90,8 @@ async def running_twin() -> AsyncIterator[Twin]:
 
 def pin(pid: int, core: int) -> None:
     """Keep a process on one core, where the system can and there are two."""
-    if hasattr(os, "sched_setaffinity") and len(cores := sorted(os.sched_getaffinity(0))) > core:
-        os.sched_setaffinity(pid, {cores[core]})
+    if len(CORES) > 1:
+        os.sched_setaffinity(pid, {CORES[core]})
 
 
 def names() -> Iterator[str]:
@@ -196,10 +197,11 @@ async def latency(twin: Twin, transport: str, rounds: int, seconds: float) -> di
 
 
 async def bare_loop(twin: Twin, transport: str, seconds: float) -> float:
-    """Listings a second through the bare transport."""
+    """GETs of one secret a second through the bare transport."""
     async with FlowMate(admin_token=twin.admin_token, base_url=twin.url, transport=transport) as fm:
         name = next(names())
         headers = (await fm.impersonate(name)).headers()
+        secret_id = next(secret.id for secret in await fm.list_secrets(name) if secret.type == "SIMPLE")
         counted = 0
         end = asyncio.get_running_loop().time() + 1 + seconds
 
@@ -207,7 +209,7 @@ async def bare_loop(twin: Twin, transport: str, seconds: float) -> float:
             nonlocal counted
             limits = Limits(timeout_seconds=30, max_body_bytes=1 << 20)
             while (now := asyncio.get_running_loop().time()) < end:
-                await carrier.send("GET", "/secrets/", Headers(headers.pairs), None, limits)
+                await carrier.send("GET", f"/secrets/{secret_id}", headers, None, limits)
                 counted += now >= end - seconds
 
         await asyncio.gather(*(ask(fm._transport) for _ in range(LATENCY_CONCURRENCY)))  # noqa: SLF001

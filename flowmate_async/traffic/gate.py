@@ -67,8 +67,8 @@ class PriorityGate:
             on_lost: called when :meth:`wave_through` and a cancellation came together.
 
         Returns:
-            ``None``: inside, and :meth:`leave` must follow. Otherwise the moment that :meth:`wave_through` was
-            called with; then there is nothing to leave.
+            ``None``: inside, and :meth:`leave` must follow. Otherwise the moment that :meth:`wave_through`
+            was called with; then there is nothing to leave.
         """
         if self.enter_at_once():
             return None
