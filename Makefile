@@ -4,7 +4,7 @@ BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo test chaos fuzz-transport check lint format types clean
+.PHONY: help setup demo test chaos fuzz-transport bench-flow check lint format types clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -33,6 +33,9 @@ chaos: .venv/installed  ## 2,000 seeded runs with every fault at once, each judg
 
 fuzz-transport: .venv/installed  ## put 100,000 answers, whole and mutated, before both transports
 	FLOWMATE_FUZZ_CASES=50000 $(BIN)/pytest tests/transport/test_differential.py -k same_bytes
+
+bench-flow: .venv/installed  ## flow control against a strict limit: 50, 500 and 5,000 requests/s
+	$(BIN)/python benchmarks/flow.py --transport wire
 
 lint: .venv/installed  ## check style, and that imports point down
 	$(BIN)/ruff check
