@@ -21,7 +21,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         cap_seconds: the ceiling of every random wait.
         deadline_seconds: no retry begins later than this after the first attempt, in time that was spent on
             attempts and waits between them; waiting for the rate limiter does not count.
-        retry_after_cap_seconds: the longest ``Retry-After`` that is honoured in full.
+        retry_after_cap_seconds: the longest ``Retry-After`` that is honoured in full; the pause ends up to a
+            tenth later, so that not every process wakes at once.
         lock_seconds: how long a secret that upstream may be refreshing is left alone
             (docs/contract/OBSERVED.md § Concurrent GETs of one secret).
         budget_share: retries are at most this share of the requests, however much fails (a retry budget)…
