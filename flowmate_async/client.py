@@ -285,7 +285,7 @@ class FlowMate:
         Args:
             store: an entered store.
             users: any iterable or async iterable of usernames; ``None`` for all active users of the tenant.
-            options: whether and what to resume, how many users may fail.
+            options: whether and what to resume, how many users may fail, what becomes of removed credentials.
             on_event: called with every event while the sync goes on.
             stop: when set, no further user is begun; the run stays incomplete and the next sync resumes it.
 
@@ -303,7 +303,7 @@ class FlowMate:
         try:
             async with store.exclusive_run():
                 await store.bind(self._base_url)
-                usernames, left_out = await self._selected(users)
+                usernames, left_out, accounts = await self._selected(users)
                 selection = "all" if users is None else None
                 engine = SyncEngine(
                     self._reader.read,
@@ -313,13 +313,21 @@ class FlowMate:
                     clock=self._clock,
                     emitter=self._emitter,
                 )
-                return await engine.sync(usernames, selection=selection, stop=stop, left_out=left_out)
+                return await engine.sync(
+                    usernames, selection=selection, stop=stop, left_out=left_out, accounts=accounts
+                )
         finally:
             if on_event is not None:
                 self._emitter.remove(on_event)
 
-    async def _selected(self, users: Usernames | None) -> tuple[Usernames, tuple[LeftOut, ...]]:
-        return (users, ()) if users is not None else select(await self._admin.call(self._api.users))
+    async def _selected(
+        self, users: Usernames | None
+    ) -> tuple[Usernames, tuple[LeftOut, ...], list[str] | None]:
+        """Whose credentials are synced, whose are not, and, of the whole tenant, who there is."""
+        if users is not None:
+            return users, (), None
+        chosen, left_out = select(await self._admin.call(self._api.users))
+        return chosen, left_out, [*chosen, *(account.username for account in left_out)]
 
     def stats(self) -> Stats:
         """Counters and latencies since the client was made."""

@@ -10,7 +10,7 @@ from flowmate_async.cli.options import StoreFlags
 from flowmate_async.cli.read_commands import rendered
 from flowmate_async.errors import SecretNotFoundError
 from flowmate_async.redaction import one_line
-from flowmate_async.stores import write_key_file
+from flowmate_async.stores import StoredItem, write_key_file
 
 store_app = App(name="store", help="Look into a store of credentials.")
 
@@ -33,8 +33,13 @@ async def list_(
             if json:
                 put_json(item)
             else:
-                put(one_line(f"{item.username}  {item.secret_id}  {item.type:<22}  {item.expires_at or '-'}"))
+                put(one_line(_shown(item)))
     return Exit.OK
+
+
+def _shown(item: StoredItem) -> str:
+    text = f"{item.username}  {item.secret_id}  {item.type:<22}  {item.expires_at or '-'}"
+    return text if item.removed_at is None else f"{text}  removed"
 
 
 @store_app.command

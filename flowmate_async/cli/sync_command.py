@@ -17,6 +17,7 @@ from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.stores import Store
 from flowmate_async.sync.engine import SyncOptions
+from flowmate_async.sync.removal import DEFAULT_MAX_REMOVED_SHARE, RemovalPolicy
 from flowmate_async.sync.report import SyncReport
 
 _SHOWN_LEFT_OUT = 20
@@ -64,6 +65,13 @@ class RunFlags:
     max_failures: Annotated[
         int | None, Parameter(help="End the run when more users than this have failed.")
     ] = None
+    removed: Annotated[
+        RemovalPolicy,
+        Parameter(help="What becomes of stored credentials that upstream no longer has."),
+    ] = "keep"
+    max_removed_share: Annotated[
+        float, Parameter(help="Mark or delete nothing when more than this share, 0 to 1, would be.")
+    ] = DEFAULT_MAX_REMOVED_SHARE
     report: Annotated[Path | None, Parameter(help="Write a JSON report, a line a user, to this file.")] = None
     json: Annotated[bool, Parameter(negative=(), help="Print the totals as JSON.")] = False
 
@@ -75,10 +83,14 @@ class RunFlags:
         """
         if not self.max_age >= 0 or (self.max_failures or 0) < 0:
             raise ConfigurationError("--max-age and --max-failures cannot be negative")
+        if not 0 <= self.max_removed_share <= 1:
+            raise ConfigurationError("--max-removed-share is a share, from 0 to 1")
         return SyncOptions(
             max_age_seconds=self.max_age * 3600,
             retry_failed=self.retry_failed,
             max_failures=self.max_failures,
+            removed=self.removed,
+            max_removed_share=self.max_removed_share,
         )
 
 
@@ -119,7 +131,7 @@ async def sync(
     show(report, as_json=run.json)
     if not report.complete:
         return Exit.INTERRUPTED
-    return Exit.SOME_FAILED if report.failed else Exit.OK
+    return Exit.SOME_FAILED if report.failed or report.removal_refused else Exit.OK
 
 
 async def _sync(
@@ -154,6 +166,11 @@ def show(report: SyncReport, *, as_json: bool) -> None:
         more = len(report.left_out) - len(shown)
         rest = f" and {more} more" if more else ""
         say(f"Left out {len(report.left_out)} accounts: {', '.join(shown)}{rest}")
+    if report.removal_refused:
+        say(
+            f"Nothing was removed: {report.missing:,} stored credentials are gone upstream, more than "
+            "--max-removed-share allows. If that is right, sync again with a larger share."
+        )
     if not report.complete:
         say("The run is incomplete; run the same command again to resume it.")
 
@@ -166,6 +183,8 @@ def summary(report: SyncReport) -> str:
         f"{report.secrets:,} credentials ({report.changed:,} written, {report.unchanged:,} unchanged); "
         f"{report.requests:,} requests in {report.seconds:.1f} s"
     )
+    if report.removed:
+        text += f"; {report.removed:,} removed"
     if report.resumed:
         text += f"; resumed, {report.skipped:,} users were done before"
     if report.errors:

@@ -4,6 +4,8 @@ One file a store, behind the small protocol of ``base.py``. Importing this packa
 """
 
 from flowmate_async.stores.base import Checkpoint as Checkpoint
+from flowmate_async.stores.base import Missing as Missing
+from flowmate_async.stores.base import Removal as Removal
 from flowmate_async.stores.base import Run as Run
 from flowmate_async.stores.base import RunTotals as RunTotals
 from flowmate_async.stores.base import Status as Status
@@ -19,6 +21,8 @@ from flowmate_async.stores.registry import open_store as open_store
 
 __all__ = [
     "Checkpoint",
+    "Missing",
+    "Removal",
     "Run",
     "RunTotals",
     "Status",

@@ -12,9 +12,11 @@ from typing import Literal, Protocol, Self
 
 import msgspec
 
+from flowmate_async.errors import CheckpointError
 from flowmate_async.secrets import Secret
 
 Status = Literal["synced", "failed"]
+Removal = Literal["mark", "delete"]
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +63,23 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserWrite(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written for one user: the checkpoint and the credentials it vouches for, or neither."""
+    """What is written for one user: the checkpoint and the credentials it vouches for, or neither.
+
+    Attributes:
+        checkpoint: how the user ended.
+        secrets: the credentials.
+        listed: the ids of the user's listing, proven complete: whatever else is stored of the user is noted
+            as missing. ``None`` when nothing is proven.
+    """
 
     checkpoint: Checkpoint
     secrets: tuple[Secret, ...] = ()
+    listed: tuple[str, ...] | None = None
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The ids of credentials that upstream certainly has."""
+        return (*(secret.id for secret in self.secrets), *(self.listed or ()))
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -84,14 +99,41 @@ class RunTotals(msgspec.Struct, frozen=True, kw_only=True):
     errors: dict[str, int] = {}
 
 
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """What upstream no longer has, of what a run can judge; what is marked as removed already is not counted.
+
+    Attributes:
+        missing: credentials of which the run proved that upstream has them no longer.
+        stored: credentials stored of the users whose listings it proved, the missing ones included.
+    """
+
+    missing: int
+    stored: int
+
+    @property
+    def share(self) -> float:
+        """Missing ones among the stored ones, from 0 to 1."""
+        return self.missing / self.stored if self.stored else 0.0
+
+
 class StoredItem(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be shown of a stored credential without opening it."""
+    """What may be shown of a stored credential without opening it.
+
+    Attributes:
+        username: the user.
+        secret_id: the secret's id.
+        type: upstream's word for its type.
+        expires_at: when it expires, in ISO 8601; ``None`` when it does not, or when that is not known.
+        stored_at: when it was written, in seconds since the Unix epoch.
+        removed_at: when it was marked as removed upstream, likewise; ``None`` when it was not.
+    """
 
     username: str
     secret_id: str
     type: str
     expires_at: str | None
     stored_at: float
+    removed_at: float | None = None
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +141,18 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     intact: int
     damaged: tuple[tuple[str, str], ...] = ()
+
+
+def is_proven(checkpoint: Checkpoint | None) -> bool:
+    """Whether this user's listing was proven complete, so that what it lacks is missing."""
+    return checkpoint is not None and checkpoint.status == "synced" and checkpoint.listing_proven
+
+
+def no_such_run() -> CheckpointError:
+    """The error of a run that is not this store's."""
+    return CheckpointError(
+        "the store knows no such run", advice="Begin a run with begin_run() on this very store"
+    )
 
 
 class Store(Protocol):
@@ -125,6 +179,10 @@ class Store(Protocol):
         Raises:
             StoreError: the store belongs to another upstream.
         """
+        ...
+
+    async def origin(self) -> str | None:
+        """The upstream that the store is bound to; ``None`` when it is not bound yet."""
         ...
 
     def exclusive_run(self) -> AbstractAsyncContextManager[None]:
@@ -158,10 +216,31 @@ class Store(Protocol):
         """Write whole users: each one's credentials and checkpoint together, all durable on return.
 
         A credential whose stored fingerprint is the same is not rewritten. A checkpoint replaces the user's
-        earlier one of this run. On failure nothing of the batch is written.
+        earlier one of this run. On failure nothing of the batch is written. Nothing is ever removed: what
+        a proven listing lacks is noted as missing, and no longer so once it is written or listed again.
 
         Raises:
             CheckpointError: the store knows no such run.
+        """
+        ...
+
+    async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
+        """Note all credentials of these users as missing: upstream has the users no longer.
+
+        Raises:
+            CheckpointError: the store knows no such run.
+        """
+        ...
+
+    async def missing(self, run: Run) -> Missing:
+        """How much this run noted as missing, among how much it could judge."""
+        ...
+
+    async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
+        """Mark or delete what this run noted as missing; how many credentials that were.
+
+        A marked credential stays readable, and is no longer marked once upstream has it again. ``at`` is in
+        seconds since the Unix epoch.
         """
         ...
 

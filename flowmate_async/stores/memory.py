@@ -7,18 +7,20 @@ For tests, trials and benchmarks. One instance is one store; entering it again f
 
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-import msgspec
+from msgspec.structs import replace
 
-from flowmate_async.errors import CheckpointError, StoreError
+from flowmate_async.errors import CheckpointError
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret
 from flowmate_async.stores.base import (
     Checkpoint,
+    Missing,
+    Removal,
     Run,
     RunTotals,
     Status,
@@ -26,13 +28,20 @@ from flowmate_async.stores.base import (
     UserWrite,
     Verification,
     Written,
+    is_proven,
+    no_such_run,
 )
 from flowmate_async.stores.encoding import encode_secret
+from flowmate_async.stores.meta import not_bound, require_origin
+
+_HERE = "in memory"
 
 
 class _Row(Redacted, frozen=True):
     secret: Secret
     stored_at: float
+    missing_run: str | None = None
+    removed_at: float | None = None
 
 
 class MemoryStore:
@@ -43,7 +52,7 @@ class MemoryStore:
         self._running = False
         self._runs: dict[str, Run] = {}
         self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
-        self._rows: dict[tuple[str, str], _Row] = {}
+        self._rows: dict[str, dict[str, _Row]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,12 +63,12 @@ class MemoryStore:
         """What is stored stays until the instance goes."""
 
     async def bind(self, origin: str) -> None:
-        if self._origin not in (None, origin):
-            raise StoreError(
-                f"the store holds credentials of {self._origin}, not of {origin}",
-                advice="Use one store for each upstream",
-            )
+        if self._origin is not None:
+            require_origin(self._origin, origin, where=_HERE)
         self._origin = origin
+
+    async def origin(self) -> str | None:
+        return self._origin
 
     @asynccontextmanager
     async def exclusive_run(self) -> AsyncIterator[None]:
@@ -83,17 +92,40 @@ class MemoryStore:
 
     async def finish_run(self, run: Run, *, at: float | None) -> None:
         self._require(run)
-        self._runs[run.id] = msgspec.structs.replace(self._runs[run.id], finished_at=at)
+        self._runs[run.id] = replace(self._runs[run.id], finished_at=at)
 
     async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
         self._require(run)
         if self._origin is None:
-            raise StoreError("the store is not bound to an upstream", advice="Call bind(base_url) first")
+            raise not_bound(_HERE)
         for user in batch:
             for secret in user.secrets:
                 encode_secret(user.checkpoint.username, secret)  # refuse what no other store could keep
         changed = sum(self._write_user(run, user) for user in batch)
         return Written(changed, sum(len(user.secrets) for user in batch) - changed)
+
+    async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
+        self._require(run)
+        for username in usernames:
+            rows = self._rows.get(username, {})
+            rows.update({secret_id: replace(row, missing_run=run.id) for secret_id, row in rows.items()})
+
+    async def missing(self, run: Run) -> Missing:
+        judged = [row for row in self._judged(run) if row.removed_at is None]
+        return Missing(missing=sum(row.missing_run == run.id for row in judged), stored=len(judged))
+
+    async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
+        removed = 0
+        for rows in self._rows.values():
+            for secret_id, row in list(rows.items()):
+                if row.missing_run != run.id or (how == "mark" and row.removed_at is not None):
+                    continue
+                removed += 1
+                if how == "delete":
+                    del rows[secret_id]
+                else:
+                    rows[secret_id] = replace(row, removed_at=at)
+        return removed
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
         found = self._of(run)
@@ -115,7 +147,7 @@ class MemoryStore:
             yield checkpoint
 
     async def get(self, username: str, secret_id: str) -> Secret | None:
-        row = self._rows.get((username, secret_id))
+        row = self._rows.get(username, {}).get(secret_id)
         return None if row is None else row.secret
 
     async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
@@ -127,6 +159,7 @@ class MemoryStore:
                 type=row.secret.type,
                 expires_at=None if moment is None else moment.isoformat(),
                 stored_at=row.stored_at,
+                removed_at=row.removed_at,
             )
 
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
@@ -134,21 +167,34 @@ class MemoryStore:
             yield owner, row.secret
 
     async def verify(self) -> Verification:
-        return Verification(intact=len(self._rows))
+        return Verification(intact=sum(len(rows) for rows in self._rows.values()))
 
     def _write_user(self, run: Run, user: UserWrite) -> int:
+        username = user.checkpoint.username
+        rows = self._rows.setdefault(username, {})
         changed = 0
         for secret in user.secrets:
-            place = (user.checkpoint.username, secret.id)
-            if place not in self._rows or self._rows[place].secret != secret:
-                self._rows[place] = _Row(secret, user.checkpoint.at)
+            if secret.id not in rows or rows[secret.id].secret != secret:
+                rows[secret.id] = _Row(secret, user.checkpoint.at)
                 changed += 1
-        self._checkpoints[run.id][user.checkpoint.username] = user.checkpoint
+        present = set(user.present)
+        for secret_id, row in rows.items():
+            if secret_id in present:
+                rows[secret_id] = replace(row, missing_run=None, removed_at=None)
+            elif user.listed is not None:
+                rows[secret_id] = replace(row, missing_run=run.id)
+        self._checkpoints[run.id][username] = user.checkpoint
         return changed
 
     def _sorted(self, username: str | None) -> list[tuple[str, _Row]]:
-        places = sorted(place for place in self._rows if username in (None, place[0]))
-        return [(place[0], self._rows[place]) for place in places]
+        names = sorted(self._rows) if username is None else [username]
+        return [(name, row) for name in names for _, row in sorted(self._rows.get(name, {}).items())]
+
+    def _judged(self, run: Run) -> Iterator[_Row]:
+        """What is stored of the users whose listings the run proved, and what it noted as missing."""
+        for username, rows in self._rows.items():
+            proven = is_proven(self._of(run).get(username))
+            yield from (row for row in rows.values() if proven or row.missing_run == run.id)
 
     def _forget_checkpoints(self, selection: str) -> None:
         """All but the last run's of this selection: they would grow for ever."""
@@ -160,6 +206,4 @@ class MemoryStore:
 
     def _require(self, run: Run) -> None:
         if run.id not in self._runs:
-            raise CheckpointError(
-                "the store knows no such run", advice="Begin a run with begin_run() on this very store"
-            )
+            raise no_such_run()

@@ -8,9 +8,8 @@ ciphers (``sealing.py``).
 
 # ruff: noqa: D102 - the protocol documents the methods
 
-import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,8 @@ from flowmate_async.secrets import Secret
 from flowmate_async.stores import sqlite_rows as rows
 from flowmate_async.stores.base import (
     Checkpoint,
+    Missing,
+    Removal,
     Run,
     RunTotals,
     Status,
@@ -35,9 +36,11 @@ from flowmate_async.stores.base import (
     Written,
 )
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.meta import Meta, not_bound, not_open, require_origin
 from flowmate_async.stores.sealing import Sealed, Sealing
 from flowmate_async.stores.sqlite_files import RunLock, guarded, shown, transaction
-from flowmate_async.stores.sqlite_schema import Meta, open_database, read_meta
+from flowmate_async.stores.sqlite_schema import open_database, read_meta
+from flowmate_async.stores.uninterrupted import uninterrupted
 
 T = TypeVar("T")
 
@@ -89,6 +92,9 @@ class SqliteStore:
     async def bind(self, origin: str) -> None:
         await self._on_connection(self._bind, origin)
 
+    async def origin(self) -> str | None:
+        return await self._on_connection(lambda connection: read_meta(connection).origin)
+
     @asynccontextmanager
     async def exclusive_run(self) -> AsyncIterator[None]:
         lock = RunLock(self.path)
@@ -109,6 +115,15 @@ class SqliteStore:
 
     async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
         return await self._on_connection(rows.write, self._bound(), run, batch)
+
+    async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
+        await self._on_connection(rows.note_missing, run, usernames)
+
+    async def missing(self, run: Run) -> Missing:
+        return await self._on_connection(rows.missing, run)
+
+    async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
+        return await self._on_connection(partial(rows.remove_missing, how=how, at=at), run)
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
         return await self._on_connection(rows.statuses, run, usernames)
@@ -165,10 +180,7 @@ class SqliteStore:
 
     def _bound(self) -> Sealing:
         if self._sealing is None:
-            raise StoreError(
-                f"the store {shown(self.path)} is not bound to an upstream",
-                advice="Call bind(base_url) first",
-            )
+            raise not_bound(shown(self.path))
         return self._sealing
 
     def _open(self) -> None:
@@ -188,11 +200,7 @@ class SqliteStore:
         with transaction(connection):
             connection.execute("UPDATE meta SET origin = ? WHERE origin IS NULL", (origin,))
             meta = read_meta(connection)
-        if meta.origin != origin:
-            raise StoreError(
-                f"the store {shown(self.path)} holds credentials of {meta.origin}, not of {origin}",
-                advice="Use one store for each upstream",
-            )
+        require_origin(meta.origin, origin, where=shown(self.path))
         self._use_origin(meta)
 
     def _use_origin(self, meta: Meta) -> None:
@@ -204,15 +212,12 @@ class SqliteStore:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise self._not_open()
+            raise not_open(shown(self.path))
         return self._connection
-
-    def _not_open(self) -> StoreError:
-        return StoreError(f"the store {shown(self.path)} is not open", advice="Enter it with async with")
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._turn is None:
-            raise self._not_open()
+            raise not_open(shown(self.path))
         return await to_thread.run_sync(self._one_at_a_time, work, limiter=self._turn)
 
     def _one_at_a_time(self, work: Callable[[], T]) -> T:
@@ -221,20 +226,3 @@ class SqliteStore:
 
     async def _close_shielded(self) -> None:
         await uninterrupted(self._in_thread(self._close))
-
-
-async def uninterrupted(work: Coroutine[None, None, None]) -> None:
-    """Finish this, however often the task is cancelled meanwhile; the cancellation comes after it.
-
-    A cancel scope would shield from anyio's cancellations, and not from ``task.cancel()``.
-    """
-    task = asyncio.get_running_loop().create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    await task
-    if cancelled is not None:
-        raise cancelled

@@ -11,8 +11,18 @@ from typing import TypeVar
 
 import msgspec
 
-from flowmate_async.errors import CheckpointError
-from flowmate_async.stores.base import Checkpoint, Run, RunTotals, Status, StoredItem, UserWrite, Written
+from flowmate_async.stores.base import (
+    Checkpoint,
+    Missing,
+    Removal,
+    Run,
+    RunTotals,
+    Status,
+    StoredItem,
+    UserWrite,
+    Written,
+    no_such_run,
+)
 from flowmate_async.stores.sealing import Sealed, Sealing
 from flowmate_async.stores.sqlite_files import transaction
 
@@ -28,6 +38,25 @@ _PUT = """
         (username, secret_id, type, expires_at, run_id, stored_at, fingerprint, sealed)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
+_NOTE_PRESENT = """
+    UPDATE secrets SET missing_run = NULL, removed_at = NULL
+    WHERE username = ? AND secret_id IN (SELECT value FROM json_each(?))
+        AND (missing_run IS NOT NULL OR removed_at IS NOT NULL)
+"""
+_NOTE_MISSING = """
+    UPDATE secrets SET missing_run = ?
+    WHERE username = ? AND secret_id NOT IN (SELECT value FROM json_each(?))
+"""
+_MISSING = """
+    SELECT coalesce(sum(missing_run IS ?1), 0), count(*) FROM secrets
+    WHERE removed_at IS NULL AND (missing_run IS ?1 OR username IN (
+        SELECT username FROM checkpoints WHERE run_id = ?1 AND status = 'synced' AND listing_proven
+    ))
+"""
+_REMOVE_MISSING = {
+    "mark": "UPDATE secrets SET removed_at = :at WHERE missing_run = :run AND removed_at IS NULL",
+    "delete": "DELETE FROM secrets WHERE missing_run = :run",
+}
 _PUT_CHECKPOINT = """
     INSERT OR REPLACE INTO checkpoints
         (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven)
@@ -55,11 +84,11 @@ _CHECKPOINTS = """
 """
 # Written out for one user and for all, so that each follows the primary key.
 _ITEMS_OF_ALL = """
-    SELECT username, secret_id, type, expires_at, stored_at
+    SELECT username, secret_id, type, expires_at, stored_at, removed_at
     FROM secrets WHERE (username, secret_id) > (?, ?) ORDER BY username, secret_id LIMIT ?
 """
 _ITEMS_OF_ONE = """
-    SELECT username, secret_id, type, expires_at, stored_at
+    SELECT username, secret_id, type, expires_at, stored_at, removed_at
     FROM secrets WHERE username = ? AND secret_id > ? ORDER BY secret_id LIMIT ?
 """
 _SEALED_OF_ALL = """
@@ -109,6 +138,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
         _require_run(connection, run)
         for user in batch:
             changed += _write_secrets(connection, sealing, run, user)
+            _note_listed(connection, run, user)
             _write_checkpoint(connection, run, user.checkpoint)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
@@ -125,6 +155,32 @@ def _write_secrets(connection: sqlite3.Connection, sealing: Sealing, run: Run, u
         shown = (secret.type, _iso(secret.expires_at), run.id, user.checkpoint.at)
         connection.execute(_PUT, (username, secret.id, *shown, sealed.fingerprint, sealed.data))
     return changed
+
+
+def _note_listed(connection: sqlite3.Connection, run: Run, user: UserWrite) -> None:
+    username, present = user.checkpoint.username, msgspec.json.encode(user.present).decode()
+    connection.execute(_NOTE_PRESENT, (username, present))
+    if user.listed is not None:
+        connection.execute(_NOTE_MISSING, (run.id, username, present))
+
+
+def note_missing(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> None:
+    """Note everything of these users as missing."""
+    with transaction(connection):
+        _require_run(connection, run)
+        connection.executemany(_NOTE_MISSING, [(run.id, username, "[]") for username in usernames])
+
+
+def missing(connection: sqlite3.Connection, run: Run) -> Missing:
+    """What this run noted as missing, among what it could judge."""
+    gone, stored = connection.execute(_MISSING, (run.id,)).fetchone()
+    return Missing(missing=gone, stored=stored)
+
+
+def remove_missing(connection: sqlite3.Connection, run: Run, *, how: Removal, at: float) -> int:
+    """Mark or delete what this run noted as missing."""
+    with transaction(connection):
+        return connection.execute(_REMOVE_MISSING[how], {"run": run.id, "at": at}).rowcount
 
 
 def _write_checkpoint(connection: sqlite3.Connection, run: Run, checkpoint: Checkpoint) -> None:
@@ -182,9 +238,7 @@ def sealed_after(
 
 def _require_run(connection: sqlite3.Connection, run: Run) -> None:
     if connection.execute("SELECT 1 FROM runs WHERE id = ?", (run.id,)).fetchone() is None:
-        raise CheckpointError(
-            "the store knows no such run", advice="Begin a run with begin_run() on this very store"
-        )
+        raise no_such_run()
 
 
 def _struct(kind: type[T], row: tuple[object, ...]) -> T:

@@ -3,17 +3,13 @@
 Knows nothing of single credentials or of runs.
 """
 
-import hmac
-import os
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
 from flowmate_async.errors import StoreError
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.sealing import key_check
+from flowmate_async.stores.meta import Meta, new_meta, require_key
 from flowmate_async.stores.sqlite_files import (
     connect,
     has_rollback_journal,
@@ -27,10 +23,15 @@ from flowmate_async.stores.sqlite_files import (
 APPLICATION_ID = 0x464D4153
 """Marks the database file as one of ours; ``FMAS`` in ASCII."""
 
-FORMAT = 1
+FORMAT = 2
 """The format this version writes, kept in ``PRAGMA user_version``."""
 
-MIGRATIONS: Mapping[int, tuple[str, ...]] = {}
+MIGRATIONS: Mapping[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE secrets ADD COLUMN missing_run TEXT",
+        "ALTER TABLE secrets ADD COLUMN removed_at REAL",
+    ),
+}
 """What brings a store of that format to the next one."""
 
 TABLES = (
@@ -52,6 +53,8 @@ TABLES = (
         stored_at REAL NOT NULL,
         fingerprint BLOB NOT NULL,
         sealed BLOB NOT NULL,
+        missing_run TEXT,
+        removed_at REAL,
         PRIMARY KEY (username, secret_id)
     ) WITHOUT ROWID
     """,
@@ -82,22 +85,6 @@ TABLES = (
 )
 
 
-class Meta(msgspec.Struct, frozen=True):
-    """What a store says of itself.
-
-    Attributes:
-        store_id: random, made with the store.
-        key_id: the public name of the key it is sealed with.
-        key_check: the record that only this key makes.
-        origin: the upstream it is bound to, if any yet.
-    """
-
-    store_id: str
-    key_id: str
-    key_check: bytes
-    origin: str | None
-
-
 def open_database(
     path: Path, key: StoreKey, *, busy_timeout_seconds: float
 ) -> tuple[sqlite3.Connection, Meta]:
@@ -123,7 +110,7 @@ def _check(connection: sqlite3.Connection, key: StoreKey, path: Path) -> bool:
     if _is_blank(connection):
         return False
     _check_format(connection, path)
-    _check_key(read_meta(connection), key, path)
+    require_key(read_meta(connection), key, where=shown(path))
     return True
 
 
@@ -143,18 +130,6 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _check_key(meta: Meta, key: StoreKey, path: Path) -> None:
-    if meta.key_id != key.key_id:
-        raise StoreError(
-            f"the store {shown(path)} is sealed with key {meta.key_id}, and the key given is {key.key_id}",
-            advice="Give the key it was made with",
-        )
-    if not hmac.compare_digest(meta.key_check, key_check(key, store_id=meta.store_id)):
-        raise StoreError(
-            f"the store {shown(path)} was tampered with, or is damaged", advice="Restore a backup"
-        )
-
-
 def _prepare(connection: sqlite3.Connection, key: StoreKey, path: Path) -> Meta:
     # Tables are made before the write-ahead log is switched on, so that meta is always in the file itself.
     with transaction(connection):
@@ -170,10 +145,10 @@ def _prepare(connection: sqlite3.Connection, key: StoreKey, path: Path) -> Meta:
 def _create(connection: sqlite3.Connection, key: StoreKey) -> None:
     for statement in TABLES:
         connection.execute(statement)
-    store_id = os.urandom(16).hex()
+    made = new_meta(key)
     connection.execute(
         "INSERT INTO meta (store_id, key_id, key_check) VALUES (?, ?, ?)",
-        (store_id, key.key_id, key_check(key, store_id=store_id)),
+        (made.store_id, made.key_id, made.key_check),
     )
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")

@@ -16,9 +16,15 @@ from flowmate_async.clock import Clock
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
 from flowmate_async.redaction import one_line
-from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite
+from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite, is_proven
 from flowmate_async.sync.abort import AbortRules
 from flowmate_async.sync.outcomes import Outcome, UserFailed
+from flowmate_async.sync.removal import (
+    DEFAULT_MAX_REMOVED_SHARE,
+    RemovalPolicy,
+    Removed,
+    remove_missing,
+)
 from flowmate_async.sync.report import LeftOut, SyncReport
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
 
@@ -33,11 +39,17 @@ class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
         max_age_seconds: an incomplete run older than this is not resumed; a new one begins.
         retry_failed: resume the newest run also when it is complete, for the users that failed.
         max_failures: users that may fail before the run is ended; ``None`` for any number.
+        removed: what becomes of credentials that a proven complete listing lacks, once the run is complete:
+            ``keep``, ``mark`` or ``delete``.
+        max_removed_share: the largest share, from 0 to 1, that may be marked or deleted; if more is missing,
+            nothing is.
     """
 
     max_age_seconds: float = DEFAULT_MAX_AGE_SECONDS
     retry_failed: bool = False
     max_failures: int | None = None
+    removed: RemovalPolicy = "keep"
+    max_removed_share: float = DEFAULT_MAX_REMOVED_SHARE
 
 
 class SyncEngine:
@@ -80,6 +92,7 @@ class SyncEngine:
         selection: str | None = None,
         stop: asyncio.Event | None = None,
         left_out: tuple[LeftOut, ...] = (),
+        accounts: Collection[str] | None = None,
     ) -> SyncReport:
         """Sync these users; the caller holds the store's run lock and has bound its origin.
 
@@ -88,6 +101,7 @@ class SyncEngine:
             selection: a name for this set of users; only a run of the same selection is resumed.
             stop: when set, no further user is begun.
             left_out: for the report.
+            accounts: every username of the tenant, when these users are all of them.
 
         Raises:
             FlowMateError: the run was ended early; what was acknowledged is kept and the run can be resumed.
@@ -96,9 +110,12 @@ class SyncEngine:
         run, resumed = await self._run(selection or _selection(usernames))
         total = len(usernames) if isinstance(usernames, Sized) else None
         self._emitter.emit(RunBegan(run.id, resumed, total))
-        error = await self._sweep(run, self._remaining(run, usernames) if resumed else usernames, stop)
+        remaining = self._remaining(run, usernames) if resumed else usernames
+        error = await self._sweep(run, remaining, stop, resumed=resumed)
         complete = error is None and not (stop is not None and stop.is_set())
+        removed = Removed()
         if complete:
+            removed = await self._remove_missing(run, accounts)
             await self._store.finish_run(run, at=self._clock.wall())
         self._emitter.emit(RunEnded(run.id, complete))
         if error is not None:
@@ -109,6 +126,7 @@ class SyncEngine:
             complete=complete,
             seconds=self._clock.monotonic() - began,
             left_out=left_out,
+            removed=removed,
         )
 
     async def _run(self, selection: str) -> tuple[Run, bool]:
@@ -136,10 +154,10 @@ class SyncEngine:
                     self._emitter.emit(UserSkipped(name))
 
     async def _sweep(
-        self, run: Run, usernames: Usernames, stop: asyncio.Event | None
+        self, run: Run, usernames: Usernames, stop: asyncio.Event | None, *, resumed: bool
     ) -> FlowMateError | None:
         """Sweep and store; the error that ended the run early, if one did."""
-        synced_before = (await self._store.totals(run)).synced > 0
+        synced_before = resumed and (await self._store.totals(run)).synced > 0
         rules = AbortRules(
             patience=max(10, self._workers),
             max_failures=self._options.max_failures,
@@ -163,8 +181,25 @@ class SyncEngine:
             self._requests += outcome.requests
             self._emitter.emit(_event(outcome))
 
+    async def _remove_missing(self, run: Run, accounts: Collection[str] | None) -> Removed:
+        return await remove_missing(
+            self._store,
+            run,
+            policy=self._options.removed,
+            max_share=self._options.max_removed_share,
+            accounts=accounts,
+            at=self._clock.wall(),
+        )
+
     async def _report(
-        self, run: Run, *, resumed: bool, complete: bool, seconds: float, left_out: tuple[LeftOut, ...]
+        self,
+        run: Run,
+        *,
+        resumed: bool,
+        complete: bool,
+        seconds: float,
+        left_out: tuple[LeftOut, ...],
+        removed: Removed,
     ) -> SyncReport:
         totals = await self._store.totals(run)
         return SyncReport(
@@ -182,6 +217,9 @@ class SyncEngine:
             requests=self._requests,
             errors=totals.errors,
             left_out=left_out,
+            missing=removed.missing,
+            removed=removed.removed,
+            removal_refused=removed.refused,
         )
 
 
@@ -198,7 +236,8 @@ def _user_write(outcome: Outcome, at: float) -> UserWrite:
         message=str(outcome.error) if isinstance(outcome, UserFailed) else "",
         listing_proven=not isinstance(outcome, UserFailed) and outcome.listing_proven,
     )
-    return UserWrite(checkpoint=checkpoint, secrets=outcome.secrets)
+    listed = tuple(secret.id for secret in outcome.secrets) if is_proven(checkpoint) else None
+    return UserWrite(checkpoint=checkpoint, secrets=outcome.secrets, listed=listed)
 
 
 def _event(outcome: Outcome) -> UserStored | UserNotStored:

@@ -30,6 +30,9 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         requests: requests of this call.
         errors: failed users of the run by kind of error.
         left_out: accounts that were not selected.
+        missing: stored credentials that upstream no longer has; not counted under the policy ``keep``.
+        removed: how many of these were marked or deleted, those that were marked before included.
+        removal_refused: whether nothing was removed because too large a share is missing.
     """
 
     run_id: str
@@ -46,6 +49,9 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     errors: dict[str, int]
     left_out: tuple[LeftOut, ...] = ()
+    missing: int = 0
+    removed: int = 0
+    removal_refused: bool = False
 
 
 def select(users: list[User]) -> tuple[list[str], tuple[LeftOut, ...]]:

@@ -12,53 +12,26 @@ Needs pytest and anyio's plugin, which comes with anyio. Nothing here knows any 
 
 # ruff: noqa: S101, S106 - these are tests
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
-
-import anyio
 import pytest
 
 from flowmate_async.errors import CheckpointError, StoreError
 from flowmate_async.secrets import MixedSecret, MixedValue, Secret, UnknownSecret
-from flowmate_async.stores.base import Checkpoint, Run, RunTotals, Store, StoredItem, UserWrite, Written
+from flowmate_async.stores.base import (
+    Run,
+    RunTotals,
+    StoredItem,
+    Written,
+)
+from flowmate_async.testing.concurrency_laws import ConcurrencyLaws
+from flowmate_async.testing.removal_laws import RemovalLaws
 from flowmate_async.testing.samples import EXPIRES_AS_STORED, api_key, every_type
+from flowmate_async.testing.store_writes import ORIGIN, OpenStore, collect, failed, synced, write
 
-OpenStore = Callable[[], Store]
-T = TypeVar("T")
-
-ORIGIN = "https://flowmate.example"
 MORE_THAN_A_PAGE = 1200
 """More rows than any sensible store fetches at a time."""
 
 
-def synced(username: str, *secrets: Secret, at: float = 10.0) -> UserWrite:
-    """What a sync writes for a user that went well."""
-    checkpoint = Checkpoint(username=username, status="synced", secrets=len(secrets), requests=2, at=at)
-    return UserWrite(checkpoint=checkpoint, secrets=secrets)
-
-
-def failed(username: str, error: str = "masked_secret", *secrets: Secret) -> UserWrite:
-    """What a sync writes for a user that did not."""
-    checkpoint = Checkpoint(
-        username=username,
-        status="failed",
-        secrets=len(secrets),
-        requests=1,
-        seconds=0.5,
-        at=11.0,
-        error=error,
-        message="it went wrong",
-        listing_proven=False,
-    )
-    return UserWrite(checkpoint=checkpoint, secrets=secrets)
-
-
-async def collect(source: AsyncIterator[T]) -> list[T]:
-    """Everything an iterator yields."""
-    return [item async for item in source]
-
-
-class StoreSuite:
+class StoreSuite(RemovalLaws, ConcurrencyLaws):
     """Contract tests: derive, and override :meth:`open_store`."""
 
     pytestmark = pytest.mark.anyio
@@ -77,7 +50,7 @@ class StoreSuite:
     async def test_every_secret_comes_back_as_it_was(self, open_store: OpenStore, secret: Secret) -> None:
         """Whatever its type and content, also after the store was closed; refresh fields included."""
         async with open_store() as store:
-            await _write(store, synced("ann", secret))
+            await write(store, synced("ann", secret))
         async with open_store() as store:
             assert await store.get("ann", secret.id) == secret
             assert await collect(store.secrets()) == [("ann", secret)]
@@ -86,14 +59,14 @@ class StoreSuite:
         """Neither an unknown user nor an unknown secret is an error."""
         async with open_store() as store:
             assert await store.get("ann", "secret-1") is None
-            await _write(store, synced("ann", api_key()))
+            await write(store, synced("ann", api_key()))
             assert await store.get("ann", "secret-2") is None
             assert await store.get("bob", "secret-1") is None
 
     async def test_users_with_the_same_secret_id_do_not_mix(self, open_store: OpenStore) -> None:
         """A credential belongs to its user and its id together."""
         async with open_store() as store:
-            await _write(store, synced("ann", api_key(key="of ann")), synced("bob", api_key(key="of bob")))
+            await write(store, synced("ann", api_key(key="of ann")), synced("bob", api_key(key="of bob")))
             assert await store.get("ann", "secret-1") == api_key(key="of ann")
             assert await store.get("bob", "secret-1") == api_key(key="of bob")
             assert await collect(store.secrets("bob")) == [("bob", api_key(key="of bob"))]
@@ -104,7 +77,7 @@ class StoreSuite:
     async def test_any_username_is_just_a_name(self, open_store: OpenStore, username: str) -> None:
         """No username is a path, a pattern or a statement."""
         async with open_store() as store:
-            run = await _write(store, synced(username, api_key()), synced("other", api_key(key="other")))
+            run = await write(store, synced(username, api_key()), synced("other", api_key(key="other")))
             assert await store.get(username, "secret-1") == api_key()
             assert await collect(store.secrets(username)) == [(username, api_key())]
             assert await store.statuses(run, [username]) == {username: "synced"}
@@ -112,7 +85,7 @@ class StoreSuite:
     async def test_an_unchanged_credential_is_not_rewritten(self, open_store: OpenStore) -> None:
         """The record keeps the time it was stored at, and counts as unchanged, in a later run too."""
         async with open_store() as store:
-            await _write(store, synced("ann", api_key(), at=10.0))
+            await write(store, synced("ann", api_key(), at=10.0))
         async with open_store() as store:
             run = await store.begin_run(at=2.0)
             assert await store.write(run, [synced("ann", api_key(), at=20.0)]) == Written(0, 1)
@@ -122,7 +95,7 @@ class StoreSuite:
     async def test_a_changed_credential_is_rewritten(self, open_store: OpenStore) -> None:
         """The newest one replaces the old one, others stay."""
         async with open_store() as store:
-            run = await _write(store, synced("ann", api_key(key="old"), api_key("secret-2")))
+            run = await write(store, synced("ann", api_key(key="old"), api_key("secret-2")))
             renewed = synced("ann", api_key(key="new"), api_key("secret-2"), at=20.0)
             assert await store.write(run, [renewed]) == Written(1, 1)
             assert await store.get("ann", "secret-1") == api_key(key="new")
@@ -131,15 +104,24 @@ class StoreSuite:
     async def test_what_upstream_no_longer_lists_is_kept(self, open_store: OpenStore) -> None:
         """A write adds and replaces; it never removes."""
         async with open_store() as store:
-            run = await _write(store, synced("ann", api_key("secret-1"), api_key("secret-2")))
+            run = await write(store, synced("ann", api_key("secret-1"), api_key("secret-2")))
             await store.write(run, [synced("ann", api_key("secret-2"))])
             assert await store.get("ann", "secret-1") == api_key("secret-1")
+
+    async def test_a_store_says_whose_it_is(self, open_store: OpenStore) -> None:
+        """From the first bind on."""
+        async with open_store() as store:
+            assert await store.origin() is None
+            await store.bind(ORIGIN)
+            assert await store.origin() == ORIGIN
+        async with open_store() as store:
+            assert await store.origin() == ORIGIN
 
     async def test_a_batch_is_written_wholly_or_not_at_all(self, open_store: OpenStore) -> None:
         """One credential that cannot be written takes its batch with it; the store stays usable."""
         impossible = UnknownSecret(id="bad", kind="X", value="\ud800")
         async with open_store() as store:
-            run = await _write(store, synced("ann", api_key(key="before")))
+            run = await write(store, synced("ann", api_key(key="before")))
             with pytest.raises(StoreError, match="bad"):
                 await store.write(run, [synced("ann", api_key(key="after")), synced("bob", impossible)])
             assert await store.get("ann", "secret-1") == api_key(key="before")
@@ -149,21 +131,21 @@ class StoreSuite:
     async def test_an_empty_batch_is_no_work(self, open_store: OpenStore) -> None:
         """Nothing in, nothing written, nothing wrong."""
         async with open_store() as store:
-            run = await _write(store)
+            run = await write(store)
             assert await store.write(run, []) == Written(0, 0)
             assert await store.totals(run) == RunTotals()
 
     async def test_a_user_twice_in_a_batch_ends_as_the_later(self, open_store: OpenStore) -> None:
         """A batch is taken in its order."""
         async with open_store() as store:
-            run = await _write(store, synced("ann", api_key(key="1")), failed("ann", "x", api_key(key="2")))
+            run = await write(store, synced("ann", api_key(key="1")), failed("ann", "x", api_key(key="2")))
             assert await store.get("ann", "secret-1") == api_key(key="2")
             assert await store.statuses(run, ["ann"]) == {"ann": "failed"}
 
     async def test_a_resumed_run_knows_how_each_user_ended(self, open_store: OpenStore) -> None:
         """Also after the store was closed; users without a checkpoint are absent."""
         async with open_store() as store:
-            await _write(store, synced("ann", api_key()), failed("bob"))
+            await write(store, synced("ann", api_key()), failed("bob"))
         async with open_store() as store:
             run = await store.last_run()
             assert run is not None
@@ -174,14 +156,14 @@ class StoreSuite:
         """No limit of a driver shows through."""
         names = [f"user-{number:05}" for number in range(5000)]
         async with open_store() as store:
-            run = await _write(store, synced(names[7]), synced(names[4999]))
+            run = await write(store, synced(names[7]), synced(names[4999]))
             assert await store.statuses(run, names) == {names[7]: "synced", names[4999]: "synced"}
             assert await store.statuses(run, []) == {}
 
     async def test_a_checkpoint_replaces_the_earlier_one_of_its_run(self, open_store: OpenStore) -> None:
         """A user that failed and then succeeds counts once, as synced."""
         async with open_store() as store:
-            run = await _write(store, failed("ann"))
+            run = await write(store, failed("ann"))
             await store.write(run, [synced("ann", api_key())])
             assert await collect(store.checkpoints(run)) == [synced("ann", api_key()).checkpoint]
             assert await store.totals(run) == RunTotals(synced=1, secrets=1, requests=2)
@@ -190,7 +172,7 @@ class StoreSuite:
         """Every field survives, and the order is that of the names."""
         async with open_store() as store:
             writes = [failed("cid"), synced("ann", api_key()), failed("bob", "refresh_failed")]
-            run = await _write(store, *writes)
+            run = await write(store, *writes)
             found = await collect(store.checkpoints(run))
         assert found == [writes[1].checkpoint, writes[2].checkpoint, writes[0].checkpoint]
 
@@ -198,7 +180,7 @@ class StoreSuite:
         """Failures are counted by kind of error."""
         async with open_store() as store:
             users = [synced("ann", api_key()), failed("bob"), failed("cid"), failed("dan", "protocol")]
-            run = await _write(store, *users)
+            run = await write(store, *users)
             assert await store.totals(run) == RunTotals(
                 synced=1, failed=3, secrets=1, requests=5, errors={"masked_secret": 2, "protocol": 1}
             )
@@ -206,7 +188,7 @@ class StoreSuite:
     async def test_runs_do_not_share_checkpoints(self, open_store: OpenStore) -> None:
         """A new run starts with nothing done; the one before it can still be reported on."""
         async with open_store() as store:
-            first = await _write(store, synced("ann", api_key()))
+            first = await write(store, synced("ann", api_key()))
             second = await store.begin_run(at=2.0)
             assert await store.statuses(second, ["ann"]) == {}
             assert await store.totals(second) == RunTotals()
@@ -246,9 +228,7 @@ class StoreSuite:
         """By username and secret id, with type, expiry and time, for all users or for one."""
         oauth2 = every_type()["oauth 2"]
         async with open_store() as store:
-            await _write(
-                store, synced("bob", oauth2, api_key("b")), synced("ann", api_key("z"), api_key("a"))
-            )
+            await write(store, synced("bob", oauth2, api_key("b")), synced("ann", api_key("z"), api_key("a")))
             found = await collect(store.items())
             assert [(item.username, item.secret_id) for item in found] == [
                 ("ann", "a"),
@@ -273,7 +253,7 @@ class StoreSuite:
         names = [f"user-{number:05}" for number in range(MORE_THAN_A_PAGE)]
         many = [api_key(name) for name in names]
         async with open_store() as store:
-            run = await _write(store, *(synced(name, api_key()) for name in names), synced("zed", *many))
+            run = await write(store, *(synced(name, api_key()) for name in names), synced("zed", *many))
             assert [one.username async for one in store.checkpoints(run)] == [*names, "zed"]
             assert [one.username async for one in store.items()] == names + ["zed"] * MORE_THAN_A_PAGE
             assert [one.secret_id async for one in store.items("zed")] == names
@@ -283,7 +263,7 @@ class StoreSuite:
     async def test_a_store_can_be_written_while_it_is_iterated(self, open_store: OpenStore) -> None:
         """An iterator holds no lock between its steps, and leaving it early leaves nothing behind."""
         async with open_store() as store:
-            run = await _write(store, synced("ann", api_key()), synced("bob", api_key()))
+            run = await write(store, synced("ann", api_key()), synced("bob", api_key()))
             async for username, _ in store.secrets():
                 await store.write(run, [synced(username, api_key(key="renewed"))])
                 break
@@ -305,56 +285,10 @@ class StoreSuite:
             with pytest.raises(StoreError):
                 await store.write(run, [synced("ann", api_key())])
 
-    async def test_one_run_at_a_time(self, open_store: OpenStore) -> None:
-        """The second taker is told at once; the lock is free again afterwards, an error included."""
-        async with open_store() as store:
-            async with store.exclusive_run():
-                with pytest.raises(CheckpointError):
-                    await _hold(store)
-                await _write(store, synced("ann", api_key()))
-            with pytest.raises(ZeroDivisionError):
-                await _hold(store, fail=True)
-            await _hold(store)
-
-    async def test_a_cancelled_run_lets_go_of_the_lock(self, open_store: OpenStore) -> None:
-        """The next one can begin at once."""
-        async with open_store() as store:
-            with anyio.CancelScope() as scope:
-                async with store.exclusive_run():
-                    scope.cancel()
-                    await anyio.lowlevel.checkpoint()
-            assert scope.cancelled_caught
-            await _hold(store)
-
-    async def test_concurrent_writers_lose_nothing(self, open_store: OpenStore) -> None:
-        """Tasks may share a store; each write is one unit."""
-        async with open_store() as store:
-            run = await _write(store)
-            async with anyio.create_task_group() as group:
-                for writer in range(8):
-                    group.start_soon(_write_many, store, run, writer)
-            assert await store.totals(run) == RunTotals(synced=80, secrets=160, requests=160)
-            assert (await store.verify()).intact == 160
-
-    async def test_a_cancelled_write_leaves_whole_users_and_a_usable_store(
-        self, open_store: OpenStore
-    ) -> None:
-        """Each user is there with the checkpoint and every credential, or not at all."""
-        users = [synced(f"user-{n}", *(api_key(f"s{k}") for k in range(20))) for n in range(50)]
-        async with open_store() as store:
-            run = await _write(store)
-            async with anyio.create_task_group() as group:
-                group.start_soon(store.write, run, users)
-                await anyio.lowlevel.checkpoint()
-                group.cancel_scope.cancel()
-            done = await store.statuses(run, [user.checkpoint.username for user in users])
-            assert len(await collect(store.items())) == 20 * len(done)
-            assert await store.write(run, [synced("late", api_key())]) == Written(1, 0)
-
     async def test_verify_counts_what_opens(self, open_store: OpenStore) -> None:
         """A sound store has nothing damaged."""
         async with open_store() as store:
-            await _write(store, synced("ann", *every_type().values()), synced("bob", api_key()))
+            await write(store, synced("ann", *every_type().values()), synced("bob", api_key()))
             found = await store.verify()
         assert found.intact == len(every_type()) + 1
         assert found.damaged == ()
@@ -363,29 +297,9 @@ class StoreSuite:
         """Neither the text nor the chain of an error of ``write`` holds any part of it."""
         secret = MixedSecret(id="bad", value=MixedValue(payload="do-not-show\ud800"))
         async with open_store() as store:
-            run = await _write(store)
+            run = await write(store)
             with pytest.raises(StoreError) as caught:
                 await store.write(run, [synced("ann", secret)])
         assert "do-not-show" not in repr(caught.value) + str(caught.value)
         assert caught.value.__cause__ is None
         assert caught.value.__context__ is None
-
-
-async def _write(store: Store, *users: UserWrite) -> Run:
-    """Bind, begin a run and write in it."""
-    await store.bind(ORIGIN)
-    run = await store.begin_run(at=1.0)
-    await store.write(run, users)
-    return run
-
-
-async def _write_many(store: Store, run: Run, writer: int) -> None:
-    for number in range(10):
-        batch: Sequence[UserWrite] = [synced(f"user-{writer}-{number}", api_key("a"), api_key("b"))]
-        await store.write(run, batch)
-
-
-async def _hold(store: Store, *, fail: bool = False) -> None:
-    async with store.exclusive_run():
-        if fail:
-            raise ZeroDivisionError

@@ -132,6 +132,19 @@ class TestUsernames:
         assert connected.stats()["requests"] == before
 
 
+class TestRemoval:
+    @pytest.mark.parametrize("share", ["2", "-0.1", "nan"])
+    def test_a_share_is_from_0_to_1(self, flowmate, connected, share):
+        sent = connected.total()
+        ended = flowmate("sync", "--all-users", "--removed", "delete", f"--max-removed-share={share}")
+        assert ended.code == USAGE
+        assert "--max-removed-share" in ended.complaint
+        assert connected.total() == sent
+
+    def test_a_policy_is_one_of_three(self, flowmate, connected):
+        assert flowmate("sync", "--all-users", "--removed", "shred").code == USAGE
+
+
 class TestUpstream:
     """FlowMate cannot be used: exit 3, and the reader learns why."""
 

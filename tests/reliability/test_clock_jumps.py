@@ -116,7 +116,7 @@ async def test_a_sweep_waits_out_the_lock_however_wrong_the_clock_is(fm, upstrea
 
 @pytest.mark.parametrize(("ahead", "least", "most"), [(0.0, 8, 12), (-HOUR, 60, 67), (HOUR, 0, 2)])
 async def test_a_retry_after_date_never_holds_longer_than_its_cap(fm, upstream, clock, ahead, least, most):
-    """A clock that is behind waits the cap and its jitter (a tenth); one that is ahead asks again by itself."""
+    """A clock that is behind waits the cap and its jitter (a tenth); one ahead asks again by itself."""
     clock.ahead_seconds = ahead
     upstream.throttles = [{"retry_after": formatdate(true_wall() + 10, usegmt=True)}]
     await fm.impersonate("u")

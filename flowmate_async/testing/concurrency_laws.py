@@ -1,0 +1,75 @@
+"""The laws of many at once, and of those who leave early; a part of :class:`~.store_suite.StoreSuite`."""
+
+# ruff: noqa: S101 - these are tests
+
+from collections.abc import Sequence
+
+import anyio
+import pytest
+
+from flowmate_async.errors import CheckpointError
+from flowmate_async.stores.base import Run, RunTotals, Store, UserWrite, Written
+from flowmate_async.testing.samples import api_key
+from flowmate_async.testing.store_writes import OpenStore, collect, synced, write
+
+
+class ConcurrencyLaws:
+    """Locks, cancellation, concurrent writers."""
+
+    async def test_one_run_at_a_time(self, open_store: OpenStore) -> None:
+        """The second taker is told at once; the lock is free again afterwards, an error included."""
+        async with open_store() as store:
+            async with store.exclusive_run():
+                with pytest.raises(CheckpointError):
+                    await _hold(store)
+                await write(store, synced("ann", api_key()))
+            with pytest.raises(ZeroDivisionError):
+                await _hold(store, fail=True)
+            await _hold(store)
+
+    async def test_a_cancelled_run_lets_go_of_the_lock(self, open_store: OpenStore) -> None:
+        """The next one can begin at once."""
+        async with open_store() as store:
+            with anyio.CancelScope() as scope:
+                async with store.exclusive_run():
+                    scope.cancel()
+                    await anyio.lowlevel.checkpoint()
+            assert scope.cancelled_caught
+            await _hold(store)
+
+    async def test_concurrent_writers_lose_nothing(self, open_store: OpenStore) -> None:
+        """Tasks may share a store; each write is one unit."""
+        async with open_store() as store:
+            run = await write(store)
+            async with anyio.create_task_group() as group:
+                for writer in range(8):
+                    group.start_soon(_write_many, store, run, writer)
+            assert await store.totals(run) == RunTotals(synced=80, secrets=160, requests=160)
+            assert (await store.verify()).intact == 160
+
+    async def test_a_cancelled_write_leaves_whole_users_and_a_usable_store(
+        self, open_store: OpenStore
+    ) -> None:
+        """Each user is there with the checkpoint and every credential, or not at all."""
+        users = [synced(f"user-{n}", *(api_key(f"s{k}") for k in range(20))) for n in range(50)]
+        async with open_store() as store:
+            run = await write(store)
+            async with anyio.create_task_group() as group:
+                group.start_soon(store.write, run, users)
+                await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            done = await store.statuses(run, [user.checkpoint.username for user in users])
+            assert len(await collect(store.items())) == 20 * len(done)
+            assert await store.write(run, [synced("late", api_key())]) == Written(1, 0)
+
+
+async def _write_many(store: Store, run: Run, writer: int) -> None:
+    for number in range(10):
+        batch: Sequence[UserWrite] = [synced(f"user-{writer}-{number}", api_key("a"), api_key("b"))]
+        await store.write(run, batch)
+
+
+async def _hold(store: Store, *, fail: bool = False) -> None:
+    async with store.exclusive_run():
+        if fail:
+            raise ZeroDivisionError
