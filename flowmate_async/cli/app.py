@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError
 from flowmate_async import __version__
 from flowmate_async.cli.configuration import fill_from_file
 from flowmate_async.cli.demo_command import demo
+from flowmate_async.cli.doctor_command import doctor
 from flowmate_async.cli.exits import Exit, complain, exit_code
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.read_commands import get, list_, users
@@ -35,6 +36,7 @@ app.command(get)
 app.command(run_, name="run")
 app.command(store_app)
 app.command(sandbox)
+app.command(doctor)
 
 
 def main() -> NoReturn:

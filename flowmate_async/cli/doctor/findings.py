@@ -1,0 +1,75 @@
+"""Finding: what one check found, and what to do about it."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from flowmate_async.cli.exits import Exit, exit_code
+from flowmate_async.errors import FlowMateError
+from flowmate_async.redaction import one_line
+
+Status = Literal["ok", "warning", "error", "skipped"]
+"""``skipped``: the check needs something that another check found missing."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the doctor's.
+
+    Attributes:
+        check: what was looked at, in a word.
+        status: how it stands.
+        message: what was found.
+        fix: what to do; empty when nothing need be done.
+        exit_code: what the command ends with when this is its first error.
+    """
+
+    check: str
+    status: Status
+    message: str
+    fix: str = ""
+    exit_code: int = Exit.OK
+
+
+def ok(check: str, message: str) -> Finding:
+    """All is well."""
+    return Finding(check=check, status="ok", message=message)
+
+
+def warning(check: str, message: str, fix: str) -> Finding:
+    """It works, and might not for long, or not well."""
+    return Finding(check=check, status="warning", message=message, fix=fix)
+
+
+def error(check: str, message: str, fix: str, *, code: Exit = Exit.USAGE) -> Finding:
+    """It cannot work."""
+    return Finding(check=check, status="error", message=message, fix=fix, exit_code=code)
+
+
+def skipped(check: str, because: str) -> Finding:
+    """It could not be looked at."""
+    return Finding(check=check, status="skipped", message=because)
+
+
+def failed(check: str, failure: FlowMateError, *, fix: str = "") -> Finding:
+    """What the library itself said is wrong.
+
+    Args:
+        check: what was looked at.
+        failure: the error, which carries its own advice.
+        fix: what to do when the error gives no advice.
+    """
+    advice, message = failure.advice or fix, str(failure)
+    if failure.advice:
+        message = message.removesuffix(f". {failure.advice}")
+    return error(check, one_line(message, limit=2000), one_line(advice, limit=2000), code=exit_code(failure))
+
+
+def worst_exit(findings: Iterable[Finding], *, strict: bool) -> Exit:
+    """How the command ends: as its first error says; warnings count only when ``strict``."""
+    warned = False
+    for finding in findings:
+        if finding.status == "error":
+            return Exit(finding.exit_code)
+        warned = warned or finding.status == "warning"
+    return Exit.SOME_FAILED if strict and warned else Exit.OK

@@ -1,0 +1,128 @@
+"""This machine and its settings: base URL, variables, token, what the process may open. Nothing is sent."""
+
+import difflib
+import importlib.util
+import platform
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from cyclopts import Parameter
+
+from flowmate_async import __version__
+from flowmate_async.cli.configuration import default_path
+from flowmate_async.cli.doctor.findings import Finding, error, failed, ok, warning
+from flowmate_async.cli.options import Connection, StoreFlags
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.private_files import read_private_text
+from flowmate_async.redaction import one_line
+from flowmate_async.settings import checked_base_url
+
+_SPARE_DESCRIPTORS = 64
+"""For the store, the interpreter and what the process was started with."""
+
+_CREDENTIAL_VARIABLES = ("FLOWMATE_ADMIN_TOKEN", "FLOWMATE_STORE_KEY", "FLOWMATE_STORE_KEY_FILE")
+
+
+def check_surroundings(connection: Connection, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Everything that can be said before a packet is sent.
+
+    Args:
+        connection: the flags.
+        env: the environment.
+    """
+    yield _check_version()
+    yield _check_configuration(connection)
+    yield from _check_variables(env)
+    yield _check_token_source(connection, env)
+    yield from _check_descriptors(connection)
+
+
+def _check_version() -> Finding:
+    found = [name for name in ("uvloop", "httptools") if importlib.util.find_spec(name)]
+    loop = f"with {' and '.join(found)}" if found else "on asyncio's own loop"
+    return ok("version", f"flowmate_async {__version__} on Python {platform.python_version()}, {loop}")
+
+
+def _check_configuration(connection: Connection) -> Finding:
+    try:
+        base_url = checked_base_url(connection.base_url)
+        connection.client()
+    except ConfigurationError as problem:
+        if problem.message != "there is no admin token":  # which has a line of its own
+            return failed("configuration", problem)
+    rate = f"{connection.rate:g} requests/s" if connection.rate else "no rate limit"
+    return ok("configuration", f"{base_url}, {rate}, {connection.transport}; {_file(connection)}")
+
+
+def _file(connection: Connection) -> str:
+    if connection.config is not None:
+        return f"settings from {connection.config}"
+    try:
+        path = default_path()
+    except RuntimeError:
+        return "no settings file"
+    return f"settings from {path}" if path.is_file() else "no settings file"
+
+
+def _check_variables(env: Mapping[str, str]) -> Iterator[Finding]:
+    """Variables that nobody reads, and that look like a slip of the pen."""
+    known = [*_variables(Connection), *_variables(StoreFlags), *_CREDENTIAL_VARIABLES]
+    for name in sorted(env):
+        if not name.upper().startswith("FLOWMATE") or name in known:
+            continue
+        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)
+        if near:
+            shown = one_line(name, limit=80)
+            yield warning("variables", f"{shown} is set, and nothing reads it", f"Did you mean {near[0]}?")
+
+
+def _variables(flags: type[Connection] | type[StoreFlags]) -> list[str]:
+    """The environment variables of some flags."""
+    found: list[str] = []
+    hints = typing.get_type_hints(flags, include_extras=True)
+    for field in fields(flags):
+        for part in getattr(hints[field.name], "__metadata__", ()):
+            if isinstance(part, Parameter):
+                found += [part.env_var] if isinstance(part.env_var, str) else (part.env_var or ())
+    return found
+
+
+def _check_token_source(connection: Connection, env: Mapping[str, str]) -> Finding:
+    path, in_variable = connection.admin_token_file, bool(env.get("FLOWMATE_ADMIN_TOKEN"))
+    try:
+        if path is not None:
+            return _check_token_file(path, in_variable=in_variable)
+        connection.client()
+    except ConfigurationError as problem:
+        return failed("token file" if path is not None else "token source", problem)
+    return ok("token source", "FLOWMATE_ADMIN_TOKEN" if in_variable else "the system keyring")
+
+
+def _check_token_file(path: Path, *, in_variable: bool) -> Finding:
+    if not read_private_text(path, what="the admin token file"):
+        return error("token file", f"{path} is empty", "Put the admin token into it, and nothing else")
+    if in_variable:
+        return warning(
+            "token file",
+            f"{path} is read, and FLOWMATE_ADMIN_TOKEN is set as well and ignored",
+            "Unset one of them",
+        )
+    return ok("token file", f"{path} is private")
+
+
+def _check_descriptors(connection: Connection) -> Iterator[Finding]:
+    """Whether the process may open as many connections as it wants to."""
+    try:
+        import resource  # noqa: PLC0415 - POSIX only
+    except ImportError:
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connection.concurrency + _SPARE_DESCRIPTORS
+    if limit not in (resource.RLIM_INFINITY, -1) and limit < needed:
+        yield warning(
+            "descriptors",
+            f"this process may open {limit} files, and concurrency {connection.concurrency} needs {needed}",
+            f"ulimit -n {max(1024, needed)}, or a lower --concurrency",
+        )
