@@ -56,24 +56,32 @@ class Api:
         self, admin: Headers, username: str, *, wire: AbstractContextManager[Any] = OFF_WIRE
     ) -> UserToken:
         """``POST /impersonate``: a token for one user."""
-        request = protocol.impersonate(username)
-        return protocol.read_user_token(await self._send(request, admin, self._plain, wire))
+        errand = Errand(
+            request=protocol.impersonate(username),
+            headers=admin,
+            limits=self._plain,
+            username=username,
+            wire=wire,
+        )
+        return protocol.read_user_token(await self._dispatcher.send(errand))
 
     async def users(self, admin: Headers) -> list[User]:
         """``GET /users/``: every account of the tenant, administrators and service accounts included."""
-        return protocol.read_users(await self._send(protocol.users(), admin, self._users, OFF_WIRE))
+        errand = Errand(request=protocol.users(), headers=admin, limits=self._users)
+        return protocol.read_users(await self._dispatcher.send(errand))
 
-    async def list_secrets_page(self, user: Headers, *, number: int, size: int) -> SecretPage:
+    async def list_secrets_page(self, user: Headers, *, username: str, number: int, size: int) -> SecretPage:
         """``GET /secrets/``: one page of a user's secrets, without credentials."""
         request = protocol.list_secrets(number=number, size=size)
-        return protocol.read_page(await self._send(request, user, self._plain, OFF_WIRE))
+        errand = Errand(request=request, headers=user, limits=self._plain, username=username)
+        return protocol.read_page(await self._dispatcher.send(errand))
 
     async def get_secret(
         self,
         user: Headers,
-        secret_id: str,
+        request: Request,
         *,
-        may_refresh: bool = True,
+        username: str,
         auth_client_id: str | None = None,
         wire: AbstractContextManager[Any] = OFF_WIRE,
     ) -> Secret:
@@ -81,23 +89,18 @@ class Api:
 
         Args:
             user: the header with the user's token.
-            secret_id: the secret's id.
-            may_refresh: whether upstream may refresh it while answering; decides how it may be retried.
+            request: as :func:`~flowmate_async.protocol.get_secret` makes it.
+            username: the user.
             auth_client_id: the OAuth client that it would be refreshed with, as far as that is known.
             wire: entered for exactly as long as the request is on the wire.
         """
-        request = protocol.get_secret(secret_id, may_refresh=may_refresh)
-        response = await self._send(request, user, self._secret, wire, auth_client_id)
-        return protocol.read_secret(response, secret_id, keep_refresh_fields=self._keep_refresh_fields)
-
-    async def _send(
-        self,
-        request: Request,
-        headers: Headers,
-        limits: Limits,
-        wire: AbstractContextManager[Any],
-        auth_client_id: str | None = None,
-    ) -> Any:
-        return await self._dispatcher.send(
-            Errand(request=request, headers=headers, limits=limits, wire=wire, auth_client_id=auth_client_id)
+        errand = Errand(
+            request=request,
+            headers=user,
+            limits=self._secret,
+            username=username,
+            wire=wire,
+            auth_client_id=auth_client_id,
         )
+        response = await self._dispatcher.send(errand)
+        return protocol.read_secret(response, request, keep_refresh_fields=self._keep_refresh_fields)

@@ -1,6 +1,6 @@
 """One secret from upstream: as its user, one flight a secret, its token replaced when rejected."""
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,7 @@ from flowmate_async.api import Api
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, FlightJoined
 from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
-from flowmate_async.protocol import checked_id, checked_username
+from flowmate_async.protocol import Request, checked_username, get_secret
 from flowmate_async.secrets import Secret
 from flowmate_async.tokens import UserTokens
 
@@ -59,11 +59,11 @@ class SecretFetcher:
             forced: it must be asked for after this call; an earlier flight is not joined.
             keep: given the answer even when nobody waits for it any more.
         """
-        key = (self._base_url, checked_username(username), checked_id(secret_id))
-        get = partial(
-            self._api.get_secret, secret_id=secret_id, may_refresh=may_refresh, auth_client_id=auth_client_id
+        key = (self._base_url, checked_username(username), secret_id)
+        request = get_secret(secret_id, may_refresh=may_refresh)
+        return await self._flights.fly(
+            key, partial(self._fetch, key, request, auth_client_id, keep), forced=forced
         )
-        return await self._flights.fly(key, partial(self._fetch, key, get, keep), forced=forced)
 
     async def settled(self, username: str, secret_id: str) -> None:
         """Wait until nothing is being fetched that was not forced."""
@@ -82,11 +82,21 @@ class SecretFetcher:
         await self._flights.aclose(drain_seconds=drain_seconds)
 
     async def _fetch(
-        self, key: _Key, get: Callable[..., Awaitable[Secret]], keep: Keep | None, flight: Flight[Secret]
+        self,
+        key: _Key,
+        request: Request,
+        auth_client_id: str | None,
+        keep: Keep | None,
+        flight: Flight[Secret],
     ) -> Secret:
         _, username, secret_id = key
         try:
-            secret = await self._tokens.call(username, partial(get, wire=flight))
+            secret = await self._tokens.call(
+                username,
+                lambda user: self._api.get_secret(
+                    user, request, username=username, auth_client_id=auth_client_id, wire=flight
+                ),
+            )
         except FlowMateError as error:
             error.about(secret_id=secret_id)
             raise

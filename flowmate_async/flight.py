@@ -43,23 +43,35 @@ class Flight(Generic[V]):
     """One request under way, and those who wait for it.
 
     Enter it (``with flight:``) for exactly as long as a request is on the wire.
+
+    It and its table know each other only while it is in there: an ended flight is freed at once, and leaves
+    nothing to the garbage collector, whose rounds would cost as much as the flights themselves.
+
+    Attributes:
+        launch: asks upstream.
+        forced: whether it was asked for by force.
+        on_wire: whether its request is on the wire.
+        priority: of the most urgent of its callers.
+        task: the task that flies it; ``None`` once it has ended.
     """
 
-    __slots__ = ("_leave_table", "_task", "_waiters", "forced", "launch", "on_wire", "priority")
+    __slots__ = ("_key", "_table", "_waiters", "forced", "launch", "on_wire", "priority", "task")
 
     def __init__(
         self,
         launch: Callable[["Flight[V]"], Coroutine[Any, Any, V]],
         *,
         forced: bool,
-        leave_table: Callable[[], object],
+        table: "SingleFlight[Any, V]",
+        key: Hashable,
     ) -> None:
         self.launch = launch
         self.forced = forced
         self.on_wire = False
         self.priority = current_priority()
-        self._leave_table = leave_table
-        self._task: asyncio.Task[None] | None = None
+        self._table = table
+        self._key = key
+        self.task: asyncio.Task[None] | None = None
         self._waiters: set[asyncio.Future[V]] = set()
 
     def __enter__(self) -> Self:
@@ -80,15 +92,12 @@ class Flight(Generic[V]):
         """How many callers wait."""
         return len(self._waiters)
 
-    def begin(self, task: asyncio.Task[None]) -> None:
-        """Tie the flight to the task that flies it, and end the one that flew it before."""
-        earlier, self._task = self._task, task
+    def begin(self, task: asyncio.Task[None]) -> asyncio.Task[None] | None:
+        """Tie the flight to the task that flies it; the one that flew it before is returned, cancelled."""
+        earlier, self.task = self.task, task
         if earlier is not None:
             earlier.cancel()
-
-    def is_flown_by(self, task: "asyncio.Task[None] | None") -> bool:
-        """Whether this task still flies it."""
-        return self._task is task
+        return earlier
 
     def board(self) -> asyncio.Future[V]:
         """Become one who waits; the answer may come at any moment from now on."""
@@ -100,35 +109,37 @@ class Flight(Generic[V]):
         """Wait for the answer. Cancelling this wait harms no other."""
         try:
             return await waiter
-        finally:
+        except BaseException:
             self._waiters.discard(waiter)
             if waiter.done() and not waiter.cancelled():
                 waiter.exception()  # seen, also when a cancellation came in the same moment
             self._drop_if_unwanted()
+            raise
 
     def land(self, value: V) -> None:
         """Give every waiter the answer."""
         for waiter in self._end():
-            waiter.set_result(value)
+            if not waiter.done():
+                waiter.set_result(value)
 
     def fail(self, error: BaseException) -> None:
         """Give every waiter the error; its own copy, since raising writes a traceback into it."""
         for waiter in self._end():
-            waiter.set_exception(error.clone() if isinstance(error, FlowMateError) else error)
+            if not waiter.done():
+                waiter.set_exception(error.clone() if isinstance(error, FlowMateError) else error)
 
     def drop(self) -> None:
         """Leave the table, so that nobody joins any more, and cancel the task that flies."""
-        if self._task is not None:
-            task = self._task
-            self._leave_table()
+        if self.task is not None:
+            task = self.task
+            self._table.dropped(self._key, self, task)
             # Told here, since a task that is cancelled before its first step never runs its own handlers.
             self.fail(ConfigurationError("the client was closed before the answer came"))
             task.cancel()
 
-    def _end(self) -> list[asyncio.Future[V]]:
-        waiters = [waiter for waiter in self._waiters if not waiter.done()]
-        self._waiters.clear()
-        self._task = None
+    def _end(self) -> set[asyncio.Future[V]]:
+        waiters, self._waiters = self._waiters, set()
+        self.task = None
         return waiters
 
     def _drop_if_unwanted(self) -> None:
@@ -145,7 +156,7 @@ class SingleFlight(Generic[K, V]):
 
     def __init__(self, *, on_join: Callable[[], object] = lambda: None) -> None:
         self._flights: dict[K, Flight[V]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._on_join = on_join
         self._flown = 0
         self._joined = 0
@@ -186,7 +197,7 @@ class SingleFlight(Generic[K, V]):
         """The wait for a new flight."""
         if self._closed:
             raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
-        departing: Flight[V] = Flight(launch, forced=forced, leave_table=lambda: self._forget(key, departing))
+        departing: Flight[V] = Flight(launch, forced=forced, table=self, key=key)
         # Before the task exists: with an eager task factory the answer may be there when it does.
         waiter = departing.board()
         self._flights[key] = departing
@@ -239,24 +250,35 @@ class SingleFlight(Generic[K, V]):
         for flight in list(self._flights.values()):
             if not flight.on_wire:
                 flight.drop()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=drain_seconds)
-        for task in self._tasks:
+        flying = [flight.task for flight in self._flights.values() if flight.task is not None]
+        tasks = {*flying, *self._ending}
+        if tasks:
+            await asyncio.wait(tasks, timeout=drain_seconds)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def dropped(self, key: K, flight: Flight[V], task: asyncio.Task[None]) -> None:
+        """Nobody wants this flight any more; its task is cancelled and remembered until it has ended."""
+        self._forget(key, flight)
+        self._remember(task)
 
     def _begin(self, key: K, flight: Flight[V]) -> None:
         """Fly it in a task of its own, which has the priority of whoever calls."""
-        task = asyncio.get_running_loop().create_task(self._run(key, flight))
-        flight.begin(task)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        earlier = flight.begin(asyncio.get_running_loop().create_task(self._run(key, flight)))
+        if earlier is not None:
+            self._remember(earlier)
+
+    def _remember(self, task: asyncio.Task[None]) -> None:
+        """Hold a task that no flight holds any more; the loop itself would let it be freed."""
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def _run(self, key: K, flight: Flight[V]) -> None:
         try:
             value = await flight.launch(flight)
         except asyncio.CancelledError:
-            if flight.is_flown_by(asyncio.current_task()):
+            if flight.task is asyncio.current_task():
                 flight.drop()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters'

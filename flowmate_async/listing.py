@@ -82,7 +82,7 @@ class Lister:
         number = 1
         while True:
             page = await self._tokens.call(
-                username, partial(self._api.list_secrets_page, number=number, size=size)
+                username, partial(self._api.list_secrets_page, username=username, number=number, size=size)
             )
             known = len(found)
             found.update((summary.id, summary) for summary in page.data)

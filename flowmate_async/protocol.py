@@ -6,8 +6,8 @@ docs/contract/OBSERVED.md.
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import msgspec
 from msgspec import structs
@@ -15,10 +15,10 @@ from msgspec import structs
 from flowmate_async.dates import parse_http_date
 from flowmate_async.decoding import decode_safely
 from flowmate_async.errors import InvalidIdError, MaskedSecretError, ProtocolError
-from flowmate_async.masks import masked_fields
+from flowmate_async.masks import masked_fields, may_have_stars
 from flowmate_async.models import SecretPage, User, UserToken
-from flowmate_async.redaction import Redacted, one_line
-from flowmate_async.secrets import Secret, decode_secret, without_refresh_fields
+from flowmate_async.redaction import one_line
+from flowmate_async.secrets import Secret, decode_answer, drop_refresh_fields
 from flowmate_async.transport.base import Response
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ def get_secret(secret_id: str, *, may_refresh: bool = True) -> Request:
     Raises:
         InvalidIdError: the id could leave its path segment. Upstream answers a malformed one with 401.
     """
-    path = f"/secrets/{quote(checked_id(secret_id), safe='')}"
+    path = f"/secrets/{checked_id(secret_id)}"  # which has no character that a path would quote
     return Request(endpoint=GET, method="GET", path=path, secret_id=secret_id, may_refresh=may_refresh)
 
 
@@ -150,10 +150,6 @@ def checked_id(secret_id: str) -> str:
     return secret_id
 
 
-class _Envelope(Redacted, frozen=True):
-    data: msgspec.Raw
-
-
 class _UserPage(msgspec.Struct):
     data: list[User]
     meta: dict[str, Any] = {}
@@ -162,7 +158,6 @@ class _UserPage(msgspec.Struct):
 _token_decoder = msgspec.json.Decoder(UserToken)
 _users_decoder: msgspec.json.Decoder[_UserPage | list[User]] = msgspec.json.Decoder(_UserPage | list[User])
 _page_decoder = msgspec.json.Decoder(SecretPage)
-_envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 
 def read_user_token(response: Response) -> UserToken:
@@ -203,39 +198,36 @@ def read_page(response: Response) -> SecretPage:
     return structs.replace(page, served_at=parse_http_date(response.headers.get("date", "")))
 
 
-def read_secret(response: Response, secret_id: str, *, keep_refresh_fields: bool = False) -> Secret:
+def read_secret(response: Response, request: Request, *, keep_refresh_fields: bool = False) -> Secret:
     """The secret of a good answer to :func:`get_secret`.
 
     Args:
         response: the answer.
-        secret_id: the id that was asked for.
+        request: what was asked for.
         keep_refresh_fields: see :func:`flowmate_async.secrets.decode_secret`.
 
     Raises:
         ProtocolError: there is none, or another one.
         MaskedSecretError: its values are masked.
     """
-    envelope = _read(_envelope_decoder.decode, response, GET)
-    try:
-        secret = decode_secret(envelope.data, keep_refresh_fields=True)
-    except ProtocolError as error:
-        error.endpoint = GET
-        raise
-    if secret.id != secret_id:
+    secret = _read(decode_answer, response, GET)
+    if secret.id != request.secret_id:
         raise ProtocolError("the answer is another secret than the one asked for", endpoint=GET)
-    if masked := masked_fields(secret):
+    if may_have_stars(response.body) and (masked := masked_fields(secret)):
         raise MaskedSecretError(
             f"upstream masked {', '.join(masked)}",
             advice="Grant the token the permission secrets.secret.readRaw",
             endpoint=GET,
         )
-    return secret if keep_refresh_fields else without_refresh_fields(secret)
+    if not keep_refresh_fields:
+        drop_refresh_fields(secret)
+    return secret
 
 
 def _read(decode: Callable[[Any], T], response: Response, endpoint: str) -> T:
     """Decode a body; what is no JSON at all is said in the reader's words."""
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type and media_type != "application/json" and not media_type.endswith("+json"):
+    if not _is_json(response.headers.get("content-type", "")):
+        media_type = _media_type(response.headers["content-type"])
         raise ProtocolError(
             f"the answer is {one_line(media_type, limit=60)}, not JSON",
             advice="Check that the base URL is FlowMate's API and not a login page or a proxy",
@@ -247,3 +239,14 @@ def _read(decode: Callable[[Any], T], response: Response, endpoint: str) -> T:
     except ProtocolError as error:
         error.endpoint, error.status = endpoint, response.status
         raise
+
+
+@lru_cache(maxsize=64)
+def _is_json(content_type: str) -> bool:
+    """Whether a body of that type, or of none, is worth decoding."""
+    media_type = _media_type(content_type)
+    return not media_type or media_type == "application/json" or media_type.endswith("+json")
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()

@@ -262,8 +262,34 @@ Secret = _Known | UnknownSecret
 _KNOWN_TYPES: dict[str, Any] = {str(known.__struct_config__.tag): known for known in get_args(_Known)}
 _UPSTREAMS_BUSINESS = frozenset({"refreshToken", "inputFields"})
 
+
+class _Answer(Redacted, frozen=True):
+    """A secret in the envelope that upstream answers with."""
+
+    data: _Known
+
+
+class _AnyAnswer(Redacted, frozen=True):
+    data: msgspec.Raw
+
+
 _known_decoder: msgspec.json.Decoder[_Known] = msgspec.json.Decoder(_Known)
 _object_decoder = msgspec.json.Decoder(dict[str, Any])
+_answer_decoder = msgspec.json.Decoder(_Answer)
+_any_answer_decoder = msgspec.json.Decoder(_AnyAnswer)
+
+
+def decode_answer(body: bytes | msgspec.Raw) -> Secret:
+    """Decode the body of a whole answer: the secret in its envelope, in one pass where its type is known.
+
+    Raises:
+        msgspec.MsgspecError: not JSON, no envelope, or not a secret of its type; call it by way of
+            :func:`~flowmate_async.decoding.decode_safely`.
+    """
+    try:
+        return _answer_decoder.decode(body).data
+    except msgspec.ValidationError:
+        return _decode(_any_answer_decoder.decode(body).data)
 
 
 def decode_secret(data: bytes | msgspec.Raw, *, keep_refresh_fields: bool = False) -> Secret:
@@ -279,7 +305,9 @@ def decode_secret(data: bytes | msgspec.Raw, *, keep_refresh_fields: bool = Fals
     """
     data = msgspec.Raw(data)  # bytes would show among the locals of this frame, a Raw does not
     secret = decode_safely(_decode, data, what="the secret")
-    return secret if keep_refresh_fields else without_refresh_fields(secret)
+    if not keep_refresh_fields:
+        drop_refresh_fields(secret)
+    return secret
 
 
 def _decode(data: bytes | msgspec.Raw) -> Secret:
@@ -311,18 +339,22 @@ def _value_fields(known: Any) -> frozenset[str]:
     return frozenset(value.__struct_encode_fields__)
 
 
-def without_refresh_fields(secret: Secret) -> Secret:
-    """The secret without ``refreshToken`` and ``inputFields``, whatever its type."""
+def drop_refresh_fields(secret: Secret) -> None:
+    """Take ``refreshToken`` and ``inputFields`` out of a secret, whatever its type.
+
+    Args:
+        secret: one that was decoded just now and that nobody else holds, since it is changed in place.
+    """
     value = secret.value
-    if isinstance(value, OAuth2Value) and value.refresh_token is not None:
-        value = structs.replace(value, refresh_token=None)
-    elif isinstance(value, SessionValue) and value.input_fields is not None:
-        value = structs.replace(value, input_fields=None)
-    if isinstance(value, _Value) and not _UPSTREAMS_BUSINESS.isdisjoint(value.extra):
-        value = structs.replace(value, extra=_without_upstreams_business(value.extra))
-    elif isinstance(value, dict) and not _UPSTREAMS_BUSINESS.isdisjoint(value):
-        value = _without_upstreams_business(value)
-    return secret if value is secret.value else structs.replace(secret, value=value)
+    if isinstance(value, OAuth2Value):
+        structs.force_setattr(value, "refresh_token", None)
+    elif isinstance(value, SessionValue):
+        structs.force_setattr(value, "input_fields", None)
+    if isinstance(value, _Value):
+        if value.extra:
+            structs.force_setattr(value, "extra", _without_upstreams_business(value.extra))
+    elif isinstance(value, dict):
+        structs.force_setattr(secret, "value", _without_upstreams_business(value))
 
 
 def _without_upstreams_business(fields: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
 from flowmate_async.models import UserToken
 from flowmate_async.protocol import checked_username
 from flowmate_async.redaction import Headers
-from flowmate_async.traffic.breaker import Breaker, on_behalf_of
+from flowmate_async.traffic.breaker import Breaker
 from flowmate_async.traffic.dispatch import TokenRejected
 
 T = TypeVar("T")
@@ -107,13 +107,12 @@ class UserTokens:
                 token was rejected as well.
         """
         try:
-            with on_behalf_of(username):
-                held = self._current(username) or await self._make(username, replacement=False)
-                try:
-                    return self._accepted(held, await operation(held.headers))
-                except TokenRejected as rejected:
-                    error = rejected.error
-                return await self._call_anew(username, operation, held, error)
+            held = self._current(username) or await self._make(username, replacement=False)
+            try:
+                return self._accepted(held, await operation(held.headers))
+            except TokenRejected as rejected:
+                error = rejected.error
+            return await self._call_anew(username, operation, held, error)
         except FlowMateError as failure:
             failure.about(username=username)
             raise
@@ -179,10 +178,7 @@ class UserTokens:
 
     async def _impersonate(self, username: str, flight: Flight[_Held], *, replacement: bool) -> _Held:
         try:
-            with on_behalf_of(username):
-                token = await self._admin.call(
-                    lambda admin: self._api.impersonate(admin, username, wire=flight)
-                )
+            token = await self._admin.call(lambda admin: self._api.impersonate(admin, username, wire=flight))
         except FlowMateError as error:
             error.about(username=username)
             raise

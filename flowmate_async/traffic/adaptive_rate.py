@@ -6,6 +6,7 @@ empty at that moment; the moments at which requests did pass tell how fast it fi
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 _KEPT = 2048
 _STRIDE = 64
@@ -18,33 +19,43 @@ _LEAST_RATE = 0.01
 
 
 class PassTimes:
-    """When requests that passed were sent, in bounded memory: the latest each, those before one in many."""
+    """When requests that passed were sent, in bounded memory: the latest each, those before one in many.
 
-    __slots__ = ("_count", "_latest", "_past")
+    Attributes:
+        count: how many have been noted.
+    """
+
+    __slots__ = ("_latest", "_past", "count")
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count = 0
         self._latest: deque[float] = deque(maxlen=_KEPT)
         self._past: deque[tuple[float, int]] = deque(maxlen=_KEPT)
 
     def note(self, sent_at: float) -> None:
         """Note one request that has passed."""
-        if self._count % _STRIDE == 0:
-            self._past.append((sent_at, self._count))
-        self._count += 1
+        if self.count % _STRIDE == 0:
+            self._past.append((sent_at, self.count))
+        self.count += 1
         self._latest.append(sent_at)
 
-    def windows_until(self, end: float) -> Iterator[tuple[int, float]]:
-        """Every window that ends then: how many that were sent within it passed, and its seconds."""
+    def windows_until(self, end: float, *, noted_since: int = 0) -> Iterator[tuple[int, float]]:
+        """Every window that ends then: how many that were sent within it passed, and its seconds.
+
+        Args:
+            end: the moment at which they end.
+            noted_since: leave out what was noted before :attr:`count` was that much.
+        """
         passed = 0
-        for began in sorted(self._latest, reverse=True):
+        latest = sorted(islice(reversed(self._latest), self.count - noted_since), reverse=True)
+        for began in latest:
             if began <= end:
                 passed += 1
                 yield passed, max(end - began, _LEAST_WINDOW_SECONDS)
-        later, forgotten = len(self._latest) - passed, self._count - len(self._latest)
+        later, forgotten = len(latest) - passed, self.count - len(latest)
         for began, number in reversed(self._past):
-            if number < forgotten and began <= end:
-                yield self._count - number - later, max(end - began, _LEAST_WINDOW_SECONDS)
+            if noted_since <= number < forgotten and began <= end:
+                yield self.count - number - later, max(end - began, _LEAST_WINDOW_SECONDS)
 
 
 class AdaptiveRate:
@@ -77,7 +88,7 @@ class AdaptiveRate:
         "_configured",
         "_dry_at",
         "_passed",
-        "_passed_before",
+        "_passed_before_reaction",
         "_reacted_at",
         "_recovery_seconds",
         "burst",
@@ -92,7 +103,7 @@ class AdaptiveRate:
         self._reacted_at = float("-inf")
         self._dry_at: float | None = None
         self._passed = PassTimes()
-        self._passed_before = PassTimes()
+        self._passed_before_reaction = 0
         self.burst = burst
 
     @property
@@ -103,7 +114,6 @@ class AdaptiveRate:
     def passed(self, sent_at: float) -> None:
         """Note one request that upstream has not throttled."""
         self._passed.note(sent_at)
-        self._passed_before.note(sent_at)
 
     def rate(self, now: float) -> float | None:
         """Requests/s at this moment; ``None`` for no limit."""
@@ -140,7 +150,7 @@ class AdaptiveRate:
                 self.burst = max(1, self.burst // 2)
             rate = proven if before is None else min(before, max(proven, before * _LEAST_SHARE))
             self._anchor = max(rate, _LEAST_RATE)
-            self._passed = PassTimes()
+            self._passed_before_reaction = self._passed.count
             self._dry_at = None
         self._anchored_at = now
 
@@ -155,10 +165,10 @@ class AdaptiveRate:
         """
         proven, passed, seconds, passed_lately = 0.0, 0, 0.0, 0
         lately = float("inf") if limit is None else 2 * self.burst / limit
-        for passed, seconds in self._passed.windows_until(dry_at):
+        for passed, seconds in self._passed.windows_until(dry_at, noted_since=self._passed_before_reaction):
             proven = max(proven, (passed - self.burst) / seconds)
             passed_lately = passed if seconds <= lately else passed_lately
-        for in_all, span in self._passed_before.windows_until(dry_at):
+        for in_all, span in self._passed.windows_until(dry_at):
             if _MEMORY_SECONDS[0] <= span <= _MEMORY_SECONDS[1]:
                 proven = max(proven, (in_all - self.burst) / span)
         if limit is None:

@@ -15,7 +15,7 @@ from flowmate_async.failures import Failure, Remedy
 from flowmate_async.protocol import IMPERSONATE, Request
 from flowmate_async.redaction import one_line
 from flowmate_async.traffic.admission import Admission
-from flowmate_async.traffic.breaker import Breaker, current_subject
+from flowmate_async.traffic.breaker import Breaker
 from flowmate_async.traffic.bulkhead import Bulkheads
 from flowmate_async.traffic.exchange import Errand, Exchange, Outcome
 from flowmate_async.traffic.priority import Priority, current_priority
@@ -113,7 +113,7 @@ class Attempts:
                 outcome = await self._exchange.send(errand, sent_at)
                 failed = _upstream_failed(outcome, errand.request)
             finally:
-                self._breaker.note(subject=current_subject(), failed=failed, epoch=epoch)
+                self._breaker.note(subject=errand.username, failed=failed, epoch=epoch)
             return outcome
 
     async def _until_released(self, secret_id: str | None) -> None:

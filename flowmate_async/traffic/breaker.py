@@ -8,33 +8,10 @@ import enum
 import random
 from collections import deque
 from collections.abc import Callable, Hashable
-from contextvars import ContextVar
 
 import msgspec
 
 from flowmate_async.clock import Clock
-
-_subject: ContextVar[Hashable] = ContextVar("flowmate_async_subject", default="the tenant")
-
-
-def current_subject() -> Hashable:
-    """Whose requests are sent now."""
-    return _subject.get()
-
-
-class on_behalf_of:  # noqa: N801 - a context manager, called like a function
-    """Within, and in tasks started within, requests are this user's: however many tokens the user gets."""
-
-    __slots__ = ("_subject", "_token")
-
-    def __init__(self, subject: Hashable) -> None:
-        self._subject = subject
-
-    def __enter__(self) -> None:
-        self._token = _subject.set(self._subject)
-
-    def __exit__(self, *_exception: object) -> None:
-        _subject.reset(self._token)
 
 
 class BreakerState(enum.Enum):
@@ -100,8 +77,8 @@ class Breaker:
         self._clock = clock
         self._on_open = on_open
         self._uniform = uniform
-        self._seen: deque[tuple[float, Hashable]] = deque()
-        self._failed = 0
+        self._answers = _Answers(policy.window_seconds)
+        self._failures: deque[tuple[float, Hashable]] = deque()
         self._open_until: float | None = None
         self._open_seconds = policy.open_seconds
         self._probing = 0
@@ -153,11 +130,11 @@ class Breaker:
             self._note_probe(failed=failed)
             return
         now = self._clock.monotonic()
-        self._seen.append((now, subject if failed else None))
-        self._failed += failed
-        self._trim(now)
-        if failed and self._is_sick():
-            self._open()
+        self._answers.count(now)
+        if failed:
+            self._failures.append((now, subject))
+            if self._is_sick(now):
+                self._open()
 
     def statistics(self) -> BreakerStatistics:
         """The breaker as it stands."""
@@ -177,19 +154,48 @@ class Breaker:
     def _open(self) -> None:
         seconds = self._open_seconds * self._uniform(1.0, 1.25)
         self._open_until = self._clock.monotonic() + seconds
-        self._seen.clear()
-        self._failed = 0
+        self._answers = _Answers(self._policy.window_seconds)
+        self._failures.clear()
         self._probing = 0
         self.epoch += 1
         self._on_open(seconds)
 
-    def _is_sick(self) -> bool:
-        if self._failed < self._policy.failures or self._failed < self._policy.share * len(self._seen):
+    def _is_sick(self, now: float) -> bool:
+        failures, policy = self._failures, self._policy
+        while failures[0][0] < now - policy.window_seconds:
+            failures.popleft()
+        if len(failures) < policy.failures or len(failures) < policy.share * self._answers.within(now):
             return False
-        subjects = {subject for _, subject in self._seen if subject is not None}
-        return len(subjects) >= self._policy.subjects
+        return len({subject for _, subject in failures}) >= policy.subjects
 
-    def _trim(self, now: float) -> None:
-        while self._seen and self._seen[0][0] < now - self._policy.window_seconds:
-            _, subject = self._seen.popleft()
-            self._failed -= subject is not None
+
+class _Answers:
+    """How many answers there were within a window, to a tenth of it: a few numbers, not one an answer."""
+
+    __slots__ = ("_grain_seconds", "_latest", "_latest_until", "_slices", "_window_seconds")
+
+    def __init__(self, window_seconds: float) -> None:
+        self._window_seconds = window_seconds
+        self._grain_seconds = window_seconds / 10
+        self._slices: deque[tuple[float, int]] = deque()
+        self._latest = 0
+        self._latest_until = float("-inf")
+
+    def count(self, now: float) -> None:
+        """Count one answer."""
+        if now >= self._latest_until:
+            self._slices.append((self._latest_until, self._latest))
+            self._forget_old(now)
+            self._latest, self._latest_until = 0, now + self._grain_seconds
+        self._latest += 1
+
+    def within(self, now: float) -> int:
+        """How many there were within the window that ends now."""
+        self._forget_old(now)
+        return self._latest + sum(answers for _, answers in self._slices)
+
+    def _forget_old(self, now: float) -> None:
+        if self._latest_until <= now - self._window_seconds:
+            self._latest = 0
+        while self._slices and self._slices[0][0] <= now - self._window_seconds:
+            self._slices.popleft()

@@ -36,6 +36,7 @@ class Errand(Redacted, frozen=True, kw_only=True):
     Attributes:
         request: what to send.
         headers: its credentials.
+        username: on whose behalf it is sent; ``None`` for the tenant's own requests.
         limits: the bounds of each attempt.
         wire: entered for exactly as long as an attempt is on the wire.
         auth_client_id: the OAuth client whose provider upstream may ask meanwhile, as far as that is known.
@@ -44,6 +45,7 @@ class Errand(Redacted, frozen=True, kw_only=True):
     request: Request
     headers: Headers
     limits: Limits
+    username: str | None = None
     wire: AbstractContextManager[Any] = OFF_WIRE
     auth_client_id: str | None = None
 

@@ -98,7 +98,8 @@ class PriorityGate:
     def leave(self) -> None:
         """Give the place to who is next."""
         self._inside -= 1
-        self._hand_over()
+        if self.waiting_any:
+            self._hand_over()
 
     def resize(self, places: int) -> None:
         """Have that many places from now on; nobody who is inside is sent away.

@@ -25,7 +25,8 @@ class Quarantine:
 
     def holds(self, secret_id: str) -> bool:
         """Whether this secret must be left alone now."""
-        return self._until.get(secret_id, float("-inf")) > self._clock.monotonic()
+        until = self._until.get(secret_id)
+        return until is not None and until > self._clock.monotonic()
 
     async def passed(self, secret_id: str) -> None:
         """Wait until this secret may be fetched."""

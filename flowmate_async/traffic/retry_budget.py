@@ -33,7 +33,8 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """A request is sent for the first time."""
-        self._balance = min(self._reserve, self._balance + self._share)
+        if self._balance < self._reserve:
+            self._balance = min(self._reserve, self._balance + self._share)
 
     def withdraw(self) -> bool:
         """Pay for a retry; ``False`` when it must not be made."""

@@ -52,7 +52,7 @@ async def start(flights, upstream, count=1, **options):
 
 def is_empty(flights):
     found = flights.statistics()
-    return (found.under_way, found.waiting) == (0, 0) and not flights._tasks
+    return (found.under_way, found.waiting) == (0, 0) and not flights._ending
 
 
 class TestTable:

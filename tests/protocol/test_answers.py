@@ -14,7 +14,7 @@ READERS = {
     "token": protocol.read_user_token,
     "users": protocol.read_users,
     "page": protocol.read_page,
-    "secret": lambda response: protocol.read_secret(response, "s"),
+    "secret": lambda response: protocol.read_secret(response, protocol.get_secret("s")),
 }
 PLANTED = "5ecr3t"
 
@@ -131,9 +131,9 @@ class TestSecrets:
     def test_another_secrets_answer_is_refused(self, exposed):
         """A proxy or a cache that mixes answers up must not hand one user's secret to another."""
         with pytest.raises(ProtocolError, match="another secret") as refused:
-            protocol.read_secret(answer({"data": self.BODY | {"_id": "t"}}), "s")
+            protocol.read_secret(answer({"data": self.BODY | {"_id": "t"}}), protocol.get_secret("s"))
         assert PLANTED not in exposed(refused.value)
 
     def test_a_secret_without_its_envelope_is_refused(self):
         with pytest.raises(ProtocolError):
-            protocol.read_secret(answer(self.BODY), "s")
+            protocol.read_secret(answer(self.BODY), protocol.get_secret("s"))

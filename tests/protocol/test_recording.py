@@ -98,18 +98,16 @@ def test_a_good_answer_is_read(case):
 def assert_secret_is_read(request, response, data):
     if has_mask(data["value"]):
         with pytest.raises(MaskedSecretError, match=r"readRaw") as masked:
-            protocol.read_secret(response, request.secret_id)
+            protocol.read_secret(response, request)
         starred = [field for field, part in data["value"].items() if has_mask({field: part})]
         assert str(masked.value).startswith(f"upstream masked {', '.join(sorted(starred))}")
         return
-    secret = protocol.read_secret(response, request.secret_id, keep_refresh_fields=True)
+    secret = protocol.read_secret(response, request, keep_refresh_fields=True)
     assert type(secret) is _KNOWN_TYPES[data["type"]]
     assert secret.id == data["_id"]
     encoded = json.loads(protocol.msgspec.json.encode(secret))["value"]
     assert encoded == {field: part for field, part in data["value"].items() if part is not None}
-    dropped = json.loads(protocol.msgspec.json.encode(protocol.read_secret(response, request.secret_id)))[
-        "value"
-    ]
+    dropped = json.loads(protocol.msgspec.json.encode(protocol.read_secret(response, request)))["value"]
     assert dropped == {f: part for f, part in encoded.items() if f not in ("refreshToken", "inputFields")}
     expires = data["value"].get("expires")
     assert secret.expires_at == (expires and datetime.fromisoformat(expires).astimezone(UTC))

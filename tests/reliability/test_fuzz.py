@@ -255,7 +255,9 @@ class TestTheGoodAnswersTheBadOnesAreMadeOf:
         if b'"data"' not in body:
             return
         secret = protocol.read_secret(
-            Response(200, {"content-type": "application/json"}, body), SECRET, keep_refresh_fields=True
+            Response(200, {"content-type": "application/json"}, body),
+            protocol.get_secret(SECRET),
+            keep_refresh_fields=True,
         )
         assert secret.id == SECRET
         assert masked_fields(secret) == ()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmate_async.traffic.breaker import Breaker, BreakerPolicy, BreakerState, current_subject, on_behalf_of
+from flowmate_async.traffic.breaker import Breaker, BreakerPolicy, BreakerState
 
 POLICY = BreakerPolicy(
     window_seconds=10, failures=20, subjects=5, share=0.5, open_seconds=5, max_open_seconds=60, probes=3
@@ -181,9 +181,3 @@ def test_whatever_happens_probes_stay_few_and_it_is_never_stuck(events):
         breaker.note(subject="s", failed=None, epoch=epoch)
     bench.clock.now += 100
     assert breaker.refused_for() is None
-
-
-def test_whose_requests_are_sent_is_known_within_and_forgotten_after():
-    with on_behalf_of("ali"):
-        assert current_subject() == "ali"
-    assert current_subject() != "ali"
