@@ -117,6 +117,7 @@ class Credentials:
                 and monotonic < when.refresh_at_monotonic
                 and wall + min_valid <= when.valid_until_wall
                 and monotonic + min_valid <= when.valid_until_monotonic
+                and monotonic < when.valid_until_monotonic
             ):
                 self._hits += 1
                 self._entries.move_to_end(key)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowmate_async.credentials import Credentials
@@ -62,6 +62,7 @@ situations = st.tuples(
 
 
 @given(situations)
+@example(("session", 0, 600, 0, 0, 0.0))  # its very end, for a caller who needs it for no time at all
 @settings(max_examples=800)
 def test_the_inline_hit_agrees_with_the_rule(virtually, situation):
     """It serves at once exactly what is fresh, and asks the rule about everything else."""
