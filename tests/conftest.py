@@ -1,6 +1,8 @@
 """What all tests share: the loops, a running twin, a client of it, and a way to look for leaks."""
 
 import asyncio
+import os
+import shutil
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,25 @@ from flowmate_async import FlowMate
 from flowmate_async.sandbox import Sandbox, SandboxOptions
 
 HERE = Path(__file__).parent
+SKIP_NOTHING = bool(os.environ.get("FLOWMATE_TEST_SKIP_NOTHING"))
+"""Whether a server that is missing fails its tests instead of skipping them."""
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[..., Path]:
+    """Find a server's program; without it skip the test, or fail where continuous integration says so."""
+
+    def find(name: str, *, package: str, folders: str = "") -> Path:
+        found = shutil.which(name)
+        candidates = [Path(found)] if found else sorted(Path("/").glob(folders or f"usr/bin/{name}"))
+        if candidates:
+            return candidates[-1]
+        lack = f"{name} is not installed: apt-get install {package}"
+        if SKIP_NOTHING:
+            pytest.fail(lack)
+        pytest.skip(lack)
+
+    return find
 
 
 @pytest.fixture

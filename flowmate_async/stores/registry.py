@@ -30,10 +30,12 @@ def open_store(url: str, *, key: StoreKey | None = None, create: bool = True) ->
     """The store behind a URL; enter it with ``async with`` to open it.
 
     Args:
-        url: ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or a URL of a scheme that an
-            entry point in the group ``flowmate_async.stores`` provides.
+        url: ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``,
+            ``postgresql://user@host/database``, or a URL of a scheme that an entry point in the group
+            ``flowmate_async.stores`` provides.
         key: the key of a sealed store, see :func:`load_key`.
-        create: make a sqlite store that is missing; otherwise entering it raises ``StoreError``.
+        create: make a store that is missing; otherwise entering it raises ``StoreError``. Stores of entry
+            points do as they like.
 
     Raises:
         ConfigurationError: unknown scheme, a URL that cannot work or that holds a credential, no key.
@@ -44,16 +46,18 @@ def open_store(url: str, *, key: StoreKey | None = None, create: bool = True) ->
             "the store's URL holds a credential, and URLs end up in logs and process lists",
             advice="Leave it out of the URL; the store's documentation says where its driver looks for it",
         )
-    if not create and url.startswith("sqlite:"):
-        return _sqlite(url, key=key, create=False)
-    return _factory(url)(url, key=key)
-
-
-def _factory(url: str) -> StoreFactory:
-    found = _SCHEME.match(url)
-    scheme = found.group().lower() if found else ""
+    scheme = _scheme(url)
     if scheme in _BUILT_IN:
-        return _BUILT_IN[scheme]
+        return _BUILT_IN[scheme](url, key=key, create=create)
+    return _registered(scheme)(url, key=key)
+
+
+def _scheme(url: str) -> str:
+    found = _SCHEME.match(url)
+    return found.group().lower() if found else ""
+
+
+def _registered(scheme: str) -> StoreFactory:
     for entry in entry_points(group=ENTRY_POINTS, name=scheme):
         return _loaded(entry)
     known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
@@ -73,7 +77,7 @@ def _loaded(entry: EntryPoint) -> StoreFactory:
     )
 
 
-def _memory(url: str, *, key: StoreKey | None = None) -> Store:  # noqa: ARG001 - nothing is sealed
+def _memory(url: str, *, key: StoreKey | None, create: bool) -> Store:  # noqa: ARG001 - nothing to seal
     from flowmate_async.stores.memory import MemoryStore  # noqa: PLC0415 - by scheme
 
     if url.partition(":")[2]:
@@ -81,14 +85,24 @@ def _memory(url: str, *, key: StoreKey | None = None) -> Store:  # noqa: ARG001 
     return MemoryStore()
 
 
-def _sqlite(url: str, *, key: StoreKey | None = None, create: bool = True) -> Store:
+def _sqlite(url: str, *, key: StoreKey | None, create: bool) -> Store:
     from flowmate_async.stores.sqlite import SqliteStore  # noqa: PLC0415 - by scheme
     from flowmate_async.stores.sqlite_files import path_of_url  # noqa: PLC0415 - by scheme
 
     path = path_of_url(url)
+    return SqliteStore(path, key=_required(key, "sqlite"), create=create)
+
+
+def _postgres(url: str, *, key: StoreKey | None, create: bool) -> Store:
+    from flowmate_async.stores.postgres import postgres_store  # noqa: PLC0415 - by scheme
+
+    return postgres_store(url, key=_required(key, "PostgreSQL"), create=create)
+
+
+def _required(key: StoreKey | None, kind: str) -> StoreKey:
     if key is None:
-        raise ConfigurationError("a sqlite store is sealed and needs a key", advice="Pass key=load_key(…)")
-    return SqliteStore(path, key=key, create=create)
+        raise ConfigurationError(f"a {kind} store is sealed and needs a key", advice="Pass key=load_key(…)")
+    return key
 
 
-_BUILT_IN: dict[str, StoreFactory] = {"memory": _memory, "sqlite": _sqlite}
+_BUILT_IN: dict[str, StoreFactory] = {"memory": _memory, "postgresql": _postgres, "sqlite": _sqlite}

@@ -37,15 +37,13 @@ from flowmate_async.stores.base import (
 )
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.meta import Meta, not_bound, not_open, require_origin
-from flowmate_async.stores.sealing import Sealed, Sealing
+from flowmate_async.stores.paging import PAGE, by_place, opened, verified
+from flowmate_async.stores.sealing import Sealing
 from flowmate_async.stores.sqlite_files import RunLock, guarded, shown, transaction
 from flowmate_async.stores.sqlite_schema import open_database, read_meta
 from flowmate_async.stores.uninterrupted import uninterrupted
 
 T = TypeVar("T")
-
-PAGE = 256
-"""How many rows an iterator holds in memory at a time."""
 
 
 class SqliteStore:
@@ -144,39 +142,19 @@ class SqliteStore:
 
     async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
         fetch = partial(rows.items_after, only=username is not None)
-        last = (username or "", "")
-        while page := await self._on_connection(fetch, *last, PAGE):
-            for item in page:
-                yield item
-            last = (page[-1].username, page[-1].secret_id)
+        async for item in by_place(partial(self._on_connection, fetch), username):
+            yield item
 
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
-        async for row in self._sealed_rows(username):
-            yield row.username, self._bound().open(row.username, row.secret_id, row.sealed)
+        async for pair in opened(self._sealed_rows(username), self._bound):
+            yield pair
 
     async def verify(self) -> Verification:
-        intact, damaged = 0, []
-        async for row in self._sealed_rows(None):
-            if self._opens(row.username, row.secret_id, row.sealed):
-                intact += 1
-            else:
-                damaged.append((row.username, row.secret_id))
-        return Verification(intact=intact, damaged=tuple(damaged))
+        return await verified(self._sealed_rows(None), self._bound)
 
-    async def _sealed_rows(self, username: str | None) -> AsyncIterator[rows.SealedRow]:
+    def _sealed_rows(self, username: str | None) -> AsyncIterator[rows.SealedRow]:
         fetch = partial(rows.sealed_after, only=username is not None)
-        last = (username or "", "")
-        while page := await self._on_connection(fetch, *last, PAGE):
-            for row in page:
-                yield row
-            last = (page[-1].username, page[-1].secret_id)
-
-    def _opens(self, username: str, secret_id: str, sealed: Sealed) -> bool:
-        try:
-            self._bound().open(username, secret_id, sealed)
-        except StoreError:
-            return False
-        return True
+        return by_place(partial(self._on_connection, fetch), username)
 
     def _bound(self) -> Sealing:
         if self._sealing is None:

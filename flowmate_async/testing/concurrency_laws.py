@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError
 from flowmate_async.stores.base import Run, RunTotals, Store, UserWrite, Written
 from flowmate_async.testing.samples import api_key
-from flowmate_async.testing.store_writes import OpenStore, collect, synced, write
+from flowmate_async.testing.store_writes import ORIGIN, OpenStore, collect, synced, write
 
 
 class ConcurrencyLaws:
@@ -46,6 +47,42 @@ class ConcurrencyLaws:
                     group.start_soon(_write_many, store, run, writer)
             assert await store.totals(run) == RunTotals(synced=80, secrets=160, requests=160)
             assert (await store.verify()).intact == 160
+
+    async def test_two_openings_of_a_store_see_and_lose_nothing(self, open_store: OpenStore) -> None:
+        """As two processes would: both write, each sees what the other wrote, one alone holds the run."""
+        async with open_store() as one, open_store() as other:
+            run = await write(one, synced("ann", api_key()))
+            await other.bind(ORIGIN)
+            assert await other.last_run() == run
+            async with anyio.create_task_group() as group:
+                group.start_soon(_write_many, one, run, 1)
+                group.start_soon(_write_many, other, run, 2)
+            for store in (one, other):
+                assert await store.totals(run) == RunTotals(synced=21, secrets=41, requests=42)
+                assert len(await collect(store.items())) == 41
+                assert await store.get("user-1-9", "b") == await store.get("user-2-9", "b") == api_key("b")
+            async with one.exclusive_run():
+                with pytest.raises(CheckpointError):
+                    await _hold(other)
+            await _hold(other)
+
+    async def test_two_writers_of_the_same_users_do_not_block_each_other(self, open_store: OpenStore) -> None:
+        """Whatever order their batches have; the last one counts, wholly."""
+        users = [synced(f"user-{number}", api_key("a"), api_key("b")) for number in range(20)]
+        async with open_store() as one, open_store() as other:
+            run = await write(one)
+            await other.bind(ORIGIN)
+            for turn in range(5):
+                again = [
+                    replace(user, secrets=tuple(api_key(s.id, key=f"{turn}") for s in user.secrets))
+                    for user in users
+                ]
+                async with anyio.create_task_group() as group:
+                    group.start_soon(one.write, run, again)
+                    group.start_soon(other.write, run, again[::-1])
+            assert await one.totals(run) == RunTotals(synced=20, secrets=40, requests=40)
+            expected = [(user.checkpoint.username, secret) for user in again for secret in user.secrets]
+            assert await collect(other.secrets()) == sorted(expected, key=lambda pair: pair[0])
 
     async def test_a_cancelled_write_leaves_whole_users_and_a_usable_store(
         self, open_store: OpenStore

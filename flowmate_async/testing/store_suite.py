@@ -7,7 +7,8 @@ Derive from :class:`StoreSuite` in a test module of yours and say how your store
         def open_store(self, tmp_path):
             return lambda: MyStore(tmp_path / "data")
 
-Needs pytest and anyio's plugin, which comes with anyio. Nothing here knows any particular store.
+A store that only a key opens derives from :class:`SealedStoreSuite`. Needs pytest and anyio's plugin, which
+comes with anyio. Nothing here knows any particular store.
 """
 
 # ruff: noqa: S101, S106 - these are tests
@@ -20,6 +21,7 @@ from flowmate_async.stores.base import (
     Run,
     RunTotals,
     StoredItem,
+    Verification,
     Written,
 )
 from flowmate_async.testing.concurrency_laws import ConcurrencyLaws
@@ -293,6 +295,13 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
         assert found.intact == len(every_type()) + 1
         assert found.damaged == ()
 
+    async def test_a_new_store_is_empty_and_sound(self, open_store: OpenStore) -> None:
+        """Also before it is bound."""
+        async with open_store() as store:
+            assert await store.verify() == Verification(intact=0)
+            assert await collect(store.items()) == []
+            assert await collect(store.secrets()) == []
+
     async def test_errors_do_not_show_the_credential(self, open_store: OpenStore) -> None:
         """Neither the text nor the chain of an error of ``write`` holds any part of it."""
         secret = MixedSecret(id="bad", value=MixedValue(payload="do-not-show\ud800"))
@@ -303,3 +312,25 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
         assert "do-not-show" not in repr(caught.value) + str(caught.value)
         assert caught.value.__cause__ is None
         assert caught.value.__context__ is None
+
+
+class SealedStoreSuite(StoreSuite):
+    """The same for a store that only a key opens: override :meth:`open_with_wrong_key`, too."""
+
+    @pytest.fixture
+    def open_with_wrong_key(self) -> OpenStore:
+        """A function that gives a store over the same data with another key, not yet entered."""
+        raise NotImplementedError("override the fixture open_with_wrong_key")
+
+    async def test_a_wrong_key_opens_nothing_and_harms_nothing(
+        self, open_store: OpenStore, open_with_wrong_key: OpenStore
+    ) -> None:
+        """It is refused before anything is read or written; the right key finds everything as it was."""
+        async with open_store() as store:
+            run = await write(store, synced("ann", *every_type().values()))
+        with pytest.raises(StoreError) as caught:
+            await open_with_wrong_key().__aenter__()
+        assert caught.value.advice
+        async with open_store() as store:
+            assert await store.last_run() == run
+            assert (await store.verify()).intact == len(every_type())

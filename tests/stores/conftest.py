@@ -1,14 +1,20 @@
 """What the store tests share: one key, one path, and a way to see whether anything was touched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.postgres import PostgresStore, postgres_store
 from flowmate_async.stores.sqlite import SqliteStore
 
+from .postgres_server import PostgresServer, postgres_server
+
 Snapshot = dict[str, tuple[int, bytes]]
+
+_NUMBERS = count()
 
 
 @pytest.fixture
@@ -24,6 +30,26 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def open_sqlite(path: Path, key: StoreKey) -> Callable[[], SqliteStore]:
     return lambda: SqliteStore(path, key=key, busy_timeout_seconds=0)
+
+
+@pytest.fixture(scope="session")
+def postgres(program: Callable[..., Path]) -> Iterator[PostgresServer]:
+    """A running PostgreSQL."""
+    found = program("postgres", package="postgresql", folders="usr/lib/postgresql/*/bin/postgres")
+    with postgres_server(found) as server:
+        yield server
+
+
+@pytest.fixture
+def schema(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A schema that no other test uses, and the password where the driver looks for it."""
+    monkeypatch.setenv("PGPASSWORD", postgres.password)
+    return f"test_{next(_NUMBERS)}"
+
+
+@pytest.fixture
+def open_postgres(postgres: PostgresServer, schema: str, key: StoreKey) -> Callable[[], PostgresStore]:
+    return lambda: postgres_store(postgres.url(schema), key=key)
 
 
 @pytest.fixture

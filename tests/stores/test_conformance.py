@@ -1,13 +1,18 @@
 """The public conformance suite, on the stores of the library."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
 
+from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.memory import MemoryStore
+from flowmate_async.stores.postgres import PostgresStore, postgres_store
 from flowmate_async.stores.sqlite import SqliteStore
-from flowmate_async.testing.store_suite import OpenStore, StoreSuite
+from flowmate_async.testing.store_suite import OpenStore, SealedStoreSuite, StoreSuite
+
+from .postgres_server import PostgresServer
 
 
 class TestMemoryStore(StoreSuite):
@@ -19,10 +24,26 @@ class TestMemoryStore(StoreSuite):
         return lambda: store
 
 
-class TestSqliteStore(StoreSuite):
+class TestSqliteStore(SealedStoreSuite):
     """In a file, where every opening is a new instance, and where the event loop never waits for the disk."""
 
     @pytest.fixture
-    def open_store(self, open_sqlite: Callable[[], SqliteStore]) -> Iterator[OpenStore]:
+    def open_store(self, path: Path, key: StoreKey) -> Iterator[OpenStore]:
         with blockbuster_ctx("flowmate_async.stores"):
-            yield open_sqlite
+            yield lambda: SqliteStore(path, key=key)
+
+    @pytest.fixture
+    def open_with_wrong_key(self, path: Path) -> OpenStore:
+        return lambda: SqliteStore(path, key=StoreKey.generate())
+
+
+class TestPostgresStore(SealedStoreSuite):
+    """In a schema of a real PostgreSQL."""
+
+    @pytest.fixture
+    def open_store(self, open_postgres: Callable[[], PostgresStore]) -> OpenStore:
+        return open_postgres
+
+    @pytest.fixture
+    def open_with_wrong_key(self, postgres: PostgresServer, schema: str) -> OpenStore:
+        return lambda: postgres_store(postgres.url(schema), key=StoreKey.generate())

@@ -1,0 +1,236 @@
+"""The store for many machines: a schema of a PostgreSQL database, credentials sealed on their way there.
+
+A batch is one transaction. Everybody may write at once; only the run lock is exclusive, an advisory lock that
+goes with its connection. Nothing here knows the statements (``postgres_rows.py``), the tables
+(``postgres_schema.py``), the address (``postgres_address.py``) or the ciphers (``sealing.py``).
+"""
+
+# ruff: noqa: D102 - the protocol documents the methods
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from flowmate_async.errors import CheckpointError
+from flowmate_async.secrets import Secret
+from flowmate_async.stores import postgres_rows as rows
+from flowmate_async.stores.base import (
+    Checkpoint,
+    Missing,
+    Removal,
+    Run,
+    RunTotals,
+    Status,
+    StoredItem,
+    UserWrite,
+    Verification,
+    Written,
+)
+from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.meta import Meta, not_bound, not_open, require_origin
+from flowmate_async.stores.paging import PAGE, by_place, opened, verified
+from flowmate_async.stores.postgres_address import Address, driver, guarded, parse_address
+from flowmate_async.stores.postgres_schema import lock_number, prepare, read_meta
+from flowmate_async.stores.sealing import Sealing
+from flowmate_async.stores.uninterrupted import uninterrupted
+
+T = TypeVar("T")
+
+_CONNECTIONS = 4
+_CONNECT_SECONDS = 10.0
+_STATEMENT_SECONDS = 120.0
+_GOODBYE_SECONDS = 5.0
+# A machine that vanished holds the run lock no longer than this, in seconds: idle + interval * count.
+_KEEPALIVES = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
+
+
+class PostgresStore:
+    """A store in one schema of a database, see :class:`~flowmate_async.stores.Store` for the methods.
+
+    Cancellation: a write that has begun is finished, so it happened wholly or not at all.
+
+    Args:
+        address: which database and schema; see :func:`~.postgres_address.parse_address`.
+        key: the key that credentials are sealed with.
+        create: make the tables when they are missing; otherwise that is an error.
+    """
+
+    def __init__(self, address: Address, *, key: StoreKey, create: bool = True) -> None:
+        self.address = address
+        self._create = create
+        self._key = key
+        self._pool: Any = None
+        self._meta: Meta | None = None
+        self._sealing: Sealing | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect; make the tables where there are none."""
+        pool = driver().create_pool(
+            min_size=1, max_size=_CONNECTIONS, reset=_nothing_to_reset, **self._options()
+        )
+        try:
+            self._pool = await guarded(pool, self.address)
+            self._use(await self._on_connection(prepare, self._key, self.address, self._create))
+        except BaseException:
+            await uninterrupted(self._close())
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await uninterrupted(self._close())
+
+    async def bind(self, origin: str) -> None:
+        meta = await self._on_connection(_bind, origin)
+        require_origin(meta.origin, origin, where=self.address.where)
+        self._use(meta)
+
+    async def origin(self) -> str | None:
+        return (await self._on_connection(read_meta)).origin
+
+    @asynccontextmanager
+    async def exclusive_run(self) -> AsyncIterator[None]:
+        number = lock_number("run", self._opened_meta().store_id)
+        connection = await guarded(driver().connect(**self._options()), self.address)
+        try:
+            if not await guarded(
+                connection.fetchval("SELECT pg_try_advisory_lock($1)", number), self.address
+            ):
+                raise CheckpointError(
+                    f"another run holds the store {self.address.where}",
+                    advice="Wait for it to end, or stop its process; the lock goes with its connection",
+                )
+            yield
+        finally:
+            await uninterrupted(_hang_up(connection))
+
+    async def last_run(self, *, selection: str | None = None) -> Run | None:
+        return await self._on_connection(partial(rows.last_run, selection=selection))
+
+    async def begin_run(self, *, at: float, selection: str = "") -> Run:
+        return await self._on_connection(partial(rows.begin_run, at=at, selection=selection))
+
+    async def finish_run(self, run: Run, *, at: float | None) -> None:
+        await self._on_connection(partial(rows.finish_run, at=at), run)
+
+    async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
+        return await uninterrupted(self._on_connection(rows.write, self._bound(), run, batch))
+
+    async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
+        await self._on_connection(rows.note_missing, run, usernames)
+
+    async def missing(self, run: Run) -> Missing:
+        return await self._on_connection(rows.missing, run)
+
+    async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
+        return await self._on_connection(partial(rows.remove_missing, how=how, at=at), run)
+
+    async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
+        return await self._on_connection(rows.statuses, run, usernames)
+
+    async def totals(self, run: Run) -> RunTotals:
+        return await self._on_connection(rows.totals, run)
+
+    async def checkpoints(self, run: Run) -> AsyncIterator[Checkpoint]:
+        last = ""
+        while page := await self._on_connection(rows.checkpoints_after, run, last, PAGE):
+            for checkpoint in page:
+                yield checkpoint
+            last = page[-1].username
+
+    async def get(self, username: str, secret_id: str) -> Secret | None:
+        sealed = await self._on_connection(rows.find, username, secret_id)
+        return None if sealed is None else self._bound().open(username, secret_id, sealed)
+
+    async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
+        fetch = partial(rows.items_after, only=username is not None)
+        async for item in by_place(partial(self._on_connection, fetch), username):
+            yield item
+
+    async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
+        async for pair in opened(self._sealed_rows(username), self._bound):
+            yield pair
+
+    async def verify(self) -> Verification:
+        return await verified(self._sealed_rows(None), self._bound)
+
+    def _sealed_rows(self, username: str | None) -> AsyncIterator[rows.SealedRow]:
+        fetch = partial(rows.sealed_after, only=username is not None)
+        return by_place(partial(self._on_connection, fetch), username)
+
+    def _bound(self) -> Sealing:
+        if self._sealing is None:
+            raise not_bound(self.address.where)
+        return self._sealing
+
+    def _use(self, meta: Meta) -> None:
+        self._meta = meta
+        if meta.origin is not None and self._sealing is None:
+            self._sealing = Sealing(self._key, store_id=meta.store_id, origin=meta.origin)
+
+    def _options(self) -> dict[str, Any]:
+        settings = {
+            "application_name": "flowmate_async",
+            "search_path": self.address.schema,
+            **_KEEPALIVES,
+        }
+        return {
+            "dsn": self.address.dsn,
+            "timeout": _CONNECT_SECONDS,
+            "command_timeout": _STATEMENT_SECONDS,
+            "server_settings": settings,
+        }
+
+    async def _on_connection(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
+        return await guarded(self._acquired(work, *args), self.address)
+
+    async def _acquired(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
+        if self._pool is None:
+            raise not_open(self.address.where)
+        async with self._pool.acquire() as connection:
+            return await work(connection, *args)
+
+    def _opened_meta(self) -> Meta:
+        if self._meta is None:
+            raise not_open(self.address.where)
+        return self._meta
+
+    async def _close(self) -> None:
+        pool, self._pool, self._meta, self._sealing = self._pool, None, None, None
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+
+def postgres_store(url: str, *, key: StoreKey, create: bool = True) -> PostgresStore:
+    """The store behind a URL.
+
+    Raises:
+        ConfigurationError: no such URL, or no driver.
+    """
+    driver()
+    return PostgresStore(parse_address(url), key=key, create=create)
+
+
+async def _bind(connection: Any, origin: str) -> Meta:
+    await connection.execute("UPDATE meta SET origin = $1 WHERE origin IS NULL", origin)
+    return await read_meta(connection)
+
+
+async def _nothing_to_reset(connection: object) -> None:
+    """No statement of a store leaves anything behind on its connection; asking costs a round trip."""
+
+
+async def _hang_up(connection: Any) -> None:
+    try:
+        await connection.close(timeout=_GOODBYE_SECONDS)
+    except Exception:  # noqa: BLE001 - the connection was lost before, and its lock with it
+        connection.terminate()

@@ -1,0 +1,142 @@
+"""Where a PostgreSQL store is: its URL, how the driver is told, and its errors in words.
+
+Never a password: the driver looks for it in ``PGPASSWORD``, in the file named by ``PGPASSFILE``, or in
+``~/.pgpass``. Nothing here knows the tables.
+"""
+
+import os
+import re
+from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from typing import Any, Protocol, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from flowmate_async.errors import ConfigurationError, StoreError
+from flowmate_async.redaction import one_line
+from flowmate_async.settings import is_loopback
+
+T = TypeVar("T")
+
+_DEFAULT_SCHEMA = "flowmate"
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_OPTIONS = frozenset({"host", "schema", "sslmode", "sslrootcert", "sslcert", "sslkey"})
+_EXAMPLE = "It looks like postgresql://user@host:5432/database, with ?schema=name for another schema"
+_UNREACHABLE = "Check host, port and TLS; run again once the server is back: what was acknowledged is kept"
+_ADVICE = {
+    "08": _UNREACHABLE,
+    "28": "Check the role, and its password in PGPASSWORD or the file named by PGPASSFILE",
+    "3D": "Make the database first: createdb",
+    "42501": "Grant the role what is missing; the documentation of stores lists it",
+    "53": "Free what the server has run out of, then run again: what was acknowledged is kept",
+    "57": "Run again once the server is back: what was acknowledged is kept",
+}
+
+
+class Address(msgspec.Struct, frozen=True):
+    """A database and the schema in it.
+
+    Attributes:
+        dsn: what the driver is told.
+        schema: where the tables are.
+        where: the same for messages.
+    """
+
+    dsn: str
+    schema: str
+    where: str
+
+
+class Connection(Protocol):
+    """What the statements need of the driver's connections, which are not typed."""
+
+    async def execute(self, query: str, *args: object) -> str: ...  # noqa: D102
+    async def fetch(self, query: str, *args: object) -> list[Any]: ...  # noqa: D102
+    async def fetchrow(self, query: str, *args: object) -> Any: ...  # noqa: D102
+    async def fetchval(self, query: str, *args: object) -> Any: ...  # noqa: D102
+    def transaction(self) -> AbstractAsyncContextManager[object]: ...  # noqa: D102
+
+
+def parse_address(url: str) -> Address:
+    """The address in ``postgresql://user@host:5432/database?schema=name``.
+
+    What is left out the driver takes from ``PGHOST``, ``PGUSER`` and so on. TLS with a verified certificate
+    is required of other machines, unless ``sslmode`` or ``PGSSLMODE`` says otherwise.
+
+    Raises:
+        ConfigurationError: no such URL.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise ConfigurationError("this is not the URL of a PostgreSQL store", advice=_EXAMPLE) from None
+    unknown = sorted(set(options) - _OPTIONS)
+    schema = options.pop("schema", _DEFAULT_SCHEMA)
+    if unknown or parts.fragment or not _SCHEMA.fullmatch(schema):
+        wrong = f"?{one_line(unknown[0], limit=40)}" if unknown else "a schema that is no plain name"
+        raise ConfigurationError(f"the URL of the PostgreSQL store has {wrong}", advice=_EXAMPLE)
+    if "sslmode" not in options and "PGSSLMODE" not in os.environ:
+        local = _is_local(options.get("host") or host or os.environ.get("PGHOST", ""))
+        options["sslmode"] = "prefer" if local else "verify-full"
+    dsn = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options), ""))
+    return Address(dsn, schema, one_line(f"{parts.netloc}{parts.path} (schema {schema})", limit=300))
+
+
+def _is_local(hosts: str) -> bool:
+    """Whether every host is this machine: its loopback, or a socket in a folder."""
+    return all(not host or host.startswith("/") or is_loopback(host) for host in hosts.split(","))
+
+
+def driver() -> Any:
+    """The driver, an extra.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    try:
+        return import_module("asyncpg")
+    except ImportError:
+        pass
+    raise ConfigurationError(
+        "a PostgreSQL store needs asyncpg", advice="pip install 'flowmate-async[postgres]'"
+    )
+
+
+async def guarded(work: Awaitable[T], address: Address) -> T:
+    """Do the work; the driver's errors become one line for the reader, without the frames they came from.
+
+    Raises:
+        StoreError: the server refused, or could not be reached.
+    """
+    asyncpg = driver()
+    try:
+        return await work
+    except asyncpg.PostgresError as error:
+        failure = _refused(error, address)
+    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        # Leaving a transaction whose connection was lost fails again; why it was lost is what matters.
+        refusal = error.__context__
+        if isinstance(refusal, asyncpg.PostgresError):
+            failure = _refused(refusal, address)
+        else:
+            failure = _unreachable(error, address)
+    except UnicodeError:
+        failure = StoreError(f"the store {address.where} cannot hold a name that is not valid Unicode")
+    raise failure
+
+
+def _unreachable(error: Exception, address: Address) -> StoreError:
+    reason = one_line(str(error)) or "no answer in time"
+    return StoreError(f"the store {address.where} cannot be used: {reason}", advice=_UNREACHABLE)
+
+
+def _refused(error: Any, address: Address) -> StoreError:
+    # Not str(error): its DETAIL may quote whole rows.
+    state = str(error.sqlstate or "")
+    reason = one_line(str(error.args[0])) if error.args else type(error).__name__
+    advice = next((text for prefix, text in _ADVICE.items() if state.startswith(prefix)), "")
+    return StoreError(f"the store {address.where} failed: {reason}", advice=advice)

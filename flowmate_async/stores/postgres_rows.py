@@ -1,0 +1,267 @@
+"""The statements of a PostgreSQL store: rows in, rows out, over a connection that somebody else guards.
+
+Batches travel as arrays, a statement a batch. They are sorted by name, so that two writers lock the same rows
+in the same order and never wait for each other in a circle. Nothing here opens a credential.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from flowmate_async.stores.base import (
+    Checkpoint,
+    Missing,
+    Removal,
+    Run,
+    RunTotals,
+    Status,
+    StoredItem,
+    UserWrite,
+    Written,
+    no_such_run,
+)
+from flowmate_async.stores.postgres_address import Connection
+from flowmate_async.stores.sealing import Sealed, Sealing
+
+T = TypeVar("T", bound=msgspec.Struct)
+Place = tuple[str, str]
+
+_LAST_RUN = """
+    SELECT id, started_at, finished_at, selection FROM runs
+    WHERE $1::text IS NULL OR selection = $1 ORDER BY number DESC LIMIT 1
+"""
+_BEGIN_RUN = "INSERT INTO runs (id, started_at, selection) VALUES ($1, $2, $3) RETURNING number"
+_FORGET_CHECKPOINTS = """
+    DELETE FROM checkpoints WHERE run_id IN (
+        SELECT id FROM runs WHERE selection = $1
+            AND number < (SELECT max(number) FROM runs WHERE selection = $1 AND number < $2)
+    )
+"""
+_FIND = "SELECT run_id, sealed, fingerprint FROM secrets WHERE username = $1 AND secret_id = $2"
+_FIND_MANY = """
+    SELECT username, secret_id, run_id, sealed, fingerprint FROM secrets
+    JOIN unnest($1::text[], $2::text[]) AS wanted (username, secret_id) USING (username, secret_id)
+"""
+_PUT = """
+    INSERT INTO secrets (username, secret_id, type, expires_at, run_id, stored_at, fingerprint, sealed)
+    SELECT * FROM unnest(
+        $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::float8[], $7::bytea[], $8::bytea[]
+    )
+    ON CONFLICT (username, secret_id) DO UPDATE SET type = excluded.type, expires_at = excluded.expires_at,
+        run_id = excluded.run_id, stored_at = excluded.stored_at, fingerprint = excluded.fingerprint,
+        sealed = excluded.sealed, missing_run = NULL, removed_at = NULL
+"""
+_PUT_CHECKPOINTS = """
+    INSERT INTO checkpoints
+        (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven)
+    SELECT $1, * FROM unnest(
+        $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::float8[], $7::float8[], $8::text[],
+        $9::text[], $10::boolean[]
+    )
+    ON CONFLICT (run_id, username) DO UPDATE SET status = excluded.status, secrets = excluded.secrets,
+        requests = excluded.requests, seconds = excluded.seconds, at = excluded.at, error = excluded.error,
+        message = excluded.message, listing_proven = excluded.listing_proven
+"""
+_NOTE_PRESENT = """
+    UPDATE secrets SET missing_run = NULL, removed_at = NULL
+    FROM unnest($1::text[], $2::text[]) AS present (username, secret_id)
+    WHERE secrets.username = present.username AND secrets.secret_id = present.secret_id
+        AND (missing_run IS NOT NULL OR removed_at IS NOT NULL)
+"""
+_NOTE_MISSING = """
+    UPDATE secrets SET missing_run = $1 WHERE username = ANY ($2::text[]) AND NOT EXISTS (
+        SELECT 1 FROM unnest($3::text[], $4::text[]) AS present (username, secret_id)
+        WHERE secrets.username = present.username AND secrets.secret_id = present.secret_id
+    )
+"""
+_MISSING = """
+    SELECT count(*) FILTER (WHERE missing_run = $1), count(*) FROM secrets
+    WHERE removed_at IS NULL AND (missing_run = $1 OR username IN (
+        SELECT username FROM checkpoints WHERE run_id = $1 AND status = 'synced' AND listing_proven
+    ))
+"""
+_MARK = "UPDATE secrets SET removed_at = $2 WHERE missing_run = $1 AND removed_at IS NULL"
+_DELETE = "DELETE FROM secrets WHERE missing_run = $1"
+_STATUSES = "SELECT username, status FROM checkpoints WHERE run_id = $1 AND username = ANY ($2::text[])"
+_TOTALS = """
+    SELECT count(*) FILTER (WHERE status = 'synced'), count(*) FILTER (WHERE status = 'failed'),
+        coalesce(sum(secrets), 0)::bigint, coalesce(sum(requests), 0)::bigint
+    FROM checkpoints WHERE run_id = $1
+"""
+_ERRORS = """
+    SELECT error, count(*) FROM checkpoints WHERE run_id = $1 AND status = 'failed'
+    GROUP BY error ORDER BY error
+"""
+_CHECKPOINTS = """
+    SELECT username, status, secrets, requests, seconds, at, error, message, listing_proven
+    FROM checkpoints WHERE run_id = $1 AND username > $2 ORDER BY username LIMIT $3
+"""
+_AFTER = {
+    False: "WHERE (username, secret_id) > ($1, $2) ORDER BY username, secret_id LIMIT $3",
+    True: "WHERE username = $1 AND secret_id > $2 ORDER BY secret_id LIMIT $3",
+}
+_ITEMS = "SELECT username, secret_id, type, expires_at, stored_at, removed_at FROM secrets"
+_SEALED = "SELECT username, secret_id, run_id, sealed, fingerprint FROM secrets"
+
+
+class SealedRow(msgspec.Struct, frozen=True):
+    """A stored credential, still sealed."""
+
+    username: str
+    secret_id: str
+    sealed: Sealed
+
+
+async def last_run(connection: Connection, *, selection: str | None) -> Run | None:
+    """The run that began last, of a selection or of any."""
+    row = await connection.fetchrow(_LAST_RUN, selection)
+    return None if row is None else msgspec.convert(dict(row), Run)
+
+
+async def begin_run(connection: Connection, *, at: float, selection: str) -> Run:
+    """Begin a run, and forget what all but the one before it checkpointed: that would grow for ever."""
+    run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
+    async with connection.transaction():
+        number = await connection.fetchval(_BEGIN_RUN, run.id, at, selection)
+        await connection.execute(_FORGET_CHECKPOINTS, selection, number)
+    return run
+
+
+async def finish_run(connection: Connection, run: Run, *, at: float | None) -> None:
+    """Set or take away the completion mark."""
+    if await connection.execute("UPDATE runs SET finished_at = $2 WHERE id = $1", run.id, at) != "UPDATE 1":
+        raise no_such_run()
+
+
+async def write(connection: Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> Written:
+    """Write whole users in one transaction."""
+    # Of a user or secret that is there twice the later one counts.
+    users = {user.checkpoint.username: user for user in batch}
+    async with connection.transaction():
+        await _require_run(connection, run)
+        changed = await _write_secrets(connection, sealing, run, batch)
+        await _note_listed(connection, run, list(users.values()))
+        await _write_checkpoints(connection, run, [users[name].checkpoint for name in sorted(users)])
+    return Written(changed, sum(len(user.secrets) for user in batch) - changed)
+
+
+async def _write_secrets(
+    connection: Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]
+) -> int:
+    """Write what differs from what is stored; how many that were."""
+    places = {(user.checkpoint.username, secret.id) for user in batch for secret in user.secrets}
+    stored = await _find_many(connection, sorted(places))
+    rows: dict[Place, tuple[Any, ...]] = {}
+    changed = 0
+    for user in batch:
+        username, at = user.checkpoint.username, user.checkpoint.at
+        for secret in user.secrets:
+            place = (username, secret.id)
+            sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=stored.get(place))
+            if sealed is not None:
+                changed += 1
+                stored[place] = sealed
+                shown = (secret.type, _iso(secret.expires_at), run.id, at)
+                rows[place] = (*place, *shown, sealed.fingerprint, sealed.data)
+    if rows:
+        await connection.execute(_PUT, *_columns([rows[place] for place in sorted(rows)]))
+    return changed
+
+
+async def _find_many(connection: Connection, places: Sequence[Place]) -> dict[Place, Sealed]:
+    if not places:
+        return {}
+    rows = await connection.fetch(_FIND_MANY, *_columns(places))
+    return {(name, secret_id): Sealed(*rest) for name, secret_id, *rest in rows}
+
+
+async def _write_checkpoints(connection: Connection, run: Run, checkpoints: Sequence[Checkpoint]) -> None:
+    if checkpoints:
+        rows = [msgspec.structs.astuple(checkpoint) for checkpoint in checkpoints]
+        await connection.execute(_PUT_CHECKPOINTS, run.id, *_columns(rows))
+
+
+async def _note_listed(connection: Connection, run: Run, users: Sequence[UserWrite]) -> None:
+    places = {(user.checkpoint.username, secret_id) for user in users for secret_id in user.present}
+    present = _columns(sorted(places)) or [[], []]
+    await connection.execute(_NOTE_PRESENT, *present)
+    proven = sorted(user.checkpoint.username for user in users if user.listed is not None)
+    if proven:
+        await connection.execute(_NOTE_MISSING, run.id, proven, *present)
+
+
+async def note_missing(connection: Connection, run: Run, usernames: Sequence[str]) -> None:
+    """Note everything of these users as missing."""
+    async with connection.transaction():
+        await _require_run(connection, run)
+        await connection.execute(_NOTE_MISSING, run.id, sorted(usernames), [], [])
+
+
+async def missing(connection: Connection, run: Run) -> Missing:
+    """What this run noted as missing, among what it could judge."""
+    gone, stored = await connection.fetchrow(_MISSING, run.id) or (0, 0)
+    return Missing(missing=gone, stored=stored)
+
+
+async def remove_missing(connection: Connection, run: Run, *, how: Removal, at: float) -> int:
+    """Mark or delete what this run noted as missing."""
+    arguments = (_MARK, run.id, at) if how == "mark" else (_DELETE, run.id)
+    done: str = await connection.execute(*arguments)
+    return int(done.rsplit(maxsplit=1)[-1])
+
+
+async def find(connection: Connection, username: str, secret_id: str) -> Sealed | None:
+    """What is stored in one place."""
+    row = await connection.fetchrow(_FIND, username, secret_id)
+    return None if row is None else Sealed(*row)
+
+
+async def statuses(connection: Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
+    """How those of these users ended that have a checkpoint."""
+    return dict(await connection.fetch(_STATUSES, run.id, list(usernames)))
+
+
+async def totals(connection: Connection, run: Run) -> RunTotals:
+    """Sums over a run's checkpoints."""
+    synced, failed, secrets, requests = await connection.fetchrow(_TOTALS, run.id) or (0, 0, 0, 0)
+    errors = dict(await connection.fetch(_ERRORS, run.id))
+    return RunTotals(synced=synced, failed=failed, secrets=secrets, requests=requests, errors=errors)
+
+
+async def checkpoints_after(connection: Connection, run: Run, username: str, limit: int) -> list[Checkpoint]:
+    """The next page of a run's checkpoints."""
+    rows = await connection.fetch(_CHECKPOINTS, run.id, username, limit)
+    return [msgspec.convert(dict(row), Checkpoint) for row in rows]
+
+
+async def items_after(
+    connection: Connection, username: str, secret_id: str, limit: int, *, only: bool
+) -> list[StoredItem]:
+    """The next page of what is stored; with ``only``, of that user alone."""
+    rows = await connection.fetch(f"{_ITEMS} {_AFTER[only]}", username, secret_id, limit)
+    return [msgspec.convert(dict(row), StoredItem) for row in rows]
+
+
+async def sealed_after(
+    connection: Connection, username: str, secret_id: str, limit: int, *, only: bool
+) -> list[SealedRow]:
+    """The next page of credentials, sealed; with ``only``, of that user alone."""
+    rows = await connection.fetch(f"{_SEALED} {_AFTER[only]}", username, secret_id, limit)
+    return [SealedRow(name, found, Sealed(*rest)) for name, found, *rest in rows]
+
+
+async def _require_run(connection: Connection, run: Run) -> None:
+    if await connection.fetchval("SELECT true FROM runs WHERE id = $1", run.id) is None:
+        raise no_such_run()
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """Rows as the arrays that ``unnest`` makes rows of again."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
