@@ -4,7 +4,7 @@ BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo test chaos fuzz-transport bench-flow check lint format types clean
+.PHONY: help setup demo test chaos fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -34,6 +34,29 @@ chaos: .venv/installed  ## 2,000 seeded runs with every fault at once, each judg
 fuzz-transport: .venv/installed  ## put 100,000 answers, whole and mutated, before both transports
 	FLOWMATE_FUZZ_CASES=50000 $(BIN)/pytest tests/transport/test_differential.py -k same_bytes
 
+bench: .venv-bench/installed .venv-bench-niquests/installed  ## measure everything, peers included, and renew the figures (PARTS="…" for some; nginx and wrk: from your system)
+	.venv-bench/bin/python benchmarks/run.py $(PARTS)
+
+bench-table:  ## renew the table and the plots from benchmarks/results
+	$(PYTHON) benchmarks/report.py
+
+bench-smoke: .venv/installed  ## under a minute: have the ratios that matter become worse?
+	$(BIN)/python benchmarks/smoke.py
+
+.venv-bench/installed: GROUP = bench
+.venv-bench-niquests/installed: GROUP = bench-niquests
+
+.venv-bench/installed .venv-bench-niquests/installed: pyproject.toml
+ifdef UV
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(@D)
+	$(UV) pip install --quiet --python $(@D)/bin/python --editable '.[wire]' --group $(GROUP)
+else
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(@D)/bin/python -m pip install --quiet --editable '.[wire]' --group $(GROUP)
+endif
+	@touch $@
+
 bench-flow: .venv/installed  ## flow control against a strict limit: 50, 500 and 5,000 requests/s
 	$(BIN)/python benchmarks/flow.py --transport wire
 
@@ -52,4 +75,4 @@ check: lint types test  ## all that continuous integration checks
 	$(BIN)/ruff format --check
 
 clean:  ## remove what was made here
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-bench-niquests build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,116 @@
+"""Rounds: some seconds of one contender's work at a time, in turn, and what they come to.
+
+Every contender does the same: it has as many requests in flight as the others, and each request ends with the
+access token in hand.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
+
+CONCURRENCY = 64
+"""Requests in flight, of every contender."""
+
+Fetch = Callable[[int], Awaitable[str]]
+"""Fetches the secret once as worker number n, and returns its access token."""
+
+Run = Callable[[float], Awaitable[int]]
+"""Works for so many seconds, and returns how many requests were answered."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """The server that is asked.
+
+    Attributes:
+        url: without a slash at its end.
+        ca_file: the certificate authority (PEM) that vouches for it, where it is https.
+    """
+
+    url: str
+    ca_file: str | None = None
+
+
+Contender = Callable[[Target], AbstractAsyncContextManager[Run]]
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What one round of a contender came to.
+
+    Attributes:
+        requests: how many were answered.
+        seconds: how long it took.
+        cpu_seconds: processor time of the whole process meanwhile, threads included.
+    """
+
+    requests: int
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Requests/s."""
+        return self.requests / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        """Microseconds of processor time a request."""
+        return self.cpu_seconds / self.requests * 1e6
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """Many rounds in one: medians, and between which quartiles the rounds' requests/s lay."""
+
+    per_second: float
+    cpu_us: float
+    lower_quartile: float
+    upper_quartile: float
+    rounds: int
+
+
+async def measured(run: Run, seconds: float) -> Round:
+    """One round."""
+    cpu, began = time.process_time(), time.perf_counter()
+    requests = await run(seconds)
+    return Round(requests, time.perf_counter() - began, time.process_time() - cpu)
+
+
+def figure(rounds: Sequence[Round]) -> Figure:
+    """What the rounds come to."""
+    rates = [one.per_second for one in rounds]
+    lower, _, upper = statistics.quantiles(rates, method="inclusive") if len(rates) > 1 else rates * 3
+    return Figure(
+        per_second=statistics.median(rates),
+        cpu_us=statistics.median(one.cpu_us for one in rounds),
+        lower_quartile=lower,
+        upper_quartile=upper,
+        rounds=len(rounds),
+    )
+
+
+def in_workers(fetch: Fetch, expected: str, *, workers: int = CONCURRENCY) -> Run:
+    """A run of so many workers, each with one request in flight.
+
+    Args:
+        fetch: makes one request.
+        expected: what each must return.
+        workers: how many.
+    """
+
+    async def run(seconds: float) -> int:
+        end = time.perf_counter() + seconds
+
+        async def work(number: int) -> int:
+            requests = 0
+            while time.perf_counter() < end:
+                if await fetch(number) != expected:
+                    raise ValueError("a contender returned something else than the access token")
+                requests += 1
+            return requests
+
+        return sum(await asyncio.gather(*(work(number) for number in range(workers))))
+
+    return run
