@@ -9,6 +9,7 @@ from flowmate_async.api import ApiLimits as ApiLimits
 from flowmate_async.client import FlowMate as FlowMate
 from flowmate_async.clock import Clock as Clock
 from flowmate_async.clock import SystemClock as SystemClock
+from flowmate_async.coordination import Coordination as Coordination
 from flowmate_async.dates import FAR_FUTURE as FAR_FUTURE
 from flowmate_async.errors import AuthenticationError as AuthenticationError
 from flowmate_async.errors import CheckpointError as CheckpointError
@@ -86,6 +87,7 @@ __all__ = [
     "CheckpointError",
     "Clock",
     "ConfigurationError",
+    "Coordination",
     "CredentialExpiredError",
     "CredentialRejectedError",
     "FlowMate",
@@ -143,6 +145,7 @@ __all__ = [
     "UserNotFoundError",
     "UserSynced",
     "UserToken",
+    "WorkerLostError",
     "decode_secret",
     "open_store",
 ]

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 from flowmate_async.admin import AdminToken, TokenProvider
 from flowmate_async.api import Api, ApiLimits
 from flowmate_async.clock import Clock, LoopClock, SystemClock
+from flowmate_async.coordination import Coordination
 from flowmate_async.credentials import Credentials
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Emitter, Listener
@@ -24,7 +25,9 @@ from flowmate_async.secrets import Secret
 from flowmate_async.settings import DEFAULT_BASE_URL, check_rate, checked_base_url, proxy_problem
 from flowmate_async.stats import Stats, StatsListener
 from flowmate_async.stores.base import Store
+from flowmate_async.sync.ends import Executor
 from flowmate_async.sync.engine import SyncEngine, SyncOptions
+from flowmate_async.sync.in_process import InProcess
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.report import LeftOut, SyncReport, select
@@ -67,6 +70,7 @@ class FlowMate:
         trust_env: take proxies from the environment.
         keep_refresh_fields: keep ``refreshToken`` and ``inputFields`` of secrets, dropped otherwise.
         on_event: called with every :class:`~flowmate_async.events.Event`; must be quick.
+        coordination: what it shares with other processes: the rate, pauses, refreshes; entered with it.
         clock: the time it keeps.
 
     Raises:
@@ -95,6 +99,7 @@ class FlowMate:
         trust_env: bool = False,
         keep_refresh_fields: bool = False,
         on_event: Listener | None = None,
+        coordination: Coordination | None = None,
         clock: Clock | None = None,
     ) -> None:
         # First of all: the token must not stay a local of a frame that may raise.
@@ -119,6 +124,7 @@ class FlowMate:
             if isinstance(transport, str)
             else transport
         )
+        self._coordination = coordination
         self._traffic = FlowControl(
             self._transport,
             limits=TrafficLimits(rate=rate, burst=burst, concurrency=concurrency),
@@ -130,6 +136,7 @@ class FlowMate:
             ),
             clock=self._clock,
             emitter=self._emitter,
+            coordination=coordination,
         )
         self._api = Api(
             self._traffic.dispatcher, limits=limits or ApiLimits(), keep_refresh_fields=keep_refresh_fields
@@ -149,13 +156,18 @@ class FlowMate:
             clock=self._clock,
             emitter=self._emitter,
         )
+        self._entered = AsyncExitStack()
         self._reader = UserReader(
             lister=self._lister, fetcher=self._fetcher, tokens=self._tokens, clock=self._clock
         )
 
     async def __aenter__(self) -> Self:
-        await self._transport.__aenter__()
-        self._clock.bind()
+        async with AsyncExitStack() as entered:
+            if self._coordination is not None:
+                await entered.enter_async_context(self._coordination)
+            await entered.enter_async_context(self._transport)
+            self._clock.bind()
+            self._entered = entered.pop_all()
         return self
 
     async def __aexit__(
@@ -167,7 +179,7 @@ class FlowMate:
             await self._tokens.aclose(drain_seconds=_DRAIN_SECONDS)
         finally:
             self._admin.forget()
-            await self._transport.__aexit__(kind, error, trace)
+            await self._entered.__aexit__(kind, error, trace)
 
     @property
     def base_url(self) -> str:
@@ -279,6 +291,7 @@ class FlowMate:
         options: SyncOptions | None = None,
         on_event: Listener | None = None,
         stop: asyncio.Event | None = None,
+        executor: Executor | None = None,
     ) -> SyncReport:
         """Copy the credentials of many users into a store, resumably: the batch job as a call.
 
@@ -288,6 +301,7 @@ class FlowMate:
             options: whether and what to resume, how many users may fail, what becomes of removed credentials.
             on_event: called with every event while the sync goes on.
             stop: when set, no further user is begun; the run stays incomplete and the next sync resumes it.
+            executor: who reads and stores the users; by default this client does.
 
         Raises:
             CheckpointError: another run holds the store.
@@ -306,9 +320,9 @@ class FlowMate:
                 usernames, left_out, accounts = await self._selected(users)
                 selection = "all" if users is None else None
                 engine = SyncEngine(
-                    self._reader.read,
+                    executor or self.executor(store),
                     store,
-                    workers=self._concurrency,
+                    patience=max(10, self._concurrency),
                     options=options,
                     clock=self._clock,
                     emitter=self._emitter,
@@ -319,6 +333,14 @@ class FlowMate:
         finally:
             if on_event is not None:
                 self._emitter.remove(on_event)
+
+    def executor(self, store: Store) -> Executor:
+        """This client as one that reads and stores users of a run that somebody else coordinates.
+
+        Args:
+            store: an entered store, bound to this client's base URL.
+        """
+        return InProcess(self._reader.read, store, workers=self._concurrency, clock=self._clock)
 
     async def _selected(
         self, users: Usernames | None

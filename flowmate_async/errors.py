@@ -19,6 +19,7 @@
     ├── ProtocolError             an answer that is not what the contract documents
     ├── IncompleteListingError    a listing that could not be proven complete
     ├── TooManyFailuresError      a run was ended because more users failed than was allowed
+    ├── WorkerLostError           the worker processes of a run keep dying
     ├── StoreError                the store cannot be opened, read or written
     └── CheckpointError           the progress of a run cannot be recorded or read
 
@@ -159,6 +160,10 @@ class IncompleteListingError(FlowMateError):
 
 class TooManyFailuresError(FlowMateError):
     """Raised when more users of a run failed than ``max_failures`` allows; what succeeded is stored."""
+
+
+class WorkerLostError(FlowMateError):
+    """Raised when worker processes of a run die one after the other; what was acknowledged is kept."""
 
 
 class StoreError(FlowMateError):

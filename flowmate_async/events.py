@@ -130,6 +130,7 @@ class UserStored(Event, frozen=True):
     username: str
     secrets: int
     seconds: float
+    requests: int = 0
 
 
 class UserNotStored(Event, frozen=True):
@@ -138,6 +139,7 @@ class UserNotStored(Event, frozen=True):
     username: str
     error: str
     message: str
+    requests: int = 0
 
 
 class RunEnded(Event, frozen=True):

@@ -26,6 +26,7 @@ _KEYS = frozenset(
         "store",
         "store_key_file",
         "trust_env",
+        "workers",
     }
 )
 

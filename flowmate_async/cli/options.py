@@ -1,5 +1,6 @@
 """The flags that commands share, and what they make: a client, an entered store."""
 
+import math
 import os
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -9,9 +10,11 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flowmate_async.client import FlowMate
+from flowmate_async.coordination import Coordination
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.settings import DEFAULT_BASE_URL, checked_base_url
 from flowmate_async.stores import Store, load_key, open_store
+from flowmate_async.traffic.bulkhead import BulkheadPolicy
 
 _KEYRING_SERVICE = "flowmate_async admin token"
 
@@ -59,8 +62,12 @@ class Connection:
         Parameter(env_var="FLOWMATE_CONFIG", help="A TOML file with defaults for these flags."),
     ] = None
 
-    def client(self) -> FlowMate:
+    def client(self, *, coordination: Coordination | None = None, sharers: int = 1) -> FlowMate:
         """A client, not yet entered.
+
+        Args:
+            coordination: what it shares with other processes.
+            sharers: how many processes share the concurrency and the refreshes of each OAuth client.
 
         Raises:
             ConfigurationError: a flag cannot work, or there is no admin token.
@@ -71,7 +78,9 @@ class Connection:
             base_url=base_url,
             rate=self.rate or None,
             burst=self.burst,
-            concurrency=self.concurrency,
+            concurrency=math.ceil(self.concurrency / sharers),
+            bulkhead=BulkheadPolicy(refreshes=max(1, BulkheadPolicy().refreshes // sharers)),
+            coordination=coordination,
             transport=self.transport,
             ca_file=self.ca_file,
             proxy=self.proxy,

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from flowmate_async.events import Answered, Event, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
+from flowmate_async.events import Event, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
 from flowmate_async.redaction import one_line
 
 _LINE_EVERY_SECONDS = 2.0
@@ -73,13 +73,15 @@ class _Bar:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Answered():
-                self._requests += 1
             case RunBegan():
                 self._progress.update(self._task, total=event.total)
-            case UserStored() | UserSkipped():
+            case UserSkipped():
+                self._advance()
+            case UserStored():
+                self._requests += event.requests
                 self._advance()
             case UserNotStored():
+                self._requests += event.requests
                 self._failed += 1
                 self._advance()
                 self._progress.console.print(
@@ -110,15 +112,18 @@ class _Lines:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Answered():
-                self._requests += 1
             case RunBegan():
                 self._total = event.total
                 self._write(event="run_began", run_id=event.run_id, resumed=event.resumed)
-            case UserStored() | UserSkipped():
+            case UserSkipped():
+                self._done += 1
+                self._write_now_and_then()
+            case UserStored():
+                self._requests += event.requests
                 self._done += 1
                 self._write_now_and_then()
             case UserNotStored():
+                self._requests += event.requests
                 self._done += 1
                 self._failed += 1
                 self._write(

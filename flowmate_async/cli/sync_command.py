@@ -12,10 +12,12 @@ from flowmate_async.cli.interrupts import graceful
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.progress import display
 from flowmate_async.cli.report_file import require_report_path, write_report
+from flowmate_async.cli.team import Team
 from flowmate_async.cli.usernames import checked_usernames, read_usernames
 from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.stores import Store
+from flowmate_async.sync.ends import Executor
 from flowmate_async.sync.engine import SyncOptions
 from flowmate_async.sync.removal import DEFAULT_MAX_REMOVED_SHARE, RemovalPolicy
 from flowmate_async.sync.report import SyncReport
@@ -72,6 +74,13 @@ class RunFlags:
     max_removed_share: Annotated[
         float, Parameter(help="Mark or delete nothing when more than this share, 0 to 1, would be.")
     ] = DEFAULT_MAX_REMOVED_SHARE
+    workers: Annotated[
+        int,
+        Parameter(
+            env_var="FLOWMATE_WORKERS",
+            help="Processes that share the work, the rate and the checkpoint; one a core.",
+        ),
+    ] = 1
     report: Annotated[Path | None, Parameter(help="Write a JSON report, a line a user, to this file.")] = None
     json: Annotated[bool, Parameter(negative=(), help="Print the totals as JSON.")] = False
 
@@ -85,6 +94,8 @@ class RunFlags:
             raise ConfigurationError("--max-age and --max-failures cannot be negative")
         if not 0 <= self.max_removed_share <= 1:
             raise ConfigurationError("--max-removed-share is a share, from 0 to 1")
+        if self.workers < 1:
+            raise ConfigurationError("--workers must be at least 1")
         return SyncOptions(
             max_age_seconds=self.max_age * 3600,
             retry_failed=self.retry_failed,
@@ -108,6 +119,8 @@ async def sync(
 
         flowmate sync --users-file users.txt --report report.json
 
+        flowmate sync --all-users --workers 4
+
     Args:
         usernames: Users by name.
         selection: Whose credentials are synced.
@@ -119,9 +132,11 @@ async def sync(
     options = run.options()
     if run.report is not None:
         require_report_path(run.report)
-    client = connection.client()
+    team = Team(connection, store, count=run.workers) if run.workers > 1 else None
+    client = connection.client() if team is None else team.client()
     async with store.open(create=True) as opened, client as fm:
-        report, error = await _sync(fm, opened, names, options)
+        executor = None if team is None else team.executor(opened)
+        report, error = await _sync(fm, opened, names, options, executor)
         if run.report is not None:
             await write_report(run.report, opened, report=report, error=str(error) if error else None)
     if error is not None:
@@ -135,13 +150,14 @@ async def sync(
 
 
 async def _sync(
-    fm: FlowMate, store: Store, names: list[str] | None, options: SyncOptions
+    fm: FlowMate, store: Store, names: list[str] | None, options: SyncOptions, executor: Executor | None
 ) -> tuple[SyncReport | None, FlowMateError | None]:
     """The report, or the error that ended the run, or neither when it was interrupted the hard way."""
     stop = asyncio.Event()
     with graceful(stop), display() as shown:
         try:
-            return await fm.sync(store, names, options=options, on_event=shown, stop=stop), None
+            synced = fm.sync(store, names, options=options, on_event=shown, stop=stop, executor=executor)
+            return await synced, None
         except FlowMateError as error:
             # Whoever was refused the store or the configuration has no run to report on.
             if exit_code(error) is Exit.USAGE:

@@ -1,4 +1,4 @@
-"""When a run is not worth going on with: pure rules over its outcomes."""
+"""When a run is not worth going on with: pure rules over how its users end."""
 
 from flowmate_async.errors import (
     AuthenticationError,
@@ -12,15 +12,14 @@ from flowmate_async.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from flowmate_async.masks import proves_raw_read
 from flowmate_async.protocol import IMPERSONATE, LIST
-from flowmate_async.sync.outcomes import Outcome, UserFailed
+from flowmate_async.sync.ends import UserEnd
 
 _UNPERMITTED_USERS = 3
 
 
 class AbortRules:
-    """Watches outcomes and says when, and with what, the run ends at once.
+    """Watches how users end and says when, and with what, the run ends at once.
 
     - The admin token is rejected or cannot be read: nobody else will fare better.
     - The first users may all not be impersonated, or all come back masked: the permission is missing.
@@ -41,15 +40,15 @@ class AbortRules:
         self._unpermitted: list[FlowMateError] = []
         self._permitted = synced_before
 
-    def note(self, outcome: Outcome) -> FlowMateError | None:
-        """Take note of an outcome; the error to end the run with, if it must end."""
-        if any(proves_raw_read(secret) for secret in outcome.secrets):
+    def note(self, end: UserEnd) -> FlowMateError | None:
+        """Take note of a user; the error to end the run with, if it must end."""
+        if end.proves_raw_read:
             self._permitted = True
-        if not isinstance(outcome, UserFailed):
+        if end.error is None:
             self._unusable_in_a_row = 0
             return None
         self._failures += 1
-        return self._fatal(outcome.error) or self._too_many(outcome.error)
+        return self._fatal(end.error) or self._too_many(end.error)
 
     def at_end(self) -> FlowMateError | None:
         """The error of a run that tried everybody and was permitted nothing."""

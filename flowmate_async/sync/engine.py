@@ -1,13 +1,14 @@
-"""The batch job: sweep the users, write what comes, checkpoint each user with its credentials.
+"""The batch job: begin or resume a run, have its users read and stored, end it, report on it.
 
 A run has an id and a completion mark. An incomplete run that is young enough is resumed: users it has
-synced are not fetched again, users that failed are tried again. Which user fails how is in ``reader.py``,
-when a run ends early in ``abort.py``; how a write is made durable is the store's.
+synced are not fetched again, users that failed are tried again. Who reads and stores the users is the
+executor's business (``in_process.py``, or other processes); which user fails how is in ``reader.py``, when a
+run ends early in ``abort.py``.
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Sized
 from contextlib import aclosing
 
 import msgspec
@@ -15,10 +16,10 @@ import msgspec
 from flowmate_async.clock import Clock
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
-from flowmate_async.redaction import one_line
-from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite, is_proven
+from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.abort import AbortRules
-from flowmate_async.sync.outcomes import Outcome, UserFailed
+from flowmate_async.sync.ends import Executor, StoredBatch, UserEnd
+from flowmate_async.sync.in_process import storable
 from flowmate_async.sync.removal import (
     DEFAULT_MAX_REMOVED_SHARE,
     RemovalPolicy,
@@ -26,7 +27,7 @@ from flowmate_async.sync.removal import (
     remove_missing,
 )
 from flowmate_async.sync.report import LeftOut, SyncReport
-from flowmate_async.sync.sweep import Usernames, sweep_in_batches
+from flowmate_async.sync.sweep import Usernames
 
 _LOOK_UP = 256
 DEFAULT_MAX_AGE_SECONDS = 12 * 3600.0
@@ -56,9 +57,9 @@ class SyncEngine:
     """One sync of some users into one store.
 
     Args:
-        read: reads one user.
+        executor: reads and stores the users.
         store: where the credentials go; entered by the caller.
-        workers: users read at once.
+        patience: users in a row that may meet an unusable upstream.
         options: see :class:`SyncOptions`.
         clock: the time it keeps.
         emitter: told of the run's beginning and end and of every user.
@@ -66,17 +67,17 @@ class SyncEngine:
 
     def __init__(
         self,
-        read: Callable[[str], Awaitable[Outcome]],
+        executor: Executor,
         store: Store,
         *,
-        workers: int,
+        patience: int,
         options: SyncOptions,
         clock: Clock,
         emitter: Emitter,
     ) -> None:
-        self._read = read
+        self._executor = executor
         self._store = store
-        self._workers = workers
+        self._patience = patience
         self._options = options
         self._clock = clock
         self._emitter = emitter
@@ -145,9 +146,9 @@ class SyncEngine:
     async def _remaining(self, run: Run, usernames: Usernames) -> AsyncIterator[str]:
         """The usernames that this run has not synced, asked of the store a few at a time."""
         async for names in _chunks(usernames, _LOOK_UP):
-            statuses = await self._store.statuses(run, [_storable(name) for name in names])
+            statuses = await self._store.statuses(run, [storable(name) for name in names])
             for name in names:
-                if statuses.get(_storable(name)) != "synced":
+                if statuses.get(storable(name)) != "synced":
                     yield name
                 else:
                     self._skipped += 1
@@ -159,27 +160,25 @@ class SyncEngine:
         """Sweep and store; the error that ended the run early, if one did."""
         synced_before = resumed and (await self._store.totals(run)).synced > 0
         rules = AbortRules(
-            patience=max(10, self._workers),
+            patience=self._patience,
             max_failures=self._options.max_failures,
             synced_before=synced_before,
         )
-        batches = sweep_in_batches(self._read, usernames, workers=self._workers, stop=stop)
+        batches = self._executor.execute(run, usernames, stop=stop)
         async with aclosing(batches):
             async for batch in batches:
-                await self._write(run, batch)
-                for outcome in batch:
-                    if (error := rules.note(outcome)) is not None:
+                self._note(batch)
+                for end in batch.ends:
+                    if (error := rules.note(end)) is not None:
                         return error
         return rules.at_end()
 
-    async def _write(self, run: Run, batch: list[Outcome]) -> None:
-        at = self._clock.wall()
-        written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
-        self._changed += written.changed
-        self._unchanged += written.unchanged
-        for outcome in batch:
-            self._requests += outcome.requests
-            self._emitter.emit(_event(outcome))
+    def _note(self, batch: StoredBatch) -> None:
+        self._changed += batch.changed
+        self._unchanged += batch.unchanged
+        for end in batch.ends:
+            self._requests += end.requests
+            self._emitter.emit(_event(end))
 
     async def _remove_missing(self, run: Run, accounts: Collection[str] | None) -> Removed:
         return await remove_missing(
@@ -223,27 +222,10 @@ class SyncEngine:
         )
 
 
-def _user_write(outcome: Outcome, at: float) -> UserWrite:
-    failed = isinstance(outcome, UserFailed)
-    checkpoint = Checkpoint(
-        username=_storable(outcome.username),
-        status="failed" if failed else "synced",
-        secrets=len(outcome.secrets),
-        requests=outcome.requests,
-        seconds=outcome.seconds,
-        at=at,
-        error=outcome.error.kind if isinstance(outcome, UserFailed) else "",
-        message=str(outcome.error) if isinstance(outcome, UserFailed) else "",
-        listing_proven=not isinstance(outcome, UserFailed) and outcome.listing_proven,
-    )
-    listed = tuple(secret.id for secret in outcome.secrets) if is_proven(checkpoint) else None
-    return UserWrite(checkpoint=checkpoint, secrets=outcome.secrets, listed=listed)
-
-
-def _event(outcome: Outcome) -> UserStored | UserNotStored:
-    if isinstance(outcome, UserFailed):
-        return UserNotStored(outcome.username, outcome.error.kind, str(outcome.error))
-    return UserStored(outcome.username, len(outcome.secrets), outcome.seconds)
+def _event(end: UserEnd) -> UserStored | UserNotStored:
+    if end.error is not None:
+        return UserNotStored(end.username, end.error.kind, str(end.error), end.requests)
+    return UserStored(end.username, end.secrets, end.seconds, end.requests)
 
 
 def _selection(usernames: Usernames) -> str:
@@ -251,20 +233,9 @@ def _selection(usernames: Usernames) -> str:
     if not isinstance(usernames, Collection):
         return "iterable"
     digest = hashlib.sha256()
-    for name in sorted({_storable(name) for name in usernames}):
+    for name in sorted({storable(name) for name in usernames}):
         digest.update(name.encode() + b"\0")
     return digest.hexdigest()
-
-
-def _storable(username: object) -> str:
-    """The username, or, for what is no username and was refused as such, a text that shows it."""
-    if isinstance(username, str) and username.isprintable() and not _has_surrogates(username):
-        return username
-    return one_line(ascii(username))
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 async def _chunks(usernames: Usernames, size: int) -> AsyncIterator[list[str]]:

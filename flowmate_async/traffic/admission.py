@@ -3,11 +3,13 @@
 import msgspec
 
 from flowmate_async.clock import Clock
+from flowmate_async.coordination import RateBudget
 from flowmate_async.events import ConcurrencyChanged, Emitter, RateChanged
 from flowmate_async.traffic.adaptive_concurrency import AdaptiveConcurrency
 from flowmate_async.traffic.adaptive_rate import AdaptiveRate
 from flowmate_async.traffic.bucket import TokenBucket
 from flowmate_async.traffic.gate import PriorityGate
+from flowmate_async.traffic.leased_bucket import LeasedBucket
 from flowmate_async.traffic.priority import current_priority
 
 _NOTICEABLE = 0.01
@@ -65,6 +67,7 @@ class Admission:
         clock: the time it keeps.
         emitter: told when the rate or the concurrency adapts.
         policy: see :class:`FlowPolicy`.
+        budget: lends the rate, when other processes share it.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Admission:
         clock: Clock,
         emitter: Emitter | None = None,
         policy: FlowPolicy | None = None,
+        budget: RateBudget | None = None,
     ) -> None:
         self._rate = rate
         self._concurrency = concurrency
@@ -89,7 +93,11 @@ class Admission:
             configured=rate, burst=burst, recovery_seconds=self._policy.recovery_seconds
         )
         self._adaptive_concurrency = AdaptiveConcurrency(concurrency)
-        self._bucket = None if rate is None else TokenBucket(rate, burst)
+        self._bucket: TokenBucket | LeasedBucket | None = None
+        if rate is not None and budget is not None:
+            self._bucket = LeasedBucket(budget, rate=rate, burst=burst, demand=self._sendable, clock=clock)
+        elif rate is not None:
+            self._bucket = TokenBucket(rate, burst)
         self._resume_at = float("-inf")
         self._woken = False
 
@@ -217,7 +225,11 @@ class Admission:
         if changed:
             self._emitter.emit(RateChanged(rate))
 
-    def _is_another(self, bucket: TokenBucket, rate: float, burst: int) -> bool:
+    def _sendable(self) -> int:
+        """How many requests could be sent if there were tokens: the one in turn, and those behind it."""
+        return 1 + min(self._turn.waiting, self._slots.places - self._slots.inside)
+
+    def _is_another(self, bucket: TokenBucket | LeasedBucket, rate: float, burst: int) -> bool:
         """Whether the bucket is worth changing; the configured rate is reached exactly."""
         noticeable = abs(rate - bucket.rate) > _NOTICEABLE * bucket.rate
         return noticeable or burst != bucket.burst or (rate == self._rate and rate != bucket.rate)

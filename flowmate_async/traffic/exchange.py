@@ -62,6 +62,7 @@ class Exchange:
         policy: how long each of these lasts.
         clock: the time it keeps.
         emitter: told of answers, broken exchanges and throttling.
+        share_pause: tells other processes, where there are any, for how many seconds to wait.
         uniform: the source of jitter.
 
     Attributes:
@@ -69,7 +70,7 @@ class Exchange:
         max_in_flight: the most there have been.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a collaborator each
         self,
         transport: Transport,
         *,
@@ -78,6 +79,7 @@ class Exchange:
         policy: RetryPolicy,
         clock: Clock,
         emitter: Emitter,
+        share_pause: Callable[[float], None] | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._transport = transport
@@ -86,6 +88,7 @@ class Exchange:
         self._policy = policy
         self._clock = clock
         self._emitter = emitter
+        self._share_pause = share_pause
         self._uniform = uniform
         self.in_flight = 0
         self.max_in_flight = 0
@@ -129,6 +132,8 @@ class Exchange:
         if failure.throttled or failure.retry_after_seconds is not None:
             seconds = self._pause_seconds(failure.retry_after_seconds)
             self._admission.pause(seconds)
+            if self._share_pause is not None:
+                self._share_pause(seconds)
             self._emitter.emit(Throttled(seconds))
         if failure.throttled:
             self._admission.throttled(sent_at=sent_at)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from flowmate_async.clock import Clock
+from flowmate_async.coordination import Coordination, RateBudget
 from flowmate_async.events import BreakerOpened, Emitter
 from flowmate_async.traffic.admission import Admission, AdmissionStatistics, FlowPolicy
 from flowmate_async.traffic.attempt import Attempts
@@ -63,6 +64,7 @@ class FlowControl:
         policies: see :class:`TrafficPolicies`.
         clock: the time it keeps.
         emitter: told of everything that happens.
+        coordination: lends the rate and passes on pauses, when other processes share them.
         uniform: the source of jitter.
 
     Attributes:
@@ -78,6 +80,7 @@ class FlowControl:
         policies: TrafficPolicies,
         clock: Clock,
         emitter: Emitter,
+        coordination: Coordination | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         retry = policies.retry
@@ -96,7 +99,10 @@ class FlowControl:
             clock=clock,
             emitter=emitter,
             policy=policies.flow,
+            budget=_budget(coordination, limits),
         )
+        if coordination is not None:
+            coordination.on_pause(self._admission.pause)
         self._exchange = Exchange(
             transport,
             admission=self._admission,
@@ -104,6 +110,7 @@ class FlowControl:
             policy=retry,
             clock=clock,
             emitter=emitter,
+            share_pause=None if coordination is None else coordination.pause,
             uniform=uniform,
         )
         attempts = Attempts(
@@ -132,3 +139,9 @@ class FlowControl:
             bulkheads=self._bulkheads.statistics(),
             retry_budget=self._budget.statistics(),
         )
+
+
+def _budget(coordination: Coordination | None, limits: TrafficLimits) -> RateBudget | None:
+    if coordination is None or limits.rate is None:
+        return None
+    return coordination.budget(rate=limits.rate, burst=limits.burst)

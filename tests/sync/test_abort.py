@@ -24,6 +24,7 @@ from flowmate_async import (
 )
 from flowmate_async.protocol import GET, IMPERSONATE, LIST
 from flowmate_async.sync.abort import AbortRules
+from flowmate_async.sync.ends import ended
 
 CLEAR = ApiKeySecret(id="i", value=ApiKeyValue(key="k"))
 NEVER_MASKED = [
@@ -34,11 +35,11 @@ NEVER_MASKED = [
 
 
 def failed(error, *secrets):
-    return UserFailed(username="u", error=error, secrets=secrets)
+    return ended(UserFailed(username="u", error=error, secrets=secrets))
 
 
 def synced(*secrets):
-    return UserSynced(username="u", secrets=secrets, requests=1, seconds=0.0)
+    return ended(UserSynced(username="u", secrets=secrets, requests=1, seconds=0.0))
 
 
 def rules(patience=10, max_failures=None):
@@ -101,9 +102,9 @@ class TestMasked:
         """Types that upstream never masks prove nothing, also when a user has only those."""
         watch, error = rules(), MaskedSecretError("m")
         others = () if secret is None else (secret,)
-        assert [
-            watch.note(outcome) for outcome in (synced(*others), failed(error, *others), failed(error))
-        ] == [None] * 3
+        assert [watch.note(end) for end in (synced(*others), failed(error, *others), failed(error))] == [
+            None
+        ] * 3
         assert watch.at_end() is error
         assert watch.note(failed(error)) is error
 

@@ -1,0 +1,59 @@
+"""``--workers``: the parent's client and the worker processes, wired to one rate."""
+
+import sys
+
+from flowmate_async.cli.options import Connection, StoreFlags
+from flowmate_async.cli.worker_process import COMMAND, WorkerSettings
+from flowmate_async.client import FlowMate
+from flowmate_async.clock import SystemClock
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.settings import check_rate
+from flowmate_async.stores import Store
+from flowmate_async.sync.ends import Executor
+from flowmate_async.traffic.leased_bucket import lease_terms
+from flowmate_async.workers.crew import CrewPlan, WorkerProcesses
+from flowmate_async.workers.lending import ParentCoordination, Pauses, RateLender
+
+
+class Team:
+    """A parent and its workers; made inside the event loop.
+
+    Args:
+        connection: how FlowMate is reached, by all of them.
+        store: where the credentials go.
+        count: how many workers.
+
+    Raises:
+        ConfigurationError: the platform has no such processes, or the rate cannot be.
+    """
+
+    def __init__(self, connection: Connection, store: StoreFlags, *, count: int) -> None:
+        if sys.platform == "win32":
+            raise ConfigurationError(
+                "--workers needs POSIX", advice="Leave it out: one process works everywhere"
+            )
+        check_rate(connection.rate or None, connection.burst, connection.concurrency)
+        self._connection = connection
+        self._plan = CrewPlan(
+            command=COMMAND,
+            settings=WorkerSettings(connection=connection, store=store, workers=count).encoded(),
+            count=count,
+        )
+        self._pauses = Pauses()
+        self._lender: RateLender | None = None
+        if connection.rate:
+            terms = lease_terms(connection.rate, connection.burst)
+            self._lender = RateLender(terms, clock=SystemClock())
+            self._pauses.join(self._lender.pause)
+
+    def client(self) -> FlowMate:
+        """The parent's own client, not yet entered."""
+        return self._connection.client(coordination=ParentCoordination(self._lender, self._pauses))
+
+    def executor(self, store: Store) -> Executor:
+        """The workers, not yet started.
+
+        Args:
+            store: entered by the parent.
+        """
+        return WorkerProcesses(self._plan, store=store, lender=self._lender, pauses=self._pauses)

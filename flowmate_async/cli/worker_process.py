@@ -1,0 +1,82 @@
+"""A worker of ``flowmate sync --workers``: started by its parent, served over its standard input, no command.
+
+It is set up by the parent's flags, which come over the channel, and by the same environment and files.
+"""
+
+import contextlib
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flowmate_async.cli.loop import run_async
+from flowmate_async.cli.options import Connection, StoreFlags
+from flowmate_async.errors import FlowMateError
+from flowmate_async.workers.channel import Channel
+from flowmate_async.workers.member import Member
+from flowmate_async.workers.messages import Begin, ErrorRecord, Failed, ToWorker
+
+# -P: nothing is imported from the working directory.
+COMMAND = (sys.executable, "-P", "-c", f"from {__name__} import main; main()")
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The flags of the parent that its workers need; nothing secret is ever a flag.
+
+    Attributes:
+        connection: how FlowMate is reached.
+        store: where the credentials go.
+        workers: how many share the concurrency.
+    """
+
+    connection: Connection
+    store: StoreFlags
+    workers: int
+
+    def encoded(self) -> bytes:
+        """As bytes."""
+        return msgspec.json.encode(self, enc_hook=str)  # paths
+
+    @classmethod
+    def decoded(cls, data: bytes) -> "WorkerSettings":
+        """From bytes."""
+        return msgspec.json.decode(data, type=cls, dec_hook=_path)
+
+
+def _path(kind: type, value: Any) -> Any:
+    return kind(value) if issubclass(kind, Path) else value
+
+
+def main() -> None:
+    """Serve the parent at the other end of standard input, and end with it."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole group; it is the parent who says what follows.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(BrokenPipeError):
+        run_async(_serve)
+
+
+async def _serve() -> None:
+    channel: Channel[ToWorker] = await Channel.over(socket.socket(fileno=0), ToWorker)
+    begin = await channel.receive()
+    if not isinstance(begin, Begin):
+        return
+    try:
+        await _work(channel, begin)
+    except FlowMateError as error:
+        channel.send(Failed(ErrorRecord.of(error)))
+        await channel.drained()
+    finally:
+        await channel.aclose()
+
+
+async def _work(channel: Channel[ToWorker], begin: Begin) -> None:
+    settings = WorkerSettings.decoded(begin.settings)
+    member = Member(channel, limited=settings.connection.rate > 0)
+    client = settings.connection.client(coordination=member, sharers=settings.workers)
+    async with settings.store.open() as store, client as fm:
+        await store.bind(fm.base_url)
+        await member.serve(fm.executor(store), begin.run)

@@ -1,0 +1,134 @@
+"""The seam to whatever lets many processes act as one: a rate, pauses and credentials that they share.
+
+Protocols and plain values only. What fulfils them, a parent process or Redis, the client never imports.
+"""
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+import msgspec
+
+from flowmate_async.redaction import Redacted
+from flowmate_async.secrets import Secret
+
+
+class TokenLease(msgspec.Struct, frozen=True):
+    """Permission to send some requests soon.
+
+    Attributes:
+        tokens: how many requests may be sent.
+        valid_until: on ``time.monotonic``; afterwards none of them may be sent any more, since tokens that
+            were saved up would be a burst on top of everybody else's.
+    """
+
+    tokens: int
+    valid_until: float
+
+
+class RateBudget(Protocol):
+    """A rate that many processes share: tokens are leased a few at a time."""
+
+    async def lease(self, most: int) -> TokenLease:
+        """Wait for at least one token.
+
+        Args:
+            most: how many could be used at once.
+
+        Raises:
+            FlowMateError: the budget cannot be asked, and nothing may be sent without it.
+        """
+        ...
+
+
+class SharedSecret(Redacted, frozen=True):
+    """A credential that another process may have fetched, and how many seconds ago it was."""
+
+    secret: Secret
+    age_seconds: float = 0.0
+
+    __shown__ = ("age_seconds",)
+
+
+Acceptable = Callable[[SharedSecret], bool]
+"""Whether somebody else's answer will do."""
+
+
+class SharedCredentials(Protocol):
+    """Single flight and cache of credentials across processes."""
+
+    async def fetch(
+        self,
+        username: str,
+        secret_id: str,
+        ask: Callable[[], Awaitable[Secret]],
+        *,
+        acceptable: Acceptable | None = None,
+    ) -> SharedSecret:
+        """A credential that upstream is asked for by one process at a time.
+
+        Args:
+            username: the user.
+            secret_id: the secret.
+            ask: asks upstream.
+            acceptable: whether a shared one will do; ``None`` for those only that were fetched while this
+                call waited for its turn.
+
+        Raises:
+            FlowMateError: what ``ask`` raised; or upstream may not be asked now.
+        """
+        ...
+
+    async def reject(self, username: str, secret_id: str, rejected: Secret) -> None:
+        """Tell every process that the app rejected this credential."""
+        ...
+
+    def on_rejected(self, listener: Callable[[str, str, "Recognizes"], object]) -> None:
+        """Have a listener called with user, secret id and which credential another process rejected.
+
+        Called with ``("", "", …)`` when rejections may have been missed, and anything held may be one.
+        """
+        ...
+
+
+Recognizes = Callable[[Secret], bool]
+"""Whether a credential is the one that was rejected, without saying which that was."""
+
+
+class Coordination(Protocol):
+    """What the processes of one application share; handed to :class:`~flowmate_async.FlowMate`."""
+
+    async def __aenter__(self) -> Self:
+        """Connect."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnect."""
+        ...
+
+    def budget(self, *, rate: float, burst: int) -> RateBudget | None:
+        """The rate that is shared; ``None`` when each process keeps its own.
+
+        Args:
+            rate: requests/s of all processes together.
+            burst: requests that upstream takes at once from all of them.
+        """
+        ...
+
+    def credentials(self, *, base_url: str) -> SharedCredentials | None:
+        """The credentials that are shared; ``None`` when each process keeps its own.
+
+        Args:
+            base_url: FlowMate's, part of every key.
+        """
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Tell the others that upstream asked everybody to wait."""
+        ...
+
+    def on_pause(self, listener: Callable[[float], object]) -> None:
+        """Have a listener called with the seconds for which another process says to wait."""
+        ...

@@ -1,0 +1,71 @@
+"""The executor of one process: sweep, and write what came in one transaction a batch."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from flowmate_async.clock import Clock
+from flowmate_async.redaction import one_line
+from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite, is_proven
+from flowmate_async.sync.ends import StoredBatch, ended
+from flowmate_async.sync.outcomes import Outcome, UserFailed
+from flowmate_async.sync.sweep import Usernames, sweep_in_batches
+
+
+class InProcess:
+    """Reads and stores users in this process, see :class:`~flowmate_async.sync.ends.Executor`.
+
+    Args:
+        read: reads one user.
+        store: where the credentials go; entered and bound by the caller.
+        workers: users read at once.
+        clock: dates the checkpoints.
+    """
+
+    def __init__(
+        self, read: Callable[[str], Awaitable[Outcome]], store: Store, *, workers: int, clock: Clock
+    ) -> None:
+        self._read = read
+        self._store = store
+        self._workers = workers
+        self._clock = clock
+
+    async def execute(
+        self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
+    ) -> AsyncGenerator[StoredBatch, None]:
+        """See :meth:`Executor.execute`."""
+        batches = sweep_in_batches(self._read, usernames, workers=self._workers, stop=stop)
+        async with aclosing(batches):
+            async for batch in batches:
+                at = self._clock.wall()
+                written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
+                ends = tuple(ended(outcome) for outcome in batch)
+                yield StoredBatch(ends=ends, changed=written.changed, unchanged=written.unchanged)
+
+
+def storable(username: object) -> str:
+    """The username, or, for what is no username and was refused as such, a text that shows it."""
+    if isinstance(username, str) and username.isprintable() and not _has_surrogates(username):
+        return username
+    return one_line(ascii(username))
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _user_write(outcome: Outcome, at: float) -> UserWrite:
+    failed = isinstance(outcome, UserFailed)
+    checkpoint = Checkpoint(
+        username=storable(outcome.username),
+        status="failed" if failed else "synced",
+        secrets=len(outcome.secrets),
+        requests=outcome.requests,
+        seconds=outcome.seconds,
+        at=at,
+        error=outcome.error.kind if isinstance(outcome, UserFailed) else "",
+        message=str(outcome.error) if isinstance(outcome, UserFailed) else "",
+        listing_proven=not isinstance(outcome, UserFailed) and outcome.listing_proven,
+    )
+    listed = tuple(secret.id for secret in outcome.secrets) if is_proven(checkpoint) else None
+    return UserWrite(checkpoint=checkpoint, secrets=outcome.secrets, listed=listed)

@@ -1,0 +1,240 @@
+"""The parent's side: an executor that has its users read and stored by worker processes.
+
+A worker that dies loses nothing: what it had acknowledged is in the store, and the rest of what it was handed
+goes to others. Which run that is, and when it ends early, is the engine's business.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from flowmate_async.errors import WorkerLostError
+from flowmate_async.stores.base import Run, Store
+from flowmate_async.sync.ends import StoredBatch, UserEnd
+from flowmate_async.sync.in_process import storable
+from flowmate_async.sync.sweep import Usernames
+from flowmate_async.workers.handout import Handout
+from flowmate_async.workers.lending import Pauses, RateLender
+from flowmate_async.workers.messages import (
+    Begin,
+    Borrow,
+    Done,
+    Failed,
+    Lent,
+    More,
+    Names,
+    Paused,
+    Stop,
+    Stored,
+    ToParent,
+)
+from flowmate_async.workers.process import WorkerProcess
+
+_LOSSES = 3
+"""Workers that may die one after the other without a user's end in between."""
+
+
+class CrewPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a crew is made of.
+
+    Attributes:
+        command: a worker's program and its arguments; nothing secret among them.
+        settings: what that program sets itself up with; nothing secret in it.
+        count: how many workers.
+    """
+
+    command: Sequence[str]
+    settings: bytes
+    count: int
+
+
+class WorkerProcesses:
+    """Reads and stores users in other processes, see :class:`~flowmate_async.sync.ends.Executor`.
+
+    Args:
+        plan: see :class:`CrewPlan`.
+        store: tells what a worker had acknowledged that died.
+        lender: lends the rate; ``None`` when there is no limit.
+        pauses: of everybody.
+    """
+
+    def __init__(self, plan: CrewPlan, *, store: Store, lender: RateLender | None, pauses: Pauses) -> None:
+        self._plan = plan
+        self._store = store
+        self._lender = lender
+        self._pauses = pauses
+
+    async def execute(
+        self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
+    ) -> AsyncGenerator[StoredBatch, None]:
+        """See :meth:`Executor.execute`.
+
+        Raises:
+            WorkerLostError: workers keep dying.
+            FlowMateError: a worker cannot go on.
+        """
+        crew = _Crew(self._plan, run, Handout(usernames), store=self._store, stop=stop)
+        async with aclosing(crew.batches(lender=self._lender, pauses=self._pauses)) as batches:
+            async for batch in batches:
+                yield batch
+
+
+class _Crew:
+    """The workers of one execution, and the queue they fill; ``None`` in it is a post whose work is done."""
+
+    def __init__(
+        self, plan: CrewPlan, run: Run, handout: Handout, *, store: Store, stop: asyncio.Event | None
+    ) -> None:
+        self._plan = plan
+        self._run = run
+        self._handout = handout
+        self._store = store
+        self._stop = stop or asyncio.Event()
+        self._workers: set[WorkerProcess] = set()
+        self._arrived: asyncio.Queue[StoredBatch | Exception | None] = asyncio.Queue(2 * plan.count)
+        self._losses = 0
+
+    async def batches(
+        self, *, lender: RateLender | None, pauses: Pauses
+    ) -> AsyncGenerator[StoredBatch, None]:
+        """What is durable, as it comes."""
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self._post(lender, pauses)) for _ in range(self._plan.count)]
+        tasks.append(loop.create_task(self._stopping()))
+        working = self._plan.count
+        try:
+            while working:
+                arrived = await self._arrived.get()
+                if isinstance(arrived, Exception):
+                    raise arrived
+                if arrived is None:
+                    working -= 1
+                else:
+                    yield arrived
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _stopping(self) -> None:
+        await self._stop.wait()
+        self._handout.close()
+        for worker in self._workers:
+            worker.channel.send(Stop())
+
+    async def _post(self, lender: RateLender | None, pauses: Pauses) -> None:
+        """One worker after the other, until one has done its work."""
+        try:
+            while not await self._filled(lender, pauses):
+                pass
+        except Exception as error:  # noqa: BLE001 - raised again where the batches are consumed
+            await self._arrived.put(error)
+        else:
+            await self._arrived.put(None)
+
+    async def _filled(self, lender: RateLender | None, pauses: Pauses) -> bool:
+        """One worker's life; whether its work was done when it ended."""
+        worker = await WorkerProcess.start(self._plan.command, Begin(self._run, self._plan.settings))
+        post = _Post(worker, self._handout, lender, pauses)
+        self._workers.add(worker)
+        try:
+            if self._stop.is_set():
+                worker.channel.send(Stop())
+            done = await self._conversed(post)
+        finally:
+            self._workers.discard(worker)
+            await post.dismiss()
+        if not done:
+            await self._lost(worker)
+        return done
+
+    async def _conversed(self, post: "_Post") -> bool:
+        """Hear a worker out; whether its work was done when it fell silent."""
+        while (message := await post.worker.channel.receive()) is not None:
+            match message:
+                case Stored():
+                    self._losses = 0
+                    batch = message.restored()
+                    post.ended(batch)
+                    await self._arrived.put(batch)
+                case Failed(error):
+                    raise error.restored()
+                case Done():
+                    return True
+                case _:
+                    post.heard(message)
+        return False
+
+    async def _lost(self, worker: WorkerProcess) -> None:
+        """What a worker had that died: done, as the store tells, or for others to do."""
+        self._losses += 1
+        if self._losses > _LOSSES:
+            raise WorkerLostError(
+                f"{self._losses} worker processes died one after the other without finishing a user",
+                advice="Look above for what they wrote, and whether the machine ran out of memory; "
+                "run again to resume",
+            )
+        names = list(worker.has.elements())
+        statuses = await self._store.statuses(self._run, [storable(name) for name in names])
+        ended = [name for name in names if statuses.get(storable(name)) == "synced"]
+        self._handout.ended(len(ended))
+        self._handout.give_back([name for name in names if name not in set(ended)])
+        if ended:
+            await self._arrived.put(StoredBatch(ends=tuple(UserEnd(username=name) for name in ended)))
+
+
+class _Post:
+    """What one worker is served with: usernames, tokens, pauses."""
+
+    def __init__(
+        self, worker: WorkerProcess, handout: Handout, lender: RateLender | None, pauses: Pauses
+    ) -> None:
+        self.worker = worker
+        self._handout = handout
+        self._pauses = pauses
+        self._wanted: asyncio.Queue[int] = asyncio.Queue()
+        self._borrowed: asyncio.Queue[int] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._hand_out())]
+        if lender is not None:
+            self._tasks.append(loop.create_task(self._lend(lender)))
+        pauses.join(self._tell_pause)
+
+    def heard(self, message: ToParent) -> None:
+        """Take note of what the worker asks for or says to everybody."""
+        match message:
+            case More(most):
+                self._wanted.put_nowait(most)
+            case Borrow(most):
+                self._borrowed.put_nowait(most)
+            case Paused(seconds):
+                self._pauses.spread(seconds, but=self._tell_pause)
+
+    def ended(self, batch: StoredBatch) -> None:
+        """Take note of users that have ended."""
+        self.worker.has.subtract(end.username for end in batch.ends)
+        self._handout.ended(len(batch.ends))
+
+    async def dismiss(self) -> None:
+        """Serve it no more, and end it."""
+        self._pauses.leave(self._tell_pause)
+        for task in self._tasks:
+            task.cancel()
+        await self.worker.aclose()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _hand_out(self) -> None:
+        while True:
+            names = await self._handout.take(await self._wanted.get())
+            self.worker.has.update(names)
+            self.worker.channel.send(Names(tuple(names)))
+
+    async def _lend(self, lender: RateLender) -> None:
+        while True:
+            lease = await lender.lease(await self._borrowed.get())
+            self.worker.channel.send(Lent(lease.tokens, lease.valid_until))
+
+    def _tell_pause(self, seconds: float) -> None:
+        self.worker.channel.send(Paused(seconds))

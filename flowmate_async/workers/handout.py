@@ -1,0 +1,79 @@
+"""Which users are still to be handed out, which are with a worker, and which came back from one that died."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+
+from flowmate_async.sync.sweep import Usernames
+
+
+class Handout:
+    """The users of a run, a few at a time: never all in memory, none lost with a worker.
+
+    Args:
+        usernames: any iterable or async iterable.
+    """
+
+    def __init__(self, usernames: Usernames) -> None:
+        self._source: Iterator[str] | AsyncIterator[str]
+        self._source = aiter(usernames) if isinstance(usernames, AsyncIterable) else iter(usernames)
+        self._returned: deque[str] = deque()
+        self._turn = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._exhausted = False
+        self._closed = False
+        self._out = 0
+
+    async def take(self, most: int) -> list[str]:
+        """Some users to read; none when all have ended, or when nobody is to begin any more.
+
+        Waits while there are none to hand out, but others have some that may come back.
+
+        Raises:
+            Exception: what the iterable of usernames raised.
+        """
+        async with self._turn:
+            while not self._closed:
+                names = await self._next(most)
+                if names or self._out == 0:
+                    self._out += len(names)
+                    return names
+                self._changed.clear()
+                await self._changed.wait()
+            return []
+
+    def ended(self, count: int) -> None:
+        """So many of those handed out have ended."""
+        self._out -= count
+        self._changed.set()
+
+    def give_back(self, usernames: Sequence[str]) -> None:
+        """Hand these out again, which a worker died with."""
+        self._returned.extend(usernames)
+        self._out -= len(usernames)
+        self._changed.set()
+
+    def close(self) -> None:
+        """Hand out no more."""
+        self._closed = True
+        self._changed.set()
+
+    async def _next(self, most: int) -> list[str]:
+        names: list[str] = []
+        try:
+            while len(names) < most and (self._returned or not self._exhausted):
+                if self._returned:
+                    names.append(self._returned.popleft())
+                else:
+                    await self._pull_into(names)
+        except BaseException:
+            self._returned.extend(names)
+            raise
+        return names
+
+    async def _pull_into(self, names: list[str]) -> None:
+        try:
+            pulled = self._source
+            names.append(await anext(pulled) if isinstance(pulled, AsyncIterator) else next(pulled))
+        except (StopIteration, StopAsyncIteration):
+            self._exhausted = True

@@ -1,0 +1,116 @@
+"""The lender of a rate to the processes of one machine: a token bucket, and leases in the order of asking."""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from aiolimiter import AsyncLimiter
+
+from flowmate_async.clock import Clock
+from flowmate_async.coordination import RateBudget, SharedCredentials, TokenLease
+from flowmate_async.traffic.leased_bucket import LeaseTerms
+
+
+class RateLender:
+    """Lends tokens; a :class:`~flowmate_async.coordination.RateBudget` for its own process.
+
+    Args:
+        terms: the rate, and how it is lent.
+        clock: must be the machine's monotonic clock, which its processes share.
+    """
+
+    def __init__(self, terms: LeaseTerms, *, clock: Clock) -> None:
+        self._terms = terms
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._bucket = self._new_bucket()
+        self._resume_at = float("-inf")
+        self._paused = False
+
+    async def lease(self, most: int) -> TokenLease:
+        """See :meth:`RateBudget.lease`; those who ask are served first come, first served."""
+        tokens = min(most, self._terms.batch)
+        async with self._turn:
+            while True:
+                await self._pause_passed()
+                await self._bucket.acquire(tokens)
+                now = self._clock.monotonic()
+                if self._resume_at <= now:  # otherwise a pause came meanwhile, and they are let go
+                    return TokenLease(tokens, now + self._terms.life_seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Lend nothing for that many seconds, and begin with an empty bucket then."""
+        self._resume_at = max(self._resume_at, self._clock.monotonic() + seconds)
+        self._paused = True
+
+    async def _pause_passed(self) -> None:
+        while (seconds := self._resume_at - self._clock.monotonic()) > 0:
+            await self._clock.sleep(seconds)
+        if self._paused:
+            self._paused = False
+            self._bucket = self._new_bucket()
+            await self._bucket.acquire(self._bucket.max_rate)
+
+    def _new_bucket(self) -> AsyncLimiter:
+        return AsyncLimiter(self._terms.capacity, self._terms.capacity / self._terms.rate)
+
+
+class Pauses:
+    """Spreads pauses: whoever meets one tells all the others."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[float], object]] = []
+
+    def join(self, listener: Callable[[float], object]) -> None:
+        """Tell this one, too, for how many seconds to wait."""
+        self._listeners.append(listener)
+
+    def leave(self, listener: Callable[[float], object]) -> None:
+        """Tell this one no more."""
+        self._listeners.remove(listener)
+
+    def spread(self, seconds: float, *, but: Callable[[float], object] | None = None) -> None:
+        """Tell everybody but the one it comes from."""
+        for listener in self._listeners:
+            if listener != but:
+                listener(seconds)
+
+
+class ParentCoordination:
+    """The :class:`~flowmate_async.coordination.Coordination` of the parent's own client.
+
+    Args:
+        lender: lends the rate; ``None`` when there is no limit.
+        pauses: to and from the workers.
+    """
+
+    def __init__(self, lender: RateLender | None, pauses: Pauses) -> None:
+        self._lender = lender
+        self._pauses = pauses
+        self._own: Callable[[float], object] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is open."""
+
+    def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - lent on its own terms
+        """See :meth:`Coordination.budget`."""
+        return self._lender
+
+    def credentials(self, *, base_url: str) -> SharedCredentials | None:  # noqa: ARG002 - users are parted
+        """Nothing is shared: no user is read by two workers."""
+        return None
+
+    def pause(self, seconds: float) -> None:
+        """See :meth:`Coordination.pause`."""
+        self._pauses.spread(seconds, but=self._own)
+
+    def on_pause(self, listener: Callable[[float], object]) -> None:
+        """See :meth:`Coordination.on_pause`."""
+        self._own = listener
+        self._pauses.join(listener)

@@ -1,0 +1,144 @@
+"""A worker's side: read the users that the parent hands out, borrow tokens from it, tell it how users ended.
+
+What a worker is made of (its client, its store) is the program's business that serves it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+
+from flowmate_async.coordination import RateBudget, SharedCredentials, TokenLease
+from flowmate_async.errors import FlowMateError
+from flowmate_async.stores.base import Run
+from flowmate_async.sync.ends import Executor
+from flowmate_async.workers.channel import Channel
+from flowmate_async.workers.messages import (
+    Borrow,
+    Done,
+    ErrorRecord,
+    Failed,
+    Lent,
+    More,
+    Names,
+    Paused,
+    Stop,
+    Stored,
+    ToWorker,
+)
+
+_CHUNK = 32
+_LOW_WATER = 16
+
+
+class Member:
+    """One worker of a crew; also its client's :class:`~flowmate_async.coordination.Coordination`.
+
+    Args:
+        channel: to the parent.
+        limited: whether the parent lends a rate.
+    """
+
+    def __init__(self, channel: Channel[ToWorker], *, limited: bool) -> None:
+        self._channel = channel
+        self._limited = limited
+        self._names: deque[str] = deque()
+        self._asked = False
+        self._no_more = False
+        self._news = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._loan: asyncio.Future[TokenLease] | None = None
+        self._on_pause: Callable[[float], object] = lambda _seconds: None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The channel is the program's to close."""
+
+    def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - on the parent's terms
+        """See :meth:`Coordination.budget`."""
+        return self if self._limited else None
+
+    def credentials(self, *, base_url: str) -> SharedCredentials | None:  # noqa: ARG002 - users are parted
+        """Nothing is shared: no user is read by two workers."""
+        return None
+
+    def pause(self, seconds: float) -> None:
+        """See :meth:`Coordination.pause`."""
+        self._channel.send(Paused(seconds))
+
+    def on_pause(self, listener: Callable[[float], object]) -> None:
+        """See :meth:`Coordination.on_pause`."""
+        self._on_pause = listener
+
+    async def lease(self, most: int) -> TokenLease:
+        """See :meth:`RateBudget.lease`."""
+        self._loan = asyncio.get_running_loop().create_future()
+        self._channel.send(Borrow(most))
+        return await self._loan
+
+    async def serve(self, executor: Executor, run: Run) -> None:
+        """Read and store what the parent hands out, until it says that there is no more, or is gone."""
+        work = asyncio.get_running_loop().create_task(self._work(executor, run))
+        listening = asyncio.get_running_loop().create_task(self._listen())
+        try:
+            await asyncio.wait({work, listening}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Without a parent nobody holds the run lock any more, so nothing is begun or finished.
+            for task in (work, listening):
+                task.cancel()
+            await asyncio.gather(work, listening, return_exceptions=True)
+        for task in (work, listening):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _work(self, executor: Executor, run: Run) -> None:
+        try:
+            batches = executor.execute(run, self._handed_out(), stop=self._stop)
+            async with aclosing(batches):
+                async for batch in batches:
+                    self._channel.send(Stored.of(batch))
+                    await self._channel.drained()
+            self._channel.send(Done())
+        except FlowMateError as error:
+            self._channel.send(Failed(ErrorRecord.of(error)))
+        await self._channel.drained()
+
+    async def _listen(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            self._heard(message)
+
+    def _heard(self, message: ToWorker) -> None:
+        match message:
+            case Lent(tokens, valid_until):
+                if self._loan is not None and not self._loan.done():
+                    self._loan.set_result(TokenLease(tokens, valid_until))
+            case Names(usernames):
+                self._names.extend(usernames)
+                self._asked, self._no_more = False, not usernames
+                self._news.set()
+            case Paused(seconds):
+                self._on_pause(seconds)
+            case Stop():
+                self._stop.set()
+                self._no_more = True
+                self._news.set()
+
+    async def _handed_out(self) -> AsyncIterator[str]:
+        """The usernames as they are handed out, asked for a little before they run out."""
+        while True:
+            if len(self._names) <= _LOW_WATER and not self._asked and not self._no_more:
+                self._asked = True
+                self._channel.send(More(_CHUNK))
+            if self._names:
+                yield self._names.popleft()
+            elif self._no_more:
+                return
+            else:
+                self._news.clear()
+                await self._news.wait()

@@ -1,0 +1,156 @@
+"""What a parent and its workers say to each other: usernames, counts, errors. Never a token or credential."""
+
+import msgspec
+
+from flowmate_async import errors
+from flowmate_async.errors import FlowMateError
+from flowmate_async.stores.base import Run
+from flowmate_async.sync.ends import StoredBatch, UserEnd
+
+
+class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A :class:`~flowmate_async.FlowMateError` as plain values; none of them holds a credential."""
+
+    name: str
+    message: str
+    advice: str
+    endpoint: str
+    username: str | None
+    secret_id: str | None
+    status: int | None
+
+    @classmethod
+    def of(cls, error: FlowMateError) -> "ErrorRecord":
+        """The record of an error."""
+        return cls(
+            name=type(error).__name__,
+            message=error.message,
+            advice=error.advice,
+            endpoint=error.endpoint,
+            username=error.username,
+            secret_id=error.secret_id,
+            status=error.status,
+        )
+
+    def restored(self) -> FlowMateError:
+        """The error again, of the same class."""
+        kind = getattr(errors, self.name, FlowMateError)
+        if not (isinstance(kind, type) and issubclass(kind, FlowMateError)):
+            kind = FlowMateError
+        return kind(
+            self.message,
+            advice=self.advice,
+            endpoint=self.endpoint,
+            username=self.username,
+            secret_id=self.secret_id,
+            status=self.status,
+        )
+
+
+class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A :class:`~flowmate_async.sync.ends.UserEnd` as plain values."""
+
+    username: str
+    secrets: int
+    requests: int
+    seconds: float
+    error: ErrorRecord | None
+    proves_raw_read: bool
+
+    @classmethod
+    def of(cls, end: UserEnd) -> "EndRecord":
+        """The record of how a user ended."""
+        return cls(
+            username=end.username,
+            secrets=end.secrets,
+            requests=end.requests,
+            seconds=end.seconds,
+            error=None if end.error is None else ErrorRecord.of(end.error),
+            proves_raw_read=end.proves_raw_read,
+        )
+
+    def restored(self) -> UserEnd:
+        """How the user ended."""
+        return UserEnd(
+            username=self.username,
+            secrets=self.secrets,
+            requests=self.requests,
+            seconds=self.seconds,
+            error=None if self.error is None else self.error.restored(),
+            proves_raw_read=self.proves_raw_read,
+        )
+
+
+class Begin(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker, first of all: the run, and what the worker's own program sets itself up with."""
+
+    run: Run
+    settings: bytes
+
+
+class Names(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker: users to read; none means that there will be no more."""
+
+    usernames: tuple[str, ...]
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker: begin no further user, finish those begun."""
+
+
+class Lent(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker: tokens, and until when on the machine's monotonic clock they may be used."""
+
+    tokens: int
+    valid_until: float
+
+
+class Paused(msgspec.Struct, frozen=True, tag=True):
+    """Either way: upstream asked everybody to wait for so many seconds."""
+
+    seconds: float
+
+
+class More(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: so many usernames, please."""
+
+    most: int
+
+
+class Borrow(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: so many tokens at most, please."""
+
+    most: int
+
+
+class Stored(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: these users' checkpoints are durable."""
+
+    ends: tuple[EndRecord, ...]
+    changed: int
+    unchanged: int
+
+    @classmethod
+    def of(cls, batch: StoredBatch) -> "Stored":
+        """The record of a batch."""
+        ends = tuple(EndRecord.of(end) for end in batch.ends)
+        return cls(ends=ends, changed=batch.changed, unchanged=batch.unchanged)
+
+    def restored(self) -> StoredBatch:
+        """The batch."""
+        ends = tuple(end.restored() for end in self.ends)
+        return StoredBatch(ends=ends, changed=self.changed, unchanged=self.unchanged)
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: everything that was begun is finished."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: the run cannot go on."""
+
+    error: ErrorRecord
+
+
+ToWorker = Begin | Names | Stop | Lent | Paused
+ToParent = More | Borrow | Stored | Paused | Done | Failed
