@@ -30,6 +30,7 @@ from flowmate_async.errors import TooManyFailuresError as TooManyFailuresError
 from flowmate_async.errors import UpstreamTimeoutError as UpstreamTimeoutError
 from flowmate_async.errors import UpstreamUnavailableError as UpstreamUnavailableError
 from flowmate_async.errors import UserNotFoundError as UserNotFoundError
+from flowmate_async.errors import WorkerLostError as WorkerLostError
 from flowmate_async.freshness import FreshnessPolicy as FreshnessPolicy
 from flowmate_async.leases import Lease as Lease
 from flowmate_async.models import Owner as Owner
