@@ -65,7 +65,10 @@ async def run(*, rate, burst, processes, seconds, way=0.0, appetite=64, pauses=(
 def test_all_together_keep_to_rate_and_burst_and_use_nearly_all_of_it(
     virtually, rate, burst_seconds, processes, way
 ):
-    """Over every window, in virtual time, where lateness is not the machine's."""
+    """Over every window, in virtual time, where lateness is not the machine's.
+
+    Nearly all, unless a lease is so long on its way that its tokens are worth less than that.
+    """
     burst = max(4, int(rate * burst_seconds))
     seconds = 2.0 if rate > 100 else 5.0
 
@@ -74,7 +77,8 @@ def test_all_together_keep_to_rate_and_burst_and_use_nearly_all_of_it(
 
     sent = virtually(main)
     assert burst_needed(sent, rate) <= burst
-    assert len(sent) >= 0.97 * rate * (seconds - 2 * way) - 1
+    if 2 * way * rate < lease_terms(rate, burst).batch:
+        assert len(sent) >= 0.97 * rate * (seconds - 2 * way) - 1
 
 
 def test_the_share_of_those_who_have_nothing_to_do_is_used_by_the_others(virtually):
