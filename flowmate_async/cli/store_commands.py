@@ -77,12 +77,19 @@ async def verify(*, store: StoreFlags = StoreFlags()) -> Exit:
 
 
 @store_app.command
-async def keygen(path: Path, /) -> Exit:
+async def keygen(
+    path: Path,
+    /,
+    *,
+    age: Annotated[
+        bool, Parameter(negative=(), help="Write it as an age identity, for a jsonl+age store.")
+    ] = False,
+) -> Exit:
     """Make a new key for a store, in a file that only you may read.
 
     Args:
         path: The file; must not exist yet.
     """
-    write_key_file(path)
+    write_key_file(path, age=age)
     say(f"Wrote a new key to {path}. Keep a copy elsewhere: without it the store cannot be opened.")
     return Exit.OK

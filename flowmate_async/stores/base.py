@@ -5,6 +5,7 @@ of runs. It knows nothing of HTTP, of rates or of which users a run covers. The 
 method are tested by the public conformance suite in ``flowmate_async.testing.store_suite``.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -146,6 +147,18 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 def is_proven(checkpoint: Checkpoint | None) -> bool:
     """Whether this user's listing was proven complete, so that what it lacks is missing."""
     return checkpoint is not None and checkpoint.status == "synced" and checkpoint.listing_proven
+
+
+def totals_of(checkpoints: Sequence[Checkpoint]) -> RunTotals:
+    """Sums over checkpoints."""
+    errors = Counter(checkpoint.error for checkpoint in checkpoints if checkpoint.status == "failed")
+    return RunTotals(
+        synced=len(checkpoints) - errors.total(),
+        failed=errors.total(),
+        secrets=sum(checkpoint.secrets for checkpoint in checkpoints),
+        requests=sum(checkpoint.requests for checkpoint in checkpoints),
+        errors=dict(sorted(errors.items())),
+    )
 
 
 def no_such_run() -> CheckpointError:

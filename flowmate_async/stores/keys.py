@@ -18,9 +18,13 @@ from typing import Any, Self
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.private_files import create_private, read_private_text
 from flowmate_async.redaction import Redacted, one_line
+from flowmate_async.stores import bech32
 
 KEY_BYTES = 32
 KEYRING_SERVICE = "flowmate_async store key"
+
+AGE_PREFIX = "age-secret-key-"
+"""What an age identity begins with: 32 bytes in Bech32, which are a store's key as well."""
 
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
@@ -50,16 +54,18 @@ class StoreKey(Redacted, frozen=True):
 
     @classmethod
     def parse(cls, text: str, *, what: str = "the store key") -> Self:
-        """Read a key as it is written down: 64 hex characters, or 32 bytes in base64 or base64url.
+        """Read a key as it is written down.
+
+        64 hex characters, or 32 bytes in base64 or base64url, or an age identity (``AGE-SECRET-KEY-1…``).
 
         Args:
-            text: the encoded key; surrounding white space is ignored.
+            text: the encoded key; surrounding white space and lines that begin with ``#`` are ignored.
             what: what it is, for the message.
 
         Raises:
             ConfigurationError: anything else; the error does not repeat it.
         """
-        key = cls._decoded(text.strip())
+        key = cls._decoded(_without_comments(text))
         del text
         if key is None:
             raise ConfigurationError(
@@ -72,6 +78,8 @@ class StoreKey(Redacted, frozen=True):
     def _decoded(cls, text: str) -> Self | None:
         if _HEX.fullmatch(text):
             return cls(bytes.fromhex(text))
+        if text.lower().startswith(AGE_PREFIX):
+            return cls._of_age(text)
         if not _BASE64.fullmatch(text):
             return None
         standard = text.rstrip("=").translate(_STANDARD_ALPHABET)
@@ -80,14 +88,28 @@ class StoreKey(Redacted, frozen=True):
         canonical = base64.b64encode(material).decode().rstrip("=") == standard
         return cls(material) if canonical else None
 
+    @classmethod
+    def _of_age(cls, text: str) -> Self | None:
+        decoded = bech32.decode(AGE_PREFIX, text)
+        return None if decoded is None or len(decoded) != KEY_BYTES else cls(decoded)
+
     def encoded(self) -> str:
         """The key in base64url, as :meth:`parse` reads it. Whoever holds this text can open the store."""
         return base64.urlsafe_b64encode(self.material).decode()
+
+    def age_identity(self) -> str:
+        """The key as age writes it, and as :meth:`parse` reads it. As secret as :meth:`encoded`."""
+        return bech32.encode(AGE_PREFIX, self.material).upper()
 
     @property
     def key_id(self) -> str:
         """A short public name of the key, which reveals nothing of it."""
         return hmac.digest(self.material, b"flowmate_async key id", "sha256")[:8].hex()
+
+
+def _without_comments(text: str) -> str:
+    """A key file of ``age-keygen`` begins with two of them."""
+    return "\n".join(line for line in text.strip().splitlines() if not line.startswith("#")).strip()
 
 
 class _Sources(Redacted, frozen=True, kw_only=True):
@@ -98,18 +120,21 @@ class _Sources(Redacted, frozen=True, kw_only=True):
     file_of_environment: str
 
 
-def write_key_file(path: str | os.PathLike[str], key: StoreKey | None = None) -> StoreKey:
+def write_key_file(
+    path: str | os.PathLike[str], key: StoreKey | None = None, *, age: bool = False
+) -> StoreKey:
     """Write a key to a new file that only its owner may read.
 
     Args:
         path: the file, which must not exist yet.
         key: the key; a new one is made when left out.
+        age: write it as an age identity, which the ``age`` tool reads as well.
 
     Raises:
         ConfigurationError: the file exists already, or cannot be made.
     """
     key = key or StoreKey.generate()
-    if not create_private(path, f"{key.encoded()}\n".encode()):
+    if not create_private(path, f"{key.age_identity() if age else key.encoded()}\n".encode()):
         raise ConfigurationError(
             f"{one_line(os.fspath(path), limit=1000)} exists already",
             advice="Choose another name: overwriting a key would lock its store for good",
@@ -162,10 +187,10 @@ def load_key(
 
 def keyring_entry(store_url: str) -> str:
     """The name of a store's entry in the keyring: its URL, with the path made absolute."""
-    prefix = "sqlite:///"
-    if not store_url.startswith(prefix):
-        return store_url
-    return f"{prefix}{Path(store_url.removeprefix(prefix)).absolute()}"
+    for prefix in ("sqlite:///", "jsonl+age:///"):
+        if store_url.startswith(prefix):
+            return f"{prefix}{Path(store_url.removeprefix(prefix)).absolute()}"
+    return store_url
 
 
 def _key_of_keyring(entry: str) -> StoreKey:

@@ -6,7 +6,6 @@ For tests, trials and benchmarks. One instance is one store; entering it again f
 # ruff: noqa: D102 - the protocol documents the methods
 
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -30,6 +29,7 @@ from flowmate_async.stores.base import (
     Written,
     is_proven,
     no_such_run,
+    totals_of,
 )
 from flowmate_async.stores.encoding import encode_secret
 from flowmate_async.stores.meta import not_bound, require_origin
@@ -132,15 +132,7 @@ class MemoryStore:
         return {username: found[username].status for username in usernames if username in found}
 
     async def totals(self, run: Run) -> RunTotals:
-        found = self._of(run).values()
-        errors = Counter(checkpoint.error for checkpoint in found if checkpoint.status == "failed")
-        return RunTotals(
-            synced=len(found) - errors.total(),
-            failed=errors.total(),
-            secrets=sum(checkpoint.secrets for checkpoint in found),
-            requests=sum(checkpoint.requests for checkpoint in found),
-            errors=dict(sorted(errors.items())),
-        )
+        return totals_of(list(self._of(run).values()))
 
     async def checkpoints(self, run: Run) -> AsyncIterator[Checkpoint]:
         for _, checkpoint in sorted(self._of(run).items()):

@@ -31,8 +31,8 @@ def open_store(url: str, *, key: StoreKey | None = None, create: bool = True) ->
 
     Args:
         url: ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``,
-            ``postgresql://user@host/database``, or a URL of a scheme that an entry point in the group
-            ``flowmate_async.stores`` provides.
+            ``postgresql://user@host/database``, ``jsonl+age:///relative.age``, or a URL of a scheme that an
+            entry point in the group ``flowmate_async.stores`` provides.
         key: the key of a sealed store, see :func:`load_key`.
         create: make a store that is missing; otherwise entering it raises ``StoreError``. Stores of entry
             points do as they like.
@@ -105,4 +105,15 @@ def _required(key: StoreKey | None, kind: str) -> StoreKey:
     return key
 
 
-_BUILT_IN: dict[str, StoreFactory] = {"memory": _memory, "postgresql": _postgres, "sqlite": _sqlite}
+def _age(url: str, *, key: StoreKey | None, create: bool) -> Store:
+    from flowmate_async.stores.age import age_store  # noqa: PLC0415 - by scheme
+
+    return age_store(url, key=_required(key, "jsonl+age"), create=create)
+
+
+_BUILT_IN: dict[str, StoreFactory] = {
+    "jsonl+age": _age,
+    "memory": _memory,
+    "postgresql": _postgres,
+    "sqlite": _sqlite,
+}

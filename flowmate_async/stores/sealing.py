@@ -45,7 +45,9 @@ class Sealed(msgspec.Struct, frozen=True):
     fingerprint: bytes
 
 
-class _Subkey(Redacted, frozen=True):
+class Subkey(Redacted, frozen=True):
+    """A derived key, which never prints."""
+
     material: bytes
 
 
@@ -61,8 +63,8 @@ class Sealing:
     def __init__(self, key: StoreKey, *, store_id: str, origin: str) -> None:
         self._key = key
         self._store_id = store_id
-        self._place = _parts(SEAL_FORMAT, key.key_id, store_id, origin)
-        self._fingerprints = _subkey(key, "fingerprint", store_id)
+        self._place = length_prefixed(SEAL_FORMAT, key.key_id, store_id, origin)
+        self._fingerprints = subkey(key, "fingerprint", store_id)
         self._cipher = lru_cache(maxsize=_SUBKEYS_KEPT)(self._cipher_of_run)
 
     def seal_unless_same(
@@ -119,27 +121,28 @@ class Sealing:
             return None
 
     def _fingerprint(self, username: str, secret_id: str, plaintext: Plaintext) -> bytes:
-        place = _parts(username, secret_id)
+        place = length_prefixed(username, secret_id)
         return hmac.digest(self._fingerprints.material, place + plaintext.data, "sha256")
 
     def _place_of(self, username: str, secret_id: str, run_id: str) -> bytes:
-        return self._place + _parts(username, secret_id, run_id)
+        return self._place + length_prefixed(username, secret_id, run_id)
 
     def _cipher_of_run(self, run_id: str) -> AESGCM:
-        return AESGCM(_subkey(self._key, "seal", self._store_id, run_id).material)
+        return AESGCM(subkey(self._key, "seal", self._store_id, run_id).material)
 
 
 def key_check(key: StoreKey, *, store_id: str) -> bytes:
     """A record that only this key makes for this store, to tell a wrong key before anything is opened."""
-    return hmac.digest(_subkey(key, "key check", store_id).material, b"", "sha256")
+    return hmac.digest(subkey(key, "key check", store_id).material, b"", "sha256")
 
 
-def _subkey(key: StoreKey, purpose: str, *context: str) -> _Subkey:
-    info = _parts("flowmate_async", purpose, *context)
-    return _Subkey(HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key.material))
+def subkey(key: StoreKey, purpose: str, *context: str) -> Subkey:
+    """A key for one purpose in one context, from which neither the store's key nor another follows."""
+    info = length_prefixed("flowmate_async", purpose, *context)
+    return Subkey(HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key.material))
 
 
-def _parts(*texts: str) -> bytes:
+def length_prefixed(*texts: str) -> bytes:
     """Length-prefixed, so that no two lists of texts give the same bytes."""
     encoded = (text.encode("utf-8", "surrogatepass") for text in texts)
     return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)

@@ -17,9 +17,6 @@ from threading import Lock
 from types import TracebackType
 from typing import Self, TypeVar
 
-import anyio
-from anyio import to_thread
-
 from flowmate_async.errors import StoreError
 from flowmate_async.secrets import Secret
 from flowmate_async.stores import sqlite_rows as rows
@@ -37,6 +34,7 @@ from flowmate_async.stores.base import (
 )
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.meta import Meta, not_bound, not_open, require_origin
+from flowmate_async.stores.one_at_a_time import OneAtATime
 from flowmate_async.stores.paging import PAGE, by_place, opened, verified
 from flowmate_async.stores.sealing import Sealing
 from flowmate_async.stores.sqlite_files import RunLock, guarded, shown, transaction
@@ -66,7 +64,7 @@ class SqliteStore:
         self._create = create
         self._key = key
         self._busy_timeout_seconds = busy_timeout_seconds
-        self._turn: anyio.CapacityLimiter | None = None
+        self._turn: OneAtATime | None = None
         self._connection: sqlite3.Connection | None = None
         self._sealing: Sealing | None = None
         # A task cancelled from outside leaves its thread at work; this keeps the next one off the connection.
@@ -74,7 +72,7 @@ class SqliteStore:
 
     async def __aenter__(self) -> Self:
         """Open the database."""
-        self._turn = anyio.CapacityLimiter(1)
+        self._turn = OneAtATime(self._in_use)
         try:
             await self._in_thread(self._open)
         except BaseException:
@@ -196,11 +194,7 @@ class SqliteStore:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._turn is None:
             raise not_open(shown(self.path))
-        return await to_thread.run_sync(self._one_at_a_time, work, limiter=self._turn)
-
-    def _one_at_a_time(self, work: Callable[[], T]) -> T:
-        with self._in_use:
-            return guarded(work, path=self.path)
+        return await self._turn.run(partial(guarded, work, path=self.path))
 
     async def _close_shielded(self) -> None:
         await uninterrupted(self._in_thread(self._close))

@@ -148,21 +148,24 @@ class RunLock:
 
     Args:
         path: the store's path; the lock is a file beside it.
+        suffix: what its name ends with.
+        wait_seconds: how long to wait for it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(f"{path}.lock")
+    def __init__(self, path: Path, *, suffix: str = ".lock", wait_seconds: float = 0.0) -> None:
+        self.path = Path(f"{path}{suffix}")
+        self._wait_seconds = wait_seconds
         self._connection: sqlite3.Connection | None = None
 
     def acquire(self) -> None:
-        """Take the lock, at once or not at all.
+        """Take the lock, in time or not at all.
 
         Raises:
             CheckpointError: another run holds it.
             StoreError: its file cannot be used.
         """
         prepare_file(self.path)
-        self._connection = _connect(self.path, "mode=rw", busy_timeout_seconds=0)
+        self._connection = _connect(self.path, "mode=rw", busy_timeout_seconds=self._wait_seconds)
         try:
             self._connection.execute("PRAGMA journal_mode = MEMORY")  # no file beside the lock
             self._connection.execute("BEGIN EXCLUSIVE")

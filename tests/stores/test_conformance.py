@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
+from flowmate_async.stores.age import AgeStore
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.memory import MemoryStore
 from flowmate_async.stores.postgres import PostgresStore, postgres_store
@@ -47,3 +48,16 @@ class TestPostgresStore(SealedStoreSuite):
     @pytest.fixture
     def open_with_wrong_key(self, postgres: PostgresServer, schema: str) -> OpenStore:
         return lambda: postgres_store(postgres.url(schema), key=StoreKey.generate())
+
+
+class TestAgeStore(SealedStoreSuite):
+    """In files that age encrypts, where the event loop never waits for the disk."""
+
+    @pytest.fixture
+    def open_store(self, path: Path, key: StoreKey) -> Iterator[OpenStore]:
+        with blockbuster_ctx("flowmate_async.stores"):
+            yield lambda: AgeStore(path, key=key)
+
+    @pytest.fixture
+    def open_with_wrong_key(self, path: Path) -> OpenStore:
+        return lambda: AgeStore(path, key=StoreKey.generate())

@@ -96,7 +96,8 @@ def test_a_sealed_store_needs_a_key() -> None:
 def test_an_unknown_scheme_lists_the_known_ones(url: str) -> None:
     """Those of installed packages among them."""
     with pytest.raises(
-        ConfigurationError, match=r"Known schemes: broken, custom\+thing, memory, postgresql, sqlite$"
+        ConfigurationError,
+        match=r"Known schemes: broken, custom\+thing, jsonl\+age, memory, postgresql, sqlite$",
     ):
         open_store(url)
 
