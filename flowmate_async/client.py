@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -69,7 +69,7 @@ class FlowMate:
         proxy: an explicit ``http://`` proxy.
         trust_env: take proxies from the environment.
         keep_refresh_fields: keep ``refreshToken`` and ``inputFields`` of secrets, dropped otherwise.
-        on_event: called with every :class:`~flowmate_async.events.Event`; must be quick.
+        on_event: called with every :class:`~flowmate_async.events.Event`; see :meth:`listening`.
         coordination: what it shares with other processes: the rate, pauses, refreshes; entered with it.
         clock: the time it keeps.
 
@@ -312,9 +312,7 @@ class FlowMate:
             TooManyFailuresError: more users failed than ``options.max_failures``.
         """
         options = options or SyncOptions()
-        if on_event is not None:
-            self._emitter.add(on_event)
-        try:
+        with self.listening(on_event):
             async with store.exclusive_run():
                 await store.bind(self._base_url)
                 usernames, left_out, accounts = await self._selected(users)
@@ -330,9 +328,23 @@ class FlowMate:
                 return await engine.sync(
                     usernames, selection=selection, stop=stop, left_out=left_out, accounts=accounts
                 )
+
+    @contextmanager
+    def listening(self, *listeners: Listener | None) -> Iterator[None]:
+        """Within, tell these of every event, too: ``with fm.listening(print): ...``.
+
+        Args:
+            listeners: plain callables, called on the event loop where an event happens; they must be quick.
+                One that raises is logged and passed over. ``None`` is nobody.
+        """
+        present = [listener for listener in listeners if listener is not None]
+        for listener in present:
+            self._emitter.add(listener)
+        try:
+            yield
         finally:
-            if on_event is not None:
-                self._emitter.remove(on_event)
+            for listener in present:
+                self._emitter.remove(listener)
 
     def executor(self, store: Store) -> Executor:
         """This client as one that reads and stores users of a run that somebody else coordinates.

@@ -22,6 +22,8 @@ class Answered(Event, frozen=True):
     endpoint: str
     status: int
     seconds: float
+    username: str | None = None
+    secret_id: str | None = None
 
 
 class Broken(Event, frozen=True):
@@ -29,6 +31,9 @@ class Broken(Event, frozen=True):
 
     endpoint: str
     failure: str
+    seconds: float = 0.0
+    username: str | None = None
+    secret_id: str | None = None
 
 
 class Retried(Event, frozen=True):
@@ -104,6 +109,10 @@ class BreakerOpened(Event, frozen=True):
     seconds: float
 
 
+class BreakerClosed(Event, frozen=True):
+    """Upstream answered well again; everybody is sent there as before."""
+
+
 class Relisted(Event, frozen=True):
     """A listing disagreed with its own total and is fetched again."""
 
@@ -150,6 +159,7 @@ class RunEnded(Event, frozen=True):
 
 
 Listener = Callable[[Event], object]
+"""Called with every event, on the event loop and where it happens; must be quick and must not raise."""
 
 
 class Emitter:

@@ -18,6 +18,9 @@ from flowmate_async.events import (
     RetryRefused,
     Throttled,
     TokenMade,
+    UserNotStored,
+    UserSkipped,
+    UserStored,
 )
 from flowmate_async.flight import FlightStatistics
 from flowmate_async.traffic.flow_control import TrafficStatistics
@@ -28,13 +31,24 @@ _LEAST_STEP = math.ceil(math.log2(_LEAST_SECONDS) * _STEPS_PER_DOUBLING)
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Latencies of one endpoint in seconds; percentiles are exact to about 20 %."""
+    """Latencies of one endpoint in seconds; percentiles are exact to about 20 %.
+
+    Attributes:
+        count: how many.
+        mean_seconds: their mean.
+        p50_seconds: half of them took no longer.
+        p99_seconds: of a hundred, 99 took no longer.
+        max_seconds: the longest.
+        buckets: how many took at most that many seconds and longer than the next lower bound; the bounds are
+            powers of 2 and three steps between each two.
+    """
 
     count: int
     mean_seconds: float
     p50_seconds: float
     p99_seconds: float
     max_seconds: float
+    buckets: dict[float, int] = {}
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +57,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         requests: answers by endpoint.
         statuses: answers by HTTP status.
+        answers: answers by endpoint and HTTP status.
         broken: exchanges without a complete answer, by how they failed.
         retries: requests sent again, by kind of error.
         retries_refused: requests not sent again because the retry budget was spent, by kind of error.
@@ -51,6 +66,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         tokens_made: impersonations.
         tokens_replaced: those after a rejection.
         relisted: listings fetched again.
+        users: users of syncs by how they ended: ``synced``, ``failed``, ``skipped``.
+        user_errors: the failed ones by kind of error.
+        stored: credentials that syncs stored or found unchanged.
         latency: by endpoint.
         traffic: what is in flight, and flow control: limits, breaker, bulkheads, retry budget.
         cache: the cache of credentials.
@@ -59,6 +77,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
     requests: dict[str, int]
     statuses: dict[int, int]
+    answers: dict[str, dict[int, int]]
     broken: dict[str, int]
     retries: dict[str, int]
     retries_refused: dict[str, int]
@@ -67,6 +86,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     tokens_made: int
     tokens_replaced: int
     relisted: int
+    users: dict[str, int]
+    user_errors: dict[str, int]
+    stored: int
     latency: dict[str, Latency]
     traffic: TrafficStatistics
     cache: CacheStatistics
@@ -102,6 +124,7 @@ class Histogram:
             p50_seconds=self._percentile(0.50),
             p99_seconds=self._percentile(0.99),
             max_seconds=self._max,
+            buckets={2 ** (step / _STEPS_PER_DOUBLING): self._counts[step] for step in sorted(self._counts)},
         )
 
     def _percentile(self, share: float) -> float:
@@ -113,11 +136,20 @@ class Histogram:
         return self._max
 
 
+class _Endpoint:
+    """The answers of one endpoint."""
+
+    __slots__ = ("latencies", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.latencies = Histogram()
+
+
 class StatsListener:
     """Keeps the counters; called with every event of one client."""
 
     def __init__(self) -> None:
-        self._statuses: Counter[int] = Counter()
         self._broken: Counter[str] = Counter()
         self._retries: Counter[str] = Counter()
         self._retries_refused: Counter[str] = Counter()
@@ -126,7 +158,10 @@ class StatsListener:
         self._tokens_made = 0
         self._tokens_replaced = 0
         self._relisted = 0
-        self._latencies: dict[str, Histogram] = {}
+        self._users: Counter[str] = Counter()
+        self._user_errors: Counter[str] = Counter()
+        self._stored = 0
+        self._endpoints: dict[str, _Endpoint] = {}
         # A table, since matching class patterns one by one would cost as much as the counting.
         self._count: dict[type[Event], Callable[[Any], None]] = {
             Answered: self._answered,
@@ -137,6 +172,9 @@ class StatsListener:
             Throttled: self._was_throttled,
             TokenMade: self._token_made,
             Relisted: self._listed_again,
+            UserStored: self._user_stored,
+            UserNotStored: self._user_not_stored,
+            UserSkipped: self._user_skipped,
         }
 
     def __call__(self, event: Event) -> None:
@@ -146,11 +184,11 @@ class StatsListener:
             count(event)
 
     def _answered(self, event: Answered) -> None:
-        self._statuses[event.status] += 1
-        histogram = self._latencies.get(event.endpoint)
-        if histogram is None:
-            histogram = self._latencies[event.endpoint] = Histogram()
-        histogram.record(event.seconds)
+        endpoint = self._endpoints.get(event.endpoint)
+        if endpoint is None:
+            endpoint = self._endpoints[event.endpoint] = _Endpoint()
+        endpoint.statuses[event.status] += 1
+        endpoint.latencies.record(event.seconds)
 
     def _broke(self, event: Broken) -> None:
         self._broken[event.failure] += 1
@@ -174,13 +212,27 @@ class StatsListener:
     def _listed_again(self, _event: Relisted) -> None:
         self._relisted += 1
 
+    def _user_stored(self, event: UserStored) -> None:
+        self._users["synced"] += 1
+        self._stored += event.secrets
+
+    def _user_not_stored(self, event: UserNotStored) -> None:
+        self._users["failed"] += 1
+        self._user_errors[event.error] += 1
+
+    def _user_skipped(self, _event: UserSkipped) -> None:
+        self._users["skipped"] += 1
+
     def snapshot(
         self, *, traffic: TrafficStatistics, cache: CacheStatistics, flights: dict[str, FlightStatistics]
     ) -> Stats:
         """The counters so far, with the rooms' own statistics."""
+        endpoints = list(self._endpoints.items())  # a copy: a metrics exporter asks from its own thread
+        answers = {name: dict(seen.statuses) for name, seen in endpoints}
         return Stats(
-            requests={endpoint: seen.count for endpoint, seen in self._latencies.items()},
-            statuses=dict(self._statuses),
+            requests={name: seen.latencies.count for name, seen in endpoints},
+            statuses=dict(sum((Counter(statuses) for statuses in answers.values()), Counter())),
+            answers=answers,
             broken=dict(self._broken),
             retries=dict(self._retries),
             retries_refused=dict(self._retries_refused),
@@ -189,7 +241,10 @@ class StatsListener:
             tokens_made=self._tokens_made,
             tokens_replaced=self._tokens_replaced,
             relisted=self._relisted,
-            latency={endpoint: seen.latency() for endpoint, seen in self._latencies.items()},
+            users=dict(self._users),
+            user_errors=dict(self._user_errors),
+            stored=self._stored,
+            latency={name: seen.latencies.latency() for name, seen in endpoints},
             traffic=traffic,
             cache=cache,
             flights=flights,

@@ -193,6 +193,23 @@ class FlowMateSync:
 
         return self._call(synced)
 
+    @contextmanager
+    def listening(self, *listeners: Listener | None) -> Iterator[None]:
+        """See :meth:`FlowMate.listening`; the listeners are called in the event loop's thread."""
+        told = self._client.listening(*listeners)
+
+        async def begin() -> None:
+            told.__enter__()
+
+        async def end() -> None:
+            told.__exit__(None, None, None)
+
+        self._call(begin)
+        try:
+            yield
+        finally:
+            self._call(end)
+
     def stats(self) -> Stats:
         """See :meth:`FlowMate.stats`."""
 

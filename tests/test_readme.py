@@ -1,4 +1,4 @@
-"""The README's code runs as printed."""
+"""The code of the README and of docs/ runs as printed."""
 
 import re
 import subprocess
@@ -7,15 +7,24 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+BLOCKS = {
+    f"{page.relative_to(ROOT)}-{number}": code
+    for page in PAGES
+    if "contract" not in page.parts  # upstream's own examples
+    for number, code in enumerate(
+        re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    )
+}
 
 
 def test_there_is_code_to_run():
-    assert len(BLOCKS) >= 2
+    assert len([name for name in BLOCKS if name.startswith("README")]) >= 2
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.count("\n"))
+@pytest.mark.parametrize("code", BLOCKS.values(), ids=BLOCKS)
 def test_a_block_runs_by_itself(code, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

@@ -1,7 +1,9 @@
 """``flowmate sync``: the batch job from a terminal or a cron job."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +11,13 @@ from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, exit_code, put, put_json, say
 from flowmate_async.cli.interrupts import graceful
+from flowmate_async.cli.observing import MetricsFlags
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.progress import display
 from flowmate_async.cli.report_file import require_report_path, write_report
 from flowmate_async.cli.team import Team
 from flowmate_async.cli.usernames import checked_usernames, read_usernames
-from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError, FlowMateError
-from flowmate_async.stores import Store
-from flowmate_async.sync.ends import Executor
 from flowmate_async.sync.engine import SyncOptions
 from flowmate_async.sync.removal import DEFAULT_MAX_REMOVED_SHARE, RemovalPolicy
 from flowmate_async.sync.report import SyncReport
@@ -110,6 +110,7 @@ async def sync(
     selection: Selection = Selection(),
     store: StoreFlags = StoreFlags(),
     run: RunFlags = RunFlags(),
+    metrics: MetricsFlags = MetricsFlags(),
     connection: Connection = Connection(),
 ) -> Exit:
     """Copy the credentials of many users into a sealed store; run again to resume.
@@ -126,38 +127,45 @@ async def sync(
         selection: Whose credentials are synced.
         store: Where they go.
         run: How the run behaves.
+        metrics: Who may look on.
         connection: How FlowMate is reached.
     """
     names = selection.usernames(usernames)
     options = run.options()
     if run.report is not None:
         require_report_path(run.report)
+    metrics.check()
     team = Team(connection, store, count=run.workers) if run.workers > 1 else None
-    client = connection.client() if team is None else team.client()
-    async with store.open(create=True) as opened, client as fm:
+    client, stop = connection.client() if team is None else team.client(), asyncio.Event()
+    async with store.open(create=True) as opened, client as fm, metrics.observing(fm, stop) as observed:
         executor = None if team is None else team.executor(opened)
-        report, error = await _sync(fm, opened, names, options, executor)
+        job = partial(fm.sync, opened, names, options=options, stop=stop, executor=executor)
+        report, error = await _ended(job, stop)
+        observed.exit_code, observed.complete = _exit(report, error), report is not None and report.complete
         if run.report is not None:
             await write_report(run.report, opened, report=report, error=str(error) if error else None)
     if error is not None:
         raise error
-    if report is None:
-        return Exit.INTERRUPTED
-    show(report, as_json=run.json)
-    if not report.complete:
+    if report is not None:
+        show(report, as_json=run.json)
+    return _exit(report, error)
+
+
+def _exit(report: SyncReport | None, error: FlowMateError | None) -> Exit:
+    if error is not None:
+        return exit_code(error)
+    if report is None or not report.complete:
         return Exit.INTERRUPTED
     return Exit.SOME_FAILED if report.failed or report.removal_refused else Exit.OK
 
 
-async def _sync(
-    fm: FlowMate, store: Store, names: list[str] | None, options: SyncOptions, executor: Executor | None
+async def _ended(
+    job: Callable[..., Awaitable[SyncReport]], stop: asyncio.Event
 ) -> tuple[SyncReport | None, FlowMateError | None]:
     """The report, or the error that ended the run, or neither when it was interrupted the hard way."""
-    stop = asyncio.Event()
     with graceful(stop), display() as shown:
         try:
-            synced = fm.sync(store, names, options=options, on_event=shown, stop=stop, executor=executor)
-            return await synced, None
+            return await job(on_event=shown), None
         except FlowMateError as error:
             # Whoever was refused the store or the configuration has no run to report on.
             if exit_code(error) is Exit.USAGE:

@@ -59,6 +59,7 @@ class Breaker:
         policy: see :class:`BreakerPolicy`.
         clock: the time it keeps.
         on_open: called with the seconds it will stay open.
+        on_close: called when a probe was answered well.
         uniform: the source of jitter.
 
     Attributes:
@@ -71,11 +72,13 @@ class Breaker:
         *,
         clock: Clock,
         on_open: Callable[[float], object],
+        on_close: Callable[[], object] = lambda: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._policy = policy
         self._clock = clock
         self._on_open = on_open
+        self._on_close = on_close
         self._uniform = uniform
         self._answers = _Answers(policy.window_seconds)
         self._failures: deque[tuple[float, Hashable]] = deque()
@@ -150,6 +153,7 @@ class Breaker:
             self._open_until = None
             self._open_seconds = self._policy.open_seconds
             self._probing = 0
+            self._on_close()
 
     def _open(self) -> None:
         seconds = self._open_seconds * self._uniform(1.0, 1.25)

@@ -19,6 +19,9 @@ from flowmate_async.traffic.retry import RetryPolicy, RetrySchedule
 from flowmate_async.traffic.retry_budget import RetryBudget
 from flowmate_async.transport.base import Response
 
+# Otherwise stamina looks for observers at the first retry, and imports prometheus_client in the running loop.
+stamina.instrumentation.get_on_retry_hooks()
+
 
 class TokenRejected(Exception):  # noqa: N818 - a signal to the token room, never the caller's error
     """The token a request was sent with was rejected; ``error`` is what to raise if a new one is, too."""

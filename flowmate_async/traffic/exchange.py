@@ -110,10 +110,15 @@ class Exchange:
             )
         except TransportError as broken:
             failure = examine_broken(request, broken)
-            self._emitter.emit(Broken(request.endpoint, broken.failure))
+            seconds = self._clock.monotonic() - sent_at
+            self._emitter.emit(
+                Broken(request.endpoint, broken.failure, seconds, errand.username, request.secret_id)
+            )
         else:
             seconds = self._clock.monotonic() - sent_at
-            self._emitter.emit(Answered(request.endpoint, response.status, seconds))
+            self._emitter.emit(
+                Answered(request.endpoint, response.status, seconds, errand.username, request.secret_id)
+            )
             examined = examine(request, response, now=self._clock.wall())
             if examined is None or not examined.throttled:
                 self._admission.passed(sent_at=sent_at)

@@ -7,7 +7,7 @@ import msgspec
 
 from flowmate_async.clock import Clock
 from flowmate_async.coordination import Coordination, RateBudget
-from flowmate_async.events import BreakerOpened, Emitter
+from flowmate_async.events import BreakerClosed, BreakerOpened, Emitter
 from flowmate_async.traffic.admission import Admission, AdmissionStatistics, FlowPolicy
 from flowmate_async.traffic.attempt import Attempts
 from flowmate_async.traffic.breaker import Breaker, BreakerPolicy, BreakerStatistics
@@ -88,6 +88,7 @@ class FlowControl:
             policies.breaker,
             clock=clock,
             on_open=lambda seconds: emitter.emit(BreakerOpened(seconds)),
+            on_close=lambda: emitter.emit(BreakerClosed()),
             uniform=uniform,
         )
         self._bulkheads = Bulkheads(policies.bulkhead, clock=clock, uniform=uniform)

@@ -65,6 +65,15 @@ def fetched(twin):
     return sum(twin.stats().requests.get("GET /secrets/{id}", {}).values())
 
 
+def test_listeners_are_told_while_the_block_lasts(fm, usernames):
+    told = []
+    with fm.listening(told.append):
+        fm.list_secrets(usernames[0])
+    heard = len(told)
+    fm.list_secrets(usernames[1])
+    assert len(told) == heard > 0
+
+
 def test_it_takes_the_same_arguments():
     assert inspect.signature(FlowMateSync).parameters == inspect.signature(FlowMate).parameters
 

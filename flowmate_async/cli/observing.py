@@ -1,0 +1,120 @@
+"""Flags that let others look on: a metrics port, a metrics file, OpenTelemetry; each imported when used."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from anyio import to_thread
+from cyclopts import Parameter
+
+from flowmate_async.cli.exits import Exit, say
+from flowmate_async.client import FlowMate
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.private_files import require_replaceable
+
+_BEGINS = b"# HELP flowmate_"
+
+
+class Observed:
+    """What is known of a command's end, for the metrics file; the default is an unexpected one.
+
+    Attributes:
+        exit_code: what the command ends with.
+        complete: whether every user was tried.
+    """
+
+    def __init__(self) -> None:
+        self.began = time.time()
+        self.exit_code: int = Exit.UPSTREAM
+        self.complete = False
+
+
+@Parameter(name="*", group="Metrics")
+@dataclass(frozen=True, kw_only=True)
+class MetricsFlags:
+    """Who may look on; nobody by default, and then nothing of this is even imported."""
+
+    metrics_port: Annotated[
+        int | None,
+        Parameter(
+            env_var="FLOWMATE_METRICS_PORT",
+            help="Serve /metrics (Prometheus), /healthz and /readyz on this port; 0 for a free one.",
+        ),
+    ] = None
+    metrics_host: Annotated[
+        str, Parameter(env_var="FLOWMATE_METRICS_HOST", help="Where to listen; 0.0.0.0 in a container.")
+    ] = "127.0.0.1"
+    metrics_file: Annotated[
+        Path | None,
+        Parameter(
+            env_var="FLOWMATE_METRICS_FILE",
+            help="Write the metrics to this file at the end, for node_exporter's textfile collector.",
+        ),
+    ] = None
+    otel: Annotated[
+        bool,
+        Parameter(
+            env_var="FLOWMATE_OTEL",
+            negative=(),
+            help="Make OpenTelemetry spans and metrics, as when started by opentelemetry-instrument.",
+        ),
+    ] = False
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything is sent.
+
+        Raises:
+            ConfigurationError: a port, a path or a missing extra.
+        """
+        if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
+            raise ConfigurationError("--metrics-port is from 0 to 65535")
+        if self.metrics_file is not None:
+            require_replaceable(self.metrics_file, begins=_BEGINS, what="a file of metrics")
+        if self.metrics_file is not None or self.metrics_port is not None:
+            import flowmate_async.integrations.prometheus  # noqa: PLC0415 - an extra
+        if self.otel:
+            import flowmate_async.integrations.opentelemetry  # noqa: F401, PLC0415 - an extra
+
+    @asynccontextmanager
+    async def observing(self, fm: FlowMate, stop: asyncio.Event) -> AsyncIterator[Observed]:
+        """Within, whoever was asked for looks on.
+
+        Args:
+            fm: the entered client.
+            stop: set when the command is on its way out, and so not ready for work.
+
+        Raises:
+            ConfigurationError: the port is taken, or the file cannot be written.
+        """
+        observed = Observed()
+        async with AsyncExitStack() as stack:
+            if self.otel:
+                from flowmate_async.integrations import opentelemetry  # noqa: PLC0415 - an extra
+
+                stack.enter_context(opentelemetry.instrument(fm))
+            if self.metrics_port is not None:
+                await stack.enter_async_context(self._served(fm, self.metrics_port, stop))
+            try:
+                yield observed
+            finally:
+                if self.metrics_file is not None:
+                    from flowmate_async.integrations import prometheus  # noqa: PLC0415 - an extra
+
+                    seconds = time.time() - observed.began
+                    run = prometheus.RunEnd(observed.exit_code, observed.complete, seconds)
+                    await to_thread.run_sync(prometheus.write_file, self.metrics_file, fm, run)
+
+    @asynccontextmanager
+    async def _served(self, fm: FlowMate, port: int, stop: asyncio.Event) -> AsyncIterator[None]:
+        from flowmate_async.integrations import prometheus  # noqa: PLC0415 - an extra
+
+        def ready() -> bool:
+            return not stop.is_set() and prometheus.is_ready(fm)
+
+        async with prometheus.serve(fm, host=self.metrics_host, port=port, ready=ready) as listening_on:
+            say(f"Metrics are served on http://{self.metrics_host}:{listening_on}/metrics")
+            yield

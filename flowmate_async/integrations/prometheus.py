@@ -1,0 +1,264 @@
+"""Prometheus: a client's counters as metrics, read from ``fm.stats()`` when they are asked for.
+
+Nothing is counted twice and nothing is added to a request: the client counts anyway, and this collector
+translates when Prometheus scrapes. No metric names a user or a secret. Needs the extra ``prometheus``.
+
+::
+
+    async with FlowMate(...) as fm:
+        with instrument(fm):            # in prometheus_client's own registry
+            ...
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.integrations.metrics_server import serve_metrics
+from flowmate_async.integrations.observable import Observable
+from flowmate_async.stats import Latency, Stats
+
+try:
+    from prometheus_client import (
+        CONTENT_TYPE_LATEST,
+        CollectorRegistry,
+        Gauge,
+        generate_latest,
+        write_to_textfile,
+    )
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import REGISTRY, Collector
+except ImportError as missing:
+    raise ConfigurationError(
+        "Prometheus metrics need prometheus_client, which is not installed",
+        advice="Install the extra: pip install 'flowmate-async[prometheus]'",
+    ) from missing
+
+_BOUNDS = tuple(2.0**power for power in range(-11, 7))
+"""Upper bounds of the latency histogram in seconds: 0.5 ms to 64 s. All are bounds of the client's own
+histogram, so that counts are exact."""
+
+_BREAKER_STATES = ("closed", "open", "half-open")
+
+
+@contextmanager
+def instrument(fm: Observable, *, registry: CollectorRegistry = REGISTRY) -> Iterator[None]:
+    """Within, the registry collects this client's metrics.
+
+    Args:
+        fm: the client.
+        registry: where the metrics appear; one registry takes one client.
+
+    Raises:
+        ConfigurationError: the registry has another client's metrics already.
+    """
+    collector = FlowMateCollector(fm)
+    try:
+        registry.register(collector)
+    except ValueError:
+        taken = True
+    else:
+        taken = False
+    if taken:
+        raise ConfigurationError(
+            "the registry has the metrics of another client", advice="Give each client a registry of its own"
+        )
+    try:
+        yield
+    finally:
+        registry.unregister(collector)
+
+
+@asynccontextmanager
+async def serve(
+    fm: Observable, *, host: str = "127.0.0.1", port: int = 9464, ready: Callable[[], bool] | None = None
+) -> AsyncIterator[int]:
+    """Serve ``/metrics``, ``/healthz`` and ``/readyz`` on the running loop; yields the port.
+
+    Args:
+        fm: the client.
+        host: the address to listen on; ``0.0.0.0`` for all.
+        port: 0 for a free one.
+        ready: what ``/readyz`` says; :func:`is_ready` of the client when left out.
+
+    Raises:
+        ConfigurationError: the port cannot be listened on.
+    """
+    registry = CollectorRegistry()
+    with instrument(fm, registry=registry):
+        async with serve_metrics(
+            lambda: generate_latest(registry),
+            content_type=CONTENT_TYPE_LATEST,
+            ready=ready or (lambda: is_ready(fm)),
+            host=host,
+            port=port,
+        ) as listening_on:
+            yield listening_on
+
+
+def is_ready(fm: Observable) -> bool:
+    """Whether work makes sense: the breaker does not keep everybody from a sick upstream."""
+    return fm.stats().traffic.breaker.state != "open"
+
+
+class RunEnd(msgspec.Struct, frozen=True):
+    """How a sync ended: the exit code, whether every user was tried, and after how many seconds."""
+
+    exit_code: int
+    complete: bool
+    seconds: float
+
+
+def write_file(path: Path, fm: Observable, run: RunEnd) -> None:
+    """Write the metrics for node_exporter's textfile collector; a reader finds the old file or the new one.
+
+    The file can be read by everybody the umask allows, as the collector must; it names no user.
+
+    Args:
+        path: ends in ``.prom``, as the collector wants.
+        fm: the client.
+        run: how the sync ended.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    registry = CollectorRegistry()
+    with instrument(fm, registry=registry):
+        for name, text, value in (
+            ("flowmate_sync_exit_code", "What the last sync ended with.", run.exit_code),
+            ("flowmate_sync_complete", "1 when the last sync tried every user.", run.complete),
+            ("flowmate_sync_seconds", "How long the last sync took.", run.seconds),
+            ("flowmate_sync_ended_timestamp_seconds", "When the last sync ended.", time.time()),
+        ):
+            Gauge(name, text, registry=registry).set(value)
+        try:
+            write_to_textfile(os.fspath(path), registry)
+        except OSError as problem:
+            reason = problem.strerror
+        else:
+            return
+    raise ConfigurationError(f"the metrics file {path} cannot be written: {reason}")
+
+
+class FlowMateCollector(Collector):
+    """A Prometheus collector over one client.
+
+    Collect on the client's event loop or in between its steps: the counters change there.
+
+    Args:
+        fm: the client.
+    """
+
+    def __init__(self, fm: Observable) -> None:
+        self._fm = fm
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics' names, by which a registry notices a second client."""
+        return self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they stand."""
+        stats = self._fm.stats()
+        yield from _requests(stats)
+        yield from _flow_control(stats)
+        yield from _credentials(stats)
+        yield from _users(stats)
+
+
+def _requests(stats: Stats) -> Iterator[Metric]:
+    answers = CounterMetricFamily("flowmate_requests", "Answers of FlowMate.", labels=("endpoint", "status"))
+    for endpoint, statuses in stats.answers.items():
+        for status, count in statuses.items():
+            answers.add_metric((endpoint, str(status)), count)
+    yield answers
+    yield _counters("flowmate_requests_broken", "Requests without an answer.", "failure", stats.broken)
+    yield _counters("flowmate_retries", "Requests sent again.", "error", stats.retries)
+    yield _counters(
+        "flowmate_retries_refused",
+        "Requests not sent again: the retry budget was spent.",
+        "error",
+        stats.retries_refused,
+    )
+    seconds = HistogramMetricFamily(
+        "flowmate_request_seconds",
+        "Seconds from sending to the last byte, without waiting for the rate.",
+        labels=("endpoint",),
+    )
+    for endpoint, latency in stats.latency.items():
+        seconds.add_metric((endpoint,), _cumulated(latency), latency.mean_seconds * latency.count)
+    yield seconds
+
+
+def _flow_control(stats: Stats) -> Iterator[Metric]:
+    limiter, breaker = stats.traffic.limiter, stats.traffic.breaker
+    yield _counter("flowmate_throttled", "Answers that asked everybody to wait.", stats.throttled)
+    yield _gauge("flowmate_requests_in_flight", "Requests on the wire.", stats.traffic.in_flight)
+    yield _gauge("flowmate_requests_waiting", "Requests that wait for their turn.", limiter.waiting)
+    if limiter.rate is not None:
+        yield _gauge("flowmate_rate_limit", "Requests per second, as configured.", limiter.rate)
+    if limiter.current_rate is not None:
+        yield _gauge("flowmate_rate", "Requests per second allowed now.", limiter.current_rate)
+    yield _gauge("flowmate_concurrency_limit", "Most requests in flight, as configured.", limiter.concurrency)
+    yield _gauge("flowmate_concurrency", "Most requests in flight now.", limiter.current_concurrency)
+    yield _gauge("flowmate_paused_seconds", "For how long nobody may send.", limiter.paused_seconds)
+    state = GaugeMetricFamily("flowmate_breaker_state", "1 for the state it is in.", labels=("state",))
+    for name in _BREAKER_STATES:
+        state.add_metric((name,), float(name == breaker.state))
+    yield state
+    yield _counter("flowmate_breaker_opened", "How often the breaker opened.", breaker.opened)
+    yield _counter("flowmate_breaker_refused", "Requests that it kept from being sent.", breaker.refused)
+    yield _gauge(
+        "flowmate_quarantined", "Secrets left alone after a broken refresh.", stats.traffic.quarantined
+    )
+
+
+def _credentials(stats: Stats) -> Iterator[Metric]:
+    cache = stats.cache
+    yield _counters("flowmate_flights_joined", "Callers that shared a request.", "flight", stats.joined)
+    made = CounterMetricFamily("flowmate_tokens_made", "Impersonations.", labels=("reason",))
+    made.add_metric(("first",), stats.tokens_made - stats.tokens_replaced)
+    made.add_metric(("rejected",), stats.tokens_replaced)
+    yield made
+    yield _counter("flowmate_relisted", "Listings fetched again.", stats.relisted)
+    yield _gauge("flowmate_cache_entries", "Credentials in the cache.", cache.entries)
+    yield _counter("flowmate_cache_hits", "Credentials served from the cache.", cache.hits)
+    yield _counter("flowmate_cache_misses", "Credentials that were waited for.", cache.misses)
+    yield _counter("flowmate_cache_refreshes", "Credentials fetched by the cache.", cache.refreshes)
+    yield _counter("flowmate_cache_stale", "Credentials served after a failed refresh.", cache.stale_served)
+
+
+def _users(stats: Stats) -> Iterator[Metric]:
+    yield _counters("flowmate_users", "Users of syncs.", "outcome", stats.users)
+    yield _counters("flowmate_users_failed", "Users that failed.", "error", stats.user_errors)
+    yield _counter("flowmate_secrets_stored", "Credentials stored or found unchanged.", stats.stored)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _counters(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=(label,))
+    for value, count in counts.items():
+        family.add_metric((value,), count)
+    return family
+
+
+def _cumulated(latency: Latency) -> list[tuple[str, float]]:
+    """Prometheus' buckets: how many took at most so long."""
+    bounds = [(str(bound), float(_up_to(latency, bound))) for bound in _BOUNDS]
+    return [*bounds, ("+Inf", float(latency.count))]
+
+
+def _up_to(latency: Latency, bound: float) -> int:
+    return sum(count for upper, count in latency.buckets.items() if upper <= bound)

@@ -1,0 +1,142 @@
+"""Prometheus: what a scrape brings, read by prometheus_client's own parser."""
+
+import asyncio
+import urllib.request
+from urllib.error import HTTPError
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from flowmate_async import BreakerPolicy, ConfigurationError, FlowMate, FlowMateError, RetryPolicy, open_store
+from flowmate_async.integrations.prometheus import instrument, serve
+from flowmate_async.sandbox import Faults, faults
+
+pytestmark = pytest.mark.anyio
+
+
+def samples(text):
+    """Every sample by name and labels."""
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def registry(fm):
+    made = CollectorRegistry()
+    with instrument(fm, registry=made):
+        yield made
+
+
+@pytest.fixture
+def scrape(registry):
+    return lambda: samples(generate_latest(registry).decode())
+
+
+async def ask(url):
+    """Status, media type and body of a GET, from another thread: the server is on this loop."""
+
+    def get():
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.status, answer.headers["Content-Type"], answer.read().decode()
+        except HTTPError as refused:
+            return refused.code, refused.headers["Content-Type"], refused.read().decode()
+
+    return await asyncio.to_thread(get)
+
+
+async def test_a_sync_is_counted_as_its_report_has_it(fm, scrape):
+    async with open_store("memory:") as store:
+        names = [user.username async for user in fm.users() if user.is_active_tenant_user]
+        report = await fm.sync(store, [*names, "nobody-at-all"])
+    found = scrape()
+    requests = sum(value for key, value in found.items() if key[0] == "flowmate_requests_total")
+    assert requests == report.requests + 1
+    assert found["flowmate_requests_total", "404", "POST /impersonate"] == 1
+    assert found["flowmate_users_total", "synced"] == report.synced == 20
+    assert found["flowmate_users_failed_total", "user_not_found"] == 1
+    assert found["flowmate_secrets_stored_total",] == report.secrets
+    assert found["flowmate_tokens_made_total", "first"] == 20
+    assert found["flowmate_breaker_state", "closed"] == 1
+    assert found["flowmate_concurrency_limit",] == 64
+
+
+async def test_the_histogram_is_one(fm, scrape):
+    """Counts climb with the bound, and the last bucket, the count and the counter agree."""
+    async with open_store("memory:") as store:
+        await fm.sync(store)
+    found = scrape()
+    route = "GET /secrets/{id}"
+    buckets = sorted(
+        (float(next(label for label in key[1:] if label != route)), value)
+        for key, value in found.items()
+        if key[0] == "flowmate_request_seconds_bucket" and route in key
+    )
+    counts = [count for _, count in buckets]
+    assert counts == sorted(counts)
+    assert len(buckets) == 19
+    assert counts[-1] == found["flowmate_request_seconds_count", route]
+    assert counts[-1] == found["flowmate_requests_total", "200", route]
+    mean = found["flowmate_request_seconds_sum", route] / counts[-1]
+    assert mean == pytest.approx(fm.stats().latency[route].mean_seconds)
+
+
+async def test_one_client_a_registry(fm, registry):
+    with pytest.raises(ConfigurationError, match="another client"), instrument(fm, registry=registry):
+        pass
+
+
+async def test_a_registry_forgets_the_client_when_the_block_ends(fm):
+    registry = CollectorRegistry()
+    with instrument(fm, registry=registry):
+        pass
+    assert generate_latest(registry) == b""
+
+
+async def test_no_credential_and_no_id_is_in_any_metric(fm, registry, leaks):
+    async with open_store("memory:") as store:
+        await fm.sync(store)
+    text = generate_latest(registry).decode()
+    assert leaks(text, ids=True) == []
+    assert "flowmate_users_total" in text
+
+
+async def test_it_is_served_with_health_and_readiness(fm):
+    async with serve(fm, port=0) as port:
+        base = f"http://127.0.0.1:{port}"
+        status, kind, text = await ask(f"{base}/metrics")
+        assert (status, kind.partition(";")[0]) == (200, "text/plain")
+        assert ("flowmate_requests_in_flight",) in samples(text)
+        assert await ask(f"{base}/healthz") == (200, "text/plain; charset=utf-8", "ok\n")
+        assert (await ask(f"{base}/readyz"))[0] == 200
+        assert (await ask(f"{base}/else"))[0] == 404
+        with pytest.raises(ConfigurationError, match=f"port {port}"):
+            async with serve(fm, port=port):
+                pass
+    with pytest.raises(OSError, match="refused"):
+        await ask(f"{base}/healthz")
+
+
+async def test_it_is_not_ready_while_the_breaker_is_open(sandbox):
+    sandbox.configure(faults=Faults(rules=(faults.Error(share=1.0, status=503),)))
+    made = FlowMate(
+        admin_token=sandbox.admin_token,
+        base_url=sandbox.url,
+        rate=None,
+        retry=RetryPolicy(attempts=1),
+        breaker=BreakerPolicy(failures=3, subjects=3, open_seconds=60),
+    )
+    async with made as fm, serve(fm, port=0) as port:
+        for number in range(4):
+            with pytest.raises(FlowMateError):
+                await fm.impersonate(f"user-{number}")
+        assert await ask(f"http://127.0.0.1:{port}/readyz") == (
+            503,
+            "text/plain; charset=utf-8",
+            "not ready\n",
+        )
+        assert (await ask(f"http://127.0.0.1:{port}/healthz"))[0] == 200
