@@ -71,7 +71,7 @@ format: .venv/installed  ## format the code
 types: .venv/installed  ## check types
 	$(BIN)/mypy
 
-check: lint types test  ## all that continuous integration checks
+check: lint types test bench-smoke  ## all that continuous integration checks
 	$(BIN)/ruff format --check
 
 clean:  ## remove what was made here

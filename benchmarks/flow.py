@@ -8,10 +8,10 @@ B. For each R, over sweeps without end:
 - *untold*: the client is configured with 4 R. What passed from second 5 to 15, over ten times R; and the
   share of 429s among the answers of that time.
 
-Then *latency*: a twin that takes 50 ms for each answer, and a sweep with a concurrency of 200. What a sweep
-brought a second, over the lower of the ideal (200 / 50 ms) and what a bare loop over the same transport
-brought: 200 tasks that ask for one secret again and again, with nothing of this library above the transport.
-Both in turn, several times; the medians count.
+Then *latency*: a twin that takes its time (50 ms) for each answer, and a sweep with a concurrency of 200.
+What a sweep brought a second, over the lower of the ideal (200 / 50 ms) and what a bare loop over the same
+transport brought: 200 tasks that ask for one secret again and again, with nothing of this library above the
+transport. Both in turn, several times; the medians count.
 
 Exits 1 when a figure is not what docs/reliability.md promises.
 """
@@ -171,9 +171,11 @@ async def untold(twin: Twin, transport: str, rate: float, burst: int) -> dict[st
     }
 
 
-async def latency(twin: Twin, transport: str, rounds: int, seconds: float) -> dict[str, Any]:
+async def latency(
+    twin: Twin, transport: str, rounds: int, seconds: float, *, latency_seconds: float
+) -> dict[str, Any]:
     """Many requests in flight to a twin that takes its time."""
-    await twin.become(rate=None, latency_seconds=LATENCY_SECONDS)
+    await twin.become(rate=None, latency_seconds=latency_seconds)
     swept, bare = [], []
     for _ in range(rounds):
         async with sweeping(twin, transport, rate=None, concurrency=LATENCY_CONCURRENCY) as fm:
@@ -182,11 +184,12 @@ async def latency(twin: Twin, transport: str, rounds: int, seconds: float) -> di
             swept.append(passed / seconds)
         bare.append(await bare_loop(twin, transport, seconds))
     await twin.become(latency_seconds=0.0)
-    ideal = LATENCY_CONCURRENCY / LATENCY_SECONDS
+    ideal = LATENCY_CONCURRENCY / latency_seconds
     reachable = min(ideal, statistics.median(bare))
     share = statistics.median(swept) / reachable
     return {
         "case": "latency",
+        "latency_seconds": latency_seconds,
         "ideal_per_second": ideal,
         "bare_per_second": [round(value) for value in bare],
         "swept_per_second": [round(value) for value in swept],
@@ -226,8 +229,10 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             for case in (told, untold):
                 results.append(await case(twin, options.transport, rate, burst))
                 print(json.dumps(results[-1]), flush=True)
-        if options.latency_rounds:
-            results.append(await latency(twin, options.transport, options.latency_rounds, 3.0))
+        for seconds in options.latencies if options.latency_rounds else ():
+            results.append(
+                await latency(twin, options.transport, options.latency_rounds, 3.0, latency_seconds=seconds)
+            )
             print(json.dumps(results[-1]), flush=True)
     return results
 
@@ -241,6 +246,7 @@ def main() -> int:
     parser.add_argument("--burst-seconds", type=float, default=0.1, help="B, as seconds of R")
     parser.add_argument("--transport", default="aiohttp")
     parser.add_argument("--latency-rounds", type=int, default=3)
+    parser.add_argument("--latencies", type=float, nargs="*", default=[LATENCY_SECONDS], help="seconds")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     run = asyncio.run

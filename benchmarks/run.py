@@ -17,6 +17,14 @@ from machine import about
 HERE = Path(__file__).parent
 PARTS = {
     "throughput": ["throughput.py"],
+    "micro": ["micro.py"],
+    "flow": [
+        *("flow.py", "--transport", "wire", "--rates", "500", "5000"),
+        *("--latencies", "0.01", "0.05", "0.2", "--latency-rounds", "2"),
+    ],
+    "memory": ["sweep_memory.py"],
+    "sync": ["sync_stages.py"],
+    "processes": ["processes.py"],
 }
 
 

@@ -89,8 +89,10 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def opened(entry: Entry, target: Target, python: str) -> AsyncIterator[Process]:
-    """A contender's process, ready to work."""
+async def opened(
+    entry: Entry, target: Target, python: str, *, core: int | None = CLIENT
+) -> AsyncIterator[Process]:
+    """A contender's process on one core, or on any, ready to work."""
     process = await asyncio.create_subprocess_exec(
         *(python, str(HERE / "worker.py"), entry.module, "--url", target.url, "--loop", entry.loop),
         *("--package", entry.package),
@@ -98,7 +100,7 @@ async def opened(entry: Entry, target: Target, python: str) -> AsyncIterator[Pro
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        preexec_fn=pinned_to(CLIENT),
+        preexec_fn=pinned_to(core),
     )
     try:
         async with asyncio.timeout(OPEN_SECONDS):

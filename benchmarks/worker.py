@@ -17,7 +17,7 @@ import uvloop
 from machine import version_of
 
 from flowmate_async.bench import contenders
-from flowmate_async.bench.rounds import Contender, Target, measured
+from flowmate_async.bench.rounds import WARM_UP_SECONDS, Contender, Target, measured
 
 OWN = {
     "flowmate wire": contenders.library("wire"),
@@ -26,7 +26,6 @@ OWN = {
     "flowmate aiohttp, sweep": contenders.sweep("aiohttp"),
     "aiohttp idiomatic": contenders.aiohttp_idiomatic,
 }
-WARM_UP_SECONDS = 0.3
 
 
 def contender_named(name: str) -> Contender:

@@ -28,12 +28,15 @@ class Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...]
 
 
-def _answer(content: Any, etag: str) -> Answer:
+_NOT_KEPT = ("Cache-Control", "no-store, no-cache, must-revalidate, private")
+
+
+def _answer(content: Any, etag: str, *more: tuple[str, str]) -> Answer:
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     headers = (
         ("Content-Type", "application/json; charset=utf-8"),
-        ("Cache-Control", "no-store, no-cache, must-revalidate, private"),
         ("ETag", f'W/"{len(body):x}-{etag}"'),
+        *more,
     )
     return Answer(body, headers)
 
@@ -57,7 +60,7 @@ def _secret(secret_id: str) -> Answer:
         "updatedAt": "2026-11-23T17:35:52.337Z",
         "__v": 0,
     }
-    return _answer({"data": data}, "sOJ15e66eOvt5bvzn9SvbsGIB5o")
+    return _answer({"data": data}, "sOJ15e66eOvt5bvzn9SvbsGIB5o", _NOT_KEPT)
 
 
 _PAGE = {
@@ -68,7 +71,7 @@ _TOKEN = {"token": USER_TOKEN, "id": "600000018828b0d704000000"}
 
 ANSWERS = {
     "/impersonate": _answer(_TOKEN, "8xslWGJc9hZtc1wti1x+UzdCwr8"),
-    "/secrets/": _answer(_PAGE, "3VxIPQ5aMd4URAObtbIC7GyhnWo"),
+    "/secrets/": _answer(_PAGE, "3VxIPQ5aMd4URAObtbIC7GyhnWo", _NOT_KEPT),
     **{f"/secrets/{secret_id}": _secret(secret_id) for secret_id in SECRET_IDS},
 }
 """By path, without its query."""

@@ -67,6 +67,31 @@ def sweep(transport: str) -> Contender:
     return contender
 
 
+def cached(transport: str) -> Contender:
+    """``fm.credential(...)`` of a credential that is held and fresh: one caller, no request.
+
+    Args:
+        transport: what would carry a request.
+    """
+
+    @asynccontextmanager
+    async def contender(target: Target) -> AsyncIterator[Run]:
+        async with _client(transport, target) as fm:
+            await fm.credential("user@tenant.example", SECRET_ID)
+
+            async def run(seconds: float) -> int:
+                hits, end = 0, time.perf_counter() + seconds
+                while time.perf_counter() < end:
+                    for _ in range(_BATCH):
+                        await fm.credential("user@tenant.example", SECRET_ID)
+                    hits += _BATCH
+                return hits
+
+            yield run
+
+    return contender
+
+
 def _names_until(end: float) -> Iterator[str]:
     for number in itertools.count():
         if time.perf_counter() >= end:

@@ -7,13 +7,16 @@ access token in hand.
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import msgspec
 
 CONCURRENCY = 64
 """Requests in flight, of every contender."""
+
+WARM_UP_SECONDS = 0.3
+"""Work that is not counted, before the first round."""
 
 Fetch = Callable[[int], Awaitable[str]]
 """Fetches the secret once as worker number n, and returns its access token."""
@@ -76,6 +79,28 @@ async def measured(run: Run, seconds: float) -> Round:
     cpu, began = time.process_time(), time.perf_counter()
     requests = await run(seconds)
     return Round(requests, time.perf_counter() - began, time.process_time() - cpu)
+
+
+async def in_turn(
+    contenders: Mapping[str, Contender], target: Target, *, rounds: int, seconds: float
+) -> dict[str, Figure]:
+    """Open all, warm each up, and let them work in turn, round after round, in this process.
+
+    Args:
+        contenders: by name.
+        target: the server that all of them ask.
+        rounds: of each.
+        seconds: of each round.
+    """
+    async with AsyncExitStack() as stack:
+        runs = {name: await stack.enter_async_context(open_(target)) for name, open_ in contenders.items()}
+        for run in runs.values():
+            await run(min(seconds, WARM_UP_SECONDS))
+        taken: dict[str, list[Round]] = {name: [] for name in runs}
+        for _ in range(rounds):
+            for name, run in runs.items():
+                taken[name].append(await measured(run, seconds))
+    return {name: figure(some) for name, some in taken.items()}
 
 
 def figure(rounds: Sequence[Round]) -> Figure:

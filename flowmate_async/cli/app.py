@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from flowmate_async import __version__
+from flowmate_async.cli.bench_command import bench
 from flowmate_async.cli.configuration import fill_from_file
 from flowmate_async.cli.demo_command import demo
 from flowmate_async.cli.doctor_command import doctor
@@ -36,6 +37,7 @@ app.command(get)
 app.command(run_, name="run")
 app.command(store_app)
 app.command(sandbox)
+app.command(bench)
 app.command(doctor)
 
 

@@ -1,0 +1,47 @@
+"""``flowmate bench``: figures of everything that is installed, and a word on what is not."""
+
+import importlib.util
+
+import msgspec
+import pytest
+
+from flowmate_async.cli.app import run
+
+QUICK = ["bench", "--rounds", "2", "--seconds", "0.05"]
+
+
+def test_json_has_a_figure_for_each_contender(capfd):
+    assert run([*QUICK, "--json"]) == 0
+    found = msgspec.json.decode(capfd.readouterr().out)
+    assert found["missing"] == {}
+    assert set(found["contenders"]) == {
+        "get_secret, wire",
+        "get_secret, aiohttp",
+        "sweep, wire",
+        "sweep, aiohttp",
+        "aiohttp as commonly written",
+        "credential, from the cache",
+    }
+    for figure in found["contenders"].values():
+        assert figure["rounds"] == 2
+        assert figure["per_second"] > 0
+        assert figure["cpu_us"] > 0
+        assert figure["lower_quartile"] <= figure["per_second"] <= figure["upper_quartile"]
+
+
+def test_a_missing_transport_is_said_and_the_rest_is_measured(capfd, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "httptools" else find(name))
+    assert run(QUICK) == 0
+    out = capfd.readouterr().out
+    assert "pip install 'flowmate-async[wire]'" in out
+    assert "get_secret, aiohttp" in out
+    assert "get_secret, wire" not in out
+
+
+@pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--seconds", "0"], ["--seconds", "nan"]])
+def test_what_cannot_be_measured_is_a_usage_error(capfd, wrong):
+    assert run(["bench", *wrong]) == 2
+    err = capfd.readouterr().err
+    assert "--rounds" in err
+    assert "Traceback" not in err
