@@ -13,7 +13,7 @@ from flowmate_async.client import FlowMate
 from flowmate_async.coordination import Coordination
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.settings import DEFAULT_BASE_URL, checked_base_url
-from flowmate_async.stores import Store, load_key, open_store
+from flowmate_async.stores import Store, load_key, needs_key, open_store
 from flowmate_async.traffic.bulkhead import BulkheadPolicy
 
 _KEYRING_SERVICE = "flowmate_async admin token"
@@ -131,7 +131,8 @@ class StoreFlags:
             )
         if self.store == "memory:":
             raise ConfigurationError("a memory: store would be gone at once", advice="Name a lasting store")
-        key = load_key(os.environ, store_url=self.store, key_file=self.store_key_file)
+        sealed = needs_key(self.store)
+        key = load_key(os.environ, store_url=self.store, key_file=self.store_key_file) if sealed else None
         return open_store(self.store, key=key, create=create)
 
 

@@ -17,6 +17,7 @@ from flowmate_async.stores.base import Written as Written
 from flowmate_async.stores.keys import StoreKey as StoreKey
 from flowmate_async.stores.keys import load_key as load_key
 from flowmate_async.stores.keys import write_key_file as write_key_file
+from flowmate_async.stores.registry import needs_key as needs_key
 from flowmate_async.stores.registry import open_store as open_store
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Verification",
     "Written",
     "load_key",
+    "needs_key",
     "open_store",
     "write_key_file",
 ]

@@ -201,6 +201,9 @@ class Store(Protocol):
     def exclusive_run(self) -> AbstractAsyncContextManager[None]:
         """Hold the store's run lock; released by the end of the process however it ends.
 
+        A store that cannot know of a process's end releases it soon after. The holder is told when the lock
+        is lost.
+
         Raises:
             CheckpointError: another run holds it.
         """
@@ -229,8 +232,10 @@ class Store(Protocol):
         """Write whole users: each one's credentials and checkpoint together, all durable on return.
 
         A credential whose stored fingerprint is the same is not rewritten. A checkpoint replaces the user's
-        earlier one of this run. On failure nothing of the batch is written. Nothing is ever removed: what
-        a proven listing lacks is noted as missing, and no longer so once it is written or listed again.
+        earlier one of this run. On failure nothing of the batch is written, or, in a store without
+        transactions over several users, some users wholly and the others not at all. Nothing is ever
+        removed: what a proven listing lacks is noted as missing, and no longer so once it is written or
+        listed again.
 
         Raises:
             CheckpointError: the store knows no such run.

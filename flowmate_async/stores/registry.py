@@ -111,9 +111,22 @@ def _age(url: str, *, key: StoreKey | None, create: bool) -> Store:
     return age_store(url, key=_required(key, "jsonl+age"), create=create)
 
 
+def _openbao(url: str, *, key: StoreKey | None, create: bool) -> Store:  # noqa: ARG001 - it seals by itself
+    from flowmate_async.stores.openbao import openbao_store  # noqa: PLC0415 - by scheme
+
+    return openbao_store(url, create=create)
+
+
 _BUILT_IN: dict[str, StoreFactory] = {
     "jsonl+age": _age,
     "memory": _memory,
+    "openbao": _openbao,
     "postgresql": _postgres,
     "sqlite": _sqlite,
 }
+_UNSEALED = frozenset({"memory", "openbao"})
+
+
+def needs_key(url: str) -> bool:
+    """Whether a store key is needed for the store behind a URL; stores of entry points may need one."""
+    return _scheme(url) not in _UNSEALED

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from flowmate_async.stores.document_store import DocumentStore
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.openbao import openbao_store
 from flowmate_async.stores.postgres import PostgresStore, postgres_store
 from flowmate_async.stores.sqlite import SqliteStore
 
+from .openbao_server import OpenBaoServer, openbao_server
 from .postgres_server import PostgresServer, postgres_server
 
 Snapshot = dict[str, tuple[int, bytes]]
@@ -50,6 +53,25 @@ def schema(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def open_postgres(postgres: PostgresServer, schema: str, key: StoreKey) -> Callable[[], PostgresStore]:
     return lambda: postgres_store(postgres.url(schema), key=key)
+
+
+@pytest.fixture(scope="session")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBaoServer]:
+    """A running OpenBao."""
+    with openbao_server(tmp_path_factory.mktemp("openbao")) as server:
+        yield server
+
+
+@pytest.fixture
+def openbao_url(openbao: OpenBaoServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place that no other test uses, and the token where it is looked for."""
+    monkeypatch.setenv("BAO_TOKEN", openbao.token)
+    return openbao.url(f"test_{next(_NUMBERS)}")
+
+
+@pytest.fixture
+def open_openbao(openbao_url: str) -> Callable[[], DocumentStore]:
+    return lambda: openbao_store(openbao_url)
 
 
 @pytest.fixture

@@ -1,20 +1,20 @@
 """A real PostgreSQL for the tests: from nothing in two seconds, on a free port, gone with the process."""
 
 import contextlib
-import ctypes
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trustme
+
+from .processes import free_port, popen, running
 
 PASSWORD = "the-password-of-the-database"
 _SETTINGS = {
@@ -40,7 +40,6 @@ class PostgresServer:
     authority: Path
     user: str = "tester"
     password: str = PASSWORD
-    process: subprocess.Popen | None = field(default=None, repr=False)
 
     def url(self, schema: str, **options: str) -> str:
         """The URL of a store."""
@@ -65,15 +64,10 @@ def postgres_server(program: Path) -> Iterator[PostgresServer]:
     try:
         server = _prepared(program.resolve().parent, folder)
         settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
-        server.process = _popen(
-            [server.bin / "postgres", "-D", server.data, "-p", str(server.port), *settings]
-        )
-        try:
-            _await_answer(server)
+        command = [server.bin / "postgres", "-D", server.data, "-p", str(server.port), *settings]
+        # SIGINT is the "fast shutdown": cut clients off, close files.
+        with running(command, partial(_answers, server), stop=signal.SIGINT, cwd="/", **_become()):
             yield server
-        finally:
-            server.process.send_signal(signal.SIGINT)  # "fast shutdown": cut clients off, close files
-            server.process.wait(timeout=30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -88,9 +82,9 @@ def _prepared(bin_: Path, folder: Path) -> PostgresServer:
     for path in (data, password):
         os.chown(path, account.pw_uid, account.pw_gid)
     options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
-    initdb = _popen([bin_ / "initdb", "-D", data, "-U", "tester", f"--pwfile={password}", *options])
-    assert initdb.wait(timeout=60) == 0, "initdb failed"
-    server = PostgresServer(bin_, data, _free_port(), folder / "authority.pem")
+    command = [bin_ / "initdb", "-D", data, "-U", "tester", f"--pwfile={password}", *options]
+    assert popen(command, cwd="/", **_become()).wait(timeout=60) == 0, "initdb failed"
+    server = PostgresServer(bin_, data, free_port(), folder / "authority.pem")
     _certify(server, account)
     return server
 
@@ -115,35 +109,14 @@ def _account() -> pwd.struct_passwd:
     return pwd.getpwnam("nobody")
 
 
-def _popen(command: list[str | Path]) -> subprocess.Popen:
+def _become() -> dict:
     account = _account()
-    become = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if not os.geteuid() else {}
-    return subprocess.Popen(
-        command,
-        cwd="/",
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=_die_along,  # noqa: PLW1509 - before any thread
-        **become,
-    )
+    if os.geteuid():
+        return {}
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
-def _die_along() -> None:
-    """Be sent SIGINT when the parent ends, also by SIGKILL."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGINT)
-
-
-def _await_answer(server: PostgresServer) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.process.poll() is None:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            server.psql("SELECT 1")
-            return
-        time.sleep(0.05)
-    raise AssertionError("PostgreSQL did not start")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+def _answers(server: PostgresServer) -> bool:
+    with contextlib.suppress(subprocess.CalledProcessError):
+        return server.psql("SELECT 1") == "1"
+    return False

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
+from flowmate_async.private_files import create_private
 from flowmate_async.stores.age import AgeStore
+from flowmate_async.stores.document_store import DocumentStore
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.memory import MemoryStore
+from flowmate_async.stores.openbao import openbao_store
 from flowmate_async.stores.postgres import PostgresStore, postgres_store
 from flowmate_async.stores.sqlite import SqliteStore
 from flowmate_async.testing.store_suite import OpenStore, SealedStoreSuite, StoreSuite
@@ -61,3 +64,16 @@ class TestAgeStore(SealedStoreSuite):
     @pytest.fixture
     def open_with_wrong_key(self, path: Path) -> OpenStore:
         return lambda: AgeStore(path, key=StoreKey.generate())
+
+
+class TestOpenBaoStore(SealedStoreSuite):
+    """In a real OpenBao, whose key is a token."""
+
+    @pytest.fixture
+    def open_store(self, open_openbao: Callable[[], DocumentStore]) -> OpenStore:
+        return open_openbao
+
+    @pytest.fixture
+    def open_with_wrong_key(self, openbao_url: str, tmp_path: Path) -> OpenStore:
+        create_private(tmp_path / "token", b"a-token-that-nobody-made")
+        return lambda: openbao_store(f"{openbao_url}&token_file={tmp_path / 'token'}")

@@ -97,7 +97,7 @@ def test_an_unknown_scheme_lists_the_known_ones(url: str) -> None:
     """Those of installed packages among them."""
     with pytest.raises(
         ConfigurationError,
-        match=r"Known schemes: broken, custom\+thing, jsonl\+age, memory, postgresql, sqlite$",
+        match=r"Known schemes: broken, custom\+thing, jsonl\+age, memory, openbao, postgresql, sqlite$",
     ):
         open_store(url)
 

@@ -1,0 +1,367 @@
+"""A store over a service that keeps documents: a document a user, written with check-and-set.
+
+A user's credentials and checkpoint are one document, so they are there together or not at all. A batch of
+several users has no transaction: after a failure some of them are written, each wholly. Sums over a run read
+every user's document. Nothing here knows a service.
+"""
+
+# ruff: noqa: D102 - the protocol documents the methods
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self
+
+from msgspec.structs import replace
+
+from flowmate_async.clock import Clock, SystemClock
+from flowmate_async.errors import StoreError
+from flowmate_async.secrets import Secret
+from flowmate_async.stores.base import (
+    Checkpoint,
+    Missing,
+    Removal,
+    Run,
+    RunTotals,
+    Status,
+    StoredItem,
+    UserWrite,
+    Verification,
+    Written,
+    no_such_run,
+    totals_of,
+)
+from flowmate_async.stores.document_writes import check_and_set, each
+from flowmate_async.stores.documents import (
+    STATE,
+    USERS,
+    Document,
+    Documents,
+    State,
+    UserDocument,
+    judged,
+    name_of,
+    opened,
+    state_of,
+    stored_secret,
+    updated,
+    user_of,
+    username_of,
+)
+from flowmate_async.stores.lease import held_lease
+from flowmate_async.stores.meta import not_bound, not_open, require_origin
+from flowmate_async.stores.uninterrupted import uninterrupted
+
+_PAGE = 100
+_RUNS_KEPT_OF_A_SELECTION = 2
+_RUNS_KEPT = 40
+
+
+class DocumentStore:
+    """A store in a service, see :class:`~flowmate_async.stores.Store` for the methods.
+
+    Cancellation: a user's document that is being written is finished.
+
+    Args:
+        documents: the service.
+        create: make the store when it is missing; otherwise that is an error.
+        clock: tells when a lease of the run lock has ended.
+    """
+
+    def __init__(self, documents: Documents, *, create: bool = True, clock: Clock | None = None) -> None:
+        self._documents = documents
+        self._create = create
+        self._clock = clock or SystemClock()
+        self._open = False
+        self._bound = False
+        self._runs: dict[str, Run] = {}
+
+    async def __aenter__(self) -> Self:
+        """Connect; read what the store says of itself, or make it."""
+        await self._documents.__aenter__()
+        try:
+            await self._prepare()
+        except BaseException:
+            await uninterrupted(self._documents.__aexit__(None, None, None))
+            raise
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        await uninterrupted(self._documents.__aexit__(kind, error, trace))
+
+    async def bind(self, origin: str) -> None:
+        state = await self._change(lambda state: replace(state, origin=state.origin or origin))
+        require_origin(state.origin, origin, where=self._documents.where)
+
+    async def origin(self) -> str | None:
+        return (await self._state()).origin
+
+    def exclusive_run(self) -> AbstractAsyncContextManager[None]:
+        return held_lease(
+            self._change,
+            clock=self._clock,
+            seconds=self._documents.lease_seconds,
+            where=self._documents.where,
+        )
+
+    async def last_run(self, *, selection: str | None = None) -> Run | None:
+        latest_first = reversed((await self._state()).runs)
+        return next((run for run in latest_first if selection in (None, run.selection)), None)
+
+    async def begin_run(self, *, at: float, selection: str = "") -> Run:
+        run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
+        await self._change(lambda state: replace(state, runs=_kept((*state.runs, run))))
+        return run
+
+    async def finish_run(self, run: Run, *, at: float | None) -> None:
+        def finish(state: State) -> State:
+            if run.id not in {known.id for known in state.runs}:
+                raise no_such_run()
+            return replace(
+                state,
+                runs=tuple(
+                    replace(known, finished_at=at) if known.id == run.id else known for known in state.runs
+                ),
+            )
+
+        await self._change(finish)
+
+    async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
+        await self._require(run)
+        if not self._bound:
+            raise not_bound(self._documents.where)
+        by_user: dict[str, list[UserWrite]] = {}
+        for user in batch:
+            for secret in user.secrets:  # refuse the batch before any of it is written
+                stored_secret(user.checkpoint.username, secret, at=0)
+            by_user.setdefault(user.checkpoint.username, []).append(user)
+        counts = await each(lambda item: self._write_user(run, *item), by_user.items())
+        return Written(sum(counts), sum(len(user.secrets) for user in batch) - sum(counts))
+
+    async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
+        await self._require(run)
+
+        def note(user: UserDocument) -> UserDocument:
+            noted = {one: replace(stored, missing_run=run.id) for one, stored in user.secrets.items()}
+            return replace(user, secrets=noted)
+
+        await each(lambda username: self._change_user(username, note), usernames)
+
+    async def missing(self, run: Run) -> Missing:
+        gone = stored = 0
+        async for user in self._users():
+            found = judged(user, run)
+            gone, stored = gone + sum(one.missing_run == run.id for one in found), stored + len(found)
+        return Missing(missing=gone, stored=stored)
+
+    async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
+        removed = 0
+        async for user in self._users():
+            gone = [one for one, stored in user.secrets.items() if stored.missing_run == run.id]
+            if how == "mark":
+                gone = [one for one in gone if user.secrets[one].removed_at is None]
+            if gone:
+                await self._remove(user.username, run, how=how, at=at)
+                removed += len(gone)
+        return removed
+
+    async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
+        found: dict[str, Status] = {}
+        for first in range(0, len(usernames), _PAGE):
+            for user in await self._read(name_of(name) for name in usernames[first : first + _PAGE]):
+                if run.id in user.checkpoints:
+                    found[user.username] = user.checkpoints[run.id].status
+        return found
+
+    async def totals(self, run: Run) -> RunTotals:
+        return totals_of([checkpoint async for checkpoint in self.checkpoints(run)])
+
+    async def checkpoints(self, run: Run) -> AsyncIterator[Checkpoint]:
+        async for user in self._users():
+            if run.id in user.checkpoints:
+                yield user.checkpoints[run.id]
+
+    async def get(self, username: str, secret_id: str) -> Secret | None:
+        for user in await self._read([name_of(username)]):
+            if secret_id in user.secrets:
+                return _opened(user, secret_id)
+        return None
+
+    async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
+        async for user in self._users(username):
+            for item in user.items():
+                yield item
+
+    async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
+        async for user in self._users(username):
+            for secret_id in sorted(user.secrets):
+                yield user.username, _opened(user, secret_id)
+
+    async def verify(self) -> Verification:
+        damaged: list[tuple[str, str]] = []
+        intact = 0
+        async for user in self._users(damaged=damaged):
+            for secret_id, stored in sorted(user.secrets.items()):
+                if opened(stored) is None:
+                    damaged.append((user.username, secret_id))
+                else:
+                    intact += 1
+        return Verification(intact=intact, damaged=tuple(damaged))
+
+    async def _prepare(self) -> None:
+        found = await self._documents.read(STATE)
+        if found is None and not self._create:
+            where = self._documents.where
+            raise StoreError(f"there is no store {where}", advice="Check the store's URL")
+        if found is None:
+            await self._change(lambda state: state)
+        else:
+            self._note(state_of(found, where=self._documents.where))
+
+    async def _state(self) -> State:
+        if not self._open:
+            raise not_open(self._documents.where)
+        found = await self._documents.read(STATE)
+        if found is None:
+            raise StoreError(f"the store {self._documents.where} is gone", advice="Check the store's URL")
+        return self._note(state_of(found, where=self._documents.where))
+
+    async def _change(self, change: Callable[[State], State]) -> State:
+        """Change the store's own document, after whatever others have made of it."""
+
+        def changed(found: Document | None) -> State:
+            before = State() if found is None else state_of(found, where=self._documents.where)
+            return change(before)
+
+        return self._note(await check_and_set(self._documents, STATE, changed, sleep=self._clock.sleep))
+
+    def _note(self, state: State) -> State:
+        self._bound = state.origin is not None
+        self._runs = {run.id: run for run in state.runs}
+        return state
+
+    async def _require(self, run: Run) -> None:
+        """Look up a run that is not known yet."""
+        if not self._open:
+            raise not_open(self._documents.where)
+        if run.id not in self._runs or not self._bound:
+            await self._state()
+        if run.id not in self._runs:
+            raise no_such_run()
+
+    async def _write_user(self, run: Run, username: str, writes: list[UserWrite]) -> int:
+        changed = 0
+
+        def write(user: UserDocument) -> UserDocument:
+            nonlocal changed
+            changed = 0
+            for one in writes:
+                user, count = updated(user, run, one)
+                changed += count
+            known = {run_id: one for run_id, one in user.checkpoints.items() if run_id in self._runs}
+            return replace(user, checkpoints=known)
+
+        await self._change_user(username, write, create=True)
+        return changed
+
+    async def _change_user(
+        self, username: str, change: Callable[[UserDocument], UserDocument], *, create: bool = False
+    ) -> None:
+        def changed(found: Document | None) -> UserDocument:
+            if found is None:
+                return change(UserDocument(username=username)) if create else UserDocument(username=username)
+            user = user_of(found)
+            # A damaged document is replaced by what is written now, so it heals.
+            return change(UserDocument(username=username) if user is None else user)
+
+        if create or await self._documents.read(name_of(username)) is not None:
+            await check_and_set(self._documents, name_of(username), changed, sleep=self._clock.sleep)
+
+    async def _remove(self, username: str, run: Run, *, how: Removal, at: float) -> None:
+        left = UserDocument(username=username)
+
+        def remove(user: UserDocument) -> UserDocument:
+            nonlocal left
+            secrets = dict(user.secrets)
+            for secret_id, stored in user.secrets.items():
+                if stored.missing_run == run.id and how == "delete":
+                    del secrets[secret_id]
+                elif stored.missing_run == run.id:
+                    removed_at = at if stored.removed_at is None else stored.removed_at
+                    secrets[secret_id] = replace(stored, removed_at=removed_at)
+            left = replace(user, secrets=secrets)
+            return left
+
+        await self._change_user(username, remove)
+        if not left.secrets and run.id not in left.checkpoints:
+            await self._documents.delete(name_of(username))
+
+    async def _users(
+        self, username: str | None = None, *, damaged: list[tuple[str, str]] | None = None
+    ) -> AsyncIterator[UserDocument]:
+        """Every user's document by username, or one; damaged ones are named in ``damaged``, or an error."""
+        names = await self._names() if username is None else [name_of(username)]
+        for first in range(0, len(names), _PAGE):
+            for user in sorted(
+                await self._read(names[first : first + _PAGE], damaged=damaged), key=lambda one: one.username
+            ):
+                yield user
+
+    async def _names(self) -> list[str]:
+        """The names of all users' documents, in the order of the usernames."""
+        if not self._open:
+            raise not_open(self._documents.where)
+        names = [name async for name in self._documents.names(USERS)]
+        known = {name: username_of(name) for name in names}
+        hashed = [name for name, username in known.items() if username is None]
+        for user in await self._read(hashed, damaged=[]):
+            known[name_of(user.username)] = user.username
+        return sorted(names, key=lambda name: known[name] or "")
+
+    async def _read(
+        self, names: Iterable[str], *, damaged: list[tuple[str, str]] | None = None
+    ) -> list[UserDocument]:
+        if not self._open:
+            raise not_open(self._documents.where)
+        users = []
+        for name, document in (await self._documents.read_many(list(names))).items():
+            user = user_of(document)
+            if user is not None:
+                users.append(user)
+            elif damaged is not None:
+                damaged.append((username_of(name) or name, "*"))
+            else:
+                raise _damaged(username_of(name) or name, None)
+        return users
+
+
+def _kept(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    """The last two of each selection, and not too many: the list would grow for ever."""
+    of_selection: dict[str, int] = {}
+    kept: list[Run] = []
+    for run in reversed(runs):
+        of_selection[run.selection] = of_selection.get(run.selection, 0) + 1
+        if of_selection[run.selection] <= _RUNS_KEPT_OF_A_SELECTION and len(kept) < _RUNS_KEPT:
+            kept.append(run)
+    return tuple(reversed(kept))
+
+
+def _opened(user: UserDocument, secret_id: str) -> Secret:
+    secret = opened(user.secrets[secret_id])
+    if secret is None:
+        raise _damaged(user.username, secret_id)
+    return secret
+
+
+def _damaged(username: str, secret_id: str | None) -> StoreError:
+    return StoreError(
+        "what is stored is not a credential: it was damaged, or written by somebody else",
+        advice="Sync this user again, which replaces it",
+        username=username,
+        secret_id=secret_id,
+    )

@@ -1,0 +1,107 @@
+"""The run lock of a service that has no locks: a lease in the store's own document, renewed while held.
+
+Whoever vanishes holds it until the lease ends, by the clocks of those who wait; clocks that disagree by more
+than two thirds of it would let two in.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from flowmate_async.clock import Clock
+from flowmate_async.errors import CheckpointError, FlowMateError
+from flowmate_async.stores.documents import Lease, State
+from flowmate_async.stores.uninterrupted import uninterrupted
+
+Change = Callable[[Callable[[State], State]], Awaitable[State]]
+
+
+@asynccontextmanager
+async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str) -> AsyncIterator[None]:
+    """Hold the lease; should it be lost, the task that holds it is ended.
+
+    Args:
+        change: changes the store's own document by check-and-set.
+        clock: tells when a lease ends.
+        seconds: how long it lasts unless it is renewed.
+        where: the store, for messages.
+
+    Raises:
+        CheckpointError: another run holds it, or it was lost.
+    """
+    owner = os.urandom(16).hex()
+
+    def take(state: State) -> State:
+        now, lease = clock.wall(), state.lease
+        if lease is not None and lease.owner != owner and lease.until > now:
+            until = datetime.fromtimestamp(lease.until, UTC).strftime("%H:%M:%S UTC")
+            raise CheckpointError(
+                f"another run holds the store {where} until {until}, and for longer if it goes on",
+                advice="Wait for it to end, or stop its process and wait until then",
+            )
+        return replace(state, lease=Lease(owner, now + seconds))
+
+    def give_back(state: State) -> State:
+        mine = state.lease is not None and state.lease.owner == owner
+        return replace(state, lease=None) if mine else state
+
+    await change(take)
+    renewal = _Renewal(lambda: change(take), clock=clock, seconds=seconds / 3)
+    try:
+        try:
+            yield
+        finally:
+            await uninterrupted(_ended(renewal, lambda: change(give_back)))
+    except asyncio.CancelledError:
+        if renewal.failure is None:
+            raise
+    if renewal.failure is not None:
+        _uncancel()
+        raise CheckpointError(
+            f"the run lock of the store {where} was lost: {renewal.failure.message}",
+            advice="Run again: what was acknowledged is kept",
+        )
+
+
+class _Renewal:
+    """Renews a lease in the background; cancels its holder when that fails."""
+
+    def __init__(self, renew: Callable[[], Awaitable[State]], *, clock: Clock, seconds: float) -> None:
+        self.failure: FlowMateError | None = None
+        self._renew = renew
+        self._clock = clock
+        self._seconds = seconds
+        self._holder = asyncio.current_task()
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def end(self) -> None:
+        """Stop renewing."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            await self._clock.sleep(self._seconds)
+            try:
+                await self._renew()
+            except FlowMateError as failure:
+                self.failure = failure
+                if self._holder is not None:
+                    self._holder.cancel()
+                return
+
+
+async def _ended(renewal: _Renewal, give_back: Callable[[], Awaitable[State]]) -> None:
+    await renewal.end()
+    if renewal.failure is None:
+        await give_back()
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

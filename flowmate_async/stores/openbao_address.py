@@ -1,0 +1,160 @@
+"""Where an OpenBao or Vault store is, and the token for it.
+
+Never a token in the URL: it comes from a private file that the URL names, from ``BAO_TOKEN`` or
+``VAULT_TOKEN``, or from ``~/.vault-token``, where ``bao login`` leaves it.
+"""
+
+import os
+import re
+import ssl
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.private_files import read_private_text
+from flowmate_async.redaction import Redacted, one_line
+from flowmate_async.settings import is_loopback
+from flowmate_async.transport.tls import client_context
+
+_OPTIONS = frozenset({"tls", "cacert", "token_file", "namespace", "versions"})
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_EXAMPLE = (
+    "It looks like openbao://host:8200/secret/flowmate: the mount of a KV engine (version 2), then a path"
+)
+_TOKEN_FILE = ".vault-token"  # noqa: S105 - a file's name
+_DEFAULT_PORT = 8200
+
+
+class Token(Redacted, frozen=True):
+    """A token, which never prints."""
+
+    text: str
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """A mount of a server and a path in it.
+
+    Attributes:
+        origin: scheme, host and port.
+        mount: the mount of the KV engine.
+        path: the path in it.
+        ca_file: the authorities to trust instead of the system's.
+        token_file: a private file with the token.
+        namespace: the namespace, empty for the root's.
+        versions: how many versions of a document the server keeps.
+    """
+
+    origin: str
+    mount: str
+    path: str
+    ca_file: str = ""
+    token_file: str = ""
+    namespace: str = ""
+    versions: int = 1
+
+    @property
+    def where(self) -> str:
+        """The same for messages."""
+        return f"{self.origin}/{self.mount}/{self.path}"
+
+    def context(self) -> ssl.SSLContext | None:
+        """The TLS rules; ``None`` for plain HTTP.
+
+        Raises:
+            ConfigurationError: the authorities' file cannot be used.
+        """
+        if self.origin.startswith("http:"):
+            return None
+        return client_context(ca_file=self.ca_file or None)
+
+    def token(self) -> Token:
+        """The token, read anew each time.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if self.token_file:
+            return Token(read_private_text(self.token_file, what="the token file"))
+        found = Token(os.environ.get("BAO_TOKEN") or os.environ.get("VAULT_TOKEN") or "")
+        default = Path.home() / _TOKEN_FILE
+        if not found.text and default.is_file():
+            found = Token(read_private_text(default, what="the token file"))
+        if found.text:
+            return found
+        raise ConfigurationError(
+            "there is no token for OpenBao",
+            advice="Set BAO_TOKEN, name a private file with ?token_file=…, or run bao login",
+        )
+
+
+def parse_address(url: str) -> Address:
+    """The address in ``openbao://host:8200/mount/path``.
+
+    TLS is the rule; ``?tls=off`` is for this machine only. A host that is left out comes from ``BAO_ADDR`` or
+    ``VAULT_ADDR``.
+
+    Raises:
+        ConfigurationError: no such URL.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or _DEFAULT_PORT
+        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        versions = int(options.get("versions", "1"))
+    except ValueError:
+        raise ConfigurationError("this is not the URL of an OpenBao store", advice=_EXAMPLE) from None
+    mount, _, path = parts.path.strip("/").partition("/")
+    _check(parts.path, options, versions, fragment=parts.fragment)
+    origin = _origin(host, port, options.get("tls", "on")) if host else _origin_of_environment()
+    return Address(
+        origin=origin,
+        mount=mount,
+        path=path,
+        ca_file=options.get("cacert") or os.environ.get("BAO_CACERT") or os.environ.get("VAULT_CACERT") or "",
+        token_file=options.get("token_file", ""),
+        namespace=_namespace(options),
+        versions=versions,
+    )
+
+
+def _namespace(options: dict[str, str]) -> str:
+    found = options.get("namespace") or os.environ.get("BAO_NAMESPACE") or os.environ.get("VAULT_NAMESPACE")
+    return found or ""
+
+
+def _check(path: str, options: dict[str, str], versions: int, *, fragment: str) -> None:
+    unknown = sorted(set(options) - _OPTIONS)
+    segments = path.strip("/").split("/")
+    whole = len(segments) >= 2 and all(_SEGMENT.fullmatch(segment) for segment in segments)
+    if (
+        unknown
+        or fragment
+        or not whole
+        or not 1 <= versions <= 100
+        or options.get("tls", "on") not in ("on", "off")
+    ):
+        wrong = f": ?{one_line(unknown[0], limit=40)} is unknown" if unknown else ""
+        raise ConfigurationError(f"this is not the URL of an OpenBao store{wrong}", advice=_EXAMPLE)
+
+
+def _origin(host: str, port: int, tls: str) -> str:
+    if tls == "off" and not is_loopback(host):
+        raise ConfigurationError(
+            f"?tls=off would send credentials to {host} in clear", advice="It is for this machine only"
+        )
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{'https' if tls == 'on' else 'http'}://{bracketed}:{port}"
+
+
+def _origin_of_environment() -> str:
+    named = os.environ.get("BAO_ADDR") or os.environ.get("VAULT_ADDR") or ""
+    try:
+        parts = urlsplit(named)
+        host, port = parts.hostname or "", parts.port or _DEFAULT_PORT
+    except ValueError:
+        host = ""
+    if not host or parts.scheme not in ("http", "https"):
+        raise ConfigurationError("the URL of the OpenBao store names no host", advice=_EXAMPLE)
+    return _origin(host, port, "off" if parts.scheme == "http" else "on")
