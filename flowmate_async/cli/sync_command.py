@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,10 @@ from flowmate_async.cli.interrupts import graceful
 from flowmate_async.cli.observing import MetricsFlags
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.progress import display
-from flowmate_async.cli.report_file import require_report_path, write_report
 from flowmate_async.cli.team import Team
 from flowmate_async.cli.usernames import checked_usernames, read_usernames
 from flowmate_async.errors import ConfigurationError, FlowMateError
+from flowmate_async.reporting import recording, require_report_path, write_report
 from flowmate_async.sync.engine import SyncOptions
 from flowmate_async.sync.removal import DEFAULT_MAX_REMOVED_SHARE, RemovalPolicy
 from flowmate_async.sync.report import SyncReport
@@ -81,7 +82,13 @@ class RunFlags:
             help="Processes that share the work, the rate and the checkpoint; one a core.",
         ),
     ] = 1
-    report: Annotated[Path | None, Parameter(help="Write a JSON report, a line a user, to this file.")] = None
+    report: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            negative=(),
+            help="Write a report to this file: a page if it ends in .html, JSON if not; repeatable.",
+        ),
+    ] = ()
     json: Annotated[bool, Parameter(negative=(), help="Print the totals as JSON.")] = False
 
     def options(self) -> SyncOptions:
@@ -132,18 +139,25 @@ async def sync(
     """
     names = selection.usernames(usernames)
     options = run.options()
-    if run.report is not None:
-        require_report_path(run.report)
+    for path in run.report:
+        require_report_path(path)
     metrics.check()
     team = Team(connection, store, count=run.workers) if run.workers > 1 else None
     client, stop = connection.client() if team is None else team.client(), asyncio.Event()
     async with store.open(create=True) as opened, client as fm, metrics.observing(fm, stop) as observed:
         executor = None if team is None else team.executor(opened)
         job = partial(fm.sync, opened, names, options=options, stop=stop, executor=executor)
-        report, error = await _ended(job, stop)
+        with recording(fm) if run.report else nullcontext() as record:
+            report, error = await _ended(job, stop)
         observed.exit_code, observed.complete = _exit(report, error), report is not None and report.complete
-        if run.report is not None:
-            await write_report(run.report, opened, report=report, error=str(error) if error else None)
+        for path in run.report:
+            await write_report(
+                path,
+                opened,
+                report=report,
+                error=str(error) if error else None,
+                observed=None if record is None else record.observation(),
+            )
     if error is not None:
         raise error
     if report is not None:

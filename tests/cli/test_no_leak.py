@@ -93,7 +93,8 @@ def test_a_whole_sync_with_failures_shows_no_credential(flowmate, vault, observe
     monkeypatch.setenv("FLOWMATE_STORE_KEY", "5a" * 32)
     before = vault.secrets()
     ended: list[Ended] = []
-    report = ("--report", str(home / "report.json"))
+    report = ("--report", str(home / "report.json"), "--report", str(home / "report.html"))
+    report += ("--metrics-file", str(home / "flowmate.prom"))
     ended.append(flowmate("sync", "--all-users", *report))
     vault.sandbox.configure(provider_fault=ProviderFault.ERROR_BODY)
     ended.append(flowmate("sync", "--all-users", *report))

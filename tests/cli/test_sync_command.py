@@ -112,6 +112,23 @@ class TestSync:
         assert ended.code == USAGE
         assert "credentials.db" in ended.complaint
 
+    def test_a_page_and_json_are_written_side_by_side(self, flowmate, connected, home):
+        reports = ("--report", str(home / "report.html"), "--report", str(home / "report.json"))
+        assert flowmate("sync", "--all-users", *reports).code == 0
+        page = (home / "report.html").read_text()
+        report = msgspec.json.decode((home / "report.json").read_bytes())
+        assert f'<data id="synced" value="{report["totals"]["synced"]}">' in page
+        assert "Latency by endpoint" in page
+        assert flowmate("sync", "--all-users", *reports).code == 0, "both are replaced"
+
+    def test_a_page_of_several_processes_says_what_it_does_not_know(self, flowmate, connected, home):
+        report = ("--report", str(home / "report.html"))
+        assert flowmate("sync", "--all-users", "--workers", "2", *report).code == 0
+        page = (home / "report.html").read_text()
+        assert '<data id="synced" value="12">' in page
+        assert "sent by other processes" in page
+        assert "Latency by endpoint" not in page
+
     def test_the_report_has_a_line_a_user_and_no_credential(self, flowmate, connected, home):
         names = flowmate("users").out.splitlines()
         ended = flowmate("sync", *names, "no-such-user", "--report", str(home / "report.json"), "--json")

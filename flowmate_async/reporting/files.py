@@ -1,0 +1,83 @@
+"""The report on disk: JSON with a line a user, or a page, by the file's name. Readable by its owner only."""
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from flowmate_async.private_files import replaced_atomically, require_replaceable
+from flowmate_async.reporting import page
+from flowmate_async.reporting.recorder import Observation
+from flowmate_async.reporting.summary import Head, summed_up
+from flowmate_async.stores import Store
+from flowmate_async.sync.report import SyncReport
+
+_JSON_BEGINS = b'{"run_id":'
+_HTML_BEGINS = b"<!doctype html>\n<!-- flowmate report -->"
+_PAGES = (".html", ".htm")
+# JSON allows these as they are, and a terminal would obey them.
+_COMMANDING = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def require_report_path(path: Path) -> None:
+    """Refuse, before anything is sent, a path where the report cannot be or must not be written.
+
+    Args:
+        path: ``.html`` for a page, any other for JSON.
+
+    Raises:
+        ConfigurationError: the folder cannot be written to, the path is something other than a report, or
+            a page is asked for and Jinja is not installed.
+    """
+    as_page = _is_page(path)
+    require_replaceable(path, begins=_HTML_BEGINS if as_page else _JSON_BEGINS, what="a report")
+    if as_page:
+        page.require_engine()
+
+
+async def write_report(
+    path: Path,
+    store: Store,
+    *,
+    report: SyncReport | None,
+    error: str | None,
+    observed: Observation | None = None,
+) -> None:
+    """Write the newest run's report; replaces an earlier one at once.
+
+    Args:
+        path: ``.html`` for a page, any other for JSON.
+        store: the entered store.
+        report: what the call returned, if it did.
+        error: why the run was ended early, if it was.
+        observed: how the call went over time.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    run = await store.last_run()
+    if run is None:
+        return
+    totals = await store.totals(run)
+    head = Head.of(run, totals, call=report, ended_early=error, observed=observed)
+    if _is_page(path):
+        content = page.render(head, await summed_up(store.checkpoints(run)))
+        with replaced_atomically(path) as file:
+            file.write(content)
+        return
+    with replaced_atomically(path) as file:
+        file.write(_json(head)[:-1] + b',"users":[')
+        separator = b"\n"
+        async for checkpoint in store.checkpoints(run):
+            file.write(separator + _json(checkpoint))
+            separator = b",\n"
+        file.write(b"\n]}\n")
+
+
+def _is_page(path: Path) -> bool:
+    return path.suffix.lower() in _PAGES
+
+
+def _json(value: object) -> bytes:
+    text = msgspec.json.encode(value).decode()
+    return _COMMANDING.sub(lambda found: f"\\u{ord(found.group()):04x}", text).encode()

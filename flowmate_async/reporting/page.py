@@ -1,0 +1,182 @@
+"""The report as one HTML page: everything it needs is in it, and nothing in it can run or be fetched.
+
+Names and messages come from upstream and are untrusted: the template escapes everything, every text that is
+printed has its control characters made visible, and the content-security policy admits this style sheet and
+nothing else.
+"""
+
+import base64
+import hashlib
+import math
+import unicodedata
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.reporting import charts
+from flowmate_async.reporting.recorder import Observation
+from flowmate_async.reporting.summary import Head, Summary
+from flowmate_async.sync.report import SyncReport
+
+MOST_LEFT_OUT = 200
+_UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co"})
+"""Unicode categories of characters that command a reader or only change how text looks."""
+
+
+def render(head: Head, summary: Summary) -> bytes:
+    """The page.
+
+    Args:
+        head: what is known of the run.
+        summary: of its users.
+
+    Raises:
+        ConfigurationError: Jinja is not installed.
+    """
+    style = resources.files("flowmate_async.reporting").joinpath("report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    observed = head.observed
+    sent_here = observed is not None and _sent_here(observed, head.call)
+    text: str = _template().render(
+        head=head,
+        summary=summary,
+        left_out=head.call.left_out[:MOST_LEFT_OUT] if head.call else (),
+        sent_here=sent_here,
+        plots=[] if observed is None else _plots(observed, sent_here=sent_here),
+        histograms=_histograms(observed) if observed is not None and sent_here else [],
+        style=style,
+        style_digest=digest,
+    )
+    return text.encode()
+
+
+def require_engine() -> None:
+    """Refuse a page early when Jinja is not installed.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    _template()
+
+
+@cache
+def _template() -> Any:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - an extra
+    except ImportError:
+        missing = True
+    else:
+        missing = False
+    if missing:
+        raise ConfigurationError(
+            "a report as HTML needs Jinja, which is not installed",
+            advice="Install the extra: pip install 'flowmate-async[report]'; or write report.json",
+        )
+    environment = Environment(
+        loader=PackageLoader("flowmate_async.reporting", package_path=""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(whole=whole, short=short, seconds=duration, when=moment)
+    return environment.get_template("report.html.jinja")
+
+
+def visible(value: Any) -> Any:
+    """A text with its control, bidirectional and other unseen characters written out; the rest as it is."""
+    if not isinstance(value, str) or hasattr(value, "__html__") or (value.isascii() and value.isprintable()):
+        return value
+    return "".join(_shown(letter) for letter in value)
+
+
+def _shown(letter: str) -> str:
+    if letter == "\n" or unicodedata.category(letter) not in _UNSEEN:
+        return letter
+    return f"\\u{ord(letter):04x}"
+
+
+def whole(number: float) -> str:
+    """A count, with separators."""
+    return f"{number:,.0f}"
+
+
+def short(number: float) -> str:
+    """A number in three digits or so."""
+    if number >= 100 or number == int(number):
+        return f"{number:,.0f}"
+    return f"{number:.1f}" if number >= 10 else f"{number:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a reader would choose."""
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def moment(epoch: float) -> str:
+    """A moment in UTC."""
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _sent_here(observed: Observation, call: SyncReport | None) -> bool:
+    """Whether the process that was watched sent the requests, and not others for it."""
+    seen = sum(observed.broken.values()) + sum(sum(by.values()) for by in observed.answers.values())
+    return call is None or seen >= call.requests
+
+
+def _plots(observed: Observation, *, sent_here: bool) -> list[charts.Plot]:
+    samples = observed.samples
+    plots = []
+    if sent_here:
+        requests = charts.per_second(lambda sample: sample.requests, samples)
+        plots.append(
+            charts.over_time(
+                "Requests", samples, unit="requests/s", series=[("answered", "area one", requests)]
+            )
+        )
+    users = charts.per_second(lambda sample: sample.synced + sample.failed, samples)
+    plots.append(charts.over_time("Users", samples, unit="users/s", series=[("done", "area two", users)]))
+    if sent_here:
+        plots += [_rate_plot(observed), _concurrency_plot(observed)]
+    return [plot for plot in plots if plot.seconds > 0 and math.isfinite(plot.peak)]
+
+
+def _rate_plot(observed: Observation) -> charts.Plot:
+    series: list[Any] = [("allowed", "area three", lambda sample: sample.rate)]
+    if observed.rate is not None:
+        series.append(("configured", "line dashed", lambda _: observed.rate))
+    return charts.over_time(
+        "Rate limit",
+        observed.samples,
+        unit="requests/s",
+        series=series,
+        marks=("throttled by FlowMate", lambda sample: sample.throttled),
+    )
+
+
+def _concurrency_plot(observed: Observation) -> charts.Plot:
+    return charts.over_time(
+        "Concurrency",
+        observed.samples,
+        unit="requests",
+        series=[
+            ("in flight", "area four", lambda sample: sample.in_flight),
+            ("allowed", "line solid", lambda sample: sample.concurrency),
+        ],
+        marks=("breaker open", lambda sample: sample.breaker != "closed"),
+    )
+
+
+def _histograms(observed: Observation) -> list[charts.Histogram]:
+    return [charts.histogram(endpoint, latency) for endpoint, latency in sorted(observed.latency.items())]
