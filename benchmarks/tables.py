@@ -7,9 +7,12 @@ from typing import Any
 TARGETS = [
     ("http", "flowmate wire", "pyreqwest", 1.5),
     ("http", "flowmate wire", "aiohttp idiomatic", 5.0),
+    ("http", "flowmate wire", "aiohttp idiomatic, asyncio", 5.0),
     ("http", "flowmate wire", "wrk", 0.25),
     ("https", "flowmate wire", "aiohttp idiomatic", 2.5),
+    ("https", "flowmate wire", "aiohttp idiomatic, asyncio", 2.5),
     ("http", "flowmate aiohttp", "aiohttp idiomatic", 1.1),
+    ("http", "flowmate aiohttp, asyncio", "aiohttp idiomatic, asyncio", 1.1),
     ("http", "flowmate aiohttp", "aiohttp tuned", 0.87),
 ]
 """What was aimed at: contender, peer, least ratio of their medians."""

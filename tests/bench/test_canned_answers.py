@@ -11,6 +11,14 @@ from flowmate_async.sandbox import Sandbox, SandboxOptions
 
 pytestmark = pytest.mark.anyio
 OAUTH = "OA2_AUTHORIZATION_CODE"
+VALUE = {  # as docs/contract documents it
+    "authClientId": "6b04797823ada047ee5701ec",
+    "accessToken": "t" * len(ACCESS_TOKEN),
+    "refreshToken": "a refresh token",
+    "scope": "read write",
+    "expires": "2099-11-23T18:35:52.322Z",
+    "externalId": "ext-1-3",
+}
 
 
 def shape(content):
@@ -26,9 +34,8 @@ def shape(content):
 async def twin():
     async with Sandbox(SandboxOptions(empty_world=True)) as sandbox:
         sandbox.world.add_user("ali")
-        canned = msgspec.json.decode(ANSWERS[f"/secrets/{SECRET_ID}"].body)["data"]["value"]
         for _ in SECRET_IDS:
-            sandbox.world.add_secret("ali", type=OAUTH, value=canned | {"refreshToken": "in clear"})
+            sandbox.world.add_secret("ali", type=OAUTH, value=VALUE)
         yield sandbox
 
 
