@@ -12,6 +12,7 @@ from flowmate_async.cli.bench_command import bench
 from flowmate_async.cli.configuration import fill_from_file
 from flowmate_async.cli.demo_command import demo
 from flowmate_async.cli.doctor_command import doctor
+from flowmate_async.cli.examples import show_examples
 from flowmate_async.cli.exits import Exit, complain, exit_code
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.read_commands import get, list_, users
@@ -39,6 +40,8 @@ app.command(store_app)
 app.command(sandbox)
 app.command(bench)
 app.command(doctor)
+app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")
+show_examples(app)
 
 
 def main() -> NoReturn:

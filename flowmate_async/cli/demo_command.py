@@ -49,7 +49,12 @@ async def demo(
     users: Annotated[int, Parameter(help="Users of the twin.")] = 1000,
     seed: Annotated[int, Parameter(help="The same seed makes the same users and secrets.")] = 7,
 ) -> Exit:
-    """Start a local twin of FlowMate, sync its users into a sealed store, interrupt, resume, verify."""
+    """Start a local twin of FlowMate, sync its users into a sealed store, interrupt, resume, verify.
+
+    Examples:
+        flowmate demo
+        flowmate demo --users 100
+    """
     if users < 2:
         raise ConfigurationError("the demo needs at least 2 users")
     with tempfile.TemporaryDirectory(prefix="flowmate-demo-") as folder:

@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -21,6 +22,8 @@ from flowmate_async.events import Event, RunBegan, RunEnded, UserNotStored, User
 from flowmate_async.redaction import one_line
 
 _LINE_EVERY_SECONDS = 2.0
+_NARROW = 64
+"""Columns of a terminal below which there is no room for a bar."""
 
 
 class Display(Protocol):
@@ -50,18 +53,8 @@ class _Bar:
         self._began = time.monotonic()
         self._requests = 0
         self._failed = 0
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("users"),
-            TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[errors]}"),
-            TimeRemainingColumn(compact=True),
-            console=Console(file=stream),
-            transient=False,
-        )
+        console = Console(file=stream)
+        self._progress = Progress(*_columns(console.width), console=console, transient=False)
         self._task = self._progress.add_task("sync", total=None, speed="", errors="")
 
     def __enter__(self) -> Self:
@@ -92,6 +85,23 @@ class _Bar:
         speed = self._requests / max(time.monotonic() - self._began, 1e-3)
         errors = f"[red]{self._failed} failed[/red]" if self._failed else ""
         self._progress.update(self._task, advance=1, speed=f"{speed:,.0f} req/s", errors=errors)
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """What a line of that many characters has room for."""
+    counts: list[ProgressColumn] = [MofNCompleteColumn(), TextColumn("users")]
+    errors = TextColumn("{task.fields[errors]}")
+    if width < _NARROW:
+        return [SpinnerColumn(), *counts, errors]
+    return [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        *counts,
+        TextColumn("{task.fields[speed]}"),
+        errors,
+        TimeRemainingColumn(compact=True),
+    ]
 
 
 class _Lines:

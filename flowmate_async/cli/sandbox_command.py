@@ -1,6 +1,7 @@
 """``flowmate sandbox``: the local twin of FlowMate as a process."""
 
 import asyncio
+import contextlib
 import math
 import signal
 from pathlib import Path
@@ -68,8 +69,9 @@ async def sandbox(  # noqa: PLR0913 - a flag each
 
     loop = asyncio.get_running_loop()
     serving = loop.create_task(serve_forever(options, announce))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, serving.cancel)
+    with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C cancels this task instead
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, serving.cancel)
     try:
         await serving
     except asyncio.CancelledError:

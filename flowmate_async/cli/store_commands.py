@@ -25,6 +25,10 @@ async def list_(
 ) -> Exit:
     """List what is stored, of one user or all, without opening any credential.
 
+    Examples:
+        flowmate store list
+        flowmate store list abc123 --json
+
     Args:
         username: The user.
     """
@@ -53,6 +57,9 @@ async def get(
 ) -> Exit:
     """Print one stored secret as JSON; its values only with --reveal.
 
+    Examples:
+        flowmate store get abc123 66761aedcf268b4d68470e27 --reveal
+
     Args:
         username: The user.
         secret_id: The secret's id.
@@ -67,7 +74,11 @@ async def get(
 
 @store_app.command
 async def verify(*, store: StoreFlags = StoreFlags()) -> Exit:
-    """Open every stored credential and say which ones do not open."""
+    """Open every stored credential and say which ones do not open.
+
+    Examples:
+        flowmate store verify --store sqlite:///credentials.db --store-key-file store.key
+    """
     async with store.open() as opened:
         found = await opened.verify()
     for username, secret_id in found.damaged:
@@ -86,6 +97,9 @@ async def keygen(
     ] = False,
 ) -> Exit:
     """Make a new key for a store, in a file that only you may read.
+
+    Examples:
+        flowmate store keygen store.key
 
     Args:
         path: The file; must not exist yet.
