@@ -185,17 +185,24 @@ class AgeFolder:
         self._last = number
 
     def _compact(self, *, only_when_large: bool = False) -> None:
-        paths = [self._segment(number) for number in self._numbers()]
-        if not paths or (only_when_large and sum(one.stat().st_size for one in paths) < _LARGEST_SEGMENTS):
+        numbers = self._numbers()
+        if only_when_large and sum(self._segment(one).stat().st_size for one in numbers) < _LARGEST_SEGMENTS:
             return
-        store = replace(self.index.store, through=self._last)
-        write_lines(self.path, self._base_lines(store), self._identity)
-        self._base = None
-        for path in (*paths, *self.segments.glob(".*.new")):
-            path.unlink(missing_ok=True)
+        if numbers:
+            store = replace(self.index.store, through=self._last)
+            write_lines(self.path, self._base_lines(store), self._identity)
+            self._base = None
+            self.refresh()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove the segments that the base holds, also those that a crash has left, and half a segment."""
+        through = self.index.store.through
+        for path in (*self.segments.glob("[0-9]*.age"), *self.segments.glob(".*.new")):
+            if path.suffix == ".new" or int(path.stem) <= through:
+                path.unlink(missing_ok=True)
         with suppress(OSError):
             self.segments.rmdir()
-        self.refresh()
 
     def _base_lines(
         self, store: StoreLine, recast: Callable[[SecretLine], SecretLine] = lambda line: line

@@ -31,8 +31,9 @@ def open_store(url: str, *, key: StoreKey | None = None, create: bool = True) ->
 
     Args:
         url: ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``,
-            ``postgresql://user@host/database``, ``jsonl+age:///relative.age``, or a URL of a scheme that an
-            entry point in the group ``flowmate_async.stores`` provides.
+            ``postgresql://user@host/database``, ``jsonl+age:///relative.age``,
+            ``openbao://host/mount/path``, ``awssm://region/prefix``, or a URL of a scheme that an entry
+            point in the group ``flowmate_async.stores`` provides.
         key: the key of a sealed store, see :func:`load_key`.
         create: make a store that is missing; otherwise entering it raises ``StoreError``. Stores of entry
             points do as they like.
@@ -117,14 +118,21 @@ def _openbao(url: str, *, key: StoreKey | None, create: bool) -> Store:  # noqa:
     return openbao_store(url, create=create)
 
 
+def _aws(url: str, *, key: StoreKey | None, create: bool) -> Store:  # noqa: ARG001 - it seals by itself
+    from flowmate_async.stores.aws import aws_store  # noqa: PLC0415 - by scheme
+
+    return aws_store(url, create=create)
+
+
 _BUILT_IN: dict[str, StoreFactory] = {
+    "awssm": _aws,
     "jsonl+age": _age,
     "memory": _memory,
     "openbao": _openbao,
     "postgresql": _postgres,
     "sqlite": _sqlite,
 }
-_UNSEALED = frozenset({"memory", "openbao"})
+_UNSEALED = frozenset({"awssm", "memory", "openbao"})
 
 
 def needs_key(url: str) -> bool:

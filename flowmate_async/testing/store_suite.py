@@ -29,14 +29,14 @@ from flowmate_async.testing.removal_laws import RemovalLaws
 from flowmate_async.testing.samples import EXPIRES_AS_STORED, api_key, every_type
 from flowmate_async.testing.store_writes import ORIGIN, OpenStore, collect, failed, synced, write
 
-MORE_THAN_A_PAGE = 1200
-"""More rows than any sensible store fetches at a time."""
-
 
 class StoreSuite(RemovalLaws, ConcurrencyLaws):
     """Contract tests: derive, and override :meth:`open_store`."""
 
     pytestmark = pytest.mark.anyio
+
+    more_than_a_page = 1200
+    """More rows than the store fetches at a time; fewer where each is a request."""
 
     @pytest.fixture
     def anyio_backend(self) -> str:
@@ -252,15 +252,15 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
 
     async def test_iterators_pass_every_row_once_and_in_order(self, open_store: OpenStore) -> None:
         """Across pages, for many users and for one user with many secrets."""
-        names = [f"user-{number:05}" for number in range(MORE_THAN_A_PAGE)]
+        names = [f"user-{number:05}" for number in range(self.more_than_a_page)]
         many = [api_key(name) for name in names]
         async with open_store() as store:
             run = await write(store, *(synced(name, api_key()) for name in names), synced("zed", *many))
             assert [one.username async for one in store.checkpoints(run)] == [*names, "zed"]
-            assert [one.username async for one in store.items()] == names + ["zed"] * MORE_THAN_A_PAGE
+            assert [one.username async for one in store.items()] == names + ["zed"] * self.more_than_a_page
             assert [one.secret_id async for one in store.items("zed")] == names
             assert await collect(store.secrets("zed")) == [("zed", one) for one in many]
-            assert len(await collect(store.secrets())) == 2 * MORE_THAN_A_PAGE
+            assert len(await collect(store.secrets())) == 2 * self.more_than_a_page
 
     async def test_a_store_can_be_written_while_it_is_iterated(self, open_store: OpenStore) -> None:
         """An iterator holds no lock between its steps, and leaving it early leaves nothing behind."""

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from flowmate_async.stores.aws import aws_store
 from flowmate_async.stores.document_store import DocumentStore
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.openbao import openbao_store
 from flowmate_async.stores.postgres import PostgresStore, postgres_store
 from flowmate_async.stores.sqlite import SqliteStore
 
+from .moto_server import ENVIRONMENT, MotoServer, moto_server
 from .openbao_server import OpenBaoServer, openbao_server
 from .postgres_server import PostgresServer, postgres_server
 
@@ -72,6 +74,27 @@ def openbao_url(openbao: OpenBaoServer, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def open_openbao(openbao_url: str) -> Callable[[], DocumentStore]:
     return lambda: openbao_store(openbao_url)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[MotoServer]:
+    """A running stand-in for AWS."""
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture
+def aws_url(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place that no other test uses, with credentials where they are looked for."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto.endpoint)
+    return f"awssm://eu-central-1/test_{next(_NUMBERS)}"
+
+
+@pytest.fixture
+def open_aws(aws_url: str) -> Callable[[], DocumentStore]:
+    return lambda: aws_store(aws_url)
 
 
 @pytest.fixture

@@ -90,6 +90,7 @@ class TestFiles:
             assert await collect(store.items()) == []
             await store.write(run, [synced("bob", api_key())])
             assert await collect(store.secrets()) == [("bob", api_key())]
+            assert not Path(f"{path}.segments").exists()
         async with open_age() as store:
             assert await collect(store.secrets()) == [("bob", api_key())]
 

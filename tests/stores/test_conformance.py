@@ -77,3 +77,13 @@ class TestOpenBaoStore(SealedStoreSuite):
     def open_with_wrong_key(self, openbao_url: str, tmp_path: Path) -> OpenStore:
         create_private(tmp_path / "token", b"a-token-that-nobody-made")
         return lambda: openbao_store(f"{openbao_url}&token_file={tmp_path / 'token'}")
+
+
+class TestAwsStore(StoreSuite):
+    """In moto's server, which speaks the protocol of AWS Secrets Manager and takes any credentials."""
+
+    more_than_a_page = 250
+
+    @pytest.fixture
+    def open_store(self, open_aws: Callable[[], DocumentStore]) -> OpenStore:
+        return open_aws

@@ -150,6 +150,8 @@ class TestRunLock:
             await clock.forward(0)
             async with other.exclusive_run():
                 await clock.forward(21)
+                done, _ = await asyncio.wait([holder], timeout=5)
+                assert done, "the holder goes on"
                 with pytest.raises(CheckpointError, match=r"run lock .* was lost"):
                     await holder
                 with pytest.raises(CheckpointError, match="another run"):

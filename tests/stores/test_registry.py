@@ -95,10 +95,8 @@ def test_a_sealed_store_needs_a_key() -> None:
 @pytest.mark.usefixtures("entry_points")
 def test_an_unknown_scheme_lists_the_known_ones(url: str) -> None:
     """Those of installed packages among them."""
-    with pytest.raises(
-        ConfigurationError,
-        match=r"Known schemes: broken, custom\+thing, jsonl\+age, memory, openbao, postgresql, sqlite$",
-    ):
+    known = r"awssm, broken, custom\+thing, jsonl\+age, memory, openbao, postgresql, sqlite"
+    with pytest.raises(ConfigurationError, match=f"Known schemes: {known}$"):
         open_store(url)
 
 

@@ -1,0 +1,218 @@
+"""The store in AWS Secrets Manager: a secret a user, since secrets are billed.
+
+What is too long for a secret is in several (``aws_parts.py``). Writes are check-and-set: the id of a version
+is made from the id of the one it replaces, and the service refuses a second one of the same id. Nothing here
+knows what is in a document (``documents.py``).
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from flowmate_async.stores.aws_calls import Address, AwsCalls, Refusal, driver, parse_address
+from flowmate_async.stores.aws_parts import Head, PartAt, encoded, head_of, split
+from flowmate_async.stores.document_store import DocumentStore
+from flowmate_async.stores.document_writes import each
+from flowmate_async.stores.documents import Conflict, Document
+from flowmate_async.stores.encoding import Plaintext
+
+# A secret may have 100 versions a day, so the run lock in the store's own must not be renewed too often.
+_LEASE_SECONDS = 1800.0
+_AT_ONCE = 20
+_REREADS = 3
+_VERSIONS = uuid.UUID("8f3d2c9e-0b1a-4a51-9d0c-5c1c8a1f6e7b")
+_DESCRIPTION = "Credentials that flowmate_async keeps; changes made here are overwritten"
+
+
+class AwsDocuments:
+    """Documents in Secrets Manager; see :class:`~.documents.Documents` for the methods.
+
+    Args:
+        address: region and prefix; see :func:`~.aws_calls.parse_address`.
+    """
+
+    lease_seconds = _LEASE_SECONDS
+
+    def __init__(self, address: Address) -> None:
+        self.where = address.where
+        self._address = address
+        self._calls = AwsCalls(address)
+        self._made: set[str] = set()
+
+    async def __aenter__(self) -> Self:
+        """Make the client; nothing is sent yet."""
+        await self._calls.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the client."""
+        await self._calls.close()
+
+    async def read(self, name: str) -> Document | None:
+        """A document, or ``None``."""
+        secret = self._secret_of(name)
+        for _ in range(_REREADS):
+            answer = await self._calls.call(
+                "get_secret_value", allowed=("ResourceNotFound",), SecretId=secret
+            )
+            if isinstance(answer, Refusal):
+                return None
+            if (whole := await self._whole(_document(answer))) is not None:
+                return whole
+        # Parts that stay lost make a damaged document, which the next write of its user replaces.
+        return Document(b"", answer["VersionId"])
+
+    async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
+        """Those of these documents that there are."""
+        batches = [names[first : first + _AT_ONCE] for first in range(0, len(names), _AT_ONCE)]
+        found = {name: one for batch in await each(self._read_batch, batches) for name, one in batch.items()}
+        return {name: found[name] for name in names if name in found}
+
+    async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:
+        """Write a document in place of the one that was read, or where there was none."""
+        secret, parts = self._secret_of(name), split(text)
+        if len(parts) > 1:
+            places = [await self._put_part(_part(secret, at), part) for at, part in enumerate(parts)]
+            text = encoded(Head(tuple(places)))
+        if replacing is None:
+            await self._create(secret, text)
+            self._made.add(name)
+        else:
+            await self._replace(secret, text, replacing)
+            for at in range(_parts_of(parts), _parts_of(split(Plaintext(replacing.data)))):
+                await self._delete(_part(secret, at))
+
+    async def delete(self, name: str) -> None:
+        """Delete a document with all its versions and parts."""
+        secret = self._secret_of(name)
+        parts = [one async for one in self._listed(_part(secret, ""))]
+        for one in (secret, *parts):
+            await self._delete(one)
+        self._made.discard(name)
+
+    async def names(self, prefix: str) -> AsyncIterator[str]:
+        """The names that begin so. The service lists a new secret only after a while; one's own are added."""
+        made = {name for name in self._made if name.startswith(prefix)}
+        async for secret in self._listed(self._secret_of(prefix)):
+            name = secret.removeprefix(f"{self._address.prefix}/")
+            if "+" not in name:
+                made.discard(name)
+                yield name
+        for name in made:
+            yield name
+
+    async def _read_batch(self, names: Sequence[str]) -> dict[str, Document]:
+        secrets = {self._secret_of(name): name for name in names}
+        answer = await self._calls.call("batch_get_secret_value", SecretIdList=list(secrets))
+        found: dict[str, Document] = {}
+        for one in answer.get("SecretValues", ()):
+            name = secrets[one["Name"]]
+            whole = await self._whole(_document(one)) or await self.read(name)
+            if whole is not None:
+                found[name] = whole
+        # A batch is cut short when it grows too large for one answer, and when one of it may not be read.
+        for name in set(names) - set(found) - _not_found(answer, secrets):
+            if (one_more := await self.read(name)) is not None:
+                found[name] = one_more
+        return found
+
+    async def _whole(self, document: Document) -> Document | None:
+        """The document, put together if it is in parts; ``None`` when somebody has just written new ones."""
+        head = head_of(Plaintext(document.data))
+        if head is None:
+            return document
+        pieces = []
+        for part in head.parts:
+            answer = await self._calls.call(
+                "get_secret_value",
+                allowed=("ResourceNotFound",),
+                SecretId=part.name,
+                VersionId=part.version,
+            )
+            if isinstance(answer, Refusal):
+                return None
+            pieces.append(_document(answer).data)
+        return Document(b"".join(pieces), document.version)
+
+    async def _create(self, secret: str, text: Plaintext) -> None:
+        answer = await self._calls.call(
+            "create_secret", text, allowed=("ResourceExists",), Name=secret, **self._new()
+        )
+        if isinstance(answer, Refusal):
+            raise Conflict
+
+    async def _replace(self, secret: str, text: Plaintext, replacing: Document) -> None:
+        answer = await self._calls.call(
+            "put_secret_value",
+            text,
+            allowed=("ResourceExists", "ResourceNotFound"),
+            SecretId=secret,
+            ClientRequestToken=str(uuid.uuid5(_VERSIONS, str(replacing.version))),
+        )
+        if isinstance(answer, Refusal):
+            raise Conflict
+
+    async def _put_part(self, secret: str, part: Plaintext) -> PartAt:
+        answer = await self._calls.call(
+            "put_secret_value", part, allowed=("ResourceNotFound",), SecretId=secret
+        )
+        if isinstance(answer, Refusal):
+            answer = await self._calls.call("create_secret", part, Name=secret, **self._new())
+        return PartAt(secret, answer["VersionId"])
+
+    async def _delete(self, secret: str) -> None:
+        await self._calls.call(
+            "delete_secret", allowed=("ResourceNotFound",), SecretId=secret, ForceDeleteWithoutRecovery=True
+        )
+
+    async def _listed(self, begins: str) -> AsyncIterator[str]:
+        page: dict[str, Any] = {}
+        while True:
+            filters = [{"Key": "name", "Values": [begins]}]
+            answer = await self._calls.call("list_secrets", MaxResults=100, Filters=filters, **page)
+            for one in answer["SecretList"]:
+                if one["Name"].startswith(begins):
+                    yield one["Name"]
+            if not answer.get("NextToken"):
+                return
+            page = {"NextToken": answer["NextToken"]}
+
+    def _new(self) -> dict[str, Any]:
+        """What a new secret is made with."""
+        key = {"KmsKeyId": self._address.kms_key_id} if self._address.kms_key_id else {}
+        return {"Description": _DESCRIPTION, "ClientRequestToken": str(uuid.uuid4()), **key}
+
+    def _secret_of(self, name: str) -> str:
+        return f"{self._address.prefix}/{name}"
+
+
+def aws_store(url: str, *, create: bool = True) -> DocumentStore:
+    """The store behind a URL.
+
+    Raises:
+        ConfigurationError: no such URL, or no driver.
+    """
+    driver()
+    return DocumentStore(AwsDocuments(parse_address(url)), create=create)
+
+
+def _document(answer: Mapping[str, Any]) -> Document:
+    return Document(answer["SecretString"].encode(), answer["VersionId"])
+
+
+def _part(secret: str, at: int | str) -> str:
+    """The name of a part; no user's name has a plus sign."""
+    return f"{secret}+{at}"
+
+
+def _parts_of(parts: Sequence[Plaintext]) -> int:
+    """How many secrets there are besides the head."""
+    return len(parts) if len(parts) > 1 else 0
+
+
+def _not_found(answer: Mapping[str, Any], secrets: Mapping[str, str]) -> set[str]:
+    missing = [one for one in answer.get("Errors", ()) if "NotFound" in one.get("ErrorCode", "")]
+    return {secrets[one["SecretId"]] for one in missing if one.get("SecretId") in secrets}
