@@ -4,7 +4,7 @@ BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo test chaos fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean
+.PHONY: help setup demo test chaos fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean docs
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -59,6 +59,17 @@ endif
 
 bench-flow: .venv/installed  ## flow control against a strict limit: 50, 500 and 5,000 requests/s
 	$(BIN)/python benchmarks/flow.py --transport wire
+
+docs: .venv/docs  ## build the site into build/site, strictly: a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+.venv/docs: .venv/installed
+ifdef UV
+	$(UV) pip install --quiet --python $(BIN)/python --group docs
+else
+	$(BIN)/python -m pip install --quiet --group docs
+endif
+	@touch $@
 
 lint: .venv/installed  ## check style, and that imports point down
 	$(BIN)/ruff check

@@ -36,6 +36,13 @@ def attribute_docs():
                     yield target.id
 
 
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+SHOWN = {
+    line.removeprefix("::: ")
+    for page in REFERENCE.glob("*.md")
+    for line in page.read_text().splitlines()
+    if line.startswith("::: ")
+}
 DOCUMENTED_VALUES = set(attribute_docs())
 
 
@@ -66,3 +73,9 @@ def test_public_structs_are_frozen():
         found = getattr(flowmate_async, name)
         if inspect.isclass(found) and issubclass(found, msgspec.Struct):
             assert found.__struct_config__.frozen, name
+
+
+@pytest.mark.parametrize("name", flowmate_async.__all__)
+def test_every_public_name_has_its_place_in_the_reference(name):
+    """A page of docs/reference shows it: ``::: flowmate_async.Name``."""
+    assert f"flowmate_async.{name}" in SHOWN or (name.endswith("Error") and "flowmate_async.errors" in SHOWN)

@@ -10,7 +10,7 @@ from flowmate_async.cli import interrupts
 from flowmate_async.cli.app import app
 from flowmate_async.cli.exits import Exit
 
-PAGE = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 MANIFESTS = [
     manifest
     for block in re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
