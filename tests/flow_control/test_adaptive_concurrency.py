@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmate_async import FlowPolicy
+from flowmate_async import BulkheadPolicy, FlowPolicy
 from flowmate_async.events import ConcurrencyChanged
 from flowmate_async.traffic.adaptive_concurrency import AdaptiveConcurrency
 
@@ -86,6 +86,25 @@ async def test_what_the_rate_holds_back_changes_nothing(queueing, client):
         upstream.seconds = 0.3
         await asyncio.sleep(30)
         assert limit_of(fm) == 64
+
+
+async def test_how_long_a_provider_takes_to_refresh_is_not_upstreams_latency(provider, client):
+    """Refreshes fill every place and take ever longer; FlowMate itself is as quick as before."""
+
+    class Upstream(provider):
+        async def __call__(self, method, path, headers, body):
+            await asyncio.sleep(0.05)
+            return await super().__call__(method, path, headers, body)
+
+    upstream, changes = Upstream(seconds=0), []
+    options = {"concurrency": 32, "bulkhead": BulkheadPolicy(refreshes=1000)}
+    async with Sweeping(client(upstream, rate=None, on_event=changes.append, **options)) as fm:
+        await asyncio.sleep(10)
+        upstream.seconds = 0.5
+        await asyncio.sleep(60)
+        assert upstream.most_inside == 32
+        assert limit_of(fm) == 32
+    assert not [event for event in changes if isinstance(event, ConcurrencyChanged)]
 
 
 async def test_switched_off_it_stays(queueing, client):

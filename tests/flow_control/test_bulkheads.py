@@ -86,6 +86,22 @@ async def test_after_its_rest_one_refresh_tells_whether_it_is_well_again(provide
         )
 
 
+async def test_what_is_not_due_is_no_refresh_and_under_no_cap(provider, client):
+    """A GET with much time left never reaches the provider."""
+
+    class Fresh(provider):
+        async def __call__(self, method, path, headers, body):
+            answer = await super().__call__(method, path, headers, body)
+            body = answer.body.replace(b"2020-01-01", b"2033-01-01")
+            return json_response(body, answer.status)
+
+    upstream = Fresh()
+    async with client(upstream, rate=None, concurrency=200) as fm:
+        assert len(await swept(fm, 400)) == upstream.asked == 400
+        assert fm.stats().traffic.bulkheads.clients == 0
+    assert upstream.most_inside > 64
+
+
 async def test_a_few_users_whose_grant_is_gone_do_not_stop_the_others(provider, client):
     """Refused refreshes are everyday life, as long as others go well."""
 

@@ -1,7 +1,7 @@
 """Retries are a tenth of the traffic and a reserve, however much fails and for however long."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowmate_async import BreakerPolicy, RetryPolicy
@@ -17,17 +17,20 @@ NO_BREAKER = BreakerPolicy(failures=10**9)
 @given(
     st.floats(0, 1),
     st.integers(0, 50),
-    st.lists(st.sampled_from(["request", "retry"]), max_size=300),
+    st.lists(st.tuples(st.sampled_from(["request", "retry"]), st.integers(1, 200)), max_size=10),
     st.data(),
 )
-def test_over_any_stretch_there_are_at_most_the_reserve_and_the_share(share, reserve, steps, data):
+@example(1.0, 5, [("request", 50), ("retry", 50)], None)
+def test_over_any_stretch_there_are_at_most_the_reserve_and_the_share(share, reserve, runs, data):
+    """However long nothing failed before: what was not needed is not saved up."""
     budget, granted = RetryBudget(share=share, reserve=reserve), []
+    steps = [step for step, times in runs for _ in range(times)]
     for step in steps:
         if step == "request":
             budget.deposit()
         granted.append(step == "retry" and budget.withdraw())
-    first = data.draw(st.integers(0, len(steps)))
-    last = data.draw(st.integers(first, len(steps)))
+    first = 50 if data is None else data.draw(st.integers(0, len(steps)))
+    last = len(steps) if data is None else data.draw(st.integers(first, len(steps)))
     requests = steps[first:last].count("request")
     assert sum(granted[first:last]) <= reserve + share * requests + 1e-6
     statistics = budget.statistics()
@@ -90,3 +93,15 @@ async def test_being_throttled_costs_nothing_of_it(strict, client, sweep_for):
         stats = fm.stats()
         assert stats.retries["rate_limited"] > 1
         assert stats.traffic.retry_budget.spent == 0
+
+
+async def test_being_throttled_uses_up_no_attempts(client):
+    """Six 429s and two failures are one request's bad day; without the 429s there were three attempts."""
+    answers = [429, 429, 503, 429, 429, 429, 503, 429, 200]
+
+    async def upstream(method, path, headers, body):
+        return json_response(b'{"token":"t"}', answers.pop(0))
+
+    async with client(upstream, rate=None, retry=RetryPolicy(attempts=3)) as fm:
+        await fm.impersonate("user")
+    assert not answers

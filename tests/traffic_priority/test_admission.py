@@ -165,3 +165,16 @@ async def test_a_pause_also_holds_who_waits_for_a_token_already():
     assert sent[0] == 0
     assert sent[1] >= 5.5
     assert obeys(sent, 1, 1)
+
+
+async def test_waiters_who_gave_up_leave_no_slot_taken():
+    door = admission(concurrency=2)
+    door.pause(1)
+    first, *others = [asyncio.create_task(door.enter()) for _ in range(4)]
+    await asyncio.sleep(0)
+    for other in others:
+        other.cancel()
+    await first
+    async with asyncio.timeout(1):
+        await door.enter()
+    assert door.statistics().admitted == 2

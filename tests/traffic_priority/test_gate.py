@@ -172,3 +172,17 @@ async def test_a_task_that_set_itself_behind_leaves_the_others_where_they_are():
 
     assert await asyncio.create_task(behind()) is BEHIND
     assert current_priority() is FRONT
+
+
+async def test_whoever_is_waved_through_and_cancelled_at_once_says_so():
+    """What it was waved through with is not lost; nobody else would know of it."""
+    gate, lost = PriorityGate(), []
+    await gate.enter(FRONT)
+    waiting = asyncio.create_task(gate.enter(FRONT, on_lost=lambda: lost.append("slot")))
+    await asyncio.sleep(0)
+    assert gate.wave_through(5.0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert lost == ["slot"]
+    gate.leave()
+    assert not gate.full
