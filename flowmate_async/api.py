@@ -3,19 +3,22 @@
 No caching, no impersonation on the side, no second page: those are the rooms above.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from flowmate_async import protocol
+from flowmate_async.failures import Failure
 from flowmate_async.models import SecretPage, User, UserToken
 from flowmate_async.protocol import Request
 from flowmate_async.redaction import Headers
 from flowmate_async.secrets import Secret
 from flowmate_async.traffic.dispatch import Dispatcher
-from flowmate_async.traffic.exchange import OFF_WIRE, Errand
-from flowmate_async.transport.base import Limits
+from flowmate_async.traffic.exchange import OFF_WIRE, Errand, Outcome
+from flowmate_async.transport.base import Limits, Response
 
 
 class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,13 +59,7 @@ class Api:
         self, admin: Headers, username: str, *, wire: AbstractContextManager[Any] = OFF_WIRE
     ) -> UserToken:
         """``POST /impersonate``: a token for one user."""
-        errand = Errand(
-            request=protocol.impersonate(username),
-            headers=admin,
-            limits=self._plain,
-            username=username,
-            wire=wire,
-        )
+        errand = Errand(request=protocol.impersonate(username), headers=admin, limits=self._plain, wire=wire)
         return protocol.read_user_token(await self._dispatcher.send(errand))
 
     async def users(self, admin: Headers) -> list[User]:
@@ -72,8 +69,8 @@ class Api:
 
     async def list_secrets_page(self, user: Headers, *, username: str, number: int, size: int) -> SecretPage:
         """``GET /secrets/``: one page of a user's secrets, without credentials."""
-        request = protocol.list_secrets(number=number, size=size)
-        errand = Errand(request=request, headers=user, limits=self._plain, username=username)
+        request = protocol.list_secrets(number=number, size=size, username=username)
+        errand = Errand(request=request, headers=user, limits=self._plain)
         return protocol.read_page(await self._dispatcher.send(errand))
 
     async def get_secret(
@@ -81,26 +78,56 @@ class Api:
         user: Headers,
         request: Request,
         *,
-        username: str,
-        auth_client_id: str | None = None,
         wire: AbstractContextManager[Any] = OFF_WIRE,
+        failed: Failure | None = None,
     ) -> Secret:
         """``GET /secrets/{id}``: one secret with its credential.
 
         Args:
             user: the header with the user's token.
             request: as :func:`~flowmate_async.protocol.get_secret` makes it.
-            username: the user.
-            auth_client_id: the OAuth client that it would be refreshed with, as far as that is known.
             wire: entered for exactly as long as the request is on the wire.
+            failed: how the first attempt ended, if :meth:`get_secret_at_once` has made it.
         """
-        errand = Errand(
-            request=request,
-            headers=user,
-            limits=self._secret,
-            username=username,
-            wire=wire,
-            auth_client_id=auth_client_id,
-        )
-        response = await self._dispatcher.send(errand)
+        errand = Errand(request=request, headers=user, limits=self._secret, wire=wire)
+        response = await self._dispatcher.send(errand, failed=failed)
+        return self._read_secret(response, request)
+
+    def get_secret_at_once(
+        self,
+        user: Headers,
+        request: Request,
+        wire: AbstractContextManager[Any],
+        then: Callable[[Secret | Failure | Exception], object],
+    ) -> bool:
+        """The same, if nothing has to be waited for but the answer.
+
+        Args:
+            user: the header with the user's token.
+            request: as :func:`~flowmate_async.protocol.get_secret` makes it.
+            wire: entered for exactly as long as the request is on the wire.
+            then: told once what came; a failure is for :meth:`get_secret` to go on with.
+
+        Returns:
+            Whether it was asked for; if not, ``then`` is never called.
+        """
+        errand = Errand(request=request, headers=user, limits=self._secret, wire=wire)
+        return self._dispatcher.send_at_once(errand, partial(self._came, request, then))
+
+    def _came(
+        self,
+        request: Request,
+        then: Callable[[Secret | Failure | Exception], object],
+        outcome: Outcome | Exception,
+    ) -> None:
+        if not isinstance(outcome, Response):
+            then(outcome)
+            return
+        try:
+            secret: Secret | Exception = self._read_secret(outcome, request)
+        except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
+            secret = error
+        then(secret)
+
+    def _read_secret(self, response: Response, request: Request) -> Secret:
         return protocol.read_secret(response, request, keep_refresh_fields=self._keep_refresh_fields)

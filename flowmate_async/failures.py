@@ -73,6 +73,11 @@ class Failure(msgspec.Struct, frozen=True):
         return isinstance(self.error, UpstreamUnavailableError) and not of_its_provider
 
 
+def is_good(request: Request, response: Response) -> bool:
+    """Whether an answer is what was asked for, by its status."""
+    return response.status in _GOOD.get(request.endpoint, (200,))
+
+
 def examine(request: Request, response: Response, *, now: float) -> Failure | None:
     """What is wrong with an answer; ``None`` when it is a good one.
 
@@ -81,9 +86,9 @@ def examine(request: Request, response: Response, *, now: float) -> Failure | No
         response: the complete answer.
         now: seconds since the Unix epoch, for a Retry-After that is a date.
     """
-    status = response.status
-    if status in _GOOD.get(request.endpoint, (200,)):
+    if is_good(request, response):
         return None
+    status = response.status
     if status == 401:
         return _unauthorized(request, response)
     if status == 403:

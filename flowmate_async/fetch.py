@@ -7,10 +7,11 @@ from typing import Any
 from flowmate_async.api import Api
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, FlightJoined
+from flowmate_async.failures import Failure
 from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
 from flowmate_async.protocol import Request, checked_username, get_secret
 from flowmate_async.secrets import Secret
-from flowmate_async.tokens import UserTokens
+from flowmate_async.tokens import Held, UserTokens
 
 _Key = tuple[str, str, str]
 
@@ -60,10 +61,11 @@ class SecretFetcher:
             keep: given the answer even when nobody waits for it any more.
         """
         key = (self._base_url, checked_username(username), secret_id)
-        request = get_secret(secret_id, may_refresh=may_refresh)
-        return await self._flights.fly(
-            key, partial(self._fetch, key, request, auth_client_id, keep), forced=forced
+        request = get_secret(
+            secret_id, username=username, may_refresh=may_refresh, auth_client_id=auth_client_id
         )
+        fetch = _Fetch(self._api, self._tokens, username, request, keep)
+        return await self._flights.fly(key, fetch.launch, at_once=fetch.at_once, forced=forced)
 
     async def settled(self, username: str, secret_id: str) -> None:
         """Wait until nothing is being fetched that was not forced."""
@@ -81,25 +83,60 @@ class SecretFetcher:
         """See :meth:`SingleFlight.aclose`."""
         await self._flights.aclose(drain_seconds=drain_seconds)
 
-    async def _fetch(
-        self,
-        key: _Key,
-        request: Request,
-        auth_client_id: str | None,
-        keep: Keep | None,
-        flight: Flight[Secret],
+
+class _Fetch:
+    """How one flight is flown: at once where possible, otherwise by a task."""
+
+    __slots__ = ("_api", "_keep", "_request", "_tokens", "_username")
+
+    def __init__(
+        self, api: Api, tokens: UserTokens, username: str, request: Request, keep: Keep | None
+    ) -> None:
+        self._api = api
+        self._tokens = tokens
+        self._username = username
+        self._request = request
+        self._keep = keep
+
+    async def launch(
+        self, flight: Flight[Secret], *, held: Held | None = None, failed: Failure | None = None
     ) -> Secret:
-        _, username, secret_id = key
+        """Ask for the secret; ``held`` and ``failed`` tell of a first attempt, if one was made at once."""
+        first = [failed]  # taken by the first operation; one with a new token begins anew
         try:
             secret = await self._tokens.call(
-                username,
+                self._username,
                 lambda user: self._api.get_secret(
-                    user, request, username=username, auth_client_id=auth_client_id, wire=flight
+                    user, self._request, wire=flight, failed=first.pop() if first else None
                 ),
+                held=held,
             )
         except FlowMateError as error:
-            error.about(secret_id=secret_id)
+            error.about(secret_id=self._request.secret_id)
             raise
-        if keep is not None:
-            keep((username, secret_id), secret)
+        self._kept(secret)
         return secret
+
+    def at_once(self, flight: Flight[Secret]) -> bool:
+        """Ask for it without a task, if nothing has to be waited for but the answer; whether it was asked."""
+        held = self._tokens.held(self._username)
+        return held is not None and self._api.get_secret_at_once(
+            held.headers, self._request, flight, partial(self._came, flight, held)
+        )
+
+    def _came(self, flight: Flight[Secret], held: Held, came: Secret | Failure | Exception) -> None:
+        """The end of what was asked at once; where there is more to do, a task goes on."""
+        if isinstance(came, Failure):
+            flight.go_on(partial(self.launch, held=held, failed=came))
+        elif isinstance(came, Exception):
+            if isinstance(came, FlowMateError):
+                came.about(username=self._username, secret_id=self._request.secret_id)
+            flight.fail(came)
+        else:
+            self._tokens.accepted(held)
+            self._kept(came)
+            flight.land(came)
+
+    def _kept(self, secret: Secret) -> None:
+        if self._keep is not None:
+            self._keep((self._username, secret.id), secret)

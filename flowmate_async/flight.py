@@ -48,18 +48,18 @@ class Flight(Generic[V]):
     nothing to the garbage collector, whose rounds would cost as much as the flights themselves.
 
     Attributes:
-        launch: asks upstream.
+        launch: asks upstream, in a task.
         forced: whether it was asked for by force.
         on_wire: whether its request is on the wire.
         priority: of the most urgent of its callers.
-        task: the task that flies it; ``None`` once it has ended.
+        task: the task that flies it; ``None`` while it waits for the answer to what was asked at once.
     """
 
     __slots__ = ("_key", "_table", "_waiters", "forced", "launch", "on_wire", "priority", "task")
 
     def __init__(
         self,
-        launch: Callable[["Flight[V]"], Coroutine[Any, Any, V]],
+        launch: "Launch[V]",
         *,
         forced: bool,
         table: "SingleFlight[Any, V]",
@@ -69,7 +69,7 @@ class Flight(Generic[V]):
         self.forced = forced
         self.on_wire = False
         self.priority = current_priority()
-        self._table = table
+        self._table: SingleFlight[Any, V] | None = table
         self._key = key
         self.task: asyncio.Task[None] | None = None
         self._waiters: set[asyncio.Future[V]] = set()
@@ -91,13 +91,6 @@ class Flight(Generic[V]):
     def waiting(self) -> int:
         """How many callers wait."""
         return len(self._waiters)
-
-    def begin(self, task: asyncio.Task[None]) -> asyncio.Task[None] | None:
-        """Tie the flight to the task that flies it; the one that flew it before is returned, cancelled."""
-        earlier, self.task = self.task, task
-        if earlier is not None:
-            earlier.cancel()
-        return earlier
 
     def board(self) -> asyncio.Future[V]:
         """Become one who waits; the answer may come at any moment from now on."""
@@ -128,23 +121,42 @@ class Flight(Generic[V]):
             if not waiter.done():
                 waiter.set_exception(error.clone() if isinstance(error, FlowMateError) else error)
 
+    def go_on(self, launch: "Launch[V]") -> None:
+        """Have a task go on with what was asked at once, unless nobody wants it any more."""
+        if self._table is None:
+            return
+        if self._waiters:
+            self._table.begin(self, launch)
+        else:
+            self.drop()
+
     def drop(self) -> None:
         """Leave the table, so that nobody joins any more, and cancel the task that flies."""
-        if self.task is not None:
-            task = self.task
-            self._table.dropped(self._key, self, task)
+        if self._table is not None:
+            task, table = self.task, self._table
             # Told here, since a task that is cancelled before its first step never runs its own handlers.
             self.fail(ConfigurationError("the client was closed before the answer came"))
-            task.cancel()
+            if task is not None:
+                table.see_off(task)
 
     def _end(self) -> set[asyncio.Future[V]]:
+        """Leave the table first: an ended flight is never joined."""
+        if self._table is not None:
+            self._table.forget(self._key, self)
         waiters, self._waiters = self._waiters, set()
-        self.task = None
+        self._table = self.task = None
         return waiters
 
     def _drop_if_unwanted(self) -> None:
         if not self._waiters and not self.on_wire:
             self.drop()
+
+
+Launch = Callable[[Flight[V]], Coroutine[Any, Any, V]]
+"""Asks upstream; runs in a task of its own."""
+
+AtOnce = Callable[[Flight[V]], bool]
+"""Asks upstream without a task; ``False`` when it cannot."""
 
 
 class SingleFlight(Generic[K, V]):
@@ -163,7 +175,7 @@ class SingleFlight(Generic[K, V]):
         self._closed = False
 
     def fly(
-        self, key: K, launch: Callable[[Flight[V]], Coroutine[Any, Any, V]], *, forced: bool = False
+        self, key: K, launch: Launch[V], *, at_once: AtOnce[V] | None = None, forced: bool = False
     ) -> Coroutine[Any, Any, V]:
         """The wait for the flight under this key, boarded already: for the one under way, or a new one.
 
@@ -171,6 +183,8 @@ class SingleFlight(Generic[K, V]):
             key: what is asked for.
             launch: asks upstream; entered flights are on the wire. Called once a flight, and once more when
                 an interactive caller hurries it.
+            at_once: asks upstream without a task, if that is possible, and lands the flight, fails it or has
+                it go on. Tried first.
             forced: the answer must come from a forced flight; an unforced one that is under way is waited
                 for, and not joined.
 
@@ -179,20 +193,18 @@ class SingleFlight(Generic[K, V]):
         """
         flight = self._flights.get(key)
         if flight is None:
-            return self._departed(key, launch, forced=forced)
+            return self._departed(key, launch, at_once, forced=forced)
         if flight.forced or not forced:
-            return self._joined_wait(key, flight)
-        return self._fly_after(key, launch, flight)
+            return self._joined_wait(flight)
+        return self._fly_after(key, launch, at_once, flight)
 
-    async def _fly_after(
-        self, key: K, launch: Callable[[Flight[V]], Coroutine[Any, Any, V]], flight: Flight[V]
-    ) -> V:
+    async def _fly_after(self, key: K, launch: Launch[V], at_once: AtOnce[V] | None, flight: Flight[V]) -> V:
         """Fly by force, once an unforced flight has ended."""
-        await self._end_of(key, flight)
-        return await self.fly(key, launch, forced=True)
+        await self._end_of(flight)
+        return await self.fly(key, launch, at_once=at_once, forced=True)
 
     def _departed(
-        self, key: K, launch: Callable[[Flight[V]], Coroutine[Any, Any, V]], *, forced: bool
+        self, key: K, launch: Launch[V], at_once: AtOnce[V] | None, *, forced: bool
     ) -> Coroutine[Any, Any, V]:
         """The wait for a new flight."""
         if self._closed:
@@ -202,36 +214,37 @@ class SingleFlight(Generic[K, V]):
         waiter = departing.board()
         self._flights[key] = departing
         self._flown += 1
-        self._begin(key, departing)
+        if at_once is None or not at_once(departing):
+            self.begin(departing, launch)
         return departing.wait(waiter)
 
     async def settled(self, key: K) -> None:
         """Wait until no unforced flight is under way under this key."""
         flight = self._flights.get(key)
         if flight is not None and not flight.forced:
-            await self._end_of(key, flight)
+            await self._end_of(flight)
 
-    def _board(self, key: K, flight: Flight[V]) -> asyncio.Future[V]:
+    def _board(self, flight: Flight[V]) -> asyncio.Future[V]:
         waiter = flight.board()
         if current_priority() < flight.priority and not flight.on_wire:
             # Its place in every queue is a background one; whoever waits now can not wait there.
             flight.priority = current_priority()
-            self._begin(key, flight)
+            self.begin(flight, flight.launch)
         return waiter
 
-    async def _end_of(self, key: K, flight: Flight[V]) -> None:
+    async def _end_of(self, flight: Flight[V]) -> None:
         with contextlib.suppress(Exception):
-            await flight.wait(self._board(key, flight))
+            await flight.wait(self._board(flight))
 
     def join(self, key: K) -> Coroutine[Any, Any, V] | None:
         """The wait for the flight under this key, boarded already; ``None`` if there is none to join."""
         flight = self._flights.get(key)
-        return None if flight is None else self._joined_wait(key, flight)
+        return None if flight is None else self._joined_wait(flight)
 
-    def _joined_wait(self, key: K, flight: Flight[V]) -> Coroutine[Any, Any, V]:
+    def _joined_wait(self, flight: Flight[V]) -> Coroutine[Any, Any, V]:
         self._joined += 1
         self._on_join()
-        return flight.wait(self._board(key, flight))
+        return flight.wait(self._board(flight))
 
     def statistics(self) -> FlightStatistics:
         """The table as it stands."""
@@ -250,45 +263,40 @@ class SingleFlight(Generic[K, V]):
         for flight in list(self._flights.values()):
             if not flight.on_wire:
                 flight.drop()
-        flying = [flight.task for flight in self._flights.values() if flight.task is not None]
-        tasks = {*flying, *self._ending}
-        if tasks:
-            await asyncio.wait(tasks, timeout=drain_seconds)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        last = [*self._ending, *(flight.task or flight.board() for flight in self._flights.values())]
+        if last:
+            await asyncio.wait(last, timeout=drain_seconds)
+        for flight in list(self._flights.values()):
+            flight.drop()
+        await asyncio.gather(*self._ending, *last, return_exceptions=True)
 
-    def dropped(self, key: K, flight: Flight[V], task: asyncio.Task[None]) -> None:
-        """Nobody wants this flight any more; its task is cancelled and remembered until it has ended."""
-        self._forget(key, flight)
-        self._remember(task)
+    # What flights report.
 
-    def _begin(self, key: K, flight: Flight[V]) -> None:
+    def begin(self, flight: Flight[V], launch: Launch[V]) -> None:
         """Fly it in a task of its own, which has the priority of whoever calls."""
-        earlier = flight.begin(asyncio.get_running_loop().create_task(self._run(key, flight)))
+        earlier, flight.task = flight.task, asyncio.get_running_loop().create_task(self._run(flight, launch))
         if earlier is not None:
-            self._remember(earlier)
+            self.see_off(earlier)
 
-    def _remember(self, task: asyncio.Task[None]) -> None:
-        """Hold a task that no flight holds any more; the loop itself would let it be freed."""
+    def forget(self, key: K, flight: Flight[V]) -> None:
+        """It has ended."""
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+    def see_off(self, task: asyncio.Task[None]) -> None:
+        """Cancel a task that flies no more; held until it has ended, since the loop holds no task."""
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+        task.cancel()
 
-    async def _run(self, key: K, flight: Flight[V]) -> None:
+    async def _run(self, flight: Flight[V], launch: Launch[V]) -> None:
         try:
-            value = await flight.launch(flight)
+            value = await launch(flight)
         except asyncio.CancelledError:
             if flight.task is asyncio.current_task():
                 flight.drop()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters'
-            self._forget(key, flight)
             flight.fail(error)
         else:
-            self._forget(key, flight)
             flight.land(value)
-
-    def _forget(self, key: K, flight: Flight[V]) -> None:
-        """Take it out of the table first: an ended flight is never joined."""
-        if self._flights.get(key) is flight:
-            del self._flights[key]

@@ -31,6 +31,7 @@ GET = "GET /secrets/{id}"
 _MAX_USERNAME = 1024
 _MAX_PAGE = 2**31 - 1
 _ID = re.compile(r"[0-9A-Za-z_-]{1,128}")
+_PLAIN = re.compile(r"[!-~]{1,256}")
 # Control characters, and those that only change how a text looks: a byte order mark makes another user.
 _UNSEEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
@@ -44,17 +45,21 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         endpoint: its name in errors and statistics.
         path: path and query below the base URL.
         body: sent as JSON when not ``None``.
+        username: on whose behalf it is sent; ``None`` for the tenant's own requests.
         secret_id: the secret it fetches.
         may_refresh: upstream may refresh a credential while answering, so that sending it twice is not
             harmless (§ Connections).
+        auth_client_id: the OAuth client whose provider upstream may ask meanwhile, as far as that is known.
     """
 
     endpoint: str
     method: str
     path: str
     body: bytes | None = None
+    username: str | None = None
     secret_id: str | None = None
     may_refresh: bool = False
+    auth_client_id: str | None = None
 
 
 def impersonate(username: str) -> Request:
@@ -64,7 +69,7 @@ def impersonate(username: str) -> Request:
         InvalidIdError: the username is empty or not a name; a typo may make a user upstream.
     """
     body = msgspec.json.encode({"username": checked_username(username)})
-    return Request(endpoint=IMPERSONATE, method="POST", path="/impersonate", body=body)
+    return Request(endpoint=IMPERSONATE, method="POST", path="/impersonate", body=body, username=username)
 
 
 def users() -> Request:
@@ -72,12 +77,13 @@ def users() -> Request:
     return Request(endpoint=USERS, method="GET", path="/users/?meta=true")
 
 
-def list_secrets(*, number: int, size: int) -> Request:
+def list_secrets(*, number: int, size: int, username: str | None = None) -> Request:
     """The request for one page of a listing (§ Listing).
 
     Args:
         number: the page, from 1.
         size: secrets a page; upstream has no maximum.
+        username: on whose behalf.
 
     Raises:
         InvalidIdError: a number or size below 1, where upstream would answer with something else.
@@ -86,21 +92,37 @@ def list_secrets(*, number: int, size: int) -> Request:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_PAGE:
             raise InvalidIdError(f"the page {name} must be a whole number from 1, not {value!r}")
     path = f"/secrets/?page%5Bsize%5D={size}&page%5Bnumber%5D={number}"
-    return Request(endpoint=LIST, method="GET", path=path)
+    return Request(endpoint=LIST, method="GET", path=path, username=username)
 
 
-def get_secret(secret_id: str, *, may_refresh: bool = True) -> Request:
+def get_secret(
+    secret_id: str,
+    *,
+    username: str | None = None,
+    may_refresh: bool = True,
+    auth_client_id: str | None = None,
+) -> Request:
     """The request for one secret with its credential (§ One secret).
 
     Args:
         secret_id: the secret's id.
+        username: on whose behalf.
         may_refresh: whether upstream may refresh it; ``True`` when that is not known.
+        auth_client_id: the OAuth client that it would be refreshed with, as far as that is known.
 
     Raises:
         InvalidIdError: the id could leave its path segment. Upstream answers a malformed one with 401.
     """
     path = f"/secrets/{checked_id(secret_id)}"  # which has no character that a path would quote
-    return Request(endpoint=GET, method="GET", path=path, secret_id=secret_id, may_refresh=may_refresh)
+    return Request(
+        endpoint=GET,
+        method="GET",
+        path=path,
+        username=username,
+        secret_id=secret_id,
+        may_refresh=may_refresh,
+        auth_client_id=auth_client_id,
+    )
 
 
 def checked_username(username: str) -> str:
@@ -109,6 +131,8 @@ def checked_username(username: str) -> str:
     Raises:
         InvalidIdError: it is empty, padded, over 1024 characters, or has control or invisible ones.
     """
+    if type(username) is str and _PLAIN.fullmatch(username):
+        return username  # nearly all are, and break none of the rules below
     if not isinstance(username, str) or not username.strip():
         raise InvalidIdError("an empty username cannot be impersonated")
     if username != username.strip() or _UNSEEN.search(username) or not _encodable(username):

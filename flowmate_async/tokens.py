@@ -30,7 +30,7 @@ _IDLE_SECONDS = 2.75 * 3600
 _REPLACEMENT_COOL_DOWN_SECONDS = 30.0
 
 
-class _Held:
+class Held:
     """A user's token as it is kept; its ``repr`` is the default one, without fields.
 
     ``generation`` orders all tokens ever made by this table. ``replacement`` and ``proven`` tell a fresh
@@ -77,15 +77,15 @@ class UserTokens:
         self._emitter = emitter
         self._breaker = breaker
         self._capacity = capacity
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._held: OrderedDict[str, Held] = OrderedDict()
         self._generations = itertools.count(1)
-        self._flights: SingleFlight[str, _Held] = SingleFlight(
+        self._flights: SingleFlight[str, Held] = SingleFlight(
             on_join=lambda: emitter.emit(FlightJoined("impersonation"))
         )
 
     async def token(self, username: str) -> UserToken:
         """The user's token: the one that is held, or a new one."""
-        return (self._current(username) or await self._make(username, replacement=False)).token
+        return (self.held(username) or await self._make(username, replacement=False)).token
 
     def holds(self, username: str) -> bool:
         """Whether a token of this user is held."""
@@ -95,27 +95,46 @@ class UserTokens:
         """Drop the user's token; the next call makes a new one."""
         self._held.pop(username, None)
 
-    async def call(self, username: str, operation: Callable[[Headers], Awaitable[T]]) -> T:
+    async def call(
+        self, username: str, operation: Callable[[Headers], Awaitable[T]], *, held: Held | None = None
+    ) -> T:
         """Run an operation as a user; once more, with a new token, when the token is rejected.
 
         Args:
             username: the user.
             operation: is given the header with the user's token.
+            held: the token that it was begun with, if it was begun already.
 
         Raises:
             FlowMateError: what the operation raised, with the user named; or the rejection, when the new
                 token was rejected as well.
         """
         try:
-            held = self._current(username) or await self._make(username, replacement=False)
+            held = held or self.held(username) or await self._make(username, replacement=False)
             try:
-                return self._accepted(held, await operation(held.headers))
+                result = await operation(held.headers)
             except TokenRejected as rejected:
                 error = rejected.error
+            else:
+                self.accepted(held)
+                return result
             return await self._call_anew(username, operation, held, error)
         except FlowMateError as failure:
             failure.about(username=username)
             raise
+
+    def held(self, username: str) -> Held | None:
+        """The token that is held, unless it has idled too long."""
+        held = self._held.get(username)
+        if held is None or self._clock.monotonic() - held.used_at >= _IDLE_SECONDS:
+            return None
+        self._held.move_to_end(username)
+        return held
+
+    def accepted(self, held: Held) -> None:
+        """Note that upstream has accepted this token."""
+        held.proven = True
+        held.used_at = self._clock.monotonic()
 
     def statistics(self) -> FlightStatistics:
         """The flights of impersonation."""
@@ -130,36 +149,25 @@ class UserTokens:
         self,
         username: str,
         operation: Callable[[Headers], Awaitable[T]],
-        rejected: _Held,
+        rejected: Held,
         error: FlowMateError,
     ) -> T:
         """Run the operation with the token after a rejected one."""
         held = await self._replaced(username, rejected, error)
         epoch = self._breaker.epoch
         try:
-            return self._accepted(held, await operation(held.headers))
+            result = await operation(held.headers)
         except TokenRejected as again:
             error = again.error
+        else:
+            self.accepted(held)
+            return result
         if not isinstance(error, UpstreamUnavailableError):  # that one the breaker was told already
             # A fresh token is never dead: this 401 is upstream's own trouble.
             self._breaker.note(subject=username, failed=True, epoch=epoch)
         raise error
 
-    def _accepted(self, held: _Held, result: T) -> T:
-        """What an operation brought, whose token upstream accepted."""
-        held.proven = True
-        held.used_at = self._clock.monotonic()
-        return result
-
-    def _current(self, username: str) -> _Held | None:
-        """The token that is held, unless it has idled too long."""
-        held = self._held.get(username)
-        if held is None or self._clock.monotonic() - held.used_at >= _IDLE_SECONDS:
-            return None
-        self._held.move_to_end(username)
-        return held
-
-    async def _replaced(self, username: str, rejected: _Held, error: FlowMateError) -> _Held:
+    async def _replaced(self, username: str, rejected: Held, error: FlowMateError) -> Held:
         """The token after a rejected one: compare-and-swap, so that many rejections make one token."""
         current = self._held.get(username)
         if current is not None and current.generation != rejected.generation:
@@ -170,19 +178,19 @@ class UserTokens:
         self.forget(username)
         return await self._make(username, replacement=True)
 
-    async def _make(self, username: str, *, replacement: bool) -> _Held:
+    async def _make(self, username: str, *, replacement: bool) -> Held:
         checked_username(username)
         return await self._flights.fly(
             username, lambda flight: self._impersonate(username, flight, replacement=replacement)
         )
 
-    async def _impersonate(self, username: str, flight: Flight[_Held], *, replacement: bool) -> _Held:
+    async def _impersonate(self, username: str, flight: Flight[Held], *, replacement: bool) -> Held:
         try:
             token = await self._admin.call(lambda admin: self._api.impersonate(admin, username, wire=flight))
         except FlowMateError as error:
             error.about(username=username)
             raise
-        held = _Held(
+        held = Held(
             token,
             generation=next(self._generations),
             replacement=replacement,
@@ -192,7 +200,7 @@ class UserTokens:
         self._emitter.emit(TokenMade(username, replacement))
         return held
 
-    def _keep(self, username: str, held: _Held) -> None:
+    def _keep(self, username: str, held: Held) -> None:
         self._held[username] = held
         self._held.move_to_end(username)
         while len(self._held) > self._capacity:

@@ -79,6 +79,7 @@ class AdaptiveRate:
 
     Attributes:
         burst: the size that upstream's bucket is taken to have at this moment.
+        passed: to be told of every request that upstream has not throttled.
     """
 
     __slots__ = (
@@ -87,11 +88,11 @@ class AdaptiveRate:
         "_burst",
         "_configured",
         "_dry_at",
-        "_passed",
         "_passed_before_reaction",
         "_reacted_at",
         "_recovery_seconds",
         "burst",
+        "passed",
     )
 
     def __init__(self, *, configured: float | None, burst: int, recovery_seconds: float) -> None:
@@ -102,7 +103,7 @@ class AdaptiveRate:
         self._anchored_at = 0.0
         self._reacted_at = float("-inf")
         self._dry_at: float | None = None
-        self._passed = PassTimes()
+        self.passed = PassTimes()
         self._passed_before_reaction = 0
         self.burst = burst
 
@@ -110,10 +111,6 @@ class AdaptiveRate:
     def adapting(self) -> bool:
         """Whether upstream has throttled and the configured rate is not reached again."""
         return self._anchor is not None
-
-    def passed(self, sent_at: float) -> None:
-        """Note one request that upstream has not throttled."""
-        self._passed.note(sent_at)
 
     def rate(self, now: float) -> float | None:
         """Requests/s at this moment; ``None`` for no limit."""
@@ -150,7 +147,7 @@ class AdaptiveRate:
                 self.burst = max(1, self.burst // 2)
             rate = proven if before is None else min(before, max(proven, before * _LEAST_SHARE))
             self._anchor = max(rate, _LEAST_RATE)
-            self._passed_before_reaction = self._passed.count
+            self._passed_before_reaction = self.passed.count
             self._dry_at = None
         self._anchored_at = now
 
@@ -165,10 +162,10 @@ class AdaptiveRate:
         """
         proven, passed, seconds, passed_lately = 0.0, 0, 0.0, 0
         lately = float("inf") if limit is None else 2 * self.burst / limit
-        for passed, seconds in self._passed.windows_until(dry_at, noted_since=self._passed_before_reaction):
+        for passed, seconds in self.passed.windows_until(dry_at, noted_since=self._passed_before_reaction):
             proven = max(proven, (passed - self.burst) / seconds)
             passed_lately = passed if seconds <= lately else passed_lately
-        for in_all, span in self._passed.windows_until(dry_at):
+        for in_all, span in self.passed.windows_until(dry_at):
             if _MEMORY_SECONDS[0] <= span <= _MEMORY_SECONDS[1]:
                 proven = max(proven, (in_all - self.burst) / span)
         if limit is None:

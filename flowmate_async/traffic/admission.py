@@ -107,7 +107,7 @@ class Admission:
         Returns:
             The moment at which the request counts as sent; ``None`` when :meth:`enter` must be awaited.
         """
-        if self._bucket is not None or self._woken or self._turn.full or not self._slots.enter_at_once():
+        if self._bucket is not None or self._woken or self._turn.inside or not self._slots.enter_at_once():
             return None
         self._admitted += 1
         return self._clock.monotonic()
@@ -166,9 +166,9 @@ class Admission:
         if self._policy.adaptive_rate:
             self._adaptive_rate.throttled(sent_at=sent_at, now=self._clock.monotonic())
 
-    def passed(self, *, sent_at: float) -> None:
+    def passed(self, sent_at: float) -> None:
         """Note a request that upstream has not throttled."""
-        self._adaptive_rate.passed(sent_at)
+        self._adaptive_rate.passed.note(sent_at)
 
     def answered(self, seconds: float) -> None:
         """Note how long a request took that upstream answered well, while it is still admitted."""

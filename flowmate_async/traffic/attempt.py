@@ -6,6 +6,7 @@ is worth another is decided above, in ``dispatch.py``.
 """
 
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from flowmate_async.clock import Clock
@@ -17,7 +18,7 @@ from flowmate_async.redaction import one_line
 from flowmate_async.traffic.admission import Admission
 from flowmate_async.traffic.breaker import Breaker
 from flowmate_async.traffic.bulkhead import Bulkheads
-from flowmate_async.traffic.exchange import Errand, Exchange, Outcome
+from flowmate_async.traffic.exchange import Errand, Exchange, Outcome, Then
 from flowmate_async.traffic.priority import Priority, current_priority
 from flowmate_async.traffic.quarantine import Quarantine
 from flowmate_async.transport.base import Response
@@ -60,9 +61,40 @@ class Attempts:
 
     def attempt(self, errand: Errand) -> Coroutine[Any, Any, Outcome]:
         """Send once, as soon as every gate is open; a failure without sending when one stays shut."""
-        if errand.auth_client_id is None or not errand.request.may_refresh:
+        if errand.request.auth_client_id is None or not errand.request.may_refresh:
             return self._to_the_healthy(errand)
-        return self._within_bulkhead(errand, errand.auth_client_id)
+        return self._within_bulkhead(errand, errand.request.auth_client_id)
+
+    def attempt_at_once(self, errand: Errand, then: Then) -> bool:
+        """Send once, if every gate stands open and the transport need not wait either.
+
+        Args:
+            errand: what to send.
+            then: told the outcome, once.
+
+        Returns:
+            Whether it was sent; if not, ``then`` is never called.
+        """
+        if errand.request.auth_client_id is not None and errand.request.may_refresh:
+            return False
+        if not self._breaker.closed or self._quarantine.holds(errand.request.secret_id):
+            return False
+        sent_at = self._admission.enter_at_once()
+        if sent_at is None:
+            return False
+        ended = partial(self._ended, errand, self._breaker.epoch, then)
+        if not self._exchange.send_at_once(errand, sent_at, ended):
+            self._admission.leave()
+            return False
+        errand.wire.__enter__()
+        return True
+
+    def _ended(self, errand: Errand, epoch: int, then: Then, outcome: Outcome | Exception) -> None:
+        failed = None if isinstance(outcome, Exception) else _upstream_failed(outcome, errand.request)
+        self._breaker.note(subject=errand.request.username, failed=failed, epoch=epoch)
+        errand.wire.__exit__(None, None, None)
+        self._admission.leave()
+        then(outcome)
 
     async def _within_bulkhead(self, errand: Errand, auth_client_id: str) -> Outcome:
         if self._breaker.closed_for() is None:
@@ -86,13 +118,13 @@ class Attempts:
         while True:
             refused_for = self._breaker.closed_for()
             if refused_for is None:
-                if self._is_quarantined(errand.request.secret_id):
+                if self._quarantine.holds(errand.request.secret_id):
                     await self._until_released(errand.request.secret_id)
                 sent_at = self._admission.enter_at_once()
                 if sent_at is None:
                     sent_at = await self._admission.enter()
                 try:
-                    if self._is_quarantined(errand.request.secret_id):
+                    if self._quarantine.holds(errand.request.secret_id):
                         continue  # imposed while this one waited for its turn
                     refused_for = self._breaker.refused_for()
                     if refused_for is None:
@@ -113,15 +145,12 @@ class Attempts:
                 outcome = await self._exchange.send(errand, sent_at)
                 failed = _upstream_failed(outcome, errand.request)
             finally:
-                self._breaker.note(subject=errand.username, failed=failed, epoch=epoch)
+                self._breaker.note(subject=errand.request.username, failed=failed, epoch=epoch)
             return outcome
 
     async def _until_released(self, secret_id: str | None) -> None:
         if secret_id is not None:
             await self._quarantine.passed(secret_id)
-
-    def _is_quarantined(self, secret_id: str | None) -> bool:
-        return secret_id is not None and self._quarantine.holds(secret_id)
 
 
 def _upstream_failed(outcome: Outcome, request: Request) -> bool | None:

@@ -95,6 +95,11 @@ class Breaker:
             return BreakerState.CLOSED
         return BreakerState.OPEN if self._clock.monotonic() < self._open_until else BreakerState.HALF_OPEN
 
+    @property
+    def closed(self) -> bool:
+        """Whether every request may be sent."""
+        return self._open_until is None
+
     def closed_for(self) -> float | None:
         """Seconds until it is worth asking again; ``None`` when :meth:`refused_for` would let one through."""
         if self._open_until is None:

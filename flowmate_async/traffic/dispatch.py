@@ -14,7 +14,7 @@ from flowmate_async.events import Emitter, Retried, RetryRefused
 from flowmate_async.failures import Failure, Remedy
 from flowmate_async.protocol import Request
 from flowmate_async.traffic.attempt import Attempts
-from flowmate_async.traffic.exchange import Errand, Outcome
+from flowmate_async.traffic.exchange import Errand, Outcome, Then
 from flowmate_async.traffic.retry import RetryPolicy, RetrySchedule
 from flowmate_async.traffic.retry_budget import RetryBudget
 from flowmate_async.transport.base import Response
@@ -57,15 +57,36 @@ class Dispatcher:
         self._emitter = emitter
         self._uniform = uniform
 
-    async def send(self, errand: Errand) -> Response:
+    def send_at_once(self, errand: Errand, then: Then) -> bool:
+        """Make the first attempt, if nothing has to be waited for but the answer.
+
+        Args:
+            errand: what to send.
+            then: told the outcome, once; a failure is for :meth:`send` to go on with.
+
+        Returns:
+            Whether it was made; if not, ``then`` is never called.
+        """
+        if not self._attempts.attempt_at_once(errand, then):
+            return False
+        self._budget.deposit()
+        return True
+
+    async def send(self, errand: Errand, *, failed: Failure | None = None) -> Response:
         """Send until there is a good answer or no remedy is left.
+
+        Args:
+            errand: what to send.
+            failed: how the first attempt ended, if :meth:`send_at_once` has made it.
 
         Raises:
             TokenRejected: the token may be dead; a new one may help.
             FlowMateError: what the last failure means.
         """
-        self._budget.deposit()
-        outcome = await self._attempts.attempt(errand)
+        outcome: Outcome | None = failed
+        if outcome is None:
+            self._budget.deposit()
+            outcome = await self._attempts.attempt(errand)
         if isinstance(outcome, Failure):
             outcome = await self._retry(outcome, errand)
         if isinstance(outcome, Response):

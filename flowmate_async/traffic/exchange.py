@@ -7,13 +7,14 @@ answer means is decided in ``failures.py``.
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from msgspec import structs
 
 from flowmate_async.clock import Clock
 from flowmate_async.events import Answered, Broken, Emitter, Throttled
-from flowmate_async.failures import Failure, examine, examine_broken
+from flowmate_async.failures import Failure, examine, examine_broken, is_good
 from flowmate_async.protocol import Request
 from flowmate_async.redaction import Headers, Redacted
 from flowmate_async.traffic.admission import Admission
@@ -29,6 +30,9 @@ _WAKING_SHARE = 0.1
 Outcome = Response | Failure
 """A good answer, or what is wrong."""
 
+Then = Callable[[Outcome | Exception], object]
+"""Is told once how an attempt ended that nobody awaits; an exception is a fault of this library's own."""
+
 
 class Errand(Redacted, frozen=True, kw_only=True):
     """One request with all that its attempts need.
@@ -36,18 +40,14 @@ class Errand(Redacted, frozen=True, kw_only=True):
     Attributes:
         request: what to send.
         headers: its credentials.
-        username: on whose behalf it is sent; ``None`` for the tenant's own requests.
         limits: the bounds of each attempt.
         wire: entered for exactly as long as an attempt is on the wire.
-        auth_client_id: the OAuth client whose provider upstream may ask meanwhile, as far as that is known.
     """
 
     request: Request
     headers: Headers
     limits: Limits
-    username: str | None = None
     wire: AbstractContextManager[Any] = OFF_WIRE
-    auth_client_id: str | None = None
 
     __shown__ = ("request",)
 
@@ -83,6 +83,7 @@ class Exchange:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._transport = transport
+        self._send_at_once = transport.send_at_once if hasattr(transport, "send_at_once") else None
         self._admission = admission
         self._quarantine = quarantine
         self._policy = policy
@@ -101,34 +102,74 @@ class Exchange:
             sent_at: the moment at which admission let it pass.
         """
         request = errand.request
-        self.in_flight += 1
-        self.max_in_flight = max(self.max_in_flight, self.in_flight)
-        count_request()
+        self._begin()
         try:
-            response = await self._transport.send(
+            answer: Response | TransportError = await self._transport.send(
                 request.method, request.path, errand.headers, request.body, errand.limits
             )
         except TransportError as broken:
-            failure = examine_broken(request, broken)
+            answer = broken
+        finally:
+            self.in_flight -= 1
+        return self._read(answer, request, sent_at)
+
+    def send_at_once(self, errand: Errand, sent_at: float, then: Then) -> bool:
+        """Send once, if the transport can do so without waiting.
+
+        Args:
+            errand: what to send.
+            sent_at: the moment at which admission let it pass.
+            then: told the outcome, once.
+
+        Returns:
+            Whether it was sent; if not, ``then`` is never called.
+        """
+        if self._send_at_once is None:
+            return False
+        request, ended = errand.request, partial(self._ended, errand.request, sent_at, then)
+        if not self._send_at_once(
+            request.method, request.path, errand.headers, request.body, errand.limits, then=ended
+        ):
+            return False
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        count_request()
+
+    def _ended(self, request: Request, sent_at: float, then: Then, answer: Response | TransportError) -> None:
+        self.in_flight -= 1
+        try:
+            outcome: Outcome | Exception = self._read(answer, request, sent_at)
+        except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
+            outcome = error
+        then(outcome)
+
+    def _read(self, answer: Response | TransportError, request: Request, sent_at: float) -> Outcome:
+        """What an answer means, once everybody has learned from it."""
+        if isinstance(answer, TransportError):
+            failure = examine_broken(request, answer)
             seconds = self._clock.monotonic() - sent_at
             self._emitter.emit(
-                Broken(request.endpoint, broken.failure, seconds, errand.username, request.secret_id)
+                Broken(request.endpoint, answer.failure, seconds, request.username, request.secret_id)
             )
         else:
             seconds = self._clock.monotonic() - sent_at
             self._emitter.emit(
-                Answered(request.endpoint, response.status, seconds, errand.username, request.secret_id)
+                Answered(request.endpoint, answer.status, seconds, request.username, request.secret_id)
             )
-            examined = examine(request, response, now=self._clock.wall())
-            if examined is None or not examined.throttled:
-                self._admission.passed(sent_at=sent_at)
+            # Asked before anything else, since nearly every answer is.
+            examined = None if is_good(request, answer) else examine(request, answer, now=self._clock.wall())
             if examined is None:
+                self._admission.passed(sent_at)
                 if not request.may_refresh:  # what a refresh takes is the provider's doing
                     self._admission.answered(seconds)
-                return response
+                return answer
             failure = examined
-        finally:
-            self.in_flight -= 1
+            if not failure.throttled:
+                self._admission.passed(sent_at)
         self._share(failure, request, sent_at)
         return structs.replace(failure, spent_seconds=self._clock.monotonic() - sent_at)
 

@@ -17,25 +17,19 @@ class PriorityGate:
 
     Args:
         places: how many may be inside at once; one is mutual exclusion.
+
+    Attributes:
+        places: how many may be inside at once; see :meth:`resize`.
+        inside: how many are inside.
     """
 
-    __slots__ = ("_inside", "_places", "_queues", "_turns")
+    __slots__ = ("_queues", "_turns", "inside", "places")
 
     def __init__(self, places: int = 1) -> None:
-        self._places = places
-        self._inside = 0
+        self.places = places
+        self.inside = 0
         self._turns = 0
         self._queues: tuple[deque[asyncio.Future[float | None]], ...] = (deque(), deque())
-
-    @property
-    def places(self) -> int:
-        """How many may be inside at once."""
-        return self._places
-
-    @property
-    def inside(self) -> int:
-        """How many are inside."""
-        return self._inside
 
     @property
     def waiting(self) -> int:
@@ -45,18 +39,18 @@ class PriorityGate:
     @property
     def waiting_any(self) -> bool:
         """Whether anybody may be waiting; cheap, and true at times when the last one has just given up."""
-        return any(self._queues)
+        return bool(self._queues[0] or self._queues[1])
 
     @property
     def full(self) -> bool:
         """Whether a newcomer would have to wait."""
-        return self._inside >= self._places
+        return self.inside >= self.places
 
     def enter_at_once(self) -> bool:
         """Enter without waiting, if there is a place; then :meth:`leave` must follow."""
-        if self._inside >= self._places:
+        if self.inside >= self.places:
             return False
-        self._inside += 1
+        self.inside += 1
         return True
 
     async def enter(self, priority: Priority, *, on_lost: Callable[[], object] | None = None) -> float | None:
@@ -97,8 +91,8 @@ class PriorityGate:
 
     def leave(self) -> None:
         """Give the place to who is next."""
-        self._inside -= 1
-        if self.waiting_any:
+        self.inside -= 1
+        if self._queues[0] or self._queues[1]:
             self._hand_over()
 
     def resize(self, places: int) -> None:
@@ -107,12 +101,12 @@ class PriorityGate:
         Args:
             places: at least 1.
         """
-        self._places = places
+        self.places = places
         self._hand_over()
 
     def _hand_over(self) -> None:
-        while self._inside < self._places and (waiter := self._next()) is not None:
-            self._inside += 1
+        while self.inside < self.places and (waiter := self._next()) is not None:
+            self.inside += 1
             waiter.set_result(None)
 
     def _next(self) -> asyncio.Future[float | None] | None:

@@ -23,9 +23,9 @@ class Quarantine:
         self._until = {key: until for key, until in self._until.items() if until > now}
         self._until[secret_id] = max(now + seconds, self._until.get(secret_id, now))
 
-    def holds(self, secret_id: str) -> bool:
-        """Whether this secret must be left alone now."""
-        until = self._until.get(secret_id)
+    def holds(self, secret_id: str | None) -> bool:
+        """Whether this secret must be left alone now; without one, nothing must."""
+        until = self._until.get(secret_id) if secret_id is not None else None
         return until is not None and until > self._clock.monotonic()
 
     async def passed(self, secret_id: str) -> None:

@@ -4,6 +4,7 @@ A transport moves one request to the origin it was made for and brings the whole
 retry, does not wait for a rate, does not know FlowMate's endpoints.
 """
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -88,4 +89,36 @@ class Transport(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close every connection."""
+        ...
+
+
+class ImmediateTransport(Transport, Protocol):
+    """A transport that can also send without waiting for anything but the answer.
+
+    That saves a task and its turns of the event loop for each request. A transport need not be one.
+    """
+
+    def send_at_once(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes | None,
+        limits: Limits,
+        *,
+        then: Callable[[Response | TransportError], object],
+    ) -> bool:
+        """Send one request, if a connection is idle; arguments are those of :meth:`Transport.send`.
+
+        Args:
+            method: see there.
+            path: see there.
+            headers: see there.
+            body: see there.
+            limits: see there.
+            then: told once how it ended, after this has returned; it does not raise.
+
+        Returns:
+            Whether it was sent; if not, ``then`` is never called.
+        """
         ...

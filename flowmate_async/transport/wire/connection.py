@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from flowmate_async.transport.base import Response, TransportError
@@ -9,6 +10,9 @@ from flowmate_async.transport.wire.framing import AnswerReader
 
 Outcome = Response | TransportError
 """How an exchange ended. A value, since an exception would carry the frames it came through."""
+
+Then = Callable[[Outcome], object]
+"""Is told once how an exchange ended."""
 
 
 class Owner(Protocol):
@@ -19,6 +23,9 @@ class Owner(Protocol):
 
     def unusable(self, connection: "Connection") -> None:
         """It must not be handed out any more."""
+
+    def stale(self) -> None:
+        """A connection was found closed by the server when it was used again."""
 
     def lost(self, connection: "Connection") -> None:
         """Its socket is closed."""
@@ -32,21 +39,21 @@ class Connection(asyncio.Protocol):
 
     Args:
         owner: told what becomes of this connection.
-        loop: makes the futures.
+        loop: the loop it lives on.
 
     Attributes:
         due: when this connection is overdue, in seconds of ``time.monotonic``: the deadline of its
             exchange, or the end of its idle time.
     """
 
-    __slots__ = ("_loop", "_owner", "_reader", "_reused", "_transport", "_waiter", "due")
+    __slots__ = ("_loop", "_owner", "_reader", "_reused", "_then", "_transport", "due")
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
         self._loop = loop
         self._reader = AnswerReader()
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[Outcome] | None = None
+        self._then: Then | None = None
         self._reused = False
         self.due = 0.0
 
@@ -55,34 +62,30 @@ class Connection(asyncio.Protocol):
         """Whether it is open, as far as is known."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def exchange(self, request: bytes, *, head_only: bool, cap: int) -> "asyncio.Future[Outcome]":
+    def exchange(self, request: bytes, *, head_only: bool, cap: int, then: Then) -> None:
         """Write a request.
 
         Args:
             request: all its bytes.
             head_only: it is a HEAD.
             cap: most bytes of the answer's body.
-
-        Returns:
-            A future of how the exchange ends; when it is cancelled, call :meth:`abandon`.
+            then: told how the exchange ends, after this has returned; :meth:`abandon` it, and it is not.
         """
-        waiter: asyncio.Future[Outcome] = self._loop.create_future()
-        self._waiter = waiter
+        self._then = then
         self._reader.expect(head_only=head_only, cap=cap)
         try:
             self._transport.write(request)  # type: ignore[union-attr]
         except Exception:  # noqa: BLE001 - uvloop raises on a closed socket; this frame holds the request
-            self._finish(self._broken())
-        return waiter
+            self._loop.call_soon(self._finish, self._broken())
 
-    def abandon(self, waiter: "asyncio.Future[Outcome]") -> None:
+    def abandon(self, then: Then) -> None:
         """Close the connection if it is still at this exchange: the rest of its answer is for nobody."""
-        if self._waiter is waiter:
+        if self._then is then:
             self.close()
 
     def overdue(self) -> None:
         """Its time is over: the exchange ends with ``timeout``; an idle connection is closed."""
-        if self._waiter is None:
+        if self._then is None:
             self.close()
         else:
             self._finish(TransportError("timeout", ""))
@@ -93,12 +96,12 @@ class Connection(asyncio.Protocol):
         Args:
             outcome: how a pending exchange ends.
         """
-        waiter, self._waiter = self._waiter, None
+        then, self._then = self._then, None
         self._owner.unusable(self)
         if self._transport is not None:
             self._transport.abort()
-        if waiter is not None and outcome is not None and not waiter.done():
-            waiter.set_result(outcome)
+        if then is not None and outcome is not None:
+            then(outcome)
 
     # What the event loop reports.
 
@@ -108,7 +111,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the answer; or of nothing that was asked for, and then never of the next answer."""
-        if self._waiter is None:
+        if self._then is None:
             self.close()
             return
         outcome = self._reader.feed(data)
@@ -117,14 +120,14 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The server will send nothing more."""
-        if self._waiter is None:
+        if self._then is None:
             self.close()
         else:
             self._finish((self._reader.end() if self._ended_by_the_server() else None) or self._broken())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's
         """The socket is closed."""
-        if self._waiter is not None:
+        if self._then is not None:
             self._finish(self._broken())
         self._transport = None
         self._reader.close()
@@ -146,15 +149,16 @@ class Connection(asyncio.Protocol):
         if not self._reader.keep_alive or type(outcome) is not Response:
             self.close(outcome)
             return
-        waiter, self._waiter = self._waiter, None
+        then, self._then = self._then, None
         self._reused = True
         self._owner.released(self, outcome)
-        if not waiter.done():  # type: ignore[union-attr]
-            waiter.set_result(outcome)  # type: ignore[union-attr]
+        if then is not None:
+            then(outcome)
 
     def _broken(self) -> TransportError:
         if self._reader.started:
             return TransportError("interrupted", "the answer ended early")
         if self._reused:
+            self._owner.stale()
             return TransportError("stale", "the server closed the connection before it answered")
         return TransportError("interrupted", "the connection was closed before the answer")

@@ -64,11 +64,6 @@ class Pool:
         self._sweeper.arm(due)
         return connection
 
-    def drop_idle(self) -> None:
-        """Close what is idle: where one connection was found closed, its neighbours are no better."""
-        for connection in self._idle[::-1]:
-            connection.close()
-
     async def aclose(self) -> None:
         """Close every connection, and wait until their sockets are."""
         self._closed = asyncio.Event()
@@ -96,6 +91,11 @@ class Pool:
         """See :class:`flowmate_async.transport.wire.connection.Owner`."""
         if connection in self._idle:
             self._idle.remove(connection)
+
+    def stale(self) -> None:
+        """Close what is idle: where one connection was found closed, its neighbours are no better."""
+        for connection in self._idle[::-1]:
+            connection.close()
 
     def lost(self, connection: Connection) -> None:
         """See :class:`flowmate_async.transport.wire.connection.Owner`."""

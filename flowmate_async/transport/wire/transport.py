@@ -1,7 +1,9 @@
 """The wire transport itself: what the seam promises, out of the parts beside it."""
 
+import asyncio
 import ssl
 import time
+from functools import partial
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -11,6 +13,7 @@ import msgspec
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Headers
 from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, Response, TransportError
+from flowmate_async.transport.wire.connection import Outcome, Then
 from flowmate_async.transport.wire.dialling import Dialler
 from flowmate_async.transport.wire.pool import Pool
 from flowmate_async.transport.wire.serialising import Serialiser
@@ -100,15 +103,45 @@ class WireTransport:
         now = time.monotonic()
         due = now + limits.timeout_seconds
         connection = pool.take(now=now, due=due) or await pool.make(now=now, due=due)
-        waiter = connection.exchange(request.data, head_only=head_only, cap=limits.max_body_bytes)
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        then = partial(_settle, waiter)
+        connection.exchange(request.data, head_only=head_only, cap=limits.max_body_bytes, then=then)
         del request
         try:
             outcome = await waiter
         except BaseException:  # cancelled: what is left of the answer must meet nobody
-            connection.abandon(waiter)
+            connection.abandon(then)
             raise
         if isinstance(outcome, TransportError):
-            if outcome.failure == "stale":
-                pool.drop_idle()
             raise outcome
         return outcome
+
+    def send_at_once(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes | None,
+        limits: Limits,
+        *,
+        then: Then,
+    ) -> bool:
+        """See :meth:`flowmate_async.transport.ImmediateTransport.send_at_once`."""
+        pool = self._pool
+        if pool is None:
+            return False
+        request = self._serialiser.serialise(method, path, headers, body)
+        if isinstance(request, TransportError):
+            return False  # send() says why
+        now = time.monotonic()
+        connection = pool.take(now=now, due=now + limits.timeout_seconds)
+        if connection is None:
+            return False
+        head_only = method == "HEAD"
+        connection.exchange(request.data, head_only=head_only, cap=limits.max_body_bytes, then=then)
+        return True
+
+
+def _settle(waiter: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
+    if not waiter.done():
+        waiter.set_result(outcome)
