@@ -48,6 +48,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _CLEAN_UP_SECONDS = 10.0
+_SIGNAL_SECONDS = 0.5
 
 
 def _taking_what(
@@ -275,7 +276,9 @@ class _Job(Generic[T]):
 
     def result(self) -> T:
         """Wait for it."""
-        self._ended.wait()
+        # Python looks at signals before it blocks; one that comes between the two would go unseen.
+        while not self._ended.wait(_SIGNAL_SECONDS):
+            pass
         try:
             return cast("asyncio.Task[T]", self._task).result()
         except asyncio.CancelledError:
