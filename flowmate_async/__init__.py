@@ -72,6 +72,7 @@ from flowmate_async.traffic.admission import FlowPolicy as FlowPolicy
 from flowmate_async.traffic.breaker import BreakerPolicy as BreakerPolicy
 from flowmate_async.traffic.bulkhead import BulkheadPolicy as BulkheadPolicy
 from flowmate_async.traffic.retry import RetryPolicy as RetryPolicy
+from flowmate_async.transport import ImmediateTransport as ImmediateTransport
 from flowmate_async.transport import Limits as Limits
 from flowmate_async.transport import Response as Response
 from flowmate_async.transport import Transport as Transport
@@ -97,6 +98,7 @@ __all__ = [
     "FlowPolicy",
     "FreshnessPolicy",
     "Headers",
+    "ImmediateTransport",
     "IncompleteListingError",
     "InvalidIdError",
     "Latency",

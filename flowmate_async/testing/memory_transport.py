@@ -1,12 +1,13 @@
 """A transport without a network: a function answers each request."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from flowmate_async.redaction import Headers
-from flowmate_async.transport.base import Limits, Response
+from flowmate_async.transport.base import Limits, Response, TransportError
 
 Answer = Callable[[str, str, Headers, bytes | None], Response | Awaitable[Response]]
 """Called with method, path, headers and body; may raise :class:`~flowmate_async.TransportError`."""
@@ -44,6 +45,54 @@ class MemoryTransport:
         self.sent += 1
         answer = self._answer(method, path, headers, body)
         return await answer if inspect.isawaitable(answer) else answer
+
+
+class ImmediateMemoryTransport(MemoryTransport):
+    """The same as an :class:`~flowmate_async.ImmediateTransport`: it always has a connection idle.
+
+    Args:
+        answer: answers one request, at once or as an awaitable.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self._exchanges: set[asyncio.Task[None]] = set()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End what is on the way."""
+        for exchange in self._exchanges:
+            exchange.cancel()
+        await asyncio.gather(*self._exchanges, return_exceptions=True)
+
+    def send_at_once(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes | None,
+        limits: Limits,
+        *,
+        then: Callable[[Response | TransportError], object],
+    ) -> bool:
+        """See :meth:`flowmate_async.ImmediateTransport.send_at_once`."""
+        exchange = asyncio.get_running_loop().create_task(
+            self._exchange(method, path, headers, body, limits, then=then)
+        )
+        self._exchanges.add(exchange)
+        exchange.add_done_callback(self._exchanges.discard)
+        return True
+
+    async def _exchange(self, *request: Any, then: Callable[[Response | TransportError], object]) -> None:
+        try:
+            answer: Response | TransportError = await self.send(*request)
+        except TransportError as broken:
+            answer = broken
+        except asyncio.CancelledError:
+            then(TransportError("interrupted", "the transport was closed"))
+            raise
+        then(answer)
 
 
 def json_response(body: bytes, status: int = 200, **headers: str) -> Response:

@@ -11,7 +11,11 @@ import msgspec
 import pytest
 
 from flowmate_async import FlowMate
-from flowmate_async.testing.memory_transport import MemoryTransport, json_response
+from flowmate_async.testing.memory_transport import (
+    ImmediateMemoryTransport,
+    MemoryTransport,
+    json_response,
+)
 from flowmate_async.transport.base import Response, TransportError
 
 EPOCH = 1_800_000_000.0
@@ -214,6 +218,8 @@ FAULTS = {
 class World:
     """A clock, an upstream and a client of it: ``async with World() as world``."""
 
+    transport = MemoryTransport
+
     def __init__(self, *, latency=0.125, **options):
         self.clock = VirtualClock()
         self.upstream = Upstream(latency=latency)
@@ -221,7 +227,7 @@ class World:
         settings = {"rate": None, "concurrency": 64} | options
         self.fm = FlowMate(
             admin_token="admin",
-            transport=MemoryTransport(self.upstream.answer),
+            transport=self.transport(self.upstream.answer),
             clock=self.clock,
             on_event=self.events.append,
             **settings,
@@ -289,6 +295,14 @@ class Toolbox:
     OAUTH = OAUTH
     SESSION = SESSION
     EPOCH = EPOCH
+
+
+@pytest.fixture(scope="module", params=[MemoryTransport, ImmediateMemoryTransport])
+def both_ways(request):
+    """Every request in a task of its own, and every one that can be sent at once without."""
+    World.transport = request.param
+    yield
+    World.transport = MemoryTransport
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from flowmate_async import FlowMateError
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 USERS = ("ali", "bea", "cem")
 KINDS = ("OA2_AUTHORIZATION_CODE", "SESSION_AUTH", "API_KEY")
 PAIRS = [(user, f"{user}-{number}") for user in USERS for number in range(len(KINDS))]

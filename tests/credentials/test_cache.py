@@ -8,7 +8,7 @@ import pytest
 from flowmate_async import CredentialExpiredError, SecretNotFoundError
 from flowmate_async.freshness import FreshnessPolicy
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("both_ways")]
 
 MINUTE = 60.0
 

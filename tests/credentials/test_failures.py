@@ -18,7 +18,7 @@ from flowmate_async import (
 )
 from flowmate_async.events import ServedStale
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("both_ways")]
 
 MINUTE = 60.0
 

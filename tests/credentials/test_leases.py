@@ -12,7 +12,7 @@ from flowmate_async import (
     SecretNotFoundError,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("both_ways")]
 
 MINUTE = 60.0
 

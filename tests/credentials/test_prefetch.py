@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("both_ways")]
 
 MINUTE = 60.0
 

@@ -8,7 +8,7 @@ from flowmate_async import UpstreamUnavailableError
 from flowmate_async.events import BreakerOpened
 from flowmate_async.traffic.breaker import BreakerPolicy
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("both_ways")]
 
 MINUTE = 60.0
 

@@ -1,0 +1,186 @@
+"""What is asked without a task: the same promises, whichever way a request goes."""
+
+import asyncio
+
+import pytest
+
+from flowmate_async import (
+    ConfigurationError,
+    FlowMate,
+    RetryPolicy,
+    TransportError,
+    UpstreamTimeoutError,
+    UpstreamUnavailableError,
+)
+from flowmate_async.testing.memory_transport import ImmediateMemoryTransport, json_response
+
+pytestmark = pytest.mark.anyio
+
+SECRET = b'{"data":{"_id":"s","type":"SIMPLE","value":{"username":"u","passphrase":"p"}}}'
+
+
+@pytest.fixture
+def anyio_backend(virtual_time):
+    return virtual_time
+
+
+class Upstream:
+    """Answers GETs with what it is given, after some seconds each; ``asked`` holds the moments of them."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+        self.tokens = 0
+        self.seconds = 1
+
+    async def __call__(self, method, path, headers, body):
+        if method == "POST":
+            self.tokens += 1
+            return json_response(b'{"token":"t%d"}' % self.tokens)
+        self.asked.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self.seconds)
+        answer = self.answers.pop(0) if self.answers else json_response(SECRET)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Watched(ImmediateMemoryTransport):
+    """Counts what was sent at once."""
+
+    at_once = 0
+
+    def send_at_once(self, *request, then):
+        self.at_once += 1
+        return super().send_at_once(*request, then=then)
+
+
+@pytest.fixture
+def upstream():
+    return Upstream()
+
+
+@pytest.fixture
+def transport(upstream):
+    return Watched(upstream)
+
+
+@pytest.fixture
+async def fm(transport):
+    async with FlowMate(admin_token="a", transport=transport, rate=None) as client:
+        await client.impersonate("u")
+        yield client
+
+
+async def test_all_who_ask_at_once_share_one_request(fm, upstream, transport):
+    secrets = await asyncio.gather(*(fm.get_secret("u", "s") for _ in range(100)))
+    assert all(secret is secrets[0] for secret in secrets)
+    assert (len(upstream.asked), transport.at_once) == (1, 1)
+    assert fm.stats().joined["secret"] == 99
+
+
+async def test_a_failure_is_retried_with_its_wait_and_counts_as_an_attempt(transport, upstream):
+    upstream.answers = [json_response(b"", 503)] * 2
+    retry = RetryPolicy(attempts=2)
+    async with FlowMate(admin_token="a", transport=transport, rate=None, retry=retry) as fm:
+        await fm.impersonate("u")
+        with pytest.raises(UpstreamUnavailableError, match="'u', secret 's'"):
+            await fm.get_secret("u", "s")
+        assert len(upstream.asked) == 2
+        assert fm.stats().retries == {"upstream_unavailable": 1}
+
+
+async def test_a_timeout_of_a_refreshing_get_is_let_lie_past_the_lock(fm, upstream):
+    upstream.answers = [TransportError("timeout", "")]
+    await fm.get_secret("u", "s")
+    first, second = upstream.asked
+    assert second - first > 11
+
+
+async def test_a_rejected_token_is_replaced_once(fm, upstream):
+    upstream.answers = [json_response(b'{"message":"Token not found"}', 401)]
+    await fm.get_secret("u", "s")
+    assert (upstream.tokens, len(upstream.asked)) == (2, 2)
+
+
+async def test_an_answer_that_cannot_be_read_is_everybodys_error(fm, upstream):
+    upstream.answers = [json_response(b'{"data":{}}')]
+    outcomes = await asyncio.gather(*(fm.get_secret("u", "s") for _ in range(3)), return_exceptions=True)
+    assert len({id(error) for error in outcomes}) == 3
+    assert all("not what the contract documents" in str(error) for error in outcomes)
+    assert all(error.username == "u" and error.secret_id == "s" for error in outcomes)
+
+
+async def test_who_gives_up_harms_nobody_and_what_is_on_the_wire_ends(fm, upstream):
+    first, second = (asyncio.create_task(fm.get_secret("u", "s")) for _ in range(2))
+    await asyncio.sleep(0.5)
+    first.cancel()
+    assert (await second).id == "s"
+    assert len(upstream.asked) == 1
+    third = asyncio.create_task(fm.get_secret("u", "s"))
+    await asyncio.sleep(0.5)
+    third.cancel()
+    await asyncio.wait([third])
+    assert (await fm.get_secret("u", "s")).id == "s", "joined what the third left"
+    assert len(upstream.asked) == 2
+
+
+async def test_what_nobody_wants_any_more_is_not_sent_again(fm, upstream):
+    upstream.answers = [json_response(b"", 503)]
+    task = asyncio.create_task(fm.get_secret("u", "s"))
+    await asyncio.sleep(0.5)
+    task.cancel()
+    await asyncio.sleep(60)
+    assert len(upstream.asked) == 1
+    flights = fm.stats().flights["secret"]
+    assert (flights.under_way, flights.waiting) == (0, 0)
+
+
+async def test_closing_waits_for_what_is_on_the_wire(transport, upstream):
+    async with FlowMate(admin_token="a", transport=transport, rate=None) as fm:
+        await fm.impersonate("u")
+        task = asyncio.create_task(fm.get_secret("u", "s"))
+        await asyncio.sleep(0.5)
+    assert (await task).id == "s"
+
+
+async def test_closing_waits_no_longer_than_it_says(transport, upstream):
+    upstream.seconds = 1000
+    async with FlowMate(admin_token="a", transport=transport, rate=None) as fm:
+        await fm.impersonate("u")
+        task = asyncio.create_task(fm.get_secret("u", "s"))
+        await asyncio.sleep(0.5)
+    with pytest.raises(ConfigurationError, match="closed"):
+        await task
+    assert asyncio.get_running_loop().time() < 100
+    assert len(upstream.asked) == 1
+
+
+async def test_a_refresh_under_a_cap_and_a_full_house_wait_for_their_turn(upstream, transport):
+    """What has to wait for anything goes the other way."""
+    async with FlowMate(admin_token="a", transport=transport, rate=None, concurrency=2) as fm:
+        await fm.impersonate("u")
+        ids = [f"s{number}" for number in range(6)]
+        upstream.answers = [json_response(SECRET.replace(b'"s"', b'"%s"' % one.encode())) for one in ids]
+        assert [
+            secret.id for secret in await asyncio.gather(*(fm.get_secret("u", one) for one in ids))
+        ] == ids
+        assert transport.at_once == 2
+        assert fm.stats().traffic.max_in_flight == 2
+
+
+async def test_a_listener_that_fails_breaks_nothing(upstream, transport):
+    def listener(event):
+        raise LookupError
+
+    async with FlowMate(admin_token="a", transport=transport, rate=None, on_event=listener) as fm:
+        await fm.impersonate("u")
+        assert (await fm.get_secret("u", "s")).id == "s"
+
+
+async def test_when_the_time_is_over_the_error_says_so(transport, upstream):
+    upstream.answers = [TransportError("timeout", "")]
+    async with FlowMate(admin_token="a", transport=transport, rate=None, retry=RetryPolicy(attempts=1)) as fm:
+        await fm.impersonate("u")
+        with pytest.raises(UpstreamTimeoutError):
+            await fm.get_secret("u", "s")
