@@ -12,7 +12,7 @@ import msgspec
 _log = logging.getLogger("flowmate_async")
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """Base of all events."""
 
 

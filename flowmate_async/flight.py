@@ -122,13 +122,9 @@ class Flight(Generic[V]):
                 waiter.set_exception(error.clone() if isinstance(error, FlowMateError) else error)
 
     def go_on(self, launch: "Launch[V]") -> None:
-        """Have a task go on with what was asked at once, unless nobody wants it any more."""
-        if self._table is None:
-            return
-        if self._waiters:
+        """Have a task go on with what was asked at once."""
+        if self._table is not None:
             self._table.begin(self, launch)
-        else:
-            self.drop()
 
     def drop(self) -> None:
         """Leave the table, so that nobody joins any more, and cancel the task that flies."""

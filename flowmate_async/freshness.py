@@ -55,7 +55,7 @@ class State(enum.Enum):
     """Wait for a newer one: it has ended, or ends sooner than the caller needs."""
 
 
-class Timeline(msgspec.Struct, frozen=True):
+class Timeline(msgspec.Struct, frozen=True, gc=False):
     """When a credential is to be refreshed and when it ends, on the wall clock and on the monotonic one.
 
     Either clock may be the one that is wrong: the wall clock jumps, the monotonic one stands still while a

@@ -38,7 +38,7 @@ _UNSEEN = re.compile(
 )
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request, without its credentials.
 
     Attributes:

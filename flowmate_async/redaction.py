@@ -17,10 +17,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 _TELLING = re.compile(r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s\"'<>]*)|[A-Za-z0-9+/_=~.-]{25,}", re.IGNORECASE)
 
 
-class Redacted(msgspec.Struct, frozen=True):
+class Redacted(msgspec.Struct, frozen=True, gc=False):
     """Base of structs that hold credentials: they print, and refuse to be pickled.
 
-    ``__shown__`` names the fields that may appear in ``repr``; everything else is left out.
+    ``__shown__`` names the fields that may appear in ``repr``; everything else is left out. The garbage
+    collector does not look at them: frozen, they are a part of no cycle, and a cache may hold a million.
     """
 
     def __repr__(self) -> str:
@@ -52,7 +53,7 @@ class Redacted(msgspec.Struct, frozen=True):
         raise TypeError(message)
 
 
-class Headers(Redacted, frozen=True, weakref=True):
+class Headers(Redacted, frozen=True, gc=True, weakref=True):
     """Request headers whose values never show: one of them is a bearer token.
 
     Can be weakly referenced, so that what is derived from them can go when they go.

@@ -25,7 +25,7 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
     __shown__ = ("username", "requests", "seconds")
 
 
-class UserFailed(Redacted, frozen=True, kw_only=True):
+class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has a traceback
     """Something of a user could not be fetched.
 
     Attributes:

@@ -30,7 +30,7 @@ from flowmate_async.testing.scripted_exchanges import (
     WHOLE,
 )
 from flowmate_async.testing.scripted_server import SILENCE, Answer, ScriptedServer, http, split
-from flowmate_async.transport.base import Limits, Response, Transport, TransportError
+from flowmate_async.transport.base import ImmediateTransport, Limits, Response, Transport, TransportError
 
 OpenTransport = Callable[[str], Transport]
 
@@ -323,3 +323,55 @@ class TransportSuite:
                 await waiting
             await server.gone()
         assert broken.value.failure in BROKE
+
+    # For a transport that is an ImmediateTransport, too.
+
+    async def test_what_is_sent_at_once_is_answered_later_and_once(
+        self, open_transport: OpenTransport
+    ) -> None:
+        """Nobody is told before the call has returned; a whole answer is the one that send() would bring."""
+        async with ScriptedServer(http(), http(b"[2]")) as server, open_transport(server.url) as transport:
+            await get(transport)
+            told: asyncio.Queue[Response | TransportError] = asyncio.Queue()
+            assert _at_once(transport, told.put_nowait)
+            assert told.empty()
+            async with asyncio.timeout(5):
+                outcome = await told.get()
+            assert isinstance(outcome, Response)
+            assert (outcome.status, outcome.body) == (200, b"[2]")
+            await asyncio.sleep(0.01)
+            assert told.empty()
+            assert len(server.requests) == 2
+
+    @pytest.mark.parametrize("name", BROKEN)
+    async def test_what_breaks_at_once_is_told_as_a_value(
+        self, open_transport: OpenTransport, name: str
+    ) -> None:
+        """The same failure as send() raises, and nothing of the request in it."""
+        answer, failures = BROKEN[name]
+        async with ScriptedServer(http(), answer) as server, open_transport(server.url) as transport:
+            await get(transport)
+            told: asyncio.Queue[Response | TransportError] = asyncio.Queue()
+            assert _at_once(transport, told.put_nowait)
+            async with asyncio.timeout(5):
+                outcome = await told.get()
+            assert isinstance(outcome, TransportError)
+            assert outcome.failure in failures
+            assert "5ecr3t" not in exposed(outcome)
+
+    async def test_leaving_it_tells_whoever_is_in_flight_at_once(self, open_transport: OpenTransport) -> None:
+        """Nobody is left waiting for an answer that cannot come."""
+        told: list[Response | TransportError] = []
+        async with ScriptedServer(http(), SILENCE) as server:
+            async with open_transport(server.url) as transport:
+                await get(transport)
+                assert _at_once(transport, told.append)
+                await asyncio.sleep(0.05)
+                assert not told
+            assert [type(outcome) for outcome in told] == [TransportError]
+
+
+def _at_once(transport: Transport, then: Callable[[Response | TransportError], object]) -> bool:
+    if not isinstance(transport, ImmediateTransport):
+        pytest.skip("it is no ImmediateTransport")
+    return transport.send_at_once("GET", "/secrets/5ecr3t-path", HEADERS, None, LIMITS, then=then)

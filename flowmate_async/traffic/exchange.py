@@ -21,7 +21,7 @@ from flowmate_async.traffic.admission import Admission
 from flowmate_async.traffic.quarantine import Quarantine
 from flowmate_async.traffic.retry import RetryPolicy
 from flowmate_async.traffic.tally import count_request
-from flowmate_async.transport.base import Limits, Response, Transport, TransportError
+from flowmate_async.transport.base import ImmediateTransport, Limits, Response, Transport, TransportError
 
 OFF_WIRE: AbstractContextManager[Any] = nullcontext()
 
@@ -83,7 +83,7 @@ class Exchange:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._transport = transport
-        self._send_at_once = transport.send_at_once if hasattr(transport, "send_at_once") else None
+        self._send_at_once = transport.send_at_once if isinstance(transport, ImmediateTransport) else None
         self._admission = admission
         self._quarantine = quarantine
         self._policy = policy

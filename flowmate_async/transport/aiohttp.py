@@ -6,6 +6,7 @@ nothing, and does not repeat a request behind the library's back.
 
 import asyncio
 import ssl
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,10 +30,12 @@ from flowmate_async.transport.answers import (
     refusal,
 )
 from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, Response, TransportError
+from flowmate_async.transport.kept import Kept
 from flowmate_async.transport.proxies import proxy_of
-from flowmate_async.transport.request_rules import NOT_SENDABLE, may_be_sent
+from flowmate_async.transport.request_rules import NOT_SENDABLE, are_fields, is_method, is_target
 
 _CHUNK_BYTES = 64 * 1024
+_VERSIONS = {aiohttp.HttpVersion11: "1.1", aiohttp.HttpVersion10: "1.0"}
 
 
 class AiohttpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,8 @@ class AiohttpTransport:
         self._options = options or AiohttpOptions()
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._fields = Kept(_fields)
+        self._exchanges: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         connector = _Connector(limit=0, ssl=self._tls, keepalive_timeout=self._options.keep_alive_seconds)
@@ -92,6 +97,10 @@ class AiohttpTransport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         session, self._session = self._session, None
+        self._fields.forget()
+        for exchange in self._exchanges:
+            exchange.cancel()
+        await asyncio.gather(*self._exchanges)
         if session is not None:
             await session.close()
 
@@ -99,41 +108,71 @@ class AiohttpTransport:
         self, method: str, path: str, headers: Headers, body: bytes | None, limits: Limits
     ) -> Response:
         """See :meth:`flowmate_async.transport.Transport.send`."""
+        outcome = await self._outcome(method, path, headers, body, limits)
+        if isinstance(outcome, Response):
+            return outcome
+        # Raised out here, the error brings no frame of aiohttp along, whose locals are the request.
+        del method, path, headers, body
+        raise outcome
+
+    def send_at_once(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes | None,
+        limits: Limits,
+        *,
+        then: Callable[[Response | TransportError], object],
+    ) -> bool:
+        """See :meth:`flowmate_async.ImmediateTransport.send_at_once`."""
+        if self._session is None:
+            return False
+        outcome = self._outcome(method, path, headers, body, limits)
+        exchange = asyncio.get_running_loop().create_task(_report(outcome, then))
+        self._exchanges.add(exchange)
+        exchange.add_done_callback(self._exchanges.discard)
+        return True
+
+    async def _outcome(
+        self, method: str, path: str, headers: Headers, body: bytes | None, limits: Limits
+    ) -> Response | BaseException:
+        """How an exchange ended, as a value: an error without the frames it came through."""
         try:
             return await self._exchange(method, path, headers, body, limits)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure: BaseException = _translated(error)
         except BaseException as error:  # noqa: BLE001 - a cancellation must not bring those frames along either
             failure = error.with_traceback(None)
-        # Raised out here, the error brings no frame of aiohttp along, whose locals are the request.
-        del method, path, headers, body
         failure.__context__ = failure.__cause__ = None
-        raise failure
+        return failure
 
     async def _exchange(
         self, method: str, path: str, headers: Headers, body: bytes | None, limits: Limits
     ) -> Response:
         if self._session is None:
             raise RuntimeError("the transport is used before it is entered, or after it is closed")
-        if not may_be_sent(method, path, headers):
+        fields = self._fields.of(headers)
+        if fields is None or not is_method(method) or not is_target(path):
             raise TransportError("malformed", NOT_SENDABLE)
-        pairs = [*headers.pairs, (hdrs.ACCEPT_ENCODING, "identity")]
-        if body is not None:
-            pairs.append((hdrs.CONTENT_TYPE, BODY_TYPE))
-        async with self._session.request(
+        answer = await self._session.request(
             method,
             URL(self._base_url + path, encoded=True),
-            headers=pairs,
+            headers=fields if body is None else [*fields, (hdrs.CONTENT_TYPE, BODY_TYPE)],
             data=body,
             timeout=self._timeout(limits.timeout_seconds),
             allow_redirects=False,
-        ) as answer:
+        )
+        try:
             received = lowered(answer.headers.items())
-            version = "" if answer.version is None else f"{answer.version.major}.{answer.version.minor}"
-            if reason := refusal(version, answer.status, received):
-                answer.close()
-                raise TransportError("malformed", reason)
+            if reason := refusal(_version(answer.version), answer.status, received):
+                raise TransportError("malformed", reason)  # noqa: TRY301 - to where the connection is closed
             return Response(answer.status, received, await _body(answer, limits.max_body_bytes))
+        except BaseException:
+            answer.close()
+            raise
+        finally:
+            answer.release()
 
     def _timeout(self, seconds: float) -> aiohttp.ClientTimeout:
         timeout = self._timeouts.get(seconds)
@@ -141,6 +180,27 @@ class AiohttpTransport:
             timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._options.connect_seconds)
             self._timeouts[seconds] = timeout
         return timeout
+
+
+async def _report(
+    exchange: Coroutine[Any, Any, Response | BaseException],
+    then: Callable[[Response | TransportError], object],
+) -> None:
+    outcome = await exchange
+    if isinstance(outcome, asyncio.CancelledError):
+        outcome = TransportError("interrupted", "the transport was closed")
+    if not isinstance(outcome, Response | TransportError):
+        raise outcome
+    then(outcome)
+
+
+def _fields(headers: Headers) -> list[tuple[str, str]] | None:
+    """These headers as they are given to aiohttp, if they may be sent."""
+    return [*headers.pairs, (hdrs.ACCEPT_ENCODING, "identity")] if are_fields(headers) else None
+
+
+def _version(version: aiohttp.HttpVersion | None) -> str:
+    return "" if version is None else _VERSIONS.get(version, "another")
 
 
 class _Connector(aiohttp.TCPConnector):

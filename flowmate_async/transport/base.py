@@ -6,7 +6,7 @@ retry, does not wait for a rate, does not know FlowMate's endpoints.
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -92,6 +92,7 @@ class Transport(Protocol):
         ...
 
 
+@runtime_checkable
 class ImmediateTransport(Transport, Protocol):
     """A transport that can also send without waiting for anything but the answer.
 

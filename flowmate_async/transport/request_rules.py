@@ -34,11 +34,6 @@ NOT_SENDABLE = "the request holds what HTTP cannot carry; nothing was sent"
 """Said of a request that breaks these rules."""
 
 
-def may_be_sent(method: str, path: str, headers: Headers) -> bool:
-    """Whether a request keeps all rules."""
-    return is_method(method) and is_target(path) and are_fields(headers)
-
-
 def is_method(method: str) -> bool:
     """Whether the seam knows this method."""
     return method in _METHODS

@@ -97,10 +97,37 @@ async def test_a_timeout_of_a_refreshing_get_is_let_lie_past_the_lock(fm, upstre
     assert second - first > 11
 
 
+async def test_what_may_still_be_refreshing_is_left_alone_by_newcomers(fm, upstream):
+    upstream.answers = [TransportError("timeout", "")]
+    task = asyncio.create_task(fm.get_secret("u", "s"))
+    await asyncio.sleep(2)
+    task.cancel()
+    await asyncio.wait([task])
+    await fm.get_secret("u", "s")
+    first, second = upstream.asked
+    assert second - first >= 11  # it was answered for one second, and the lock takes ten
+
+
 async def test_a_rejected_token_is_replaced_once(fm, upstream):
     upstream.answers = [json_response(b'{"message":"Token not found"}', 401)]
     await fm.get_secret("u", "s")
     assert (upstream.tokens, len(upstream.asked)) == (2, 2)
+
+
+async def test_a_token_that_is_used_does_not_idle(fm, upstream):
+    for _ in range(5):
+        await asyncio.sleep(3600)
+        await fm.get_secret("u", "s")
+    assert upstream.tokens == 1
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_kept_in_the_cache(fm, upstream):
+    task = asyncio.create_task(fm.credential("u", "s"))
+    await asyncio.sleep(0.5)
+    task.cancel()
+    await asyncio.sleep(10)
+    assert (await fm.credential("u", "s")).id == "s"
+    assert len(upstream.asked) == 1
 
 
 async def test_an_answer_that_cannot_be_read_is_everybodys_error(fm, upstream):

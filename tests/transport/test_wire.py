@@ -316,27 +316,27 @@ class TestSerialising:
         """No copy of a credential outlives what it was made from."""
         serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
         headers = Headers((("Authorization", "Bearer t"),))
-        assert serialiser._fields(headers) is serialiser._fields(headers)
-        assert len(serialiser._kept) == 1
+        assert serialiser._fields.of(headers) is serialiser._fields.of(headers)
+        assert len(serialiser._fields._kept) == 1
         del headers
         gc.collect()
-        assert len(serialiser._kept) == 0
+        assert len(serialiser._fields._kept) == 0
 
     def test_no_more_are_kept_than_the_bound(self, monkeypatch):
-        monkeypatch.setattr("flowmate_async.transport.wire.serialising._MAX_KEPT", 10)
+        monkeypatch.setattr("flowmate_async.transport.kept._MAX_KEPT", 10)
         serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
         held = [Headers((("Authorization", f"Bearer {at}"),)) for at in range(100)]
         for at, headers in enumerate(held * 2):
             request = serialiser.serialise("GET", "/", headers, None)
             assert f"Bearer {at % 100}\r\n".encode() in request.data
-            assert len(serialiser._kept) <= 10
+            assert len(serialiser._fields._kept) <= 10
 
     def test_leaving_the_transport_forgets_them_all(self):
         serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
         headers = Headers((("Authorization", "Bearer t"),))
         serialiser.serialise("GET", "/", headers, None)
         serialiser.forget()
-        assert len(serialiser._kept) == 0
+        assert len(serialiser._fields._kept) == 0
 
     def test_a_request_shows_nothing_of_itself(self):
         serialiser = Serialiser(host="h.example", prefix="", user_agent="test")

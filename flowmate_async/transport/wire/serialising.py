@@ -1,15 +1,11 @@
 """From a request to its bytes, once: what never changes is encoded beforehand, a user's token once."""
 
-import weakref
-
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Headers, Redacted
 from flowmate_async.transport.answers import ACCEPT, BODY_TYPE
 from flowmate_async.transport.base import TransportError
+from flowmate_async.transport.kept import Kept
 from flowmate_async.transport.request_rules import NOT_SENDABLE, are_fields, is_method, is_target, is_value
-
-_MAX_KEPT = 4096
-"""Most :class:`Headers` whose bytes are kept; a bound, since a caller may hold any number of them."""
 
 
 class Serialised(Redacted, frozen=True):
@@ -30,7 +26,7 @@ class Serialiser:
         ConfigurationError: one of them cannot stand in a request.
     """
 
-    __slots__ = ("_after_target", "_before_target", "_kept", "_prefix")
+    __slots__ = ("_after_target", "_before_target", "_fields", "_prefix")
 
     def __init__(self, *, host: str, prefix: str, user_agent: str) -> None:
         if not is_value(host) or not is_value(user_agent) or not is_target(f"{prefix}/"):
@@ -45,14 +41,14 @@ class Serialiser:
         self._after_target = "".join(f"{line}\r\n" for line in lines).encode("ascii")
         self._prefix = prefix
         self._before_target: dict[str, bytes] = {}
-        self._kept: dict[int, tuple[weakref.ref[Headers], bytes]] = {}
+        self._fields = Kept(_lines)
 
     def serialise(
         self, method: str, path: str, headers: Headers, body: bytes | None
     ) -> Serialised | TransportError:
         """All bytes of a request; or why there are none, returned since this frame holds the request."""
         before = self._before_target.get(method) or self._prefixed(method)
-        fields = self._fields(headers)
+        fields = self._fields.of(headers)
         if before is None or fields is None or not is_target(path):
             return TransportError("malformed", NOT_SENDABLE)
         target = path.encode("ascii")
@@ -63,7 +59,7 @@ class Serialiser:
 
     def forget(self) -> None:
         """Drop every kept header."""
-        self._kept.clear()
+        self._fields.forget()
 
     def _prefixed(self, method: str) -> bytes | None:
         if not is_method(method):
@@ -72,17 +68,9 @@ class Serialiser:
         self._before_target[method] = before
         return before
 
-    def _fields(self, headers: Headers) -> bytes | None:
-        """The lines of these headers: kept for as long as the headers themselves are, and not longer."""
-        key = id(headers)
-        kept = self._kept.get(key)
-        if kept is not None and kept[0]() is headers:
-            return kept[1]
-        if not are_fields(headers):
-            return None
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.pairs).encode("ascii")
-        if len(self._kept) >= _MAX_KEPT:
-            self._kept.clear()
-        table = self._kept
-        self._kept[key] = (weakref.ref(headers, lambda _: table.pop(key, None)), lines)
-        return lines
+
+def _lines(headers: Headers) -> bytes | None:
+    """The lines of these headers, if they may be sent."""
+    if not are_fields(headers):
+        return None
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.pairs).encode("ascii")
