@@ -107,7 +107,7 @@ class Admission:
         Returns:
             The moment at which the request counts as sent; ``None`` when :meth:`enter` must be awaited.
         """
-        if self._bucket is not None or self._woken or self._turn.inside or not self._slots.enter_at_once():
+        if self._woken or self._turn.inside or self._adaptive_rate.adapting or not self._take_at_once():
             return None
         self._admitted += 1
         return self._clock.monotonic()
@@ -122,7 +122,7 @@ class Admission:
         if admitted_at is None:
             try:
                 admitted_at = await self._enter_in_turn()
-                await self._wave_through_others(admitted_at)
+                self._wave_through_others(admitted_at)
             finally:
                 self._turn.leave()
         self._admitted += 1
@@ -136,19 +136,24 @@ class Admission:
             self._slots.leave()
             raise
 
-    async def _wave_through_others(self, now: float) -> None:
+    def _wave_through_others(self, now: float) -> None:
         """Let those behind pass for whom there are a slot and a token already.
 
         Handing the turn on costs a step of the loop each; at thousands of requests/s that would be the limit.
         """
-        while self._turn.waiting_any and (self._bucket is None or self._bucket.has_token):
-            if not self._slots.enter_at_once():
-                return
-            if self._bucket is not None:
-                await self._bucket.take()  # does not wait
+        while self._turn.waiting_any and self._take_at_once():
             if not self._turn.wave_through(now):
                 self._slots.leave()
                 return
+
+    def _take_at_once(self) -> bool:
+        """Take a slot and a token, if there are both."""
+        if not self._slots.enter_at_once():
+            return False
+        if self._bucket is None or self._bucket.take_at_once():
+            return True
+        self._slots.leave()
+        return False
 
     def leave(self) -> None:
         """The request has ended."""

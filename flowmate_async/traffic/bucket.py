@@ -5,6 +5,8 @@ burst. Its timers have a grain of 1 ms, so a capacity below ``rate * 0.005`` cos
 """
 
 import math
+from collections.abc import Coroutine
+from typing import Any
 
 from aiolimiter import AsyncLimiter
 
@@ -40,10 +42,9 @@ class TokenBucket:
         self.burst = burst
         self._limiter = _limiter(rate, burst)
 
-    @property
-    def has_token(self) -> bool:
-        """Whether :meth:`take` would return at once."""
-        return self._limiter.has_capacity()
+    def take_at_once(self) -> bool:
+        """Take a token, if there is one."""
+        return self._limiter.has_capacity() and _ended_at_once(self._limiter.acquire())
 
     async def take(self) -> None:
         """Wait for a token."""
@@ -59,3 +60,13 @@ class TokenBucket:
 def _limiter(rate: float, burst: int) -> AsyncLimiter:
     capacity = capacity_of(rate, burst)
     return AsyncLimiter(capacity, capacity / rate)
+
+
+def _ended_at_once(acquiring: Coroutine[Any, Any, None]) -> bool:
+    """Run a coroutine that has nothing to wait for, as aiolimiter's while it has capacity."""
+    try:
+        acquiring.send(None)
+    except StopIteration:
+        return True
+    acquiring.close()
+    return False

@@ -75,10 +75,12 @@ class LeasedBucket:
         self._lease = _NONE
         self._own: TokenBucket | None = None
 
-    @property
-    def has_token(self) -> bool:
-        """Whether :meth:`take` would return at once."""
-        return self._holds_token() and (self._own is None or self._own.has_token)
+    def take_at_once(self) -> bool:
+        """Take a token, if there is one."""
+        if not self._holds_token() or (self._own is not None and not self._own.take_at_once()):
+            return False
+        self._lease = TokenLease(self._lease.tokens - 1, self._lease.valid_until)
+        return True
 
     async def take(self) -> None:
         """Wait for a token."""

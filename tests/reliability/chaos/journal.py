@@ -9,13 +9,13 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from flowmate_async import Response, Secret, Transport, TransportError
+from flowmate_async import ImmediateTransport, Response, Secret, TransportError
 from flowmate_async.redaction import Headers
 from flowmate_async.sandbox import Sandbox
 from flowmate_async.sandbox import Secret as TwinSecret
@@ -153,7 +153,7 @@ class _NotedTokens:
 class Tap:
     """A transport that notes every request of one client and hands it to the real one."""
 
-    def __init__(self, carrier: Transport, journal: Journal, *, client: int) -> None:
+    def __init__(self, carrier: ImmediateTransport, journal: Journal, *, client: int) -> None:
         self._carrier = carrier
         self._journal = journal
         self._client = client
@@ -182,8 +182,39 @@ class Tap:
             _note_answer(send, response, dates=not self._journal.record.plan.clock_jumps)
             return response
         finally:
-            send.ended = asyncio.get_running_loop().time()
-            send.ended_before = len(self._journal.record.sends)
+            self._ended(send)
+
+    def send_at_once(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes | None,
+        limits: Limits,
+        *,
+        then: Callable[[Response | TransportError], object],
+    ) -> bool:
+        """Note, and send, if the real one can."""
+        send = self._begun(method, path, headers, body)
+        send.outcome = "cancelled"
+        dates = not self._journal.record.plan.clock_jumps
+
+        def told(outcome: Response | TransportError) -> None:
+            if isinstance(outcome, TransportError):
+                send.outcome = outcome.failure
+            else:
+                _note_answer(send, outcome, dates=dates)
+            self._ended(send)
+            then(outcome)
+
+        if not self._carrier.send_at_once(method, path, headers, body, limits, then=told):
+            self._journal.record.sends.pop()  # nothing was sent
+            return False
+        return True
+
+    def _ended(self, send: Send) -> None:
+        send.ended = asyncio.get_running_loop().time()
+        send.ended_before = len(self._journal.record.sends)
 
     def _begun(self, method: str, path: str, headers: Headers, body: bytes | None) -> Send:
         endpoint, secret_id = _endpoint_of(method, path)

@@ -90,6 +90,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """At last the faults end and the failed users are tried again: then everything must be there."""
 
     @property
+    def transport(self) -> Literal["aiohttp", "wire"]:
+        """What carries the requests: eight runs of each in turn, so that every mode is on both."""
+        return "wire" if self.seed // 8 % 2 else "aiohttp"
+
+    @property
     def clock_jumps(self) -> bool:
         """Whether the client's wall clock is wrong for a while."""
         return any(mischief.deed == "jump_clock" for mischief in self.mischief)

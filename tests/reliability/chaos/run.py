@@ -14,9 +14,9 @@ from blockbuster import blockbuster_ctx
 from flowmate_async import (
     FlowMate,
     FlowMateError,
+    ImmediateTransport,
     StoreKey,
     SyncOptions,
-    Transport,
     UserFailed,
     open_store,
 )
@@ -25,6 +25,7 @@ from flowmate_async.sandbox import FaultProxy, Faults, Sandbox
 from flowmate_async.stores import Store
 from flowmate_async.transport.aiohttp import AiohttpOptions, AiohttpTransport
 from flowmate_async.transport.tls import client_context
+from flowmate_async.transport.wire import WireTransport
 
 from .bounds import BREAKER, FLOW, FRESHNESS, LIMITS, RETRY, limit_seconds, twin_options
 from .fault_mix import WAIT_SECONDS
@@ -185,7 +186,7 @@ class _Run:
             burst=bounds.burst,
             concurrency=bounds.concurrency,
             page_size=bounds.page_size,
-            transport=Tap(carrier(self._base_url), self._journal, client=self._clients),
+            transport=Tap(carrier(self._plan.transport, self._base_url), self._journal, client=self._clients),
             limits=LIMITS,
             retry=RETRY,
             breaker=BREAKER,
@@ -239,8 +240,10 @@ class _Run:
             self._record.faults |= {"proxy_cut": done.cuts, "proxy_stall": done.stalls}
 
 
-def carrier(base_url: str) -> Transport:
-    """The transport under the tap: the one the client would make for itself."""
+def carrier(name: str, base_url: str) -> ImmediateTransport:
+    """The transport under the tap: one that the client would make for itself."""
+    if name == "wire":
+        return WireTransport(base_url, user_agent="flowmate_async", tls=_TLS)
     return AiohttpTransport(base_url, user_agent="flowmate_async", tls=_TLS, options=AiohttpOptions())
 
 
