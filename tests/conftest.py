@@ -89,10 +89,12 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield running
 
 
-@pytest.fixture
-async def fm(sandbox: Sandbox) -> AsyncIterator[FlowMate]:
-    """A client of the twin, without a rate limit."""
-    async with FlowMate(admin_token=sandbox.admin_token, base_url=sandbox.url, rate=None) as client:
+@pytest.fixture(params=["aiohttp", "wire"])
+async def fm(sandbox: Sandbox, request: pytest.FixtureRequest) -> AsyncIterator[FlowMate]:
+    """A client of the twin on either transport, without a rate limit."""
+    async with FlowMate(
+        admin_token=sandbox.admin_token, base_url=sandbox.url, rate=None, transport=request.param
+    ) as client:
         yield client
 
 

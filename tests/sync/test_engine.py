@@ -104,10 +104,14 @@ class TestResuming:
         assert not report.complete
         return stored, report
 
-    @pytest.fixture
-    async def fm(self, sandbox):
+    @pytest.fixture(params=["aiohttp", "wire"])
+    async def fm(self, sandbox, request):
         async with FlowMate(
-            admin_token=sandbox.admin_token, base_url=sandbox.url, rate=None, concurrency=3
+            admin_token=sandbox.admin_token,
+            base_url=sandbox.url,
+            rate=None,
+            concurrency=3,
+            transport=request.param,
         ) as client:
             yield client
 
