@@ -199,6 +199,10 @@ class FlowMate:
     async def impersonate(self, username: str) -> UserToken:
         """A token for one user: the one that is held, or a new one; single-flight.
 
+        Args:
+            username: the user; upstream may make one it does not know (docs/contract/OBSERVED.md
+                § Impersonation).
+
         Raises:
             InvalidIdError: the username may not be sent.
             UserNotFoundError: no such user, or a disabled one.
@@ -206,15 +210,29 @@ class FlowMate:
         return await self._tokens.token(username)
 
     async def list_secrets(self, username: str) -> list[SecretSummary]:
-        """Every secret of a user, without credentials: all pages, counted against upstream's total.
+        """Every secret of a user, without credentials (docs/contract/OBSERVED.md § Listing).
+
+        All pages, counted against upstream's total.
+
+        Args:
+            username: the user.
 
         Raises:
+            InvalidIdError: the username may not be sent.
+            UserNotFoundError: no such user, or a disabled one.
             IncompleteListingError: the listing kept disagreeing with its own total.
         """
         return list((await self._lister.list(username)).secrets)
 
     async def get_secret(self, username: str, secret_id: str) -> Secret:
         """One secret with its credential, from upstream; single-flight.
+
+        Never from the cache, and never sent twice at once (docs/contract/OBSERVED.md § Concurrent GETs of one
+        secret that needs a refresh).
+
+        Args:
+            username: the user.
+            secret_id: the secret.
 
         Raises:
             InvalidIdError: the username or id may not be sent.

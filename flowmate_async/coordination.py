@@ -126,7 +126,11 @@ class Coordination(Protocol):
         ...
 
     def pause(self, seconds: float) -> None:
-        """Tell the others that upstream asked everybody to wait."""
+        """Tell the others that upstream asked everybody to wait.
+
+        Args:
+            seconds: for how long.
+        """
         ...
 
     def on_pause(self, listener: Callable[[float], object]) -> None:

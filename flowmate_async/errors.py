@@ -71,7 +71,12 @@ class FlowMateError(Exception):
         return _WORD.sub("_", type(self).__name__.removesuffix("Error")).lower()
 
     def about(self, *, username: str | None = None, secret_id: str | None = None) -> Self:
-        """Name the user and secret concerned, where not named yet, and return the error itself."""
+        """Name the user and secret concerned, where not named yet, and return the error itself.
+
+        Args:
+            username: the user.
+            secret_id: the secret.
+        """
         self.username = self.username or username
         self.secret_id = self.secret_id or secret_id
         return self

@@ -15,6 +15,14 @@ class Lease:
 
     Use it as ``async with fm.lease(user, secret_id, min_valid=300) as lease``.
 
+    Made by :meth:`FlowMate.lease`, never by hand.
+
+    Args:
+        credentials: where it is leased from.
+        username: the user.
+        secret_id: the secret.
+        min_valid: seconds for which it must be valid when the lease begins.
+
     Attributes:
         username: the user.
         secret_id: the secret.

@@ -39,6 +39,11 @@ class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         id: upstream's internal id.
         status: ``ACTIVE``, or another word of upstream's.
         tenant: the tenant the user belongs to; administrators and service accounts have none.
+        firstname: as it was entered.
+        lastname: likewise.
+        confirmed: whether the account was confirmed.
+        roles: an administrator's or service account's.
+        permissions: likewise.
     """
 
     username: str | None = None
@@ -58,14 +63,26 @@ class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """An owner of a secret; ``type`` is ``USER`` or ``TENANT``."""
+    """An owner of a secret.
+
+    Attributes:
+        id: upstream's id of the user or tenant.
+        type: ``USER`` or ``TENANT``.
+    """
 
     id: str = ""
     type: str = ""
 
 
 class SummaryValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The part of a secret's value that a listing shows: never a credential."""
+    """The part of a secret's value that a listing shows: never a credential.
+
+    Attributes:
+        auth_client_id: the OAuth client it was granted to.
+        scope: what it may do.
+        expires: as upstream sent it; read it as the summary's ``expires_at``.
+        external_id: the user's id at the provider.
+    """
 
     auth_client_id: str | None = None
     scope: Any = None
@@ -83,6 +100,7 @@ class SecretSummary(msgspec.Struct, frozen=True, kw_only=True):
         owners: who owns it.
         value: what the listing shows of the value, OAuth client, scope and expiry; ``None`` for types of
             which it shows nothing.
+        current_error: the last refresh's failure; upstream never clears it, see :attr:`ever_failed`.
     """
 
     id: str = msgspec.field(name="_id")

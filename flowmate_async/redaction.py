@@ -57,6 +57,9 @@ class Headers(Redacted, frozen=True, gc=True, weakref=True):
     """Request headers whose values never show: one of them is a bearer token.
 
     Can be weakly referenced, so that what is derived from them can go when they go.
+
+    Attributes:
+        pairs: names and values.
     """
 
     pairs: tuple[tuple[str, str], ...] = ()

@@ -45,27 +45,50 @@ __all__ = [
 class _Value(
     Redacted, frozen=True, kw_only=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True
 ):
-    """Base of values. Unknown fields are forbidden so that the decoder notices and keeps them."""
+    """Base of values. Unknown fields are forbidden so that the decoder notices and keeps them.
+
+    Attributes:
+        extra: fields that upstream sent and the contract does not have.
+    """
 
     extra: dict[str, Any] = msgspec.field(default_factory=dict, name="_extra")
 
 
 class SimpleValue(_Value, frozen=True, kw_only=True):
-    """A username and its passphrase."""
+    """A username and its passphrase (docs/contract/OBSERVED.md § One secret).
+
+    Attributes:
+        passphrase: the passphrase.
+        username: the username in the app, not FlowMate's.
+    """
 
     passphrase: str
     username: str | None = None
 
 
 class ApiKeyValue(_Value, frozen=True, kw_only=True):
-    """An API key; ``header_name`` may be missing or empty."""
+    """An API key (docs/contract/OBSERVED.md § One secret).
+
+    Attributes:
+        key: the key.
+        header_name: the header it belongs in; may be missing or empty.
+    """
 
     key: str
     header_name: str | None = None
 
 
 class OAuth2Value(_Value, frozen=True, kw_only=True):
-    """An OAuth 2 access token; ``refresh_token`` is dropped at decode unless asked for."""
+    """An OAuth 2 access token (docs/contract/OBSERVED.md § One secret).
+
+    Attributes:
+        access_token: the token.
+        auth_client_id: the OAuth client it was granted to.
+        scope: what it may do, as the provider says it.
+        expires: as upstream sent it; read it as the secret's ``expires_at``.
+        external_id: the user's id at the provider.
+        refresh_token: dropped at decode unless asked for; may be a ciphertext.
+    """
 
     access_token: str
     auth_client_id: str | None = None
@@ -76,7 +99,14 @@ class OAuth2Value(_Value, frozen=True, kw_only=True):
 
 
 class SessionValue(_Value, frozen=True, kw_only=True):
-    """A session token; ``input_fields`` is dropped at decode unless asked for."""
+    """A session token (docs/contract/OBSERVED.md § One secret).
+
+    Attributes:
+        access_token: the token.
+        auth_client_id: the client it was made with.
+        expires: as upstream sent it, often nothing; read it as the secret's ``expires_at``.
+        input_fields: what the user typed to log in; dropped at decode unless asked for.
+    """
 
     access_token: str
     auth_client_id: str | None = None
@@ -85,13 +115,26 @@ class SessionValue(_Value, frozen=True, kw_only=True):
 
 
 class MixedValue(_Value, frozen=True, kw_only=True):
-    """An opaque payload."""
+    """An opaque payload.
+
+    Attributes:
+        payload: a text whose meaning only its app knows.
+    """
 
     payload: str
 
 
 class OAuth1Value(_Value, frozen=True, kw_only=True):
-    """OAuth 1 tokens, two- or three-legged."""
+    """OAuth 1 tokens, two- or three-legged (docs/contract/OBSERVED.md § One secret).
+
+    Attributes:
+        access_token: the token.
+        access_token_secret: what requests are signed with.
+        scope: what it may do, as the provider says it.
+        expires: as upstream sent it; read it as the secret's ``expires_at``.
+        expires_at: the same under its other name.
+        external_id: the user's id at the provider.
+    """
 
     access_token: str | None = None
     access_token_secret: str | None = None
@@ -108,6 +151,9 @@ class _SecretBase(Redacted, frozen=True, kw_only=True, omit_defaults=True):
         id: the secret's id.
         name: the name its user gave it.
         owners: who owns it: users, or the whole tenant.
+        created: when it was made, as upstream sent it; read it as ``created_at``.
+        updated: when it last changed, as upstream sent it; read it as ``updated_at``.
+        value: the credential itself; its fields depend on the type.
     """
 
     id: str = msgspec.field(name="_id")
@@ -160,7 +206,11 @@ class SimpleSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
     value: SimpleValue
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
-        """HTTP Basic."""
+        """HTTP Basic; ``default_header`` is for API keys.
+
+        Raises:
+            ConfigurationError: the username cannot be sent in this scheme.
+        """
         return auth_headers.basic(self.value.username or "", self.value.passphrase)
 
 
@@ -170,7 +220,11 @@ class ApiKeySecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
     value: ApiKeyValue
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
-        """The key in its header."""
+        """The key in its header, or in ``default_header`` when it names none.
+
+        Raises:
+            ConfigurationError: it names none and none was given, or the header or key cannot be sent.
+        """
         return auth_headers.api_key(self.value.header_name or default_header, self.value.key)
 
 
@@ -185,7 +239,11 @@ class OAuth2Secret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
         return parse_date(self.value.expires)
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
-        """A bearer token."""
+        """A bearer token; ``default_header`` is for API keys.
+
+        Raises:
+            ConfigurationError: no header can carry the token.
+        """
         return auth_headers.bearer(self.value.access_token)
 
 
@@ -200,7 +258,11 @@ class SessionSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", ta
         return parse_date(self.value.expires)
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
-        """A bearer token."""
+        """A bearer token; ``default_header`` is for API keys.
+
+        Raises:
+            ConfigurationError: no header can carry the token.
+        """
         return auth_headers.bearer(self.value.access_token)
 
 

@@ -221,7 +221,11 @@ class Store(Protocol):
         ...
 
     async def finish_run(self, run: Run, *, at: float | None) -> None:
-        """Set the completion mark, or take it away with ``None`` so that the run can be resumed.
+        """Set the completion mark, or take it away so that the run can be resumed.
+
+        Args:
+            run: the run.
+            at: the mark, in seconds since the Unix epoch; ``None`` takes it away.
 
         Raises:
             CheckpointError: the store knows no such run.
@@ -245,6 +249,10 @@ class Store(Protocol):
     async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
         """Note all credentials of these users as missing: upstream has the users no longer.
 
+        Args:
+            run: the run that found it out.
+            usernames: the users.
+
         Raises:
             CheckpointError: the store knows no such run.
         """
@@ -263,7 +271,12 @@ class Store(Protocol):
         ...
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
-        """Which of these users have a checkpoint in this run, and how they ended."""
+        """Which of these users have a checkpoint in this run, and how they ended.
+
+        Args:
+            run: the run.
+            usernames: the users that are asked about.
+        """
         ...
 
     async def totals(self, run: Run) -> RunTotals:
@@ -275,7 +288,12 @@ class Store(Protocol):
         ...
 
     async def get(self, username: str, secret_id: str) -> Secret | None:
-        """One credential, or ``None``."""
+        """One credential, or ``None``.
+
+        Args:
+            username: the user.
+            secret_id: the secret.
+        """
         ...
 
     def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:

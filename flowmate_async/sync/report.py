@@ -6,7 +6,12 @@ from flowmate_async.models import User
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """An account that "all users" does not mean, and why."""
+    """An account that "all users" does not mean (docs/contract/OBSERVED.md § Users of the tenant).
+
+    Attributes:
+        username: the account's; empty when it has none.
+        reason: why, in a word or two.
+    """
 
     username: str
     reason: str

@@ -38,7 +38,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Response(Redacted, frozen=True):
-    """A complete answer; header names are lower-case."""
+    """A complete answer.
+
+    Attributes:
+        status: the HTTP status.
+        headers: by lower-case name; repeated ones are joined.
+        body: all of it, in bytes.
+    """
 
     status: int
     headers: dict[str, str]
