@@ -4,7 +4,7 @@ BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo test chaos fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean docs
+.PHONY: help setup demo test chaos fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean docs dist test-lowest
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -70,6 +70,27 @@ else
 	$(BIN)/python -m pip install --quiet --group docs
 endif
 	@touch $@
+
+dist: .venv/release  ## build sdist and wheel into dist/, look into both, use the wheel in an environment of its own
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist >/dev/null
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tools/check_dist.py dist
+
+.venv/release: .venv/installed
+ifdef UV
+	$(UV) pip install --quiet --python $(BIN)/python --group release
+else
+	$(BIN)/python -m pip install --quiet --group release
+endif
+	@touch $@
+
+test-lowest:  ## run the tests with the lowest versions of dependencies that are promised to work
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1' packaging
+	.venv-lowest/bin/python tools/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable . --group test
+	.venv-lowest/bin/pytest $(or $(TESTS),tests)
 
 lint: .venv/installed  ## check style, and that imports point down
 	$(BIN)/ruff check

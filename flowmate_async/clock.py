@@ -32,7 +32,7 @@ class SystemClock:
 
     __slots__ = ()
 
-    wall = staticmethod(time.time)
+    wall: "staticmethod[[], float]" = staticmethod(time.time)
 
     def monotonic(self) -> float:
         """See :meth:`Clock.monotonic`."""

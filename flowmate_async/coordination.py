@@ -5,7 +5,7 @@ Protocols and plain values only. What fulfils them, a parent process or Redis, t
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import msgspec
 
@@ -47,7 +47,7 @@ class SharedSecret(Redacted, frozen=True):
     secret: Secret
     age_seconds: float = 0.0
 
-    __shown__ = ("age_seconds",)
+    __shown__: ClassVar[tuple[str, ...]] = ("age_seconds",)
 
 
 Acceptable = Callable[[SharedSecret], bool]

@@ -59,13 +59,13 @@ class Entry:
     __slots__ = ("failure", "generation", "refreshing", "rejected_until", "retry_at", "secret", "timeline")
 
     def __init__(self, secret: Secret, when: Timeline, generation: int) -> None:
-        self.secret = secret
-        self.timeline = when
-        self.generation = generation
+        self.secret: Secret = secret
+        self.timeline: Timeline = when
+        self.generation: int = generation
         self.failure: FlowMateError | None = None
-        self.retry_at = float("-inf")
-        self.rejected_until = float("-inf")
-        self.refreshing = False
+        self.retry_at: float = float("-inf")
+        self.rejected_until: float = float("-inf")
+        self.refreshing: bool = False
 
 
 class Credentials:

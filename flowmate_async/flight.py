@@ -24,7 +24,7 @@ from typing import Any, Generic, Self, TypeVar
 import msgspec
 
 from flowmate_async.errors import ConfigurationError, FlowMateError
-from flowmate_async.traffic.priority import current_priority
+from flowmate_async.traffic.priority import Priority, current_priority
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -65,10 +65,10 @@ class Flight(Generic[V]):
         table: "SingleFlight[Any, V]",
         key: Hashable,
     ) -> None:
-        self.launch = launch
-        self.forced = forced
-        self.on_wire = False
-        self.priority = current_priority()
+        self.launch: Launch[V] = launch
+        self.forced: bool = forced
+        self.on_wire: bool = False
+        self.priority: Priority = current_priority()
         self._table: SingleFlight[Any, V] | None = table
         self._key = key
         self.task: asyncio.Task[None] | None = None

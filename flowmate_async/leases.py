@@ -34,8 +34,8 @@ class Lease:
         self._credentials = credentials
         self._min_valid = min_valid
         self._entry: Entry | None = None
-        self.username = username
-        self.secret_id = secret_id
+        self.username: str = username
+        self.secret_id: str = secret_id
 
     async def __aenter__(self) -> Self:
         self._entry = await self._credentials.entry((self.username, self.secret_id), self._min_valid)

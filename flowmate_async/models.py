@@ -5,7 +5,7 @@ become which struct is decided in ``protocol.py``; the secrets themselves are in
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -24,7 +24,7 @@ class UserToken(Redacted, frozen=True):
     token: str
     id: str = ""
 
-    __shown__ = ("id",)
+    __shown__: ClassVar[tuple[str, ...]] = ("id",)
 
     def headers(self) -> Headers:
         """The header that presents this token to FlowMate."""

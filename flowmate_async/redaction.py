@@ -7,7 +7,7 @@ FlowMate's contract.
 """
 
 import re
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,6 +24,8 @@ class Redacted(msgspec.Struct, frozen=True, gc=False):
     collector does not look at them: frozen, they are a part of no cycle, and a cache may hold a million.
     """
 
+    __shown__: ClassVar[tuple[str, ...]] = ()
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self._shown())
         return f"{type(self).__name__}({shown})"
@@ -32,7 +34,7 @@ class Redacted(msgspec.Struct, frozen=True, gc=False):
         return self._shown()
 
     def _shown(self) -> list[tuple[str, Any]]:
-        return [(name, getattr(self, name)) for name in getattr(type(self), "__shown__", ())]
+        return [(name, getattr(self, name)) for name in type(self).__shown__]
 
     def __copy__(self) -> Self:
         return self
@@ -69,7 +71,7 @@ class Headers(Redacted, frozen=True, gc=True, weakref=True):
         """The header names, which may be shown."""
         return tuple(name for name, _ in self.pairs)
 
-    __shown__ = ("names",)
+    __shown__: ClassVar[tuple[str, ...]] = ("names",)
 
 
 def one_line(text: str, *, limit: int = 200) -> str:

@@ -10,7 +10,7 @@ means it: ``msgspec.structs.asdict(secret.value)`` and ``msgspec.json.encode(sec
 
 import functools
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import msgspec
 from msgspec import structs
@@ -162,7 +162,7 @@ class _SecretBase(Redacted, frozen=True, kw_only=True, omit_defaults=True):
     created: str | None = msgspec.field(default=None, name="createdAt")
     updated: str | None = msgspec.field(default=None, name="updatedAt")
 
-    __shown__ = ("id", "type", "expires_at")
+    __shown__: ClassVar[tuple[str, ...]] = ("id", "type", "expires_at")
 
     @property
     def type(self) -> str:

@@ -102,7 +102,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
-        self.count = 0
+        self.count: int = 0
         self._total = 0.0
         self._max = 0.0
 

@@ -40,13 +40,13 @@ class Held:
     __slots__ = ("generation", "headers", "made_at", "proven", "replacement", "token", "used_at")
 
     def __init__(self, token: UserToken, *, generation: int, replacement: bool, made_at: float) -> None:
-        self.token = token
-        self.headers = token.headers()
-        self.generation = generation
-        self.replacement = replacement
-        self.made_at = made_at
-        self.used_at = made_at
-        self.proven = False
+        self.token: UserToken = token
+        self.headers: Headers = token.headers()
+        self.generation: int = generation
+        self.replacement: bool = replacement
+        self.made_at: float = made_at
+        self.used_at: float = made_at
+        self.proven: bool = False
 
 
 class UserTokens:

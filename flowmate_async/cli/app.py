@@ -22,7 +22,7 @@ from flowmate_async.cli.store_commands import store_app
 from flowmate_async.cli.sync_command import sync
 from flowmate_async.errors import FlowMateError
 
-app = App(
+app: App = App(
     name="flowmate",
     help="Fetch the credentials that users left in FlowMate: safely, quickly, all of them.",
     version=__version__,

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import aiohttp
 import anyio
@@ -32,7 +32,7 @@ class _Twin(Redacted, frozen=True):
     url: str
     admin_token: str
 
-    __shown__ = ("url",)
+    __shown__: ClassVar[tuple[str, ...]] = ("url",)
 
 
 class _Truth(Redacted, frozen=True):

@@ -28,7 +28,7 @@ class Observed:
     """
 
     def __init__(self) -> None:
-        self.began = time.time()
+        self.began: float = time.time()
         self.exit_code: int = Exit.UPSTREAM
         self.complete = False
 

@@ -12,7 +12,7 @@ from flowmate_async.errors import SecretNotFoundError
 from flowmate_async.redaction import one_line
 from flowmate_async.stores import StoredItem, write_key_file
 
-store_app = App(name="store", help="Look into a store of credentials.")
+store_app: App = App(name="store", help="Look into a store of credentials.")
 
 
 @store_app.command(name="list")

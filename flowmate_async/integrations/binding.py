@@ -40,7 +40,7 @@ class Binding:
         self._secret_id = secret_id
         self._default_header = default_header
         self._min_valid = min_valid
-        self.origins = checked_origins(origins)
+        self.origins: frozenset[Origin] = checked_origins(origins)
 
     def covers(self, origin: Origin) -> bool:
         """Whether a request to this origin may carry the credential."""

@@ -29,11 +29,11 @@ try:
     from opentelemetry import context, metrics, trace
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
     from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
-except ImportError as missing:
+except ImportError as _missing:
     raise ConfigurationError(
         "OpenTelemetry spans need opentelemetry-api, which is not installed",
         advice="Install the extra: pip install 'flowmate-async[otel]'",
-    ) from missing
+    ) from _missing
 
 Ids = Literal["omit", "hash"]
 """Whether spans name users and secrets: not at all, or by a keyed hash."""

@@ -34,11 +34,11 @@ try:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import REGISTRY, Collector
-except ImportError as missing:
+except ImportError as _missing:
     raise ConfigurationError(
         "Prometheus metrics need prometheus_client, which is not installed",
         advice="Install the extra: pip install 'flowmate-async[prometheus]'",
-    ) from missing
+    ) from _missing
 
 _BOUNDS = tuple(2.0**power for power in range(-11, 7))
 """Upper bounds of the latency histogram in seconds: 0.5 ms to 64 s. All are bounds of the client's own

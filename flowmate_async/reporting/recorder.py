@@ -97,7 +97,7 @@ class Recorder:
         self._stats = stats
         self._monotonic = monotonic
         self._most = most
-        self.step_seconds = step_seconds
+        self.step_seconds: float = step_seconds
         self._began = monotonic()
         self._before = _Counts.of(stats())
         self._samples: list[Sample] = []

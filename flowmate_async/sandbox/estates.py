@@ -19,7 +19,7 @@ class Estates:
     __slots__ = ("_kept", "_secrets", "_untouched", "generator", "tenant_secrets")
 
     def __init__(self, generator: SecretGenerator) -> None:
-        self.generator = generator
+        self.generator: SecretGenerator = generator
         self.tenant_secrets: list[Secret] = []
         self._untouched: dict[str, list[Secret]] = {}
         self._kept: dict[str, list[Secret]] = {}

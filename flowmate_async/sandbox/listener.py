@@ -26,12 +26,12 @@ class Listener:
         self._site: web.SockSite | None = None
         self._bound: socket.socket | None = None
         self._opening: asyncio.Task[None] | None = None
-        self.port = 0
+        self.port: int = 0
 
     async def open(self, port: int) -> None:
         """Listen on a port of loopback, 0 for a free one."""
         bound = _bound(port)
-        self.port = bound.getsockname()[1]
+        self.port = int(bound.getsockname()[1])
         await self._listen(bound)
 
     def refuse(self, seconds: float) -> None:

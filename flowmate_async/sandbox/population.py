@@ -25,9 +25,9 @@ class Population:
     __slots__ = ("_ids", "size", "tenant_id")
 
     def __init__(self, *, seed: int, size: int) -> None:
-        self.size = size
+        self.size: int = size
         self._ids = IdSpace(seed, "user")
-        self.tenant_id = IdSpace(seed, "tenant").id_of(0, _TENANT_SLOT)
+        self.tenant_id: str = IdSpace(seed, "tenant").id_of(0, _TENANT_SLOT)
 
     def at(self, index: int) -> User:
         """Make the tenant user of an index; each call makes a new one."""

@@ -44,9 +44,9 @@ class Sandbox:
     """
 
     def __init__(self, options: SandboxOptions | None = None) -> None:
-        self.options = options or SandboxOptions()
-        self.admin_token = self.options.admin_token or new_token()
-        self.world = World(self.options)
+        self.options: SandboxOptions = options or SandboxOptions()
+        self.admin_token: str = self.options.admin_token or new_token()
+        self.world: World = World(self.options)
         self._settings = self.options.settings()
         self._counters = Counters(record_arrivals=self.options.record_arrivals)
         self._passage = Passage(self._settings)

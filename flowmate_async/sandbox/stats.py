@@ -71,8 +71,8 @@ class Counters:
     def __init__(self, *, record_arrivals: bool = False) -> None:
         self.arrivals: array[float] | None = array("d") if record_arrivals else None
         self.faults: Counter[str] = Counter()
-        self.in_flight = 0
-        self.refreshes_in_flight = 0
+        self.in_flight: int = 0
+        self.refreshes_in_flight: int = 0
         self.reset()
 
     def reset(self) -> None:
@@ -87,8 +87,8 @@ class Counters:
         self.refreshes_by_auth_client: Counter[str] = Counter()
         self.lock_waits: Counter[str] = Counter()
         self.lists: Counter[str] = Counter()
-        self.max_in_flight = self.in_flight
-        self.max_refreshes_in_flight = self.refreshes_in_flight
+        self.max_in_flight: int = self.in_flight
+        self.max_refreshes_in_flight: int = self.refreshes_in_flight
 
     def request_began(self) -> None:
         """Count a request in."""

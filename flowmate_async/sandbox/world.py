@@ -48,12 +48,12 @@ class World:
         self._by_id: dict[str, User] = {}
         self._outsiders: list[User] = []
         self._deleted: set[int] = set()
-        self.tokens = Tokens(
+        self.tokens: Tokens = Tokens(
             IdSpace(options.seed, "token"),
             life_seconds=options.token_life_seconds,
             now=options.now,
         )
-        self.administrator = self._admit(self._population.administrator())
+        self.administrator: User = self._admit(self._population.administrator())
         if not options.empty_world:
             self._settle(options.disabled_users)
 

@@ -65,7 +65,7 @@ class AgeStore:
     """
 
     def __init__(self, path: Path, *, key: StoreKey, create: bool = True) -> None:
-        self.path = path.absolute()
+        self.path: Path = path.absolute()
         self._key = key
         self._create = create
         self._turn: OneAtATime | None = None

@@ -55,8 +55,8 @@ class AgeFolder:
 
     def __init__(self, path: Path, *, key: StoreKey) -> None:
         self.path = path
-        self.segments = Path(f"{path}.segments")
-        self.index = Index()
+        self.segments: Path = Path(f"{path}.segments")
+        self.index: Index = Index()
         self._key = key
         self._identity: Identity = identity_of(key)
         self._base: _Signature | None = None

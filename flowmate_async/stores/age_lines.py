@@ -5,6 +5,7 @@ under a subkey, which names store, upstream, user and secret. Pure values; nothi
 """
 
 import hmac
+from typing import ClassVar
 
 import msgspec
 
@@ -53,7 +54,7 @@ class SecretLine(Redacted, frozen=True, kw_only=True, tag_field="kind", tag="sec
     missing_run: str | None = None
     removed_at: float | None = None
 
-    __shown__ = ("username", "secret_id", "type")
+    __shown__: ClassVar[tuple[str, ...]] = ("username", "secret_id", "type")
 
 
 class NoteLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="note"):

@@ -35,7 +35,7 @@ class AwsDocuments:
     lease_seconds = _LEASE_SECONDS
 
     def __init__(self, address: Address) -> None:
-        self.where = address.where
+        self.where: str = address.where
         self._address = address
         self._calls = AwsCalls(address)
         self._made: set[str] = set()

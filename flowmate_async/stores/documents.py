@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import msgspec
 
@@ -41,7 +41,7 @@ class Document(Redacted, frozen=True):
     data: bytes
     version: str | int
 
-    __shown__ = ("version",)
+    __shown__: ClassVar[tuple[str, ...]] = ("version",)
 
 
 class Conflict(Exception):  # noqa: N818 - no error: the document is read again
@@ -123,7 +123,7 @@ class UserDocument(Redacted, frozen=True, kw_only=True):
     secrets: dict[str, StoredSecret] = msgspec.field(default_factory=dict)
     checkpoints: dict[str, Checkpoint] = msgspec.field(default_factory=dict)
 
-    __shown__ = ("username",)
+    __shown__: ClassVar[tuple[str, ...]] = ("username",)
 
     def items(self) -> list[StoredItem]:
         """What may be shown of the credentials, in order."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from secrets import token_bytes
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.private_files import create_private, read_private_text
@@ -41,7 +41,7 @@ class StoreKey(Redacted, frozen=True):
 
     material: bytes
 
-    __shown__ = ("key_id",)
+    __shown__: ClassVar[tuple[str, ...]] = ("key_id",)
 
     def __post_init__(self) -> None:
         if len(self.material) != KEY_BYTES:

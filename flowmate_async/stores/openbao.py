@@ -93,7 +93,7 @@ class OpenBaoDocuments:
     lease_seconds = _LEASE_SECONDS
 
     def __init__(self, address: Address, *, clock: Clock | None = None) -> None:
-        self.where = address.where
+        self.where: str = address.where
         self._address = address
         self._clock = clock or SystemClock()
         self._session: aiohttp.ClientSession | None = None

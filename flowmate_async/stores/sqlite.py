@@ -60,7 +60,7 @@ class SqliteStore:
     def __init__(
         self, path: Path, *, key: StoreKey, create: bool = True, busy_timeout_seconds: float = 5.0
     ) -> None:
-        self.path = path.absolute()
+        self.path: Path = path.absolute()
         self._create = create
         self._key = key
         self._busy_timeout_seconds = busy_timeout_seconds

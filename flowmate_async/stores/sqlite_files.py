@@ -153,7 +153,7 @@ class RunLock:
     """
 
     def __init__(self, path: Path, *, suffix: str = ".lock", wait_seconds: float = 0.0) -> None:
-        self.path = Path(f"{path}{suffix}")
+        self.path: Path = Path(f"{path}{suffix}")
         self._wait_seconds = wait_seconds
         self._connection: sqlite3.Connection | None = None
 

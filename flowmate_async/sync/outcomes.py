@@ -1,5 +1,7 @@
 """How one user of a sweep ended, as values."""
 
+from typing import ClassVar
+
 from flowmate_async.errors import FlowMateError
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret
@@ -22,7 +24,7 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
     seconds: float
     listing_proven: bool = True
 
-    __shown__ = ("username", "requests", "seconds")
+    __shown__: ClassVar[tuple[str, ...]] = ("username", "requests", "seconds")
 
 
 class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has a traceback
@@ -42,7 +44,7 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
     requests: int = 0
     seconds: float = 0.0
 
-    __shown__ = ("username", "error", "requests", "seconds")
+    __shown__: ClassVar[tuple[str, ...]] = ("username", "error", "requests", "seconds")
 
 
 Outcome = UserSynced | UserFailed

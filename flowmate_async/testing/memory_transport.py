@@ -22,7 +22,7 @@ class MemoryTransport:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self.sent = 0
+        self.sent: int = 0
         """How many requests were sent."""
 
     async def __aenter__(self) -> Self:

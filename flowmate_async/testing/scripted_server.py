@@ -80,11 +80,11 @@ class ScriptedServer:
     """
 
     def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
-        self.answers = list(answers)
+        self.answers: list[Answer] = list(answers)
         self.requests: list[bytes] = []
-        self.connections = 0
-        self.asked = asyncio.Event()
-        self.url = ""
+        self.connections: int = 0
+        self.asked: asyncio.Event = asyncio.Event()
+        self.url: str = ""
         self._tls = tls
         self._writers: list[asyncio.StreamWriter] = []
         self._ended: list[asyncio.Event] = []

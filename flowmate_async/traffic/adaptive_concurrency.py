@@ -58,7 +58,7 @@ class AdaptiveConcurrency:
         self._uncut = most
         self._tolerated = _CLIMBED
         self._tolerated_until = float("-inf")
-        self.limit = most
+        self.limit: int = most
 
     def answered(self, seconds: float, *, now: float, occupancy: float) -> bool:
         """Note an answer; whether the limit changed.

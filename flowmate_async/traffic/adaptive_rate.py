@@ -28,7 +28,7 @@ class PassTimes:
     __slots__ = ("_latest", "_past", "count")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self._latest: deque[float] = deque(maxlen=_KEPT)
         self._past: deque[tuple[float, int]] = deque(maxlen=_KEPT)
 
@@ -103,9 +103,9 @@ class AdaptiveRate:
         self._anchored_at = 0.0
         self._reacted_at = float("-inf")
         self._dry_at: float | None = None
-        self.passed = PassTimes()
+        self.passed: PassTimes = PassTimes()
         self._passed_before_reaction = 0
-        self.burst = burst
+        self.burst: int = burst
 
     @property
     def adapting(self) -> bool:

@@ -86,7 +86,7 @@ class Breaker:
         self._open_seconds = policy.open_seconds
         self._probing = 0
         self._refused = 0
-        self.epoch = 0
+        self.epoch: int = 0
 
     @property
     def state(self) -> BreakerState:

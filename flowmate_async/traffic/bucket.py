@@ -38,8 +38,8 @@ class TokenBucket:
     __slots__ = ("_limiter", "burst", "rate")
 
     def __init__(self, rate: float, burst: int) -> None:
-        self.rate = rate
-        self.burst = burst
+        self.rate: float = rate
+        self.burst: int = burst
         self._limiter = _limiter(rate, burst)
 
     def take_at_once(self) -> bool:

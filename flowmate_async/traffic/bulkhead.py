@@ -69,8 +69,8 @@ class Bulkhead:
         self, policy: BulkheadPolicy, *, clock: Clock, uniform: Callable[[float, float], float]
     ) -> None:
         self._places = policy.refreshes
-        self.gate = PriorityGate(self._places)
-        self.breaker = Breaker(policy.breaker, clock=clock, on_open=lambda _: None, uniform=uniform)
+        self.gate: PriorityGate = PriorityGate(self._places)
+        self.breaker: Breaker = Breaker(policy.breaker, clock=clock, on_open=lambda _: None, uniform=uniform)
 
     def leave(self) -> None:
         """Leave a place. While the provider is unwell there is but one: the others wait for how it fares."""

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import structs
 
@@ -49,7 +49,7 @@ class Errand(Redacted, frozen=True, kw_only=True):
     limits: Limits
     wire: AbstractContextManager[Any] = OFF_WIRE
 
-    __shown__ = ("request",)
+    __shown__: ClassVar[tuple[str, ...]] = ("request",)
 
 
 class Exchange:
@@ -91,8 +91,8 @@ class Exchange:
         self._emitter = emitter
         self._share_pause = share_pause
         self._uniform = uniform
-        self.in_flight = 0
-        self.max_in_flight = 0
+        self.in_flight: int = 0
+        self.max_in_flight: int = 0
 
     async def send(self, errand: Errand, sent_at: float) -> Outcome:
         """Send once.

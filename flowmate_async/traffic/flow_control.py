@@ -84,7 +84,7 @@ class FlowControl:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         retry = policies.retry
-        self.breaker = Breaker(
+        self.breaker: Breaker = Breaker(
             policies.breaker,
             clock=clock,
             on_open=lambda seconds: emitter.emit(BreakerOpened(seconds)),
@@ -125,7 +125,7 @@ class FlowControl:
             clock=clock,
         )
         self._budget = RetryBudget(share=retry.budget_share, reserve=retry.budget_reserve)
-        self.dispatcher = Dispatcher(
+        self.dispatcher: Dispatcher = Dispatcher(
             attempts, budget=self._budget, policy=retry, emitter=emitter, uniform=uniform
         )
 

@@ -26,8 +26,8 @@ class PriorityGate:
     __slots__ = ("_queues", "_turns", "inside", "places")
 
     def __init__(self, places: int = 1) -> None:
-        self.places = places
-        self.inside = 0
+        self.places: int = places
+        self.inside: int = 0
         self._turns = 0
         self._queues: tuple[deque[asyncio.Future[float | None]], ...] = (deque(), deque())
 

@@ -67,8 +67,9 @@ class LeasedBucket:
     def __init__(
         self, budget: RateBudget, *, rate: float, burst: int, demand: Callable[[], int], clock: Clock
     ) -> None:
-        self.rate = self._lent_rate = rate
-        self.burst = burst
+        self.rate: float = rate
+        self._lent_rate = rate
+        self.burst: int = burst
         self._budget = budget
         self._demand = demand
         self._clock = clock

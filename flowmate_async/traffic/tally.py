@@ -11,7 +11,7 @@ class Tally:
     __slots__ = ("requests",)
 
     def __init__(self) -> None:
-        self.requests = 0
+        self.requests: int = 0
 
 
 _current: ContextVar[Tally | None] = ContextVar("flowmate_async_tally", default=None)

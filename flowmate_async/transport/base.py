@@ -6,7 +6,7 @@ retry, does not wait for a rate, does not know FlowMate's endpoints.
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -50,7 +50,7 @@ class Response(Redacted, frozen=True):
     headers: dict[str, str]
     body: bytes
 
-    __shown__ = ("status",)
+    __shown__: ClassVar[tuple[str, ...]] = ("status",)
 
 
 class TransportError(Exception):

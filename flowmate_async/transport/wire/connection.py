@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._then: Then | None = None
         self._reused = False
-        self.due = 0.0
+        self.due: float = 0.0
 
     @property
     def usable(self) -> bool:

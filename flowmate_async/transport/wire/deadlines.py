@@ -25,7 +25,7 @@ class Sweeper:
         self._sweep = sweep
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self.armed_for = math.inf
+        self.armed_for: float = math.inf
 
     def arm(self, due: float) -> None:
         """Have this deadline kept. Whoever calls often compares with :attr:`armed_for` first."""

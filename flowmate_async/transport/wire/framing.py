@@ -80,8 +80,8 @@ class AnswerReader:
         self._raw.clear()
         self._body_bytes = 0
         self._unlike_body = 0
-        self.started = False
-        self.keep_alive = False
+        self.started: bool = False
+        self.keep_alive: bool = False
 
     def feed(self, data: bytes) -> Response | TransportError | None:
         """Take bytes as they came."""

@@ -1,0 +1,26 @@
+"""Prints constraints that hold every direct dependency at the lowest version pyproject.toml admits.
+
+python tools/lowest.py > constraints.txt
+"""
+
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Print a line a dependency."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    for text in sorted({*project["dependencies"], *(one for extra in extras for one in extra)}):
+        requirement = Requirement(text)
+        for bound in requirement.specifier:
+            if bound.operator == ">=":
+                print(f"{requirement.name}=={bound.version}")
+
+
+if __name__ == "__main__":
+    main()
