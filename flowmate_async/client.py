@@ -125,6 +125,9 @@ class FlowMate:
             else transport
         )
         self._coordination = coordination
+        if coordination is not None:
+            coordination.join(self._base_url)
+        shared = None if coordination is None else coordination.credentials()
         self._traffic = FlowControl(
             self._transport,
             limits=TrafficLimits(rate=rate, burst=burst, concurrency=concurrency),
@@ -147,10 +150,11 @@ class FlowMate:
         )
         self._lister = Lister(self._api, tokens=self._tokens, emitter=self._emitter, page_size=page_size)
         self._fetcher = SecretFetcher(
-            self._api, tokens=self._tokens, base_url=self._base_url, emitter=self._emitter
+            self._api, tokens=self._tokens, base_url=self._base_url, emitter=self._emitter, shared=shared
         )
         self._credentials = Credentials(
             self._fetcher,
+            shared=shared,
             policy=freshness or FreshnessPolicy(),
             capacity=cache_capacity,
             clock=self._clock,

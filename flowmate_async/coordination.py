@@ -53,6 +53,9 @@ class SharedSecret(Redacted, frozen=True):
 Acceptable = Callable[[SharedSecret], bool]
 """Whether somebody else's answer will do."""
 
+Recognizes = Callable[[Secret], bool]
+"""Whether a credential is the one that was rejected, without saying which that was."""
+
 
 class SharedCredentials(Protocol):
     """Single flight and cache of credentials across processes."""
@@ -79,20 +82,21 @@ class SharedCredentials(Protocol):
         """
         ...
 
-    async def reject(self, username: str, secret_id: str, rejected: Secret) -> None:
-        """Tell every process that the app rejected this credential."""
-        ...
+    async def reject(self, username: str, secret_id: str, rejected: Secret) -> bool:
+        """Tell every process that the app rejected this credential.
 
-    def on_rejected(self, listener: Callable[[str, str, "Recognizes"], object]) -> None:
-        """Have a listener called with user, secret id and which credential another process rejected.
-
-        Called with ``("", "", …)`` when rejections may have been missed, and anything held may be one.
+        Returns:
+            Whether one of them has just learnt that upstream has no other.
         """
         ...
 
+    async def confirm(self, username: str, secret_id: str, rejected: Secret, *, seconds: float) -> None:
+        """Let it be known for so many seconds that upstream has no other than this rejected one."""
+        ...
 
-Recognizes = Callable[[Secret], bool]
-"""Whether a credential is the one that was rejected, without saying which that was."""
+    def on_rejected(self, listener: Callable[[str, str, Recognizes], object]) -> None:
+        """Have a listener called with user and secret id, and which credential another process rejected."""
+        ...
 
 
 class Coordination(Protocol):
@@ -108,6 +112,14 @@ class Coordination(Protocol):
         """Disconnect."""
         ...
 
+    def join(self, base_url: str) -> None:
+        """Hear, once and before anything else, which FlowMate all this is about.
+
+        Raises:
+            ConfigurationError: it serves another client already.
+        """
+        ...
+
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:
         """The rate that is shared; ``None`` when each process keeps its own.
 
@@ -117,12 +129,8 @@ class Coordination(Protocol):
         """
         ...
 
-    def credentials(self, *, base_url: str) -> SharedCredentials | None:
-        """The credentials that are shared; ``None`` when each process keeps its own.
-
-        Args:
-            base_url: FlowMate's, part of every key.
-        """
+    def credentials(self) -> SharedCredentials | None:
+        """The credentials that are shared; ``None`` when each process keeps its own."""
         ...
 
     def pause(self, seconds: float) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from flowmate_async.clock import Clock
+from flowmate_async.coordination import Acceptable, Recognizes, SharedCredentials, SharedSecret
 from flowmate_async.errors import (
     CredentialExpiredError,
     CredentialRejectedError,
@@ -27,7 +28,7 @@ from flowmate_async.errors import (
 from flowmate_async.events import Emitter, Refreshed, ServedStale
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
-from flowmate_async.secrets import OAuth1Value, OAuth2Value, Secret, SessionValue
+from flowmate_async.secrets import OAuth2Value, Secret, SessionValue, presented
 
 _Key = tuple[str, str]
 
@@ -80,6 +81,7 @@ class Credentials:
         capacity: most credentials held, and most failures remembered.
         clock: wall time for ``expires``, monotonic time for ages.
         emitter: told of refreshes and of stale values served.
+        shared: what other processes fetched and rejected, when there are others.
         uniform: the source of jitter.
     """
 
@@ -91,9 +93,13 @@ class Credentials:
         capacity: int,
         clock: Clock,
         emitter: Emitter,
+        shared: SharedCredentials | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._fetcher = fetcher
+        self._shared = shared
+        if shared is not None:
+            shared.on_rejected(self._rejected_elsewhere)
         self._policy = policy
         self._capacity = capacity
         self._clock = clock
@@ -130,7 +136,7 @@ class Credentials:
             except FlowMateError as error:
                 self._note_failure(key, error)
                 raise
-            return self._long_enough(key, self._keep(key, secret), min_valid).secret
+            return self._long_enough(key, self._keep(key, SharedSecret(secret)), min_valid).secret
         return (await self.entry(key, min_valid)).secret
 
     async def entry(self, key: _Key, min_valid: float) -> Entry:
@@ -162,7 +168,7 @@ class Credentials:
         # A renewal that is under way may bring the newer one; asking again would cost that one its life.
         await self._fetcher.settled(*key)
         current = self._entries.get(key)
-        if current is not None and _presented(current.secret) != _presented(rejected.secret):
+        if current is not None and presented(current.secret) != presented(rejected.secret):
             return await self.entry(key, min_valid)
         known = rejected if current is None else current
         if self._clock.monotonic() < max(known.rejected_until, rejected.rejected_until):
@@ -170,21 +176,35 @@ class Credentials:
         self._raise_remembered(key)
         if known.failure is not None and self._clock.monotonic() < known.retry_at:
             raise known.failure.clone()
+        if self._shared is not None and await self._shared.reject(*key, rejected.secret):
+            rejected.rejected_until = known.rejected_until = self._clock.monotonic() + self._cool_down()
+            raise _rejected(key)
         fetched = await self._fetch_instead_of(known, key)
-        if _presented(fetched.secret) == _presented(rejected.secret):
-            until = self._clock.monotonic() + self._cool_down()
-            rejected.rejected_until = fetched.rejected_until = until
+        if presented(fetched.secret) == presented(rejected.secret):
+            seconds = self._cool_down()
+            rejected.rejected_until = fetched.rejected_until = self._clock.monotonic() + seconds
+            if self._shared is not None:
+                await self._shared.confirm(*key, rejected.secret, seconds=seconds)
             raise _rejected(key)
         return self._long_enough(key, fetched, min_valid)
 
     async def _fetch_instead_of(self, rejected: Entry, key: _Key) -> Entry:
         """Fetch by force; meanwhile nobody is handed the rejected value."""
         before, rejected.timeline = rejected.timeline, _OVER
+        old = rejected.secret
         try:
-            return await self._fetch(key, forced=True)
+            return await self._fetch(
+                key, forced=True, acceptable=lambda answer: presented(answer.secret) != presented(old)
+            )
         finally:
             if rejected.timeline is _OVER:
                 rejected.timeline = before
+
+    def _rejected_elsewhere(self, username: str, secret_id: str, recognizes: Recognizes) -> None:
+        """Hand out no more what the app rejected when another process presented it."""
+        entry = self._entries.get((username, secret_id))
+        if entry is not None and recognizes(entry.secret):
+            entry.timeline = _OVER
 
     def forget(self, username: str, secret_id: str) -> None:
         """Drop what is held of a secret."""
@@ -197,7 +217,7 @@ class Credentials:
         if entry is None:
             await self._first(key, 0.0)
         elif (due := self.refresh_at(key)) is not None and due <= self._clock.monotonic():
-            await self._fetch(key)
+            await self._fetch(key, acceptable=self._is_fresh)
 
     def refresh_at(self, key: _Key) -> float | None:
         """When an early refresh is due, in monotonic seconds; ``None`` for never.
@@ -232,7 +252,8 @@ class Credentials:
     async def _first(self, key: _Key, min_valid: float) -> Entry:
         """Fetch what is not held, unless that failed a moment ago."""
         self._raise_remembered(key)
-        return self._long_enough(key, await self._fetch(key), min_valid)
+        fetched = await self._fetch(key, acceptable=self._is_valid_for(min_valid))
+        return self._long_enough(key, fetched, min_valid)
 
     def _raise_remembered(self, key: _Key) -> None:
         """Raise what fetching it failed with a moment ago, if it did."""
@@ -249,7 +270,7 @@ class Credentials:
                 return self._long_enough(key, entry, min_valid)
             return self._despite(entry.failure.clone(), key, entry)
         try:
-            renewed = await self._fetch(key)
+            renewed = await self._fetch(key, acceptable=self._is_valid_for(min_valid))
         except FlowMateError as error:
             failure = error
         else:
@@ -264,7 +285,7 @@ class Credentials:
         self._emitter.emit(ServedStale(*key, failure.kind))
         return entry
 
-    async def _fetch(self, key: _Key, *, forced: bool = False) -> Entry:
+    async def _fetch(self, key: _Key, *, acceptable: Acceptable, forced: bool = False) -> Entry:
         entry = self._entries.get(key)
         try:
             secret = await self._fetcher.get(
@@ -273,26 +294,42 @@ class Credentials:
                 auth_client_id=None if entry is None else _auth_client_id(entry.secret),
                 forced=forced,
                 keep=self._keep,
+                acceptable=None if self._shared is None else acceptable,
             )
         except FlowMateError as error:
             self._note_failure(key, error)
             raise
         # The flight has kept it already, unless somebody else's flight was joined.
-        return self._keep(key, secret)
+        return self._keep(key, SharedSecret(secret))
 
-    def _keep(self, key: _Key, secret: Secret) -> Entry:
-        """Hold what a flight brought; called once by the flight and again by everyone who waited for it."""
-        entry = self._entries.get(key)
-        if entry is not None and entry.secret is secret:
-            return entry
-        when = timeline(
-            secret,
-            wall=self._clock.wall(),
-            monotonic=self._clock.monotonic(),
+    def _timeline(self, answer: SharedSecret) -> Timeline:
+        """The timeline of an answer, which another process may have got a while ago."""
+        return timeline(
+            answer.secret,
+            wall=self._clock.wall() - answer.age_seconds,
+            monotonic=self._clock.monotonic() - answer.age_seconds,
             jitter=self._uniform(0.0, 1.0),
             policy=self._policy,
         )
-        if entry is not None and _presented(entry.secret) == _presented(secret):
+
+    def _state(self, answer: SharedSecret, min_valid: float) -> State:
+        return self._timeline(answer).state(
+            wall=self._clock.wall(), monotonic=self._clock.monotonic(), min_valid_seconds=min_valid
+        )
+
+    def _is_fresh(self, answer: SharedSecret) -> bool:
+        return self._state(answer, 0.0) is State.FRESH
+
+    def _is_valid_for(self, min_valid: float) -> Acceptable:
+        return lambda answer: self._state(answer, min_valid) is not State.EXPIRED
+
+    def _keep(self, key: _Key, answer: SharedSecret) -> Entry:
+        """Hold what a flight brought; called once by the flight and again by everyone who waited for it."""
+        entry, secret = self._entries.get(key), answer.secret
+        if entry is not None and entry.secret is secret:
+            return entry
+        when = self._timeline(answer)
+        if entry is not None and presented(entry.secret) == presented(secret):
             self._keep_unchanged(entry, secret, when)
         else:
             entry = Entry(secret, when, next(self._generations))
@@ -350,7 +387,7 @@ class Credentials:
 
     async def _refresh_early(self, key: _Key, entry: Entry) -> None:
         try:
-            await self._fetch(key)
+            await self._fetch(key, acceptable=self._is_fresh)
         except FlowMateError:
             pass  # noted; the old value is still good
         finally:
@@ -382,14 +419,6 @@ class Credentials:
 
     def _cool_down(self) -> float:
         return self._policy.cool_down_seconds * self._uniform(1.0, 1.5)
-
-
-def _presented(secret: Secret) -> object:
-    """What the app sees of a secret: neither when it ends, nor what only upstream needs to refresh it."""
-    value = secret.value
-    if isinstance(value, OAuth1Value):
-        return value.access_token, value.access_token_secret
-    return value.access_token if isinstance(value, OAuth2Value | SessionValue) else value
 
 
 def _auth_client_id(secret: Secret) -> str | None:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from flowmate_async.api import Api
+from flowmate_async.coordination import Acceptable, SharedCredentials, SharedSecret
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, FlightJoined
 from flowmate_async.failures import Failure
@@ -15,7 +16,7 @@ from flowmate_async.tokens import Held, UserTokens
 
 _Key = tuple[str, str, str]
 
-Keep = Callable[[tuple[str, str], Secret], object]
+Keep = Callable[[tuple[str, str], SharedSecret], object]
 """Takes ``(username, secret id)`` and the secret."""
 
 
@@ -30,12 +31,22 @@ class SecretFetcher:
         tokens: as whom.
         base_url: part of every key, as the user is, so that no value reaches another user.
         emitter: told of flights joined.
+        shared: single flight and cache across processes, when there are others.
     """
 
-    def __init__(self, api: Api, *, tokens: UserTokens, base_url: str, emitter: Emitter) -> None:
+    def __init__(
+        self,
+        api: Api,
+        *,
+        tokens: UserTokens,
+        base_url: str,
+        emitter: Emitter,
+        shared: SharedCredentials | None = None,
+    ) -> None:
         self._api = api
         self._tokens = tokens
         self._base_url = base_url
+        self._shared = shared
         self._flights: SingleFlight[_Key, Secret] = SingleFlight(
             on_join=partial(emitter.emit, FlightJoined("secret"))
         )
@@ -49,8 +60,9 @@ class SecretFetcher:
         auth_client_id: str | None = None,
         forced: bool = False,
         keep: Keep | None = None,
+        acceptable: Acceptable | None = None,
     ) -> Secret:
-        """The secret as upstream has it now.
+        """The secret as upstream has it now, or had it when another process asked.
 
         Args:
             username: the user.
@@ -59,12 +71,18 @@ class SecretFetcher:
             auth_client_id: the OAuth client that it would be refreshed with, as far as that is known.
             forced: it must be asked for after this call; an earlier flight is not joined.
             keep: given the answer even when nobody waits for it any more.
+            acceptable: whether one that another process fetched will do; ``None`` for those only that were
+                fetched while this call waited for its turn.
         """
         key = (self._base_url, checked_username(username), secret_id)
         request = get_secret(
             secret_id, username=username, may_refresh=may_refresh, auth_client_id=auth_client_id
         )
         fetch = _Fetch(self._api, self._tokens, username, request, keep)
+        if self._shared is not None and (may_refresh or acceptable is not None):
+            return await self._flights.fly(
+                key, partial(fetch.launch_in_turn, self._shared, acceptable), forced=forced
+            )
         return await self._flights.fly(key, fetch.launch, at_once=fetch.at_once, forced=forced)
 
     async def settled(self, username: str, secret_id: str) -> None:
@@ -137,6 +155,23 @@ class _Fetch:
             self._kept(came)
             flight.land(came)
 
-    def _kept(self, secret: Secret) -> None:
+    async def launch_in_turn(
+        self, shared: SharedCredentials, acceptable: Acceptable | None, flight: Flight[Secret]
+    ) -> Secret:
+        """Ask for the secret in one flight of all processes together, or take what another was answered."""
+        try:
+            answer = await shared.fetch(
+                self._username,
+                self._request.secret_id or "",
+                partial(self.launch, flight),
+                acceptable=acceptable,
+            )
+        except FlowMateError as error:
+            error.about(username=self._username, secret_id=self._request.secret_id)
+            raise
+        self._kept(answer.secret, answer.age_seconds)
+        return answer.secret
+
+    def _kept(self, secret: Secret, age_seconds: float = 0.0) -> None:
         if self._keep is not None:
-            self._keep((self._username, secret.id), secret)
+            self._keep((self._username, secret.id), SharedSecret(secret, age_seconds))

@@ -39,6 +39,7 @@ __all__ = [
     "SimpleValue",
     "UnknownSecret",
     "decode_secret",
+    "presented",
 ]
 
 
@@ -421,3 +422,11 @@ def drop_refresh_fields(secret: Secret) -> None:
 
 def _without_upstreams_business(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in fields.items() if name not in _UPSTREAMS_BUSINESS}
+
+
+def presented(secret: Secret) -> object:
+    """What the app sees of a secret: neither when it ends, nor what only upstream needs to refresh it."""
+    value = secret.value
+    if isinstance(value, OAuth1Value):
+        return value.access_token, value.access_token_secret
+    return value.access_token if isinstance(value, OAuth2Value | SessionValue) else value

@@ -98,11 +98,14 @@ class ParentCoordination:
     ) -> None:
         """Nothing is open."""
 
+    def join(self, base_url: str) -> None:
+        """See :meth:`Coordination.join`; there is but one."""
+
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - lent on its own terms
         """See :meth:`Coordination.budget`."""
         return self._lender
 
-    def credentials(self, *, base_url: str) -> SharedCredentials | None:  # noqa: ARG002 - users are parted
+    def credentials(self) -> SharedCredentials | None:
         """Nothing is shared: no user is read by two workers."""
         return None
 

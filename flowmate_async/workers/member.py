@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from flowmate_async.coordination import RateBudget, SharedCredentials, TokenLease
+from flowmate_async.error_record import ErrorRecord
 from flowmate_async.errors import FlowMateError
 from flowmate_async.stores.base import Run
 from flowmate_async.sync.ends import Executor
@@ -18,7 +19,6 @@ from flowmate_async.workers.channel import Channel
 from flowmate_async.workers.messages import (
     Borrow,
     Done,
-    ErrorRecord,
     Failed,
     Lent,
     More,
@@ -60,11 +60,14 @@ class Member:
     ) -> None:
         """The channel is the program's to close."""
 
+    def join(self, base_url: str) -> None:
+        """See :meth:`Coordination.join`; there is but one."""
+
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - on the parent's terms
         """See :meth:`Coordination.budget`."""
         return self if self._limited else None
 
-    def credentials(self, *, base_url: str) -> SharedCredentials | None:  # noqa: ARG002 - users are parted
+    def credentials(self) -> SharedCredentials | None:
         """Nothing is shared: no user is read by two workers."""
         return None
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from flowmate_async.coordination import SharedSecret
 from flowmate_async.credentials import Credentials
 from flowmate_async.events import Emitter
 from flowmate_async.freshness import FreshnessPolicy, State
@@ -78,7 +79,7 @@ def test_the_inline_hit_agrees_with_the_rule(virtually, situation):
             emitter=Emitter(),
             uniform=lambda low, high: low + (high - low) * jitter,
         )
-        entry = credentials._keep(("ali", "s"), secret_of(kind, life))
+        entry = credentials._keep(("ali", "s"), SharedSecret(secret_of(kind, life)))
         asked = []
 
         async def rule(key, min_valid):

@@ -1,0 +1,98 @@
+"""The connection to Redis, and what its failures are called."""
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from flowmate_async.errors import ConfigurationError, FlowMateError, UpstreamUnavailableError
+from flowmate_async.redaction import Redacted, one_line
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+URL_VARIABLES = ("FLOWMATE_REDIS_URL", "FLOWMATE_BROKER_URL")
+
+_PATIENCE_SECONDS = 1.0
+_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+class RedisUrl(Redacted, frozen=True):
+    """Where Redis is, with what it takes to log in; never shows.
+
+    Attributes:
+        text: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with ACL user and password if there are any.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text.startswith(_SCHEMES):
+            raise ConfigurationError(
+                "this is not the URL of a Redis", advice="Write rediss://user:password@host:port/0"
+            )
+
+
+def url_from(environ: Mapping[str, str] = os.environ) -> RedisUrl:
+    """The URL from ``FLOWMATE_REDIS_URL``, or ``FLOWMATE_BROKER_URL`` when that is a Redis as well.
+
+    Raises:
+        ConfigurationError: neither is set to the URL of a Redis.
+    """
+    for name in URL_VARIABLES:
+        if environ.get(name, "").startswith(_SCHEMES):
+            return RedisUrl(environ[name])
+    raise ConfigurationError(
+        "no Redis is named", advice=f"Set {URL_VARIABLES[0]} to rediss://user:password@host:port/0"
+    )
+
+
+def connect(url: RedisUrl) -> "Redis":
+    """A client that has not connected yet; it says at once when Redis does not answer.
+
+    Raises:
+        ConfigurationError: the URL cannot work, or the extra ``redis`` is not installed.
+    """
+    asyncio_redis = driver("redis.asyncio")
+    backoff, retry = driver("redis.backoff"), driver("redis.asyncio.retry")
+    try:
+        client: Redis = asyncio_redis.Redis.from_url(
+            url.text,
+            socket_timeout=_PATIENCE_SECONDS,
+            socket_connect_timeout=_PATIENCE_SECONDS,
+            retry=retry.Retry(backoff.NoBackoff(), 0),
+        )
+    except ValueError:
+        pass  # raised below, where it has no context: that would hold the URL
+    else:
+        return client
+    raise ConfigurationError(
+        "the URL of Redis cannot work", advice="Write rediss://user:password@host:port/0"
+    )
+
+
+def driver(module: str) -> Any:
+    """A module of the extra ``redis``.
+
+    Raises:
+        ConfigurationError: the extra is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        raise ConfigurationError(
+            f"coordination over Redis needs {module}", advice="pip install 'flowmate-async[redis]'"
+        ) from None
+
+
+def redis_errors() -> tuple[type[Exception], ...]:
+    """What a Redis that is away, refuses or misbehaves raises."""
+    return (driver("redis.exceptions").RedisError, OSError)
+
+
+def unreachable(error: Exception) -> FlowMateError:
+    """The error of a Redis that is needed and cannot be used."""
+    return UpstreamUnavailableError(
+        f"Redis cannot be used: {one_line(str(error)) or type(error).__name__}",
+        advice="Check that it runs and lets this user in; with on_outage='share' processes go on alone",
+    )

@@ -1,0 +1,179 @@
+"""Credentials that one process fetched and others may use: sealed in Redis, gone when they expire."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flowmate_async.coordination import SharedSecret
+from flowmate_async.distributed.names import Names
+from flowmate_async.error_record import ErrorRecord
+from flowmate_async.errors import FlowMateError, StoreError
+from flowmate_async.freshness import FreshnessPolicy
+from flowmate_async.secrets import Secret, SessionSecret
+from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.sealing import Sealed, Sealing
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_CREDENTIAL, _FAILURE = b"=", b"!"
+"""What a record begins with; a credential's goes on with 32 bytes of fingerprint."""
+
+_FAILURE_SECONDS = 5.0
+
+_TAKE_BACK = """
+if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
+local held = redis.call('GET', KEYS[1])
+if held and string.sub(held, 2, 33) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 0
+"""
+"""Whether upstream is known to have no other than the rejected value; if not, that one is deleted."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a process was answered by upstream: a credential, or a failure.
+
+    Attributes:
+        raw: as it is in Redis; tells one answer from another.
+        secret: the credential, if it was one.
+        error: the failure, if it was one.
+    """
+
+    raw: bytes
+    secret: SharedSecret | None = None
+    error: FlowMateError | None = None
+
+
+class _Record(msgspec.Struct, frozen=True, array_like=True):
+    run_id: str
+    data: bytes
+    fingerprint: bytes
+
+
+class SharedCache:
+    """Answers by secret.
+
+    A record is the fingerprint of what apps are presented, then the sealed credential. Who fetched it and
+    when is authenticated with it.
+
+    Args:
+        redis: the connection.
+        names: what records are called.
+        key: the application's key.
+        base_url: FlowMate's.
+        freshness: how long credentials without an expiry are used.
+        wall: seconds since the Unix epoch.
+    """
+
+    def __init__(
+        self,
+        redis: "Redis",
+        names: Names,
+        *,
+        key: StoreKey,
+        base_url: str,
+        freshness: FreshnessPolicy,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._redis = redis
+        self._names = names
+        self._sealing = Sealing(key, store_id=f"redis {names.prefix}", origin=base_url)
+        self._freshness = freshness
+        self._wall = wall
+        self._process = os.urandom(8).hex()
+        self._take_back: Any = redis.register_script(_TAKE_BACK)
+
+    async def read(self, username: str, secret_id: str) -> Answer | None:
+        """The last answer; ``None`` when there is none, or one that does not open.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        raw: Any = await self._redis.get(self._names.of("answer", username, secret_id))
+        if raw is None:
+            return None
+        if raw[:1] == _FAILURE:
+            return self._failure(raw)
+        return self._credential(username, secret_id, raw)
+
+    async def put(self, username: str, secret_id: str, secret: Secret) -> None:
+        """Let others use a credential for as long as it is valid.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        seconds = self._life(secret)
+        if seconds <= 0:
+            return
+        sealed = self._seal(username, secret)
+        if sealed is None:
+            return
+        record = msgspec.msgpack.encode(_Record(sealed.run_id, sealed.data, sealed.fingerprint))
+        presented = self._names.fingerprint(username, secret_id, secret)
+        name = self._names.of("answer", username, secret_id)
+        await self._redis.set(name, _CREDENTIAL + presented + record, px=max(1, int(seconds * 1000)))
+
+    async def put_failure(self, username: str, secret_id: str, error: FlowMateError) -> None:
+        """Let those who wait for the same answer share a failure.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        record = msgspec.msgpack.encode(ErrorRecord.of(error))
+        name = self._names.of("answer", username, secret_id)
+        sealed = _FAILURE + self._names.seal(record, kind="failure")
+        await self._redis.set(name, sealed, px=int(_FAILURE_SECONDS * 1000))
+
+    async def take_back(self, username: str, secret_id: str, rejected: Secret) -> bool:
+        """Drop a credential that an app rejected; whether upstream is known to have no other.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        keys = [self._names.of(kind, username, secret_id) for kind in ("answer", "rejected")]
+        fingerprint = self._names.fingerprint(username, secret_id, rejected)
+        return bool(await self._take_back(keys=keys, args=[fingerprint]))
+
+    async def confirm(self, username: str, secret_id: str, rejected: Secret, *, seconds: float) -> None:
+        """Let it be known that upstream has no other than this rejected one.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        fingerprint = self._names.fingerprint(username, secret_id, rejected)
+        name = self._names.of("rejected", username, secret_id)
+        await self._redis.set(name, fingerprint, px=max(1, int(seconds * 1000)))
+
+    def _life(self, secret: Secret) -> float:
+        if secret.expires_at is not None:
+            return secret.expires_at.timestamp() - self._freshness.skew_seconds - self._wall()
+        if isinstance(secret, SessionSecret):
+            return self._freshness.session_ttl_seconds
+        return self._freshness.static_ttl_seconds
+
+    def _seal(self, username: str, secret: Secret) -> Sealed | None:
+        # The moment is part of what is authenticated; whole seconds, so that a subkey serves many records.
+        fetched = f"{self._process}:{int(self._wall())}"
+        try:
+            return self._sealing.seal_unless_same(username, secret, run_id=fetched, stored=None)
+        except StoreError:  # it cannot be encoded, so it is not shared
+            return None
+
+    def _credential(self, username: str, secret_id: str, raw: bytes) -> Answer | None:
+        try:
+            record = msgspec.msgpack.decode(raw[33:], type=_Record)
+            sealed = Sealed(record.run_id, record.data, record.fingerprint)
+            secret = self._sealing.open(username, secret_id, sealed)
+            age = max(0.0, self._wall() - int(record.run_id.partition(":")[2]))
+        except (StoreError, msgspec.MsgspecError, ValueError):
+            return None
+        return Answer(raw, secret=SharedSecret(secret, age))
+
+    def _failure(self, raw: bytes) -> Answer | None:
+        record = self._names.open(raw[1:], kind="failure")
+        if record is None:
+            return None
+        return Answer(raw, error=msgspec.msgpack.decode(record, type=ErrorRecord).restored())

@@ -1,0 +1,108 @@
+"""One rate for all processes over Redis: never exceeded, nearly used up, also without Redis."""
+
+import asyncio
+import time
+
+import pytest
+
+from flowmate_async import ConfigurationError
+from flowmate_async.distributed import budget
+from flowmate_async.sandbox import Sandbox, SandboxOptions
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+RATE, BURST = 300, 30
+
+
+@pytest.fixture
+async def sandbox():
+    """A twin that answers 429 to whatever exceeds the limit."""
+    options = SandboxOptions(users=200, seed=7, rate=RATE, burst=BURST, record_arrivals=True)
+    async with Sandbox(options) as running:
+        yield running
+
+
+def names(number, *, of=3):
+    return [f"user-{user:06d}@tenant.example" for user in range(200) if user % of == number]
+
+
+async def sweep(client, usernames, *, until):
+    """Read users, one after the other at most as long as that."""
+    async for _ in client.sweep(usernames * 5):
+        if time.monotonic() > until:
+            break
+
+
+async def test_three_processes_use_one_rate_and_meet_no_429(sandbox, join, redis):
+    clients = [await join(redis, rate=RATE, burst=BURST, processes=3) for _ in range(3)]
+    before, began = redis.scripts(), time.monotonic()
+    await asyncio.gather(
+        *(sweep(client, names(number), until=began + 3) for number, client in enumerate(clients))
+    )
+    seconds, stats = sandbox.arrivals[-1] - sandbox.arrivals[0], sandbox.stats()
+    assert stats.throttled == 0
+    assert stats.total_requests() >= 0.95 * RATE * seconds
+    assert redis.scripts() - before < 1.5 * stats.total_requests()
+
+
+async def test_the_share_of_the_idle_is_used_by_the_busy(sandbox, join, redis):
+    busy, _idle, _other = [await join(redis, rate=RATE, burst=BURST, processes=3) for _ in range(3)]
+    await sweep(busy, names(0), until=time.monotonic() + 2)
+    seconds = sandbox.arrivals[-1] - sandbox.arrivals[0]
+    assert sandbox.stats().throttled == 0
+    assert len(sandbox.arrivals) >= 0.9 * RATE * seconds
+
+
+async def test_without_redis_each_keeps_to_its_share_and_the_limit_holds_all_the_way(
+    sandbox, join, mortal_redis, monkeypatch
+):
+    """While it is away, when it comes back with nothing of the rate in it, and afterwards."""
+    monkeypatch.setattr(budget, "_PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(budget, "_AFTERWARDS_SECONDS", 1.0)
+    clients = [await join(mortal_redis, rate=RATE, burst=BURST, processes=3) for _ in range(3)]
+    began = time.monotonic()
+    sweeps = asyncio.gather(
+        *(sweep(client, names(number), until=began + 6) for number, client in enumerate(clients))
+    )
+    await asyncio.sleep(1)
+    mortal_redis.kill()
+    killed = len(sandbox.arrivals)
+    await asyncio.sleep(1.5)
+    without = len(sandbox.arrivals) - killed
+    await asyncio.to_thread(mortal_redis.start)
+    await sweeps
+    seconds = sandbox.arrivals[-1] - sandbox.arrivals[0]
+    assert sandbox.stats().throttled == 0
+    assert without >= 0.5 * RATE * 1.5
+    assert len(sandbox.arrivals) >= 0.8 * RATE * seconds
+    assert all(client._traffic._admission._bucket._budget._alone is None for client in clients)
+
+
+async def test_a_pause_that_one_meets_holds_the_others(sandbox, join, redis):
+    first, second = [await join(redis, rate=RATE, burst=BURST, processes=2) for _ in range(2)]
+    await asyncio.gather(first.impersonate(names(0)[0]), second.impersonate(names(1)[0]))
+    first._traffic._exchange._share_pause(0.7)
+    async with asyncio.timeout(5):
+        while second.stats().traffic.limiter.paused_seconds == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    newcomer = await join(redis, rate=RATE, burst=BURST, processes=2)
+    began = time.monotonic()
+    await newcomer.impersonate(names(2)[0])
+    assert time.monotonic() - began > 0.4
+
+
+async def test_a_redis_that_is_too_far_away_for_the_burst_is_an_error_and_no_standstill(
+    sandbox, join, redis, monkeypatch
+):
+    client = await join(redis, rate=RATE, burst=BURST)
+    lender = client._traffic._admission._bucket._budget
+    check = lender._state.check
+
+    async def from_far_away(*arguments):
+        decision = await check(*arguments)
+        await asyncio.sleep(0.03)
+        return decision
+
+    monkeypatch.setattr(lender._state, "check", from_far_away)
+    with pytest.raises(ConfigurationError, match="Redis takes longer"):
+        await client.impersonate(names(0)[0])
