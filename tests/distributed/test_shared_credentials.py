@@ -156,6 +156,17 @@ class TestRejection:
         assert await second.credential(user, secret_id, min_valid=1) == newer
         assert gets(sandbox, secret_id) == 2
 
+    async def test_nor_is_a_newcomer_while_the_newer_one_is_on_its_way(self, sandbox, join, redis):
+        user, secret_id = find(sandbox)
+        first, newcomer = await join(redis), await join(redis)
+        async with first.lease(user, secret_id, min_valid=1) as lease:
+            rejected = lease.secret
+            expire(sandbox, secret_id)
+            sandbox.configure(latency_seconds=0.3)
+            newer = asyncio.ensure_future(lease.reject())
+            await asyncio.sleep(0.15)
+            assert await newcomer.credential(user, secret_id, min_valid=1) == await newer != rejected
+
     async def test_however_many_processes_reject_it_upstream_is_asked_once(self, sandbox, join, redis):
         user, secret_id = find(sandbox)
         clients = [await join(redis) for _ in range(4)]
