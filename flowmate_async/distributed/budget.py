@@ -22,8 +22,8 @@ OnOutage = Literal["share", "error"]
 """What a process does without Redis: ``share``, keep to its share of the rate; ``error``, send nothing."""
 
 _PROBE_SECONDS = 1.0
-_AFTERWARDS_SECONDS = 3.0
-"""More than twice as long as a process takes at most to notice that Redis is back."""
+_AFTERWARDS_SECONDS = 5.0
+"""Twice as long as a process takes at most to notice that Redis is back: a probe and its deadline."""
 
 _MOST_VOID = 100
 

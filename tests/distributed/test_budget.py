@@ -21,9 +21,9 @@ async def sandbox():
         yield running
 
 
-def obeyed(sandbox):
-    """No window held more than a strict limit lets through, but for 50 ms that a busy machine may bunch up."""
-    return burst_needed(sandbox.arrivals, RATE) <= BURST + 0.05 * RATE
+def obeyed(sandbox, *, burst=BURST):
+    """No window held more than a strict limit lets through."""
+    return burst_needed(sandbox.arrivals, RATE) <= burst
 
 
 def names(number, *, of=3):
@@ -44,7 +44,7 @@ async def test_three_processes_use_one_rate_and_never_exceed_it(sandbox, join, r
         *(sweep(client, names(number), until=began + 3) for number, client in enumerate(clients))
     )
     seconds, stats = sandbox.arrivals[-1] - sandbox.arrivals[0], sandbox.stats()
-    assert obeyed(sandbox)
+    assert obeyed(sandbox, burst=BURST - 8)  # half of it is kept back, for requests that arrive together
     assert stats.total_requests() >= 0.95 * RATE * seconds
     assert redis.scripts() - before < 1.5 * stats.total_requests()
 
@@ -61,12 +61,11 @@ async def test_without_redis_each_keeps_to_its_share_and_the_limit_holds_all_the
     sandbox, join, mortal_redis, monkeypatch
 ):
     """While it is away, when it comes back with nothing of the rate in it, and afterwards."""
-    monkeypatch.setattr(budget, "_PROBE_SECONDS", 0.3)
-    monkeypatch.setattr(budget, "_AFTERWARDS_SECONDS", 1.0)
+    monkeypatch.setattr(budget, "_AFTERWARDS_SECONDS", 2.5)
     clients = [await join(mortal_redis, rate=RATE, burst=BURST, processes=3) for _ in range(3)]
     began = time.monotonic()
     sweeps = asyncio.gather(
-        *(sweep(client, names(number), until=began + 6) for number, client in enumerate(clients))
+        *(sweep(client, names(number), until=began + 8) for number, client in enumerate(clients))
     )
     await asyncio.sleep(1)
     mortal_redis.kill()
