@@ -13,7 +13,7 @@ from flowmate_async.client import FlowMate
 from flowmate_async.coordination import Coordination
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.settings import DEFAULT_BASE_URL, checked_base_url
-from flowmate_async.stores import Store, load_key, needs_key, open_store
+from flowmate_async.stores import Store, StoreKey, load_key, load_other_key, needs_key, open_store
 from flowmate_async.traffic.bulkhead import BulkheadPolicy
 
 _KEYRING_SERVICE = "flowmate_async admin token"
@@ -116,11 +116,12 @@ class StoreFlags:
         Parameter(help="A private file (0600) with the store's key; or set FLOWMATE_STORE_KEY(_FILE)."),
     ] = None
 
-    def open(self, *, create: bool = False) -> Store:
+    def open(self, *, create: bool = False, other_key: StoreKey | None = None) -> Store:
         """The store, not yet entered.
 
         Args:
             create: make it when it is missing.
+            other_key: another key that it may have; without one the environment may name one.
 
         Raises:
             ConfigurationError: no store is named, or its key is not found.
@@ -131,9 +132,11 @@ class StoreFlags:
             )
         if self.store == "memory:":
             raise ConfigurationError("a memory: store would be gone at once", advice="Name a lasting store")
-        sealed = needs_key(self.store)
-        key = load_key(os.environ, store_url=self.store, key_file=self.store_key_file) if sealed else None
-        return open_store(self.store, key=key, create=create)
+        if not needs_key(self.store):
+            return open_store(self.store, create=create)
+        key = load_key(os.environ, store_url=self.store, key_file=self.store_key_file)
+        other_key = other_key or load_other_key(os.environ)
+        return open_store(self.store, key=key, other_key=other_key, create=create)
 
 
 def _from_keyring(base_url: str) -> str | None:

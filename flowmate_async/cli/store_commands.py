@@ -8,11 +8,15 @@ from cyclopts import App, Parameter
 from flowmate_async.cli.exits import Exit, complain, put, put_json, say
 from flowmate_async.cli.options import StoreFlags
 from flowmate_async.cli.read_commands import rendered
+from flowmate_async.cli.store_changes import import_, migrate, rekey
 from flowmate_async.errors import SecretNotFoundError
 from flowmate_async.redaction import one_line
 from flowmate_async.stores import StoredItem, write_key_file
 
-store_app: App = App(name="store", help="Look into a store of credentials.")
+store_app: App = App(name="store", help="Look into a store of credentials, or change it.")
+store_app.command(rekey)
+store_app.command(migrate)
+store_app.command(import_, name="import")
 
 
 @store_app.command(name="list")

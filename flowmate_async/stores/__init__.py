@@ -16,6 +16,8 @@ from flowmate_async.stores.base import Verification as Verification
 from flowmate_async.stores.base import Written as Written
 from flowmate_async.stores.keys import StoreKey as StoreKey
 from flowmate_async.stores.keys import load_key as load_key
+from flowmate_async.stores.keys import load_other_key as load_other_key
+from flowmate_async.stores.keys import read_key_file as read_key_file
 from flowmate_async.stores.keys import write_key_file as write_key_file
 from flowmate_async.stores.registry import needs_key as needs_key
 from flowmate_async.stores.registry import open_store as open_store
@@ -34,7 +36,9 @@ __all__ = [
     "Verification",
     "Written",
     "load_key",
+    "load_other_key",
     "needs_key",
     "open_store",
+    "read_key_file",
     "write_key_file",
 ]

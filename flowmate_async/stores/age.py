@@ -30,7 +30,7 @@ from flowmate_async.stores.age_index import (
     plan_removal,
     plan_write,
 )
-from flowmate_async.stores.age_lines import Fingerprints, Line, RunLine, SecretLine
+from flowmate_async.stores.age_lines import Fingerprints, Line, RunLine, SecretLine, fingerprints_of
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -47,6 +47,7 @@ from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.meta import not_bound, not_open, require_origin
 from flowmate_async.stores.one_at_a_time import OneAtATime
 from flowmate_async.stores.paging import PAGE
+from flowmate_async.stores.rekeying import Progress, Rekeyed
 from flowmate_async.stores.sqlite_files import RunLock, shown
 from flowmate_async.stores.uninterrupted import uninterrupted
 
@@ -61,12 +62,15 @@ class AgeStore:
     Args:
         path: the file; made, with mode 0600, when missing.
         key: the key, which is an age identity as well.
+        other_key: another key that the store may have as well, while it is given a new one.
         create: make the store when it is missing; otherwise that is an error.
     """
 
-    def __init__(self, path: Path, *, key: StoreKey, create: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, key: StoreKey, other_key: StoreKey | None = None, create: bool = True
+    ) -> None:
         self.path: Path = path.absolute()
-        self._key = key
+        self._keys = (key,) if other_key is None else (key, other_key)
         self._create = create
         self._turn: OneAtATime | None = None
         self._folder: AgeFolder | None = None
@@ -75,7 +79,7 @@ class AgeStore:
     async def __aenter__(self) -> Self:
         """Open the files, and read them once for the index."""
         self._turn = OneAtATime(self._in_use)
-        folder = AgeFolder(self.path, key=self._key)
+        folder = AgeFolder(self.path, *self._keys)
         await self._in_thread(partial(folder.open, create=self._create))
         self._folder = folder
         return self
@@ -162,6 +166,29 @@ class AgeStore:
                 intact += 1
         return Verification(intact=intact, damaged=tuple(damaged))
 
+    async def rekey(self, key: StoreKey, *, on_progress: Progress | None = None) -> Rekeyed:
+        """All at once: a new file takes the place of the old one."""
+        return await uninterrupted(self._in_thread(lambda: self._rekey(key, on_progress)))
+
+    def _rekey(self, key: StoreKey, on_progress: Progress | None) -> Rekeyed:
+        folder = self._opened()
+        damaged: list[tuple[str, str]] = []
+        done = 0
+
+        def recast(old: Fingerprints, new: Fingerprints, line: SecretLine) -> SecretLine:
+            nonlocal done
+            done += 1
+            if on_progress is not None and done % PAGE == 0:
+                on_progress(done)
+            if old.opened(line) is not None:
+                return new.fingerprinted(line)
+            damaged.append((line.username, line.secret_id))
+            return line
+
+        if not folder.rewrite(key, recast):
+            return Rekeyed(already=sum(1 for _ in folder.index.places()))
+        return Rekeyed(resealed=done - len(damaged), damaged=tuple(damaged))
+
     async def _lines(self) -> AsyncIterator[SecretLine]:
         """The line of every credential, a page at a time."""
         lines = self._opened().secrets()
@@ -176,7 +203,7 @@ class AgeStore:
         store = index.store
         if store.origin is None:
             raise not_bound(shown(self.path))
-        return Fingerprints(self._key, store_id=store.store_id, origin=store.origin)
+        return fingerprints_of(store, self._opened().key)
 
     async def _commit(self, plan: Plan[T], *, compact: bool = False) -> T:
         return await self._in_thread(lambda: self._opened().commit(plan, compact=compact))
@@ -204,7 +231,7 @@ class AgeStore:
         return await self._turn.run(work)
 
 
-def age_store(url: str, *, key: StoreKey, create: bool = True) -> AgeStore:
+def age_store(url: str, *, key: StoreKey, other_key: StoreKey | None = None, create: bool = True) -> AgeStore:
     """The store behind ``jsonl+age:///relative.age`` or ``jsonl+age:////absolute.age``.
 
     Raises:
@@ -217,7 +244,7 @@ def age_store(url: str, *, key: StoreKey, create: bool = True) -> AgeStore:
             "this is not the URL of a jsonl+age store",
             advice="Write jsonl+age:///relative.age or jsonl+age:////absolute.age; a ? or # as %3F or %23",
         )
-    return AgeStore(Path(path), key=key, create=create)
+    return AgeStore(Path(path), key=key, other_key=other_key, create=create)
 
 
 def _plan_bind(index: Index, *, origin: str) -> tuple[list[Line], str]:

@@ -154,13 +154,17 @@ class _Decryption:
         raise _Enough
 
 
+class WrongKeyError(StoreError):
+    """Raised when a file is encrypted for another key."""
+
+
 class _Enough(Exception):  # noqa: N818 - no error: nobody reads any further
     """Ends a decryption of which nobody wants the rest."""
 
 
 def _unreadable(path: Path, failure: str | None) -> StoreError:
     if failure is not None and "No matching keys" in failure:
-        return StoreError(
+        return WrongKeyError(
             f"the store {shown(path)} is encrypted for another key", advice="Give the key it was made with"
         )
     return StoreError(

@@ -9,6 +9,7 @@ readers take none. Nothing here awaits.
 import hmac
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,9 +18,17 @@ from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError, StoreError
 from flowmate_async.private_files import require_private
-from flowmate_async.stores.age_files import Identity, identity_of, read_lines, write_lines
+from flowmate_async.stores.age_files import Identity, WrongKeyError, identity_of, read_lines, write_lines
 from flowmate_async.stores.age_index import Index
-from flowmate_async.stores.age_lines import Line, SecretLine, StoreLine, decode_line, encode_line
+from flowmate_async.stores.age_lines import (
+    Fingerprints,
+    Line,
+    SecretLine,
+    StoreLine,
+    decode_line,
+    encode_line,
+    fingerprints_of,
+)
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.meta import new_meta
 from flowmate_async.stores.sealing import key_check
@@ -50,15 +59,16 @@ class AgeFolder:
 
     Args:
         path: the base; segments are in a folder beside it.
-        key: the store's key, which is the age identity.
+        keys: the store's key, which is the age identity, and perhaps another one that it may have as well.
     """
 
-    def __init__(self, path: Path, *, key: StoreKey) -> None:
+    def __init__(self, path: Path, *keys: StoreKey) -> None:
         self.path = path
         self.segments: Path = Path(f"{path}.segments")
         self.index: Index = Index()
-        self._key = key
-        self._identity: Identity = identity_of(key)
+        self.key: StoreKey = keys[0]
+        self._keys = keys
+        self._identity: Identity = identity_of(self.key)
         self._base: _Signature | None = None
         self._last = 0
 
@@ -132,25 +142,30 @@ class AgeFolder:
             yield first
             yield from lines
 
-    def rewrite(self, key: StoreKey, recast: Callable[[SecretLine], SecretLine]) -> None:
-        """Write the whole store anew for another key.
+    def rewrite(
+        self, key: StoreKey, recast: Callable[[Fingerprints, Fingerprints, SecretLine], SecretLine]
+    ) -> bool:
+        """Write the whole store anew for another key; whether it was not that already.
 
         Args:
             key: the new key.
-            recast: makes a credential's line one of the new key.
+            recast: makes a credential's line, genuine by the first fingerprints, genuine by the second.
         """
         with self._writing():
             self.refresh()
+            if key == self.key:
+                return False
             self._compact()
-            store_id = self.index.store.store_id
-            store = replace(self.index.store, key_check=key_check(key, store_id=store_id).hex())
-            identity = identity_of(key)
-            write_lines(self.path, self._base_lines(store, recast), identity)
-            self._key, self._identity, self._base = key, identity, None
+            store = self.index.store
+            both = fingerprints_of(store, self.key), fingerprints_of(store, key)
+            store = replace(store, key_check=key_check(key, store_id=store.store_id).hex())
+            write_lines(self.path, self._base_lines(store, partial(recast, *both)), identity_of(key))
+            self._keys, self._base = (key, *self._keys), None
             self.refresh()
+            return True
 
     def _make(self) -> None:
-        made = new_meta(self._key)
+        made = new_meta(self.key)
         line = StoreLine(format=FORMAT, store_id=made.store_id, key_check=made.key_check.hex())
         write_lines(self.path, [encode_line(line)], self._identity)
 
@@ -160,21 +175,33 @@ class AgeFolder:
                 f"the store {shown(self.path)} has format {store.format}, this version knows {FORMAT}",
                 advice="Upgrade flowmate-async",
             )
-        if not hmac.compare_digest(store.key_check, key_check(self._key, store_id=store.store_id).hex()):
+        if not hmac.compare_digest(store.key_check, key_check(self.key, store_id=store.store_id).hex()):
             raise StoreError(f"the store {shown(self.path)} was tampered with", advice="Restore a backup")
 
     def _take_in(self) -> None:
         signature = self._signature()
         if signature != self._base:
-            index = Index()
-            for data in read_lines(self.path, self._identity):
-                index.apply(decode_line(data), file=0)
-            self.index, self._base, self._last = index, signature, index.store.through
+            self._take_in_base()
+            self._base, self._last = signature, self.index.store.through
         for number in self._numbers():
             if number > self._last:
                 for data in read_lines(self._segment(number), self._identity):
                     self.index.apply(decode_line(data), file=number)
                 self._last = number
+
+    def _take_in_base(self) -> None:
+        """Read the base with the key that it has now."""
+        for key in (self.key, *self._keys):
+            index, identity = Index(), identity_of(key)
+            try:
+                for data in read_lines(self.path, identity):
+                    index.apply(decode_line(data), file=0)
+            except WrongKeyError as failure:
+                refusal = failure
+            else:
+                self.index, self.key, self._identity = index, key, identity
+                return
+        raise refusal
 
     def _append(self, lines: list[Line]) -> None:
         self.segments.mkdir(mode=0o700, exist_ok=True)

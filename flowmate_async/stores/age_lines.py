@@ -122,6 +122,12 @@ class Fingerprints:
             secret=msgspec.Raw(plaintext.data),
         )
 
+    def fingerprinted(self, line: SecretLine) -> SecretLine:
+        """The same credential's line, made genuine here."""
+        plaintext = Plaintext(bytes(line.secret))
+        fingerprint = self._fingerprint(line.username, line.secret_id, plaintext)
+        return msgspec.structs.replace(line, fingerprint=fingerprint)
+
     def opened(self, line: SecretLine) -> Secret | None:
         """The credential in a line; ``None`` when the line was made or changed by somebody else."""
         plaintext = Plaintext(bytes(line.secret))
@@ -133,6 +139,11 @@ class Fingerprints:
     def _fingerprint(self, username: str, secret_id: str, plaintext: Plaintext) -> str:
         place = length_prefixed(username, secret_id)
         return hmac.digest(self._subkey.material, place + plaintext.data, "sha256").hex()
+
+
+def fingerprints_of(store: StoreLine, key: StoreKey) -> Fingerprints:
+    """What makes and checks the lines of a store's credentials."""
+    return Fingerprints(key, store_id=store.store_id, origin=store.origin or "")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -185,6 +185,28 @@ def load_key(
     return _key_of_keyring(keyring_entry(store_url))
 
 
+def load_other_key(env: Mapping[str, str]) -> StoreKey | None:
+    """Another key that a store may have as well, while it is given a new one; ``None`` when there is none.
+
+    In ``FLOWMATE_STORE_OTHER_KEY`` or in the file named by ``FLOWMATE_STORE_OTHER_KEY_FILE``.
+
+    Args:
+        env: the environment.
+
+    Raises:
+        ConfigurationError: what is found is not a key.
+    """
+    sources = _Sources(
+        key_file="",
+        encoded=env.get("FLOWMATE_STORE_OTHER_KEY", ""),
+        file_of_environment=env.get("FLOWMATE_STORE_OTHER_KEY_FILE", ""),
+    )
+    del env
+    if sources.encoded.strip():
+        return StoreKey.parse(sources.encoded, what="FLOWMATE_STORE_OTHER_KEY")
+    return read_key_file(sources.file_of_environment) if sources.file_of_environment else None
+
+
 def keyring_entry(store_url: str) -> str:
     """The name of a store's entry in the keyring: its URL, with the path made absolute."""
     for prefix in ("sqlite:///", "jsonl+age:///"):

@@ -6,12 +6,13 @@ has it, fit for a message.
 
 import hmac
 import os
+from collections.abc import Sequence
 
 import msgspec
 
 from flowmate_async.errors import StoreError
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.sealing import key_check
+from flowmate_async.stores.sealing import Sealing, key_check, opened_key, sealed_key
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -22,12 +23,17 @@ class Meta(msgspec.Struct, frozen=True):
         key_id: the public name of the key it is sealed with.
         key_check: the record that only this key makes.
         origin: the upstream it is bound to, if any yet.
+        previous_key_id: the public name of the key it had before, while some credentials are still sealed
+            with that.
+        previous_key: that key itself, sealed with the new one.
     """
 
     store_id: str
     key_id: str
     key_check: bytes
     origin: str | None = None
+    previous_key_id: str | None = None
+    previous_key: bytes | None = None
 
 
 def new_meta(key: StoreKey) -> Meta:
@@ -36,19 +42,106 @@ def new_meta(key: StoreKey) -> Meta:
     return Meta(store_id, key.key_id, key_check(key, store_id=store_id))
 
 
-def require_key(meta: Meta, key: StoreKey, *, where: str) -> None:
-    """Refuse a key that is not the store's.
+def rekeying_meta(meta: Meta, old: StoreKey, new: StoreKey, *, where: str) -> Meta:
+    """What a store says of itself while it is being given a new key.
+
+    Args:
+        meta: what it says now.
+        old: the key it has.
+        new: the key it is given.
+        where: the store, for messages.
 
     Raises:
-        StoreError: another key, or a record of it that was tampered with.
+        StoreError: it is being given another key already.
     """
-    if meta.key_id != key.key_id:
+    if new.key_id == meta.key_id:
+        return meta  # begun already, and perhaps done
+    if meta.previous_key_id is not None:
         raise StoreError(
-            f"the store {where} is sealed with key {meta.key_id}, and the key given is {key.key_id}",
-            advice="Give the key it was made with",
+            f"the store {where} is being given key {meta.key_id}, and that is not done yet",
+            advice=f"Finish that first: rekey with the key {meta.key_id} as the new one",
+        )
+    return msgspec.structs.replace(
+        meta,
+        key_id=new.key_id,
+        key_check=key_check(new, store_id=meta.store_id),
+        previous_key_id=old.key_id,
+        previous_key=sealed_key(new, old, store_id=meta.store_id),
+    )
+
+
+class Access:
+    """The sealing of an opened store, made of what it says of itself and of the keys at hand.
+
+    Args:
+        keys: the key, and perhaps another one that the store may have as well.
+        where: the store, for messages.
+    """
+
+    def __init__(self, *keys: StoreKey | None, where: str) -> None:
+        self.keys: tuple[StoreKey, ...] = tuple(key for key in keys if key is not None)
+        self._where = where
+        self._meta: Meta | None = None
+        self._sealing: Sealing | None = None
+
+    @property
+    def store_id(self) -> str:
+        """The store's random id.
+
+        Raises:
+            StoreError: it is not open.
+        """
+        if self._meta is None:
+            raise not_open(self._where)
+        return self._meta.store_id
+
+    def use(self, meta: Meta) -> None:
+        """Take note of what the store says of itself now.
+
+        Raises:
+            StoreError: none of the keys is its own.
+        """
+        if meta == self._meta:
+            return
+        key = pick_key(meta, self.keys, where=self._where)
+        previous = opened_key(key, meta.previous_key, store_id=meta.store_id)
+        origin = meta.origin
+        self._sealing = None
+        if origin is not None:
+            self._sealing = Sealing(key, store_id=meta.store_id, origin=origin, previous=previous)
+        self._meta = meta
+
+    def close(self) -> None:
+        """Forget it."""
+        self._meta = self._sealing = None
+
+    def sealing(self) -> Sealing:
+        """The sealing.
+
+        Raises:
+            StoreError: the store is not bound to an upstream.
+        """
+        if self._sealing is None:
+            raise not_bound(self._where)
+        return self._sealing
+
+
+def pick_key(meta: Meta, keys: Sequence[StoreKey], *, where: str) -> StoreKey:
+    """The key that is the store's.
+
+    Raises:
+        StoreError: none of them is, or its record was tampered with.
+    """
+    key = next((key for key in keys if key.key_id == meta.key_id), None)
+    if key is None:
+        given = " and ".join(key.key_id for key in keys)
+        raise StoreError(
+            f"the store {where} is sealed with key {meta.key_id}, and the key given is {given}",
+            advice="Give the key it was made with, or was given since",
         )
     if not hmac.compare_digest(meta.key_check, key_check(key, store_id=meta.store_id)):
         raise StoreError(f"the store {where} was tampered with, or is damaged", advice="Restore a backup")
+    return key
 
 
 def require_origin(bound: str | None, origin: str, *, where: str) -> None:

@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Protocol, TypeVar
 
+import msgspec
+
 from flowmate_async.errors import StoreError
 from flowmate_async.secrets import Secret
 from flowmate_async.stores.base import Verification
-from flowmate_async.stores.sealing import Sealed, Sealing
+from flowmate_async.stores.sealing import Sealed
 
 PAGE = 256
 """How many rows an iterator holds in memory at a time."""
@@ -28,6 +30,14 @@ class SealedPlaced(Placed, Protocol):
     def sealed(self) -> Sealed: ...  # noqa: D102
 
 
+class SealedRow(msgspec.Struct, frozen=True):
+    """A stored credential in its place, still sealed."""
+
+    username: str
+    secret_id: str
+    sealed: Sealed
+
+
 Row = TypeVar("Row", bound=Placed)
 
 
@@ -47,24 +57,25 @@ async def by_place(
         last = (page[-1].username, page[-1].secret_id)
 
 
-async def opened(
-    rows: AsyncIterable[SealedPlaced], sealing: Callable[[], Sealing]
-) -> AsyncIterator[tuple[str, Secret]]:
+OpenRow = Callable[[SealedPlaced], Awaitable[Secret]]
+
+
+async def opened(rows: AsyncIterable[SealedPlaced], open_row: OpenRow) -> AsyncIterator[tuple[str, Secret]]:
     """Every (username, credential).
 
     Raises:
         StoreError: one does not open.
     """
     async for row in rows:
-        yield row.username, sealing().open(row.username, row.secret_id, row.sealed)
+        yield row.username, await open_row(row)
 
 
-async def verified(rows: AsyncIterable[SealedPlaced], sealing: Callable[[], Sealing]) -> Verification:
+async def verified(rows: AsyncIterable[SealedPlaced], open_row: OpenRow) -> Verification:
     """How many open, and which do not."""
     intact, damaged = 0, []
     async for row in rows:
         try:
-            sealing().open(row.username, row.secret_id, row.sealed)
+            await open_row(row)
         except StoreError:
             damaged.append((row.username, row.secret_id))
         else:

@@ -9,10 +9,12 @@ goes with its connection. Nothing here knows the statements (``postgres_rows.py`
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError
 from flowmate_async.secrets import Secret
@@ -30,11 +32,11 @@ from flowmate_async.stores.base import (
     Written,
 )
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.meta import Meta, not_bound, not_open, require_origin
-from flowmate_async.stores.paging import PAGE, by_place, opened, verified
-from flowmate_async.stores.postgres_address import Address, driver, guarded, parse_address
-from flowmate_async.stores.postgres_schema import lock_number, prepare, read_meta
-from flowmate_async.stores.sealing import Sealing
+from flowmate_async.stores.meta import Access, Meta, not_open, pick_key, rekeying_meta, require_origin
+from flowmate_async.stores.paging import PAGE, SealedPlaced, SealedRow, by_place, opened, verified
+from flowmate_async.stores.postgres_address import Address, Connection, driver, guarded, parse_address
+from flowmate_async.stores.postgres_schema import lock_number, prepare, read_meta, write_meta
+from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
 from flowmate_async.stores.uninterrupted import uninterrupted
 
 T = TypeVar("T")
@@ -55,16 +57,22 @@ class PostgresStore:
     Args:
         address: which database and schema; see :func:`~.postgres_address.parse_address`.
         key: the key that credentials are sealed with.
+        other_key: another key that the store may have as well, while it is given a new one.
         create: make the tables when they are missing; otherwise that is an error.
     """
 
-    def __init__(self, address: Address, *, key: StoreKey, create: bool = True) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        key: StoreKey,
+        other_key: StoreKey | None = None,
+        create: bool = True,
+    ) -> None:
         self.address = address
+        self._access = Access(key, other_key, where=address.where)
         self._create = create
-        self._key = key
         self._pool: Any = None
-        self._meta: Meta | None = None
-        self._sealing: Sealing | None = None
 
     async def __aenter__(self) -> Self:
         """Connect; make the tables where there are none."""
@@ -73,7 +81,9 @@ class PostgresStore:
         )
         try:
             self._pool = await guarded(pool, self.address)
-            self._use(await self._on_connection(prepare, self._key, self.address, self._create))
+            self._access.use(
+                await self._on_connection(prepare, self._access.keys, self.address, self._create)
+            )
         except BaseException:
             await uninterrupted(self._close())
             raise
@@ -87,14 +97,14 @@ class PostgresStore:
     async def bind(self, origin: str) -> None:
         meta = await self._on_connection(_bind, origin)
         require_origin(meta.origin, origin, where=self.address.where)
-        self._use(meta)
+        self._access.use(meta)
 
     async def origin(self) -> str | None:
         return (await self._on_connection(read_meta)).origin
 
     @asynccontextmanager
     async def exclusive_run(self) -> AsyncIterator[None]:
-        number = lock_number("run", self._opened_meta().store_id)
+        number = lock_number("run", self._access.store_id)
         connection = await guarded(driver().connect(**self._options()), self.address)
         try:
             if not await guarded(
@@ -118,7 +128,7 @@ class PostgresStore:
         await self._on_connection(partial(rows.finish_run, at=at), run)
 
     async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
-        return await uninterrupted(self._on_connection(rows.write, self._bound(), run, batch))
+        return await uninterrupted(self._on_connection(self._write, run, batch))
 
     async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
         await self._on_connection(rows.note_missing, run, usernames)
@@ -144,7 +154,7 @@ class PostgresStore:
 
     async def get(self, username: str, secret_id: str) -> Secret | None:
         sealed = await self._on_connection(rows.find, username, secret_id)
-        return None if sealed is None else self._bound().open(username, secret_id, sealed)
+        return None if sealed is None else await self._open_row(SealedRow(username, secret_id, sealed))
 
     async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
         fetch = partial(rows.items_after, only=username is not None)
@@ -152,25 +162,60 @@ class PostgresStore:
             yield item
 
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
-        async for pair in opened(self._sealed_rows(username), self._bound):
+        async for pair in opened(self._sealed_rows(username), self._open_row):
             yield pair
 
     async def verify(self) -> Verification:
-        return await verified(self._sealed_rows(None), self._bound)
+        return await verified(self._sealed_rows(None), self._open_row)
 
-    def _sealed_rows(self, username: str | None) -> AsyncIterator[rows.SealedRow]:
+    async def rekey(self, key: StoreKey, *, on_progress: Progress | None = None) -> Rekeyed:
+        await self._on_connection(self._begin_rekey, key)
+        done = await reseal_all(
+            self._sealed_rows(None),
+            self._access.sealing,
+            partial(self._on_connection, rows.reseal),
+            on_progress,
+        )
+        await self._on_connection(self._end_rekey)
+        return done
+
+    def _sealed_rows(self, username: str | None) -> AsyncIterator[SealedRow]:
         fetch = partial(rows.sealed_after, only=username is not None)
         return by_place(partial(self._on_connection, fetch), username)
 
-    def _bound(self) -> Sealing:
-        if self._sealing is None:
-            raise not_bound(self.address.where)
-        return self._sealing
+    async def _open_row(self, row: SealedPlaced) -> Secret:
+        secret = self._access.sealing().opened(row.username, row.secret_id, row.sealed)
+        return await self._on_connection(self._reopened, row) if secret is None else secret
 
-    def _use(self, meta: Meta) -> None:
-        self._meta = meta
-        if meta.origin is not None and self._sealing is None:
-            self._sealing = Sealing(self._key, store_id=meta.store_id, origin=meta.origin)
+    async def _reopened(self, connection: Connection, row: SealedPlaced) -> Secret:
+        """The credential as it is now, with the key that the store has now."""
+        self._access.use(await read_meta(connection))
+        sealed = await rows.find(connection, row.username, row.secret_id) or row.sealed
+        return self._access.sealing().open(row.username, row.secret_id, sealed)
+
+    async def _write(self, connection: Connection, run: Run, batch: Sequence[UserWrite]) -> Written:
+        with suppress(KeyChanged):
+            return await rows.write(connection, self._access.sealing(), run, batch)
+        self._access.use(await read_meta(connection))
+        return await rows.write(connection, self._access.sealing(), run, batch)
+
+    async def _begin_rekey(self, connection: Connection, key: StoreKey) -> None:
+        where = self.address.where
+        async with connection.transaction():
+            await connection.execute("SELECT 1 FROM meta FOR UPDATE")  # waits for whoever is writing
+            meta = await read_meta(connection)
+            old = pick_key(meta, (*self._access.keys, key), where=where)
+            meta = rekeying_meta(meta, old, key, where=where)
+            await write_meta(connection, meta)
+        self._access.keys = (key, *self._access.keys)
+        self._access.use(meta)
+
+    async def _end_rekey(self, connection: Connection) -> None:
+        async with connection.transaction():
+            await connection.execute("SELECT 1 FROM meta FOR UPDATE")
+            meta = replace(await read_meta(connection), previous_key_id=None, previous_key=None)
+            await write_meta(connection, meta)
+        self._access.use(meta)
 
     def _options(self) -> dict[str, Any]:
         settings = {
@@ -194,13 +239,9 @@ class PostgresStore:
         async with self._pool.acquire() as connection:
             return await work(connection, *args)
 
-    def _opened_meta(self) -> Meta:
-        if self._meta is None:
-            raise not_open(self.address.where)
-        return self._meta
-
     async def _close(self) -> None:
-        pool, self._pool, self._meta, self._sealing = self._pool, None, None, None
+        pool, self._pool = self._pool, None
+        self._access.close()
         if pool is None:
             return
         try:
@@ -210,14 +251,16 @@ class PostgresStore:
             pool.terminate()
 
 
-def postgres_store(url: str, *, key: StoreKey, create: bool = True) -> PostgresStore:
+def postgres_store(
+    url: str, *, key: StoreKey, other_key: StoreKey | None = None, create: bool = True
+) -> PostgresStore:
     """The store behind a URL.
 
     Raises:
         ConfigurationError: no such URL, or no driver.
     """
     driver()
-    return PostgresStore(parse_address(url), key=key, create=create)
+    return PostgresStore(parse_address(url), key=key, other_key=other_key, create=create)
 
 
 async def _bind(connection: Any, origin: str) -> Meta:

@@ -23,7 +23,9 @@ from flowmate_async.stores.base import (
     Written,
     no_such_run,
 )
+from flowmate_async.stores.paging import SealedRow
 from flowmate_async.stores.postgres_address import Connection
+from flowmate_async.stores.rekeying import KeyChanged, Resealed
 from flowmate_async.stores.sealing import Sealed, Sealing
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -32,6 +34,13 @@ Place = tuple[str, str]
 _LAST_RUN = """
     SELECT id, started_at, finished_at, selection FROM runs
     WHERE $1::text IS NULL OR selection = $1 ORDER BY number DESC LIMIT 1
+"""
+_RESEAL = """
+    UPDATE secrets SET fingerprint = new.fingerprint, sealed = new.sealed
+    FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[])
+        AS new (username, secret_id, found, fingerprint, sealed)
+    WHERE secrets.username = new.username AND secrets.secret_id = new.secret_id
+        AND secrets.sealed = new.found
 """
 _BEGIN_RUN = "INSERT INTO runs (id, started_at, selection) VALUES ($1, $2, $3) RETURNING number"
 _FORGET_CHECKPOINTS = """
@@ -107,14 +116,6 @@ _ITEMS = "SELECT username, secret_id, type, expires_at, stored_at, removed_at FR
 _SEALED = "SELECT username, secret_id, run_id, sealed, fingerprint FROM secrets"
 
 
-class SealedRow(msgspec.Struct, frozen=True):
-    """A stored credential, still sealed."""
-
-    username: str
-    secret_id: str
-    sealed: Sealed
-
-
 async def last_run(connection: Connection, *, selection: str | None) -> Run | None:
     """The run that began last, of a selection or of any."""
     row = await connection.fetchrow(_LAST_RUN, selection)
@@ -142,6 +143,7 @@ async def write(connection: Connection, sealing: Sealing, run: Run, batch: Seque
     users = {user.checkpoint.username: user for user in batch}
     async with connection.transaction():
         await _require_run(connection, run)
+        await _require_key(connection, sealing)
         changed = await _write_secrets(connection, sealing, run, batch)
         await _note_listed(connection, run, list(users.values()))
         await _write_checkpoints(connection, run, [users[name].checkpoint for name in sorted(users)])
@@ -251,6 +253,22 @@ async def sealed_after(
     """The next page of credentials, sealed; with ``only``, of that user alone."""
     rows = await connection.fetch(f"{_SEALED} {_AFTER[only]}", username, secret_id, limit)
     return [SealedRow(name, found, Sealed(*rest)) for name, found, *rest in rows]
+
+
+async def reseal(connection: Connection, page: Sequence[Resealed]) -> None:
+    """Put credentials sealed anew in the place of those that are still as they were found."""
+    rows = [
+        (one.username, one.secret_id, one.found.data, one.sealed.fingerprint, one.sealed.data)
+        for one in sorted(page, key=lambda one: (one.username, one.secret_id))
+    ]
+    if rows:
+        await connection.execute(_RESEAL, *_columns(rows))
+
+
+async def _require_key(connection: Connection, sealing: Sealing) -> None:
+    """Nothing may be sealed with a key that the store no longer has, or is just being relieved of."""
+    if await connection.fetchval("SELECT key_id FROM meta FOR SHARE") != sealing.key_id:
+        raise KeyChanged
 
 
 async def _require_run(connection: Connection, run: Run) -> None:

@@ -5,10 +5,11 @@ credentials or of runs.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 from flowmate_async.errors import StoreError
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.meta import Meta, new_meta, require_key
+from flowmate_async.stores.meta import Meta, new_meta, pick_key
 from flowmate_async.stores.postgres_address import Address, Connection
 
 FORMAT = 1
@@ -20,7 +21,9 @@ TABLES = """
         store_id text NOT NULL,
         key_id text NOT NULL,
         key_check bytea NOT NULL,
-        origin text
+        origin text,
+        previous_key_id text,
+        previous_key bytea
     );
     CREATE UNIQUE INDEX ON meta ((true));
     CREATE TABLE secrets (
@@ -61,7 +64,7 @@ TABLES = """
 """
 
 
-async def prepare(connection: Connection, key: StoreKey, address: Address, create: bool) -> Meta:  # noqa: FBT001
+async def prepare(connection: Connection, keys: Sequence[StoreKey], address: Address, create: bool) -> Meta:  # noqa: FBT001
     """Check the tables that are there, or make them if ``create``; one process at a time.
 
     Raises:
@@ -72,10 +75,10 @@ async def prepare(connection: Connection, key: StoreKey, address: Address, creat
         if not await connection.fetchval("SELECT to_regclass('meta') IS NOT NULL"):
             if not create:
                 raise StoreError(f"there is no store {address.where}", advice="Check the store's URL")
-            await _create(connection, key, address)
+            await _create(connection, keys[0], address)
         await _check_format(connection, address)
         meta = await read_meta(connection)
-        require_key(meta, key, where=address.where)
+        pick_key(meta, keys, where=address.where)
         return meta
 
 
@@ -109,12 +112,26 @@ async def _check_format(connection: Connection, address: Address) -> None:
 
 async def read_meta(connection: Connection) -> Meta:
     """What the store says of itself now."""
-    row = await connection.fetchrow("SELECT store_id, key_id, key_check, origin FROM meta")
+    row = await connection.fetchrow(
+        "SELECT store_id, key_id, key_check, origin, previous_key_id, previous_key FROM meta"
+    )
     if row is None:
         raise StoreError(
             "the store has lost its first table's row, so it is damaged", advice="Restore a backup"
         )
     return Meta(*row)
+
+
+async def write_meta(connection: Connection, meta: Meta) -> None:
+    """Have the store say something else of itself."""
+    await connection.execute(
+        "UPDATE meta SET key_id = $1, key_check = $2, origin = $3, previous_key_id = $4, previous_key = $5",
+        meta.key_id,
+        meta.key_check,
+        meta.origin,
+        meta.previous_key_id,
+        meta.previous_key,
+    )
 
 
 def lock_number(purpose: str, name: str) -> int:

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.redaction import one_line
+from flowmate_async.redaction import Redacted, one_line
 from flowmate_async.stores.base import Store
 from flowmate_async.stores.keys import StoreKey
 
@@ -19,6 +19,15 @@ ENTRY_POINTS = "flowmate_async.stores"
 StoreFactory = Callable[..., Store]
 """Called as ``factory(url, key=key)``; returns a store that has touched nothing yet."""
 
+
+class Asked(Redacted, frozen=True):
+    """How a store is asked for; see :func:`open_store`."""
+
+    key: StoreKey | None
+    other_key: StoreKey | None
+    create: bool
+
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 # Deliberately wide: a password may hold slashes and question marks that were not escaped.
 _CREDENTIALS = re.compile(
@@ -26,7 +35,9 @@ _CREDENTIALS = re.compile(
 )
 
 
-def open_store(url: str, *, key: StoreKey | None = None, create: bool = True) -> Store:
+def open_store(
+    url: str, *, key: StoreKey | None = None, other_key: StoreKey | None = None, create: bool = True
+) -> Store:
     """The store behind a URL; enter it with ``async with`` to open it.
 
     Args:
@@ -35,6 +46,7 @@ def open_store(url: str, *, key: StoreKey | None = None, create: bool = True) ->
             ``openbao://host/mount/path``, ``awssm://region/prefix``, or a URL of a scheme that an entry
             point in the group ``flowmate_async.stores`` provides.
         key: the key of a sealed store, see :func:`load_key`.
+        other_key: another key that the store may have as well, while it is given a new one.
         create: make a store that is missing; otherwise entering it raises ``StoreError``. Stores of entry
             points do as they like.
 
@@ -49,7 +61,7 @@ def open_store(url: str, *, key: StoreKey | None = None, create: bool = True) ->
         )
     scheme = _scheme(url)
     if scheme in _BUILT_IN:
-        return _BUILT_IN[scheme](url, key=key, create=create)
+        return _BUILT_IN[scheme](url, Asked(key, other_key, create))
     return _registered(scheme)(url, key=key)
 
 
@@ -78,7 +90,7 @@ def _loaded(entry: EntryPoint) -> StoreFactory:
     )
 
 
-def _memory(url: str, *, key: StoreKey | None, create: bool) -> Store:  # noqa: ARG001 - nothing to seal
+def _memory(url: str, asked: Asked) -> Store:  # noqa: ARG001 - nothing to seal
     from flowmate_async.stores.memory import MemoryStore  # noqa: PLC0415 - by scheme
 
     if url.partition(":")[2]:
@@ -86,45 +98,47 @@ def _memory(url: str, *, key: StoreKey | None, create: bool) -> Store:  # noqa: 
     return MemoryStore()
 
 
-def _sqlite(url: str, *, key: StoreKey | None, create: bool) -> Store:
+def _sqlite(url: str, asked: Asked) -> Store:
     from flowmate_async.stores.sqlite import SqliteStore  # noqa: PLC0415 - by scheme
     from flowmate_async.stores.sqlite_files import path_of_url  # noqa: PLC0415 - by scheme
 
     path = path_of_url(url)
-    return SqliteStore(path, key=_required(key, "sqlite"), create=create)
+    return SqliteStore(path, key=_required(asked, "sqlite"), other_key=asked.other_key, create=asked.create)
 
 
-def _postgres(url: str, *, key: StoreKey | None, create: bool) -> Store:
+def _postgres(url: str, asked: Asked) -> Store:
     from flowmate_async.stores.postgres import postgres_store  # noqa: PLC0415 - by scheme
 
-    return postgres_store(url, key=_required(key, "PostgreSQL"), create=create)
+    return postgres_store(
+        url, key=_required(asked, "PostgreSQL"), other_key=asked.other_key, create=asked.create
+    )
 
 
-def _required(key: StoreKey | None, kind: str) -> StoreKey:
-    if key is None:
+def _required(asked: Asked, kind: str) -> StoreKey:
+    if asked.key is None:
         raise ConfigurationError(f"a {kind} store is sealed and needs a key", advice="Pass key=load_key(…)")
-    return key
+    return asked.key
 
 
-def _age(url: str, *, key: StoreKey | None, create: bool) -> Store:
+def _age(url: str, asked: Asked) -> Store:
     from flowmate_async.stores.age import age_store  # noqa: PLC0415 - by scheme
 
-    return age_store(url, key=_required(key, "jsonl+age"), create=create)
+    return age_store(url, key=_required(asked, "jsonl+age"), other_key=asked.other_key, create=asked.create)
 
 
-def _openbao(url: str, *, key: StoreKey | None, create: bool) -> Store:  # noqa: ARG001 - it seals by itself
+def _openbao(url: str, asked: Asked) -> Store:
     from flowmate_async.stores.openbao import openbao_store  # noqa: PLC0415 - by scheme
 
-    return openbao_store(url, create=create)
+    return openbao_store(url, create=asked.create)
 
 
-def _aws(url: str, *, key: StoreKey | None, create: bool) -> Store:  # noqa: ARG001 - it seals by itself
+def _aws(url: str, asked: Asked) -> Store:
     from flowmate_async.stores.aws import aws_store  # noqa: PLC0415 - by scheme
 
-    return aws_store(url, create=create)
+    return aws_store(url, create=asked.create)
 
 
-_BUILT_IN: dict[str, StoreFactory] = {
+_BUILT_IN: dict[str, Callable[[str, Asked], Store]] = {
     "awssm": _aws,
     "jsonl+age": _age,
     "memory": _memory,

@@ -58,11 +58,16 @@ class Sealing:
         key: the store's key.
         store_id: the store's random id.
         origin: the upstream's base URL.
+        previous: the key that the store had before, which still opens what is sealed with it.
     """
 
-    def __init__(self, key: StoreKey, *, store_id: str, origin: str) -> None:
+    def __init__(
+        self, key: StoreKey, *, store_id: str, origin: str, previous: StoreKey | None = None
+    ) -> None:
+        self.key_id: str = key.key_id
         self._key = key
         self._store_id = store_id
+        self._before = None if previous is None else Sealing(previous, store_id=store_id, origin=origin)
         self._place = length_prefixed(SEAL_FORMAT, key.key_id, store_id, origin)
         self._fingerprints = subkey(key, "fingerprint", store_id)
         self._cipher = lru_cache(maxsize=_SUBKEYS_KEPT)(self._cipher_of_run)
@@ -96,9 +101,7 @@ class Sealing:
         Raises:
             StoreError: it was damaged, moved or tampered with.
         """
-        plaintext = self._opened(username, secret_id, sealed)
-        secret = None if plaintext is None else secret_of(plaintext)
-        del plaintext
+        secret = self.opened(username, secret_id, sealed)
         if secret is None:
             raise StoreError(
                 "the stored credential does not open: it was damaged, moved or tampered with",
@@ -107,6 +110,24 @@ class Sealing:
                 secret_id=secret_id,
             )
         return secret
+
+    def opened(self, username: str, secret_id: str, sealed: Sealed) -> Secret | None:
+        """The credential; ``None`` when it does not open."""
+        plaintext = self._opened(username, secret_id, sealed)
+        if plaintext is None and self._before is not None:
+            return self._before.opened(username, secret_id, sealed)
+        return None if plaintext is None else secret_of(plaintext)
+
+    def resealed(self, username: str, secret_id: str, sealed: Sealed) -> Sealed | None:
+        """The same credential sealed with the store's new key; ``None`` when it is already.
+
+        Raises:
+            StoreError: it was damaged, moved or tampered with.
+        """
+        if self._opened(username, secret_id, sealed) is not None:
+            return None
+        secret = self.open(username, secret_id, sealed)
+        return self.seal_unless_same(username, secret, run_id=sealed.run_id, stored=None)
 
     def _is_same(self, username: str, secret_id: str, stored: Sealed, fingerprint: bytes) -> bool:
         equal = hmac.compare_digest(stored.fingerprint, fingerprint)
@@ -134,6 +155,32 @@ class Sealing:
 def key_check(key: StoreKey, *, store_id: str) -> bytes:
     """A record that only this key makes for this store, to tell a wrong key before anything is opened."""
     return hmac.digest(subkey(key, "key check", store_id).material, b"", "sha256")
+
+
+def sealed_key(key: StoreKey, other: StoreKey, *, store_id: str) -> bytes:
+    """A key sealed with another one, for a store that is being given that."""
+    nonce = os.urandom(NONCE_BYTES)
+    return nonce + _key_cipher(key, store_id).encrypt(nonce, other.material, store_id.encode())
+
+
+def opened_key(key: StoreKey, sealed: bytes | None, *, store_id: str) -> StoreKey | None:
+    """The key that was sealed so, if any was.
+
+    Raises:
+        StoreError: it was damaged or tampered with.
+    """
+    if sealed is None:
+        return None
+    try:
+        nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+        return StoreKey(_key_cipher(key, store_id).decrypt(nonce, ciphertext, store_id.encode()))
+    except (InvalidTag, ValueError):
+        pass
+    raise StoreError("the store's record of its previous key was tampered with", advice="Restore a backup")
+
+
+def _key_cipher(key: StoreKey, store_id: str) -> AESGCM:
+    return AESGCM(subkey(key, "previous key", store_id).material)
 
 
 def subkey(key: StoreKey, purpose: str, *context: str) -> Subkey:

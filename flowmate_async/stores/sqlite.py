@@ -10,12 +10,14 @@ ciphers (``sealing.py``).
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Self, TypeVar
+
+from msgspec.structs import replace
 
 from flowmate_async.errors import StoreError
 from flowmate_async.secrets import Secret
@@ -33,12 +35,12 @@ from flowmate_async.stores.base import (
     Written,
 )
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.meta import Meta, not_bound, not_open, require_origin
+from flowmate_async.stores.meta import Access, not_open, pick_key, rekeying_meta, require_origin
 from flowmate_async.stores.one_at_a_time import OneAtATime
-from flowmate_async.stores.paging import PAGE, by_place, opened, verified
-from flowmate_async.stores.sealing import Sealing
+from flowmate_async.stores.paging import PAGE, SealedPlaced, SealedRow, by_place, opened, verified
+from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
 from flowmate_async.stores.sqlite_files import RunLock, guarded, shown, transaction
-from flowmate_async.stores.sqlite_schema import open_database, read_meta
+from flowmate_async.stores.sqlite_schema import open_database, read_meta, write_meta
 from flowmate_async.stores.uninterrupted import uninterrupted
 
 T = TypeVar("T")
@@ -53,20 +55,26 @@ class SqliteStore:
     Args:
         path: the database file; made, with mode 0600, when missing.
         key: the key that credentials are sealed with.
+        other_key: another key that the store may have as well, while it is given a new one.
         create: make the database when it is missing; otherwise that is an error.
         busy_timeout_seconds: how long to wait while another process writes.
     """
 
     def __init__(
-        self, path: Path, *, key: StoreKey, create: bool = True, busy_timeout_seconds: float = 5.0
+        self,
+        path: Path,
+        *,
+        key: StoreKey,
+        other_key: StoreKey | None = None,
+        create: bool = True,
+        busy_timeout_seconds: float = 5.0,
     ) -> None:
         self.path: Path = path.absolute()
         self._create = create
-        self._key = key
+        self._access = Access(key, other_key, where=shown(self.path))
         self._busy_timeout_seconds = busy_timeout_seconds
         self._turn: OneAtATime | None = None
         self._connection: sqlite3.Connection | None = None
-        self._sealing: Sealing | None = None
         # A task cancelled from outside leaves its thread at work; this keeps the next one off the connection.
         self._in_use = Lock()
 
@@ -110,7 +118,7 @@ class SqliteStore:
         await self._on_connection(partial(rows.finish_run, at=at), run)
 
     async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
-        return await self._on_connection(rows.write, self._bound(), run, batch)
+        return await self._on_connection(self._write, run, batch)
 
     async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
         await self._on_connection(rows.note_missing, run, usernames)
@@ -136,7 +144,7 @@ class SqliteStore:
 
     async def get(self, username: str, secret_id: str) -> Secret | None:
         sealed = await self._on_connection(rows.find, username, secret_id)
-        return None if sealed is None else self._bound().open(username, secret_id, sealed)
+        return None if sealed is None else await self._open_row(SealedRow(username, secret_id, sealed))
 
     async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
         fetch = partial(rows.items_after, only=username is not None)
@@ -144,31 +152,71 @@ class SqliteStore:
             yield item
 
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
-        async for pair in opened(self._sealed_rows(username), self._bound):
+        async for pair in opened(self._sealed_rows(username), self._open_row):
             yield pair
 
     async def verify(self) -> Verification:
-        return await verified(self._sealed_rows(None), self._bound)
+        return await verified(self._sealed_rows(None), self._open_row)
 
-    def _sealed_rows(self, username: str | None) -> AsyncIterator[rows.SealedRow]:
+    async def rekey(self, key: StoreKey, *, on_progress: Progress | None = None) -> Rekeyed:
+        await self._on_connection(self._begin_rekey, key)
+        done = await reseal_all(
+            self._sealed_rows(None),
+            self._access.sealing,
+            partial(self._on_connection, rows.reseal),
+            on_progress,
+        )
+        await self._on_connection(self._end_rekey)
+        return done
+
+    def _sealed_rows(self, username: str | None) -> AsyncIterator[SealedRow]:
         fetch = partial(rows.sealed_after, only=username is not None)
         return by_place(partial(self._on_connection, fetch), username)
 
-    def _bound(self) -> Sealing:
-        if self._sealing is None:
-            raise not_bound(shown(self.path))
-        return self._sealing
+    async def _open_row(self, row: SealedPlaced) -> Secret:
+        secret = self._access.sealing().opened(row.username, row.secret_id, row.sealed)
+        return await self._on_connection(self._reopened, row) if secret is None else secret
+
+    def _reopened(self, connection: sqlite3.Connection, row: SealedPlaced) -> Secret:
+        """The credential as it is now, with the key that the store has now."""
+        self._access.use(read_meta(connection))
+        sealed = rows.find(connection, row.username, row.secret_id) or row.sealed
+        return self._access.sealing().open(row.username, row.secret_id, sealed)
+
+    def _write(self, connection: sqlite3.Connection, run: Run, batch: Sequence[UserWrite]) -> Written:
+        with suppress(KeyChanged):
+            return rows.write(connection, self._access.sealing(), run, batch)
+        self._access.use(read_meta(connection))
+        return rows.write(connection, self._access.sealing(), run, batch)
+
+    def _begin_rekey(self, connection: sqlite3.Connection, key: StoreKey) -> None:
+        where = shown(self.path)
+        with transaction(connection):
+            meta = read_meta(connection)
+            old = pick_key(meta, (*self._access.keys, key), where=where)
+            write_meta(connection, rekeying_meta(meta, old, key, where=where))
+            meta = read_meta(connection)
+        self._access.keys = (key, *self._access.keys)
+        self._access.use(meta)
+
+    def _end_rekey(self, connection: sqlite3.Connection) -> None:
+        with transaction(connection):
+            write_meta(connection, replace(read_meta(connection), previous_key_id=None, previous_key=None))
+            meta = read_meta(connection)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log holds what the old key sealed
+        self._access.use(meta)
 
     def _open(self) -> None:
         if not self._create and not self.path.exists():
             raise StoreError(f"there is no store {shown(self.path)}", advice="Check the store's URL")
         self._connection, meta = open_database(
-            self.path, self._key, busy_timeout_seconds=self._busy_timeout_seconds
+            self.path, self._access.keys, busy_timeout_seconds=self._busy_timeout_seconds
         )
-        self._use_origin(meta)
+        self._access.use(meta)
 
     def _close(self) -> None:
-        connection, self._connection, self._sealing = self._connection, None, None
+        connection, self._connection = self._connection, None
+        self._access.close()
         if connection is not None:
             connection.close()
 
@@ -177,11 +225,7 @@ class SqliteStore:
             connection.execute("UPDATE meta SET origin = ? WHERE origin IS NULL", (origin,))
             meta = read_meta(connection)
         require_origin(meta.origin, origin, where=shown(self.path))
-        self._use_origin(meta)
-
-    def _use_origin(self, meta: Meta) -> None:
-        if meta.origin is not None:
-            self._sealing = Sealing(self._key, store_id=meta.store_id, origin=meta.origin)
+        self._access.use(meta)
 
     async def _on_connection(self, work: Callable[..., T], *args: object) -> T:
         return await self._in_thread(lambda: work(self._opened(), *args))

@@ -23,6 +23,8 @@ from flowmate_async.stores.base import (
     Written,
     no_such_run,
 )
+from flowmate_async.stores.paging import SealedRow
+from flowmate_async.stores.rekeying import KeyChanged, Resealed
 from flowmate_async.stores.sealing import Sealed, Sealing
 from flowmate_async.stores.sqlite_files import transaction
 
@@ -61,6 +63,9 @@ _PUT_CHECKPOINT = """
     INSERT OR REPLACE INTO checkpoints
         (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_RESEAL = """
+    UPDATE secrets SET fingerprint = ?, sealed = ? WHERE username = ? AND secret_id = ? AND sealed = ?
 """
 _BEGIN_RUN = "INSERT INTO runs (id, started_at, selection) VALUES (?, ?, ?)"
 _FORGET_CHECKPOINTS = """
@@ -101,14 +106,6 @@ _SEALED_OF_ONE = """
 """
 
 
-class SealedRow(msgspec.Struct, frozen=True):
-    """A stored credential, still sealed."""
-
-    username: str
-    secret_id: str
-    sealed: Sealed
-
-
 def last_run(connection: sqlite3.Connection, *, selection: str | None) -> Run | None:
     """The run that began last, of a selection or of any."""
     row = connection.execute(_LAST_RUN, (selection,)).fetchone()
@@ -136,6 +133,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
     changed = 0
     with transaction(connection):
         _require_run(connection, run)
+        _require_key(connection, sealing)
         for user in batch:
             changed += _write_secrets(connection, sealing, run, user)
             _note_listed(connection, run, user)
@@ -234,6 +232,24 @@ def sealed_after(
     """The next page of credentials, sealed; with ``only``, of that user alone."""
     rows = connection.execute(_SEALED_OF_ONE if only else _SEALED_OF_ALL, (username, secret_id, limit))
     return [SealedRow(name, found, Sealed(*rest)) for name, found, *rest in rows]
+
+
+def reseal(connection: sqlite3.Connection, page: Sequence[Resealed]) -> None:
+    """Put credentials sealed anew in the place of those that are still as they were found."""
+    with transaction(connection):
+        connection.executemany(
+            _RESEAL,
+            [
+                (one.sealed.fingerprint, one.sealed.data, one.username, one.secret_id, one.found.data)
+                for one in page
+            ],
+        )
+
+
+def _require_key(connection: sqlite3.Connection, sealing: Sealing) -> None:
+    """Nothing may be sealed with a key that the store no longer has."""
+    if connection.execute("SELECT key_id FROM meta").fetchone() != (sealing.key_id,):
+        raise KeyChanged
 
 
 def _require_run(connection: sqlite3.Connection, run: Run) -> None:

@@ -4,12 +4,12 @@ Knows nothing of single credentials or of runs.
 """
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flowmate_async.errors import StoreError
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.meta import Meta, new_meta, require_key
+from flowmate_async.stores.meta import Meta, new_meta, pick_key
 from flowmate_async.stores.sqlite_files import (
     connect,
     has_rollback_journal,
@@ -30,6 +30,8 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     1: (
         "ALTER TABLE secrets ADD COLUMN missing_run TEXT",
         "ALTER TABLE secrets ADD COLUMN removed_at REAL",
+        "ALTER TABLE meta ADD COLUMN previous_key_id TEXT",
+        "ALTER TABLE meta ADD COLUMN previous_key BLOB",
     ),
 }
 """What brings a store of that format to the next one."""
@@ -40,7 +42,9 @@ TABLES = (
         store_id TEXT NOT NULL,
         key_id TEXT NOT NULL,
         key_check BLOB NOT NULL,
-        origin TEXT
+        origin TEXT,
+        previous_key_id TEXT,
+        previous_key BLOB
     )
     """,
     """
@@ -86,7 +90,7 @@ TABLES = (
 
 
 def open_database(
-    path: Path, key: StoreKey, *, busy_timeout_seconds: float
+    path: Path, keys: Sequence[StoreKey], *, busy_timeout_seconds: float
 ) -> tuple[sqlite3.Connection, Meta]:
     """Open a store, making or updating it where needed; nothing is written before everything was checked.
 
@@ -96,21 +100,21 @@ def open_database(
     prepare_file(path)
     require_writable(path)
     if path.stat().st_size and not has_rollback_journal(path):
-        inspect(path, lambda connection: _check(connection, key, path))
+        inspect(path, lambda connection: _check(connection, keys, path))
     connection = connect(path, busy_timeout_seconds=busy_timeout_seconds)
     try:
-        return connection, _prepare(connection, key, path)
+        return connection, _prepare(connection, keys, path)
     except BaseException:
         connection.close()
         raise
 
 
-def _check(connection: sqlite3.Connection, key: StoreKey, path: Path) -> bool:
+def _check(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path) -> bool:
     """Refuse what must not be opened; whether there are tables yet."""
     if _is_blank(connection):
         return False
     _check_format(connection, path)
-    require_key(read_meta(connection), key, where=shown(path))
+    pick_key(_any_meta(connection), keys, where=shown(path))
     return True
 
 
@@ -130,13 +134,13 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _prepare(connection: sqlite3.Connection, key: StoreKey, path: Path) -> Meta:
+def _prepare(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path) -> Meta:
     # Tables are made before the write-ahead log is switched on, so that meta is always in the file itself.
     with transaction(connection):
-        if _check(connection, key, path):
+        if _check(connection, keys, path):
             _migrate(connection, path)
         else:
-            _create(connection, key)
+            _create(connection, keys[0])
         meta = read_meta(connection)
     connection.execute("PRAGMA journal_mode = WAL")
     return meta
@@ -170,7 +174,24 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
     """What the store says of itself now."""
-    row = connection.execute("SELECT store_id, key_id, key_check, origin FROM meta").fetchone()
+    return _meta(connection, ", previous_key_id, previous_key")
+
+
+def write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
+    """Have the store say something else of itself."""
+    connection.execute(
+        "UPDATE meta SET key_id = ?, key_check = ?, origin = ?, previous_key_id = ?, previous_key = ?",
+        (meta.key_id, meta.key_check, meta.origin, meta.previous_key_id, meta.previous_key),
+    )
+
+
+def _any_meta(connection: sqlite3.Connection) -> Meta:
+    """The same of a store of any format, without what came later."""
+    return _meta(connection, "")
+
+
+def _meta(connection: sqlite3.Connection, later: str) -> Meta:
+    row = connection.execute(f"SELECT store_id, key_id, key_check, origin{later} FROM meta").fetchone()  # noqa: S608
     if row is None:
         raise StoreError(
             "the store has lost its first table's row, so it is damaged", advice="Restore a backup"

@@ -140,7 +140,7 @@ asyncio.run(main())
                     (name, secret_id) for name in done for secret_id in "ab"
                 }
 
-    @settings(max_examples=25)
+    @settings(max_examples=15)
     @given(
         st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.integers(0, 2)), max_size=12)
     )

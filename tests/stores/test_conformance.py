@@ -69,6 +69,8 @@ class TestAgeStore(SealedStoreSuite):
 class TestOpenBaoStore(SealedStoreSuite):
     """In a real OpenBao, whose key is a token."""
 
+    more_than_a_page = 250
+
     @pytest.fixture
     def open_store(self, open_openbao: Callable[[], DocumentStore]) -> OpenStore:
         return open_openbao

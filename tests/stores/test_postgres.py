@@ -3,9 +3,11 @@
 # ruff: noqa: ASYNC110, ASYNC220 - other processes are waited for
 
 import asyncio
+import gc
 import subprocess
 import sys
-from collections.abc import Callable
+from asyncio.selector_events import _SelectorTransport
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
@@ -25,6 +27,15 @@ from .postgres_server import PostgresServer
 pytestmark = pytest.mark.anyio
 
 OpenPostgres = Callable[[], PostgresStore]
+
+
+@pytest.fixture
+async def all_closed() -> AsyncIterator[None]:
+    """The driver closes the TLS of a refused connection in the background; wait until it has."""
+    yield
+    with anyio.fail_after(10):
+        while any(isinstance(one, _SelectorTransport) and one._sock for one in gc.get_objects()):
+            await anyio.sleep(0.01)
 
 
 async def waiting(postgres: PostgresServer) -> str:
@@ -91,6 +102,7 @@ class TestAtRest:
             await store.__aexit__(None, None, None)
 
 
+@pytest.mark.usefixtures("all_closed")
 class TestFailure:
     async def test_a_connection_lost_in_mid_batch_takes_the_whole_batch_and_no_more(
         self, open_postgres: OpenPostgres, postgres: PostgresServer, schema: str
@@ -173,6 +185,7 @@ class TestAddress:
         async with open_postgres() as store:
             await store.bind(ORIGIN)
 
+    @pytest.mark.usefixtures("all_closed")
     async def test_a_certificate_is_verified(
         self, postgres: PostgresServer, schema: str, key: StoreKey, tmp_path: Path
     ) -> None:

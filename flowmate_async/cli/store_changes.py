@@ -1,0 +1,168 @@
+"""``flowmate store rekey``, ``migrate`` and ``import``: what changes a store other than a sync."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from flowmate_async.cli.exits import Exit, complain, put, put_json, say
+from flowmate_async.cli.options import StoreFlags
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.redaction import one_line
+from flowmate_async.settings import DEFAULT_BASE_URL, checked_base_url
+from flowmate_async.stores import Store, StoreKey, load_key, needs_key, open_store, read_key_file
+from flowmate_async.stores.copying import Copied, copy_store, is_empty, require_target
+from flowmate_async.stores.exports import Export, read_export
+from flowmate_async.stores.importing import import_export
+from flowmate_async.stores.rekeying import Rekeyable
+
+_STDIN = Path("-")
+_OTHERS = 0o077
+
+
+async def rekey(new_key_file: Path, /, *, store: StoreFlags = StoreFlags()) -> Exit:
+    """Give a store a new key; run again to go on after an interruption.
+
+    Meanwhile the new key opens all of the store. Processes that have both keys
+    (FLOWMATE_STORE_OTHER_KEY_FILE) go on throughout.
+
+    Examples:
+        flowmate store rekey new.key --store sqlite:///credentials.db --store-key-file store.key
+
+    Args:
+        new_key_file: A private file with the new key, as keygen makes it.
+    """
+    key = read_key_file(new_key_file)
+    async with store.open(other_key=key) as opened:
+        if not isinstance(opened, Rekeyable):
+            raise ConfigurationError("this store has no key of its own", advice="Its service keeps the keys")
+        async with opened.exclusive_run():
+            done = await opened.rekey(key, on_progress=_progress)
+    for username, secret_id in done.damaged:
+        complain(f"damaged: user '{username}', secret '{secret_id}'; sync this user again")
+    already = f", {done.already:,} were so already" if done.already else ""
+    put(f"{done.resealed:,} credentials sealed with key {key.key_id}{already}, {len(done.damaged):,} damaged")
+    say("From now on only the new key opens the store; backups made before need the old one.")
+    return Exit.SOME_FAILED if done.damaged else Exit.OK
+
+
+async def migrate(
+    to: str,
+    /,
+    *,
+    to_key_file: Annotated[
+        Path | None, Parameter(help="A private file with the other store's key; else it has the same.")
+    ] = None,
+    backup: Annotated[
+        str | None, Parameter(help="An empty store for what the other one holds; needed if it holds any.")
+    ] = None,
+    store: StoreFlags = StoreFlags(),
+) -> Exit:
+    """Copy every credential of a store into another one, and compare both; the store itself stays as it is.
+
+    Examples:
+        flowmate store migrate postgresql://me@db.example/app --store sqlite:///credentials.db
+        flowmate store migrate sqlite:///new.db --to-key-file new.key --backup sqlite:///before.db
+
+    Args:
+        to: The other store's URL.
+    """
+    if to in (store.store, backup):
+        raise ConfigurationError("a store cannot be copied into itself", advice="Name another store")
+    key = _key_of(to, to_key_file, store)
+    async with (
+        store.open() as source,
+        open_store(to, key=key) as target,
+        source.exclusive_run(),
+        target.exclusive_run(),
+    ):
+        empty = await is_empty(target)
+        require_target(empty=empty, backup=backup is not None)
+        if backup is not None and not empty:
+            saved = await _backed_up(target, backup, key)
+            say(f"Backed up {saved.secrets:,} credentials of the other store to {one_line(backup)}")
+        done = await copy_store(source, target, at=time.time(), on_progress=_progress)
+    put(
+        f"{done.secrets:,} credentials of {done.users:,} users copied and compared: "
+        f"{done.changed:,} were written, {done.secrets - done.changed:,} were there already"
+    )
+    return Exit.OK
+
+
+async def import_(
+    file: Path,
+    /,
+    *,
+    base_url: Annotated[
+        str, Parameter(env_var="FLOWMATE_BASE_URL", help="The FlowMate that the credentials are of.")
+    ] = DEFAULT_BASE_URL,
+    replace: Annotated[
+        bool, Parameter(negative=(), help="Also replace credentials that the store has already.")
+    ] = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Check the file, and store nothing.")] = False,
+    json: Annotated[bool, Parameter(negative=(), help="Print the totals as JSON.")] = False,
+    store: StoreFlags = StoreFlags(),
+) -> Exit:
+    """Store the credentials of an export that your own code wrote, as CSV or JSON.
+
+    A record names username, id, type and value; in CSV the fields of the value are columns like value.key.
+    Every record is checked before the first is stored; masked values are refused.
+
+    Examples:
+        flowmate store import export.csv --store sqlite:///credentials.db
+        flowmate store import export.json --dry-run
+
+    Args:
+        file: The export, .csv or .json or .jsonl; - for JSON on standard input.
+    """
+    origin = checked_base_url(base_url)
+    exported = read_export(_read(file), kind="csv" if file.suffix.lower() == ".csv" else "json")
+    if dry_run:
+        users = len({one.username for one in exported})
+        put(f"{len(exported):,} credentials of {users:,} users could be imported")
+        return Exit.OK
+    async with store.open(create=True) as opened, opened.exclusive_run():
+        done = await import_export(exported, opened, origin=origin, at=time.time(), replace=replace)
+    if json:
+        put_json(done)
+    else:
+        put(
+            f"{done.written:,} credentials of {done.users:,} users imported, {done.unchanged:,} unchanged, "
+            f"{done.kept:,} kept as the store had them"
+        )
+    if file != _STDIN:
+        say(f"{file} holds credentials in clear: remove it, and every copy of it.")
+    return Exit.OK
+
+
+async def _backed_up(target: Store, backup: str, key: StoreKey | None) -> Copied:
+    async with open_store(backup, key=key) as kept:
+        require_target(empty=await is_empty(kept), backup=False)
+        return await copy_store(target, kept, at=time.time())
+
+
+def _key_of(url: str, key_file: Path | None, store: StoreFlags) -> StoreKey | None:
+    if not needs_key(url):
+        return None
+    if key_file is not None:
+        return read_key_file(key_file)
+    return load_key(os.environ, store_url=url, key_file=store.store_key_file)
+
+
+def _read(file: Path) -> Export:
+    try:
+        if file == _STDIN:
+            return Export(sys.stdin.buffer.read())
+        if file.stat().st_mode & _OTHERS:
+            say(f"{file} can be read by other users of this machine: chmod 600 {file}")
+        return Export(file.read_bytes())
+    except OSError as error:
+        reason = error.strerror or "it cannot be opened"
+    raise ConfigurationError(f"the export {file} cannot be read: {reason}", advice="Check the path")
+
+
+def _progress(done: int) -> None:
+    say(f"{done:,} credentials done")

@@ -1,0 +1,176 @@
+"""``flowmate store rekey``, ``migrate`` and ``import``, as a terminal sees them."""
+
+import os
+
+import msgspec
+import pytest
+
+USAGE, SOME_FAILED = 2, 1
+ID = "66761aedcf268b4d68470e27"
+
+
+@pytest.fixture
+def synced(flowmate, connected, monkeypatch):
+    """A synced store, whose key is in a file."""
+    monkeypatch.delenv("FLOWMATE_STORE_KEY")
+    assert flowmate("store", "keygen", "old.key").code == 0
+    assert flowmate("store", "keygen", "new.key").code == 0
+    monkeypatch.setenv("FLOWMATE_STORE_KEY_FILE", "old.key")
+    assert flowmate("sync", "--all-users").code == 0
+    return connected
+
+
+def listed(flowmate, *flags):
+    ended = flowmate("store", "list", "--json", *flags)
+    assert ended.code == 0, ended.err
+    return [msgspec.json.decode(line) for line in ended.out.splitlines()]
+
+
+def export(home, *records):
+    file = home / "export.json"
+    file.write_bytes(msgspec.json.encode(records))
+    file.chmod(0o600)
+    return file.name
+
+
+def record(username, secret_id=ID, key="an-invented-key"):
+    return {"username": username, "id": secret_id, "type": "API_KEY", "value": {"key": key}}
+
+
+class TestRekey:
+    def test_only_the_new_key_opens_the_store_then(self, flowmate, synced, monkeypatch):
+        count = len(listed(flowmate))
+        ended = flowmate("store", "rekey", "new.key")
+        assert (ended.code, f"{count:,} credentials sealed with key" in ended.out) == (0, True)
+        ended = flowmate("store", "verify")
+        assert ended.code == USAGE
+        assert "is sealed with key" in ended.complaint
+        ended = flowmate("store", "verify", "--store-key-file", "new.key")
+        assert (ended.code, ended.out) == (0, f"{count} credentials intact, 0 damaged\n")
+        assert flowmate("sync", "--all-users", "--store-key-file", "new.key").code == 0
+
+    def test_again_it_has_nothing_left_to_do(self, flowmate, synced):
+        """Whichever of the two keys is given for the store's."""
+        count = len(listed(flowmate))
+        assert flowmate("store", "rekey", "new.key").code == 0
+        for key in ("old.key", "new.key"):
+            ended = flowmate("store", "rekey", "new.key", "--store-key-file", key)
+            assert (ended.code, f"{count:,} were so already" in ended.out) == (0, True)
+
+    def test_workers_that_have_both_keys_go_on(self, flowmate, synced, monkeypatch):
+        monkeypatch.setenv("FLOWMATE_STORE_OTHER_KEY_FILE", "new.key")
+        assert flowmate("store", "verify").code == 0
+        assert flowmate("store", "rekey", "new.key").code == 0
+        assert flowmate("store", "verify").code == 0
+        assert flowmate("sync", "--all-users").code == 0
+
+    def test_a_store_that_seals_by_itself_has_no_key(self, flowmate, synced, monkeypatch):
+        monkeypatch.setenv("BAO_TOKEN", "any")
+        ended = flowmate("store", "rekey", "new.key", "--store", "openbao://127.0.0.1:9/secret/x?tls=off")
+        assert ended.code == USAGE
+        assert "Traceback" not in ended.err
+
+
+class TestMigrate:
+    def test_a_store_moves_with_everything_in_it(self, flowmate, synced, monkeypatch):
+        before = listed(flowmate)
+        ended = flowmate("store", "migrate", "jsonl+age:///copy.age", "--to-key-file", "new.key")
+        assert (ended.code, f"{len(before):,} credentials of" in ended.out) == (0, True)
+        there = ("--store", "jsonl+age:///copy.age", "--store-key-file", "new.key")
+        assert listed(flowmate, *there) == before
+        assert listed(flowmate) == before
+        ended = flowmate("sync", "--all-users", *there)
+        assert "0 written" in ended.out
+
+    def test_what_is_there_already_is_backed_up_or_left_alone(self, flowmate, synced, home):
+        """Without a word of a backup nothing is written at all."""
+        other = ("--store", "sqlite:///other.db")
+        base_url = ("--base-url", os.environ["FLOWMATE_BASE_URL"])
+        assert flowmate("store", "import", export(home, record("zoe")), *base_url, *other).code == 0
+        there = listed(flowmate, *other)
+        ended = flowmate("store", "migrate", "sqlite:///other.db")
+        assert ended.code == USAGE
+        assert "--backup" in ended.complaint
+        assert listed(flowmate, *other) == there
+        ended = flowmate("store", "migrate", "sqlite:///other.db", "--backup", "sqlite:///before.db")
+        assert ended.code == 0
+        assert "Backed up 1 credentials" in ended.err
+        assert listed(flowmate, "--store", "sqlite:///before.db") == there
+        assert len(listed(flowmate, *other)) == len(listed(flowmate)) + 1
+
+    def test_a_backup_is_never_written_into_something_else(self, flowmate, synced, home):
+        base_url = ("--base-url", os.environ["FLOWMATE_BASE_URL"])
+        for name in ("other", "before"):
+            assert (
+                flowmate(
+                    *(
+                        "store",
+                        "import",
+                        export(home, record(name)),
+                        *base_url,
+                        "--store",
+                        f"sqlite:///{name}.db",
+                    )
+                ).code
+                == 0
+            )
+        ended = flowmate("store", "migrate", "sqlite:///other.db", "--backup", "sqlite:///before.db")
+        assert ended.code == USAGE
+        assert [item["username"] for item in listed(flowmate, "--store", "sqlite:///before.db")] == ["before"]
+
+    def test_a_store_is_not_copied_into_itself(self, flowmate, synced):
+        assert flowmate("store", "migrate", os.environ["FLOWMATE_STORE"]).code == USAGE
+        ended = flowmate("store", "migrate", "sqlite:///a.db", "--backup", "sqlite:///a.db")
+        assert ended.code == USAGE
+
+
+class TestImport:
+    def test_an_export_is_stored_and_found(self, flowmate, connected, home):
+        ended = flowmate("store", "import", export(home, record("ann"), record("zoe")))
+        assert ended.code == 0
+        assert ended.out == "2 credentials of 2 users imported, 0 unchanged, 0 kept as the store had them\n"
+        assert "remove it" in ended.err
+        got = flowmate("store", "get", "ann", ID, "--reveal")
+        assert msgspec.json.decode(got.out)["value"] == {"key": "an-invented-key"}
+        again = flowmate("store", "import", export(home, record("ann", key="older")), "--json")
+        assert msgspec.json.decode(again.out) == {"users": 1, "written": 0, "unchanged": 0, "kept": 1}
+
+    def test_csv_is_known_by_its_name(self, flowmate, connected, home):
+        (home / "export.CSV").write_text(f"username,id,type,value.key\nann,{ID},API_KEY,k\n")
+        ended = flowmate("store", "import", "export.CSV")
+        assert ended.code == 0
+        assert "can be read by other users" in ended.err
+
+    def test_a_bad_record_stores_nothing_and_shows_nothing(self, flowmate, connected, home):
+        good, bad = record("ann"), {**record("bob"), "value": {"kee": "very-secret"}}
+        ended = flowmate("store", "import", export(home, good, bad))
+        assert ended.code == USAGE
+        assert "record 2" in ended.complaint
+        assert "very-secret" not in ended.err + ended.out
+        assert not (home / "credentials.db").exists()
+
+    def test_a_dry_run_stores_nothing(self, flowmate, connected, home):
+        ended = flowmate("store", "import", export(home, record("ann")), "--dry-run")
+        assert (ended.code, ended.out) == (0, "1 credentials of 1 users could be imported\n")
+        assert not (home / "credentials.db").exists()
+
+    def test_a_missing_file_is_named(self, flowmate, connected):
+        ended = flowmate("store", "import", "nowhere.json")
+        assert ended.code == USAGE
+        assert "nowhere.json" in ended.complaint
+
+
+class TestRemoval:
+    def test_a_credential_that_upstream_does_not_have_is_marked_and_deleted(self, flowmate, synced, home):
+        """Here one that an export had, of a user that is synced; more than the share is refused first."""
+        item = listed(flowmate)[0]
+        assert flowmate("store", "import", export(home, record(item["username"]))).code == 0
+        refused = flowmate("sync", "--all-users", "--removed", "mark", "--max-removed-share", "0")
+        assert refused.code == SOME_FAILED
+        assert "Nothing was removed: 1 stored credentials" in refused.err
+        assert flowmate("sync", "--all-users", "--removed", "mark").code == 0
+        assert [one["secret_id"] for one in listed(flowmate) if one["removed_at"]] == [ID]
+        assert f"{ID}  API_KEY                 -  removed" in flowmate("store", "list").out
+        ended = flowmate("sync", "--all-users", "--removed", "delete")
+        assert "; 1 removed" in ended.out
+        assert ID not in flowmate("store", "list").out

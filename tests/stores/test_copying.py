@@ -1,0 +1,91 @@
+"""A store is copied into another one, of whatever kind, and the copy is compared."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from flowmate_async.errors import StoreError
+from flowmate_async.secrets import Secret
+from flowmate_async.stores import Store, StoreKey, open_store
+from flowmate_async.stores.copying import Copied, copy_store, is_empty
+from flowmate_async.stores.memory import MemoryStore
+from flowmate_async.testing.samples import api_key, every_type
+from flowmate_async.testing.store_writes import ORIGIN, collect, synced, write
+
+from .postgres_server import PostgresServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def urls(
+    postgres: PostgresServer, schema: str, openbao_url: str, aws_url: str, tmp_path: Path
+) -> dict[str, str]:
+    """A place in every kind of store."""
+    return {
+        "sqlite": f"sqlite:///{tmp_path / 'store.db'}",
+        "postgresql": postgres.url(schema),
+        "jsonl+age": f"jsonl+age:///{tmp_path / 'store.age'}",
+        "openbao": openbao_url,
+        "awssm": aws_url,
+    }
+
+
+async def test_a_copy_of_a_copy_through_every_store_is_the_same(urls: dict[str, str], key: StoreKey) -> None:
+    """Credentials, and when they were stored; each time compared, and a second time nothing is left to do."""
+    users = [synced("zoë", *every_type().values(), at=11.0), synced("ann", api_key(), at=12.0)]
+    origin = MemoryStore()
+    async with origin:
+        await write(origin, *users)
+        expected = await collect(origin.secrets())
+        items = await collect(origin.items())
+        source: Store = origin
+        for name, url in urls.items():
+            target = await open_store(url, key=key).__aenter__()
+            done = await copy_store(source, target, at=20.0)
+            assert done == Copied(users=2, secrets=len(expected), changed=len(expected)), name
+            assert await collect(target.secrets()) == expected, name
+            assert await collect(target.items()) == items, name
+            assert (await copy_store(source, target, at=21.0)).changed == 0, name
+            await source.__aexit__(None, None, None)
+            source = target
+        await source.__aexit__(None, None, None)
+
+
+async def test_what_the_other_store_has_besides_stays() -> None:
+    async with MemoryStore() as source, MemoryStore() as target:
+        await write(source, synced("ann", api_key("b")))
+        await write(target, synced("ann", api_key("a"), api_key("c")), synced("bob", api_key()))
+        assert not await is_empty(target)
+        assert await copy_store(source, target, at=1.0) == Copied(users=1, secrets=1, changed=1)
+        assert [item.secret_id async for item in target.items("ann")] == ["a", "b", "c"]
+
+
+async def test_a_copy_of_another_upstreams_store_is_refused() -> None:
+    async with MemoryStore() as source, MemoryStore() as target:
+        with pytest.raises(StoreError, match="never synced"):
+            await copy_store(source, target, at=1.0)
+        await write(source, synced("ann", api_key()))
+        await target.bind("https://other.example")
+        with pytest.raises(StoreError, match=r"other\.example"):
+            await copy_store(source, target, at=1.0)
+        assert await is_empty(target)
+
+
+class Forgetful(MemoryStore):
+    """Acknowledges everything, and gives back something else."""
+
+    async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
+        async for owner, secret in super().secrets(username):
+            yield owner, api_key(secret.id, key="something else") if owner == "bob" else secret
+
+
+async def test_a_copy_that_is_not_the_same_is_an_error_and_no_complete_run() -> None:
+    """Whatever the store acknowledged."""
+    async with MemoryStore() as source, Forgetful() as target:
+        await write(source, synced("ann", api_key()), synced("bob", api_key()), synced("cid", api_key()))
+        with pytest.raises(StoreError, match=r"not the same .*'bob'"):
+            await copy_store(source, target, at=1.0)
+        assert (await target.last_run()).finished_at is None
+        assert await target.origin() == ORIGIN
