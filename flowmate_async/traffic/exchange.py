@@ -7,6 +7,7 @@ answer means is decided in ``failures.py``.
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from functools import partial
 from typing import Any, ClassVar
 
@@ -127,6 +128,8 @@ class Exchange:
         if self._send_at_once is None:
             return False
         request, ended = errand.request, partial(self._ended, errand.request, sent_at, then)
+        if self._emitter.observed:  # as a tracer does, that looks for the caller's span
+            ended = partial(copy_context().run, ended)
         if not self._send_at_once(
             request.method, request.path, errand.headers, request.body, errand.limits, then=ended
         ):
