@@ -4,7 +4,7 @@ BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo test chaos fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean docs dist test-lowest
+.PHONY: help setup demo test chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean docs dist test-lowest
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -30,6 +30,9 @@ test: .venv/installed  ## run the tests
 
 chaos: .venv/installed  ## 2,000 seeded runs with every fault at once, each judged by every promise (RUNS=n for others)
 	$(BIN)/python -m tests.reliability.chaos --runs $(or $(RUNS),2000)
+
+cluster: .venv/installed  ## 5,000 users by three Celery workers; one of them and Redis are killed (needs redis-server)
+	FLOWMATE_CLUSTER_USERS=5000 FLOWMATE_CLUSTER_RATE=500 $(BIN)/pytest tests/distributed/test_cluster.py
 
 fuzz-transport: .venv/installed  ## put 100,000 answers, whole and mutated, before both transports
 	FLOWMATE_FUZZ_CASES=50000 $(BIN)/pytest tests/transport/test_differential.py -k same_bytes

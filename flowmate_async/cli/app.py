@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 
 from flowmate_async import __version__
 from flowmate_async.cli.bench_command import bench
+from flowmate_async.cli.cluster import worker
 from flowmate_async.cli.configuration import fill_from_file
 from flowmate_async.cli.demo_command import demo
 from flowmate_async.cli.doctor_command import doctor
@@ -37,6 +38,7 @@ app.command(list_, name="list")
 app.command(get)
 app.command(run_, name="run")
 app.command(store_app)
+app.command(worker)
 app.command(sandbox)
 app.command(bench)
 app.command(doctor)

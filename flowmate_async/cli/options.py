@@ -134,9 +134,16 @@ class StoreFlags:
             raise ConfigurationError("a memory: store would be gone at once", advice="Name a lasting store")
         if not needs_key(self.store):
             return open_store(self.store, create=create)
-        key = load_key(os.environ, store_url=self.store, key_file=self.store_key_file)
         other_key = other_key or load_other_key(os.environ)
-        return open_store(self.store, key=key, other_key=other_key, create=create)
+        return open_store(self.store, key=self.key(), other_key=other_key, create=create)
+
+    def key(self) -> StoreKey:
+        """The key of the store, or of what processes keep in Redis.
+
+        Raises:
+            ConfigurationError: it is not found.
+        """
+        return load_key(os.environ, store_url=self.store or "", key_file=self.store_key_file)
 
 
 def _from_keyring(base_url: str) -> str | None:

@@ -82,9 +82,10 @@ class _Bar:
                 )
 
     def _advance(self) -> None:
-        speed = self._requests / max(time.monotonic() - self._began, 1e-3)
+        rate = self._requests / max(time.monotonic() - self._began, 1e-3)
+        speed = f"{rate:,.0f} req/s" if self._requests else ""  # a cluster does not tell
         errors = f"[red]{self._failed} failed[/red]" if self._failed else ""
-        self._progress.update(self._task, advance=1, speed=f"{speed:,.0f} req/s", errors=errors)
+        self._progress.update(self._task, advance=1, speed=speed, errors=errors)
 
 
 def _columns(width: int) -> list[ProgressColumn]:

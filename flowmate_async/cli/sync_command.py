@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from flowmate_async.cli.cluster import Cluster, ClusterFlags
 from flowmate_async.cli.exits import Exit, exit_code, put, put_json, say
 from flowmate_async.cli.interrupts import graceful
 from flowmate_async.cli.observing import MetricsFlags
@@ -75,6 +76,12 @@ class RunFlags:
     max_removed_share: Annotated[
         float, Parameter(help="Mark or delete nothing when more than this share, 0 to 1, would be.")
     ] = DEFAULT_MAX_REMOVED_SHARE
+    celery: Annotated[
+        bool,
+        Parameter(
+            negative=(), help="Have `flowmate worker` processes do the work, and follow it; see there."
+        ),
+    ] = False
     workers: Annotated[
         int,
         Parameter(
@@ -103,6 +110,8 @@ class RunFlags:
             raise ConfigurationError("--max-removed-share is a share, from 0 to 1")
         if self.workers < 1:
             raise ConfigurationError("--workers must be at least 1")
+        if self.workers > 1 and self.celery:
+            raise ConfigurationError("--workers and --celery cannot be combined", advice="Choose one of them")
         return SyncOptions(
             max_age_seconds=self.max_age * 3600,
             retry_failed=self.retry_failed,
@@ -117,6 +126,7 @@ async def sync(
     selection: Selection = Selection(),
     store: StoreFlags = StoreFlags(),
     run: RunFlags = RunFlags(),
+    cluster: ClusterFlags = ClusterFlags(),
     metrics: MetricsFlags = MetricsFlags(),
     connection: Connection = Connection(),
 ) -> Exit:
@@ -129,11 +139,14 @@ async def sync(
 
         flowmate sync --all-users --workers 4
 
+        flowmate sync --all-users --celery
+
     Args:
         usernames: Users by name.
         selection: Whose credentials are synced.
         store: Where they go.
         run: How the run behaves.
+        cluster: What all workers of --celery have in common.
         metrics: Who may look on.
         connection: How FlowMate is reached.
     """
@@ -142,10 +155,10 @@ async def sync(
     for path in run.report:
         require_report_path(path)
     metrics.check()
-    team = Team(connection, store, count=run.workers) if run.workers > 1 else None
-    client, stop = connection.client() if team is None else team.client(), asyncio.Event()
+    crew = _crew(run, store, connection, cluster)
+    client, stop = connection.client() if crew is None else crew.client(), asyncio.Event()
     async with store.open(create=True) as opened, client as fm, metrics.observing(fm, stop) as observed:
-        executor = None if team is None else team.executor(opened)
+        executor = None if crew is None else crew.executor(opened)
         job = partial(fm.sync, opened, names, options=options, stop=stop, executor=executor)
         with recording(fm) if run.report else nullcontext() as record:
             report, error = await _ended(job, stop)
@@ -163,6 +176,15 @@ async def sync(
     if report is not None:
         show(report, as_json=run.json)
     return _exit(report, error)
+
+
+def _crew(
+    run: RunFlags, store: StoreFlags, connection: Connection, cluster: ClusterFlags
+) -> Team | Cluster | None:
+    """Who does the work, if it is not this process."""
+    if run.celery:
+        return Cluster(connection, store, cluster)
+    return Team(connection, store, count=run.workers) if run.workers > 1 else None
 
 
 def _exit(report: SyncReport | None, error: FlowMateError | None) -> Exit:
@@ -216,9 +238,11 @@ def show(report: SyncReport, *, as_json: bool) -> None:
 def summary(report: SyncReport) -> str:
     """The totals in a line."""
     how = "complete" if report.complete else "incomplete"
+    written = f" ({report.changed:,} written, {report.unchanged:,} unchanged)"
+    known = report.changed or report.unchanged  # a cluster does not tell
     text = (
         f"Run {report.run_id} {how}: {report.synced:,} users synced, {report.failed:,} failed; "
-        f"{report.secrets:,} credentials ({report.changed:,} written, {report.unchanged:,} unchanged); "
+        f"{report.secrets:,} credentials{written if known else ''}; "
         f"{report.requests:,} requests in {report.seconds:.1f} s"
     )
     if report.removed:

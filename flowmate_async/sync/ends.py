@@ -37,11 +37,19 @@ class UserEnd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Users whose checkpoints were written together, and the credentials rewritten or found unchanged."""
+    """Users whose checkpoints were written together, and the credentials rewritten or found unchanged.
+
+    Attributes:
+        ends: how they ended.
+        changed: credentials rewritten, as far as that is known.
+        unchanged: credentials found unchanged, likewise.
+        requests: requests that ``ends`` do not tell of.
+    """
 
     ends: tuple[UserEnd, ...]
     changed: int = 0
     unchanged: int = 0
+    requests: int = 0
 
 
 class Executor(Protocol):

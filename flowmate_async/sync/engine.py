@@ -176,6 +176,7 @@ class SyncEngine:
     def _note(self, batch: StoredBatch) -> None:
         self._changed += batch.changed
         self._unchanged += batch.unchanged
+        self._requests += batch.requests
         for end in batch.ends:
             self._requests += end.requests
             self._emitter.emit(_event(end))

@@ -1,0 +1,152 @@
+"""``--celery`` and ``flowmate worker``: a sync by many workers on many machines, wired."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from flowmate_async.cli.exits import Exit, say
+from flowmate_async.cli.options import Connection, StoreFlags
+from flowmate_async.client import FlowMate
+from flowmate_async.clock import SystemClock
+from flowmate_async.distributed.carrying_out import ShardRunner
+from flowmate_async.distributed.connection import connect, url_from
+from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
+from flowmate_async.distributed.following import Following, FollowPolicy
+from flowmate_async.distributed.marks import Marks
+from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.tasks import (
+    DEFAULT_VISIBILITY_SECONDS,
+    Queueing,
+    broker_from,
+    make_app,
+    publisher,
+    serve,
+)
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.settings import checked_base_url
+from flowmate_async.stores import Store, StoreKey
+from flowmate_async.sync.ends import Executor
+
+
+@Parameter(name="*", group="Cluster")
+@dataclass(frozen=True, kw_only=True)
+class ClusterFlags:
+    """What all workers of a cluster and whoever follows them have in common."""
+
+    processes: Annotated[
+        int,
+        Parameter(
+            env_var="FLOWMATE_PROCESSES",
+            help="Most processes that share the rate; each keeps to its part of it while Redis is away.",
+        ),
+    ] = 16
+    on_outage: Annotated[
+        Literal["share", "error"],
+        Parameter(env_var="FLOWMATE_ON_OUTAGE", help="Without Redis: keep to a share of the rate, or fail."),
+    ] = "share"
+    visibility: Annotated[
+        float,
+        Parameter(
+            env_var="FLOWMATE_VISIBILITY", help="Seconds after which a lost worker's shard goes to another."
+        ),
+    ] = DEFAULT_VISIBILITY_SECONDS
+
+    shard_users: Annotated[
+        int, Parameter(env_var="FLOWMATE_SHARD_USERS", help="Users that are handed to a worker at once.")
+    ] = 50
+
+    def policy(self) -> SharingPolicy:
+        """The same for the library.
+
+        Raises:
+            ConfigurationError: a number that cannot be.
+        """
+        if min(self.processes, self.shard_users) < 1 or not self.visibility >= 1:
+            raise ConfigurationError("--processes, --shard-users and --visibility must be at least 1")
+        return SharingPolicy(processes=self.processes, on_outage=self.on_outage)
+
+    def queueing(self) -> Queueing:
+        """How shards are queued."""
+        return Queueing(visibility_seconds=self.visibility)
+
+
+class Cluster:
+    """A cluster as one of its processes sees it.
+
+    Args:
+        connection: how FlowMate is reached.
+        store: where the credentials go; its key also seals what is in Redis.
+        flags: see :class:`ClusterFlags`.
+
+    Raises:
+        ConfigurationError: broker, Redis or key are not named, or an extra is not installed.
+    """
+
+    def __init__(self, connection: Connection, store: StoreFlags, flags: ClusterFlags) -> None:
+        self._connection = connection
+        self._store = store
+        self._flags = flags
+        self._policy = flags.policy()
+        self._redis_url = url_from()
+        self._key: StoreKey = store.key()
+        base_url = checked_base_url(connection.base_url)
+        self._names = Names(self._key, namespace=self._policy.namespace, base_url=base_url)
+        self._app = make_app(broker_from(), self._names, flags.queueing())
+
+    def client(self) -> FlowMate:
+        """A client that shares with all the others, not yet entered."""
+        coordination = RedisCoordination(self._redis_url, key=self._key, policy=self._policy)
+        return self._connection.client(coordination=coordination)
+
+    def executor(self, store: Store) -> Executor:
+        """The workers of the cluster, for whoever submits and follows.
+
+        Args:
+            store: entered by the follower.
+        """
+        return Following(
+            publisher(self._app, self._names),
+            Marks(connect(self._redis_url), self._names),
+            store,
+            policy=FollowPolicy(
+                shard_users=self._flags.shard_users, stall_seconds=self._flags.visibility * 1.2
+            ),
+            clock=SystemClock(),
+        )
+
+    def work(self) -> Exit:
+        """Work until a signal says stop."""
+        runner = ShardRunner(
+            self.client,
+            lambda: self._store.open(create=True),
+            redis_url=self._redis_url,
+            names=self._names,
+            shard_seconds=self._flags.visibility / 2,
+        )
+        with runner:
+            say("A worker is ready. Ctrl-C or SIGTERM ends it; what it has begun it finishes.")
+            serve(self._app, self._names, carry_out=runner.carry_out, on_shutdown=runner.stop)
+        return Exit.OK
+
+
+def worker(
+    *,
+    store: StoreFlags = StoreFlags(),
+    cluster: ClusterFlags = ClusterFlags(),
+    connection: Connection = Connection(),
+) -> int:
+    """Work for `flowmate sync --celery`: read and store users, shard after shard, until a signal says stop.
+
+    The broker is named by FLOWMATE_BROKER_URL, and the Redis that all of them share by FLOWMATE_REDIS_URL,
+    which may be left out when they are the same. One process uses one core; start as many as there are.
+
+    Examples:
+        FLOWMATE_BROKER_URL=rediss://user:password@redis:6379/0 flowmate worker
+
+    Args:
+        store: Where the credentials go: the same for all workers.
+        cluster: What all workers have in common.
+        connection: How FlowMate is reached.
+    """
+    return Cluster(connection, store, cluster).work()

@@ -1,0 +1,72 @@
+"""What workers and followers tell each other about a job, in Redis: that it was handed in, that it has ended.
+
+Nothing depends on it: without Redis a job is handed in again, which its shards can bear, and a worker finds
+out for itself that it is useless to go on.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flowmate_async.distributed.connection import redis_errors
+from flowmate_async.distributed.names import Names
+from flowmate_async.error_record import ErrorRecord
+from flowmate_async.errors import FlowMateError
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_LIFE_SECONDS = 24 * 3600
+_KIND = "end of a job"
+
+
+class Marks:
+    """The marks of one upstream's jobs, by run id.
+
+    Args:
+        redis: the connection.
+        names: what they are called, and the seal.
+    """
+
+    def __init__(self, redis: "Redis", names: Names) -> None:
+        self._redis = redis
+        self._names = names
+        self._errors = redis_errors()
+
+    async def end(self, run_id: str, error: FlowMateError) -> None:
+        """Let everybody know that this job is not worth going on with."""
+        sealed = self._names.seal(msgspec.msgpack.encode(ErrorRecord.of(error)), kind=_KIND)
+        await self._set(self._names.of("ended", run_id), sealed)
+
+    async def ended(self, run_id: str) -> FlowMateError | None:
+        """Why the job was ended early, if it was and Redis knows."""
+        sealed = await self._get(self._names.of("ended", run_id))
+        record = None if sealed is None else self._names.open(sealed, kind=_KIND)
+        return None if record is None else msgspec.msgpack.decode(record, type=ErrorRecord).restored()
+
+    async def hand_in(self, run_id: str) -> None:
+        """Note that all shards of the job are with the broker."""
+        await self._set(self._names.of("handed-in", run_id), b"1")
+
+    async def handed_in(self, run_id: str) -> bool:
+        """Whether all shards of the job are with the broker, for all that Redis knows."""
+        return await self._get(self._names.of("handed-in", run_id)) is not None
+
+    async def forget(self, run_id: str) -> None:
+        """Take the marks of a job away, which begins again or is complete."""
+        try:
+            await self._redis.delete(*(self._names.of(kind, run_id) for kind in ("ended", "handed-in")))
+        except self._errors:
+            return
+
+    async def _set(self, name: str, value: bytes) -> None:
+        try:
+            await self._redis.set(name, value, ex=_LIFE_SECONDS)
+        except self._errors:
+            return
+
+    async def _get(self, name: str) -> Any:
+        try:
+            return await self._redis.get(name)
+        except self._errors:
+            return None

@@ -1,0 +1,49 @@
+"""Shards: what a job is cut into, and how one travels through a broker that must not read it."""
+
+import base64
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from flowmate_async.distributed.names import Names
+from flowmate_async.stores.base import Run
+
+_KIND = "shard"
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """Some users of a run. Carrying it out twice does no harm: the store is the checkpoint.
+
+    Attributes:
+        run: the run they are checkpointed in.
+        usernames: the users; never a token or a credential.
+    """
+
+    run: Run
+    usernames: tuple[str, ...]
+
+
+def sealed(shard: Shard, names: Names) -> str:
+    """A shard as text for a broker: encrypted, since usernames are nobody's business there."""
+    return base64.b64encode(names.seal(msgspec.msgpack.encode(shard), kind=_KIND)).decode()
+
+
+def opened(text: str, names: Names) -> Shard | None:
+    """The shard; ``None`` when it was not sealed with this key for this upstream."""
+    try:
+        opened_bytes = names.open(base64.b64decode(text, validate=True), kind=_KIND)
+        return None if opened_bytes is None else msgspec.msgpack.decode(opened_bytes, type=Shard)
+    except (ValueError, msgspec.MsgspecError):
+        return None
+
+
+def cut(usernames: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
+    """The usernames, so many at a time."""
+    chunk: list[str] = []
+    for username in usernames:
+        chunk.append(username)
+        if len(chunk) == size:
+            yield tuple(chunk)
+            chunk = []
+    if chunk:
+        yield tuple(chunk)

@@ -1,0 +1,186 @@
+"""The Celery application: one queue a tenant, one task, which carries out a shard.
+
+A message is acknowledged when its shard is done with, so that a worker that dies leaves it to another; a
+worker takes one at a time. Results are not kept: what was done is in the store.
+"""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from anyio import to_thread
+
+from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.shards import Shard, opened, sealed
+from flowmate_async.errors import ConfigurationError, UpstreamUnavailableError
+from flowmate_async.redaction import Redacted
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+BROKER_VARIABLE = "FLOWMATE_BROKER_URL"
+DEFAULT_VISIBILITY_SECONDS = 300.0
+
+_TASK = "flowmate_async.carry_out"
+_AGAIN_SECONDS = 0.5
+
+
+class BrokerUrl(Redacted, frozen=True):
+    """Where the broker is, with what it takes to log in; never shows."""
+
+    text: str
+
+
+class Queueing(msgspec.Struct, frozen=True, kw_only=True):
+    """How shards are queued.
+
+    Attributes:
+        visibility_seconds: after so long a shard whose worker has vanished is given to another one. Longer
+            than a shard takes: a worker leaves what it cannot do in half of it to others.
+    """
+
+    visibility_seconds: float = DEFAULT_VISIBILITY_SECONDS
+
+
+def broker_from(environ: Mapping[str, str] = os.environ) -> BrokerUrl:
+    """The broker's URL from ``FLOWMATE_BROKER_URL``.
+
+    Raises:
+        ConfigurationError: it is not set.
+    """
+    url = BrokerUrl(environ.get(BROKER_VARIABLE, ""))
+    del environ
+    if not url.text:
+        raise ConfigurationError(
+            "no broker is named", advice=f"Set {BROKER_VARIABLE} to rediss://user:password@host:port/0"
+        )
+    return url
+
+
+def make_app(url: BrokerUrl, names: Names, queueing: Queueing) -> "Celery":
+    """The application, for whoever submits and for whoever works.
+
+    Raises:
+        ConfigurationError: the extra ``celery`` is not installed.
+    """
+    app: Celery = _celery("celery").Celery("flowmate_async", set_as_current=False)
+    queue = names.of("queue")
+    app.conf.update(
+        broker_url=url.text,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": queueing.visibility_seconds,
+            "global_keyprefix": f"{names.prefix}:celery:",
+            "socket_timeout": 5.0,
+            "socket_connect_timeout": 5.0,
+        },
+        task_default_queue=queue,
+        task_default_exchange=queue,
+        task_default_routing_key=queue,
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+    )
+    if url.text.startswith("rediss://"):
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": import_module("ssl").CERT_REQUIRED}
+    return app
+
+
+def publisher(app: "Celery", names: Names) -> Callable[[Shard], Any]:
+    """What hands a shard to the broker, outside the event loop's thread.
+
+    Returns:
+        An async function; raises ``UpstreamUnavailableError`` when the broker cannot be reached.
+    """
+
+    async def publish(shard: Shard) -> None:
+        send = partial(app.send_task, _TASK, args=[sealed(shard, names)], retry=False)
+        try:
+            await to_thread.run_sync(send)
+        except _celery("kombu.exceptions").OperationalError as error:
+            problem = type(error.__cause__ or error).__name__
+        else:
+            return
+        raise UpstreamUnavailableError(
+            f"the broker cannot be used: {problem}", advice=f"Check that it runs, and {BROKER_VARIABLE}"
+        )
+
+    return publish
+
+
+def serve(
+    app: "Celery",
+    names: Names,
+    *,
+    carry_out: Callable[[Shard], tuple[str, ...]],
+    on_shutdown: Callable[[], None],
+) -> None:
+    """Work until a signal says stop; the running shard is finished as far as it was begun, the rest returned.
+
+    Args:
+        app: the application.
+        names: opens shards.
+        carry_out: does a shard; returns the users that are left for another one.
+        on_shutdown: called when a signal came.
+    """
+    signals = _celery("celery.signals")
+
+    def run(text: str) -> None:
+        shard = opened(text, names)
+        if shard is None:  # not of this key, so not of this application
+            logging.getLogger("flowmate_async").warning("a message that is no shard of ours was dropped")
+            return
+        left = carry_out(shard)
+        if left:
+            _return(app, sealed(Shard(shard.run, left), names))
+
+    def shutting_down(**_: object) -> None:
+        on_shutdown()
+
+    app.task(run, name=_TASK, Request="flowmate_async.distributed.requests:PatientRequest")
+    signals.worker_shutting_down.connect(shutting_down, weak=False)
+    arguments = ["worker", "--pool=solo", "--concurrency=1", "--without-gossip", "--without-mingle"]
+    arguments += ["--without-heartbeat", "--loglevel=WARNING", f"--hostname=flowmate-{os.getpid()}@%h"]
+    with warnings.catch_warnings(), suppress(SystemExit):
+        # Of a root user, because of pickles, of which none are accepted; and of a setting that was chosen.
+        for name in ("SecurityWarning", "CPendingDeprecationWarning"):
+            warnings.simplefilter("ignore", getattr(_celery("celery.exceptions"), name))
+        app.worker_main(["--quiet", *arguments])
+
+
+def _return(app: "Celery", text: str) -> None:
+    """Give a shard back to the broker before its message is acknowledged, however long that takes."""
+    state, away = _celery("celery.worker.state"), _celery("kombu.exceptions").OperationalError
+    while True:
+        try:
+            app.send_task(_TASK, args=[text], retry=False)
+        except away:
+            if state.should_terminate is not None:
+                raise
+            time.sleep(_AGAIN_SECONDS)
+        else:
+            return
+
+
+def _celery(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise ConfigurationError(
+            f"a cluster needs {module}", advice="pip install 'flowmate-async[celery,redis]'"
+        ) from None

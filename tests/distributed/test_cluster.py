@@ -1,0 +1,129 @@
+"""A sync by Celery workers: the rate used up and kept, nothing lost with a worker or with Redis.
+
+``make cluster`` carries it out with 5,000 users instead.
+"""
+
+import os
+import signal
+import time
+
+import msgspec
+import pytest
+
+from tests.cli.conftest import twin_process
+from tests.workers.conftest import acknowledged, contents, needs_proc, until
+
+from .cluster import Cluster, ending
+from .redis_server import redis_server
+
+USERS = int(os.environ.get("FLOWMATE_CLUSTER_USERS", "80"))
+RATE = float(os.environ.get("FLOWMATE_CLUSTER_RATE", "200"))
+BURST = int(RATE / 10)
+OUTAGE_SECONDS = 5 if USERS >= 1000 else 2
+VISIBILITY, SHARD = (10, 50) if USERS >= 1000 else (4, 10)
+
+pytestmark = [pytest.mark.timeout(60 + USERS * 20 / RATE), needs_proc]
+
+
+@pytest.fixture
+def twin():
+    """One that answers 429 to whatever exceeds the limit."""
+    flags = ("--users", str(USERS), "--seed", "7", "--rate", str(RATE), "--burst", str(BURST))
+    with twin_process(*flags) as running:
+        yield running
+
+
+@pytest.fixture
+def cluster(twin, redis_program, tmp_path):
+    with redis_server(redis_program) as redis:
+        where = Cluster(twin, redis, tmp_path / "credentials.db", RATE, BURST, VISIBILITY, SHARD)
+        with ending(where) as running:
+            yield running
+
+
+def throttled(twin):
+    return twin.stats()["throttled"]
+
+
+def plain_texts(twin, cluster):
+    """What Redis must never have seen."""
+    for (username, secret_id), (_, value) in twin.truth().items():
+        yield from (username, secret_id)
+        yield from (text for text in value.values() if isinstance(text, str) and len(text) > 7)
+    yield cluster.environment()["FLOWMATE_STORE_KEY"]
+    yield twin.admin_token
+
+
+def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster):
+    """At least 95 % of it, from the first shard to the last user; not one 429."""
+    workers = [cluster.worker() for _ in range(3)]
+    code, out, _ = cluster.follow().ended()
+    report = msgspec.json.decode(out)
+    assert (code, report["complete"], report["synced"], report["failed"]) == (0, True, USERS, 0)
+    assert throttled(twin) == 0
+    assert report["requests"] == twin.total() - 1  # but for the list of users
+    assert report["requests"] / report["seconds"] >= (0.95 if USERS >= 1000 else 0.85) * RATE
+    assert contents(cluster.store) == twin.truth()
+    assert set(twin.stats()["lists"].values()) == {1}
+    seen = cluster.redis.everything()
+    assert len(seen) > 10_000
+    assert [text for text in plain_texts(twin, cluster) if text.encode() in seen] == []
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+    assert [worker.wait(timeout=20) for worker in workers] == [0, 0, 0]
+    assert not any("Traceback" in worker.stderr.read() for worker in workers)
+
+
+def test_a_worker_and_redis_killed_in_the_middle_cost_time_and_nothing_else(twin, cluster):
+    workers = [cluster.worker() for _ in range(3)]
+    following = cluster.follow()
+    until(lambda: cluster.store.exists() and len(acknowledged(cluster.store)) > USERS // 6)
+    done, lists = acknowledged(cluster.store), twin.stats()["lists"]
+    os.killpg(workers[0].pid, signal.SIGKILL)
+    until(lambda: len(acknowledged(cluster.store)) > USERS // 3, seconds=60)
+    cluster.redis.kill()
+    time.sleep(OUTAGE_SECONDS)
+    cluster.redis.start()
+    code, out, err = following.ended(60 + USERS * 15 / RATE)
+    report = msgspec.json.decode(out)
+    assert (code, report["complete"], report["synced"]) == (0, True, USERS), err
+    assert throttled(twin) == 0
+    stored = contents(cluster.store)
+    assert stored == twin.truth()
+    after = twin.stats()["lists"]
+    assert [user for user in done if after[user] != lists[user]] == []
+    seen = cluster.redis.everything()
+    assert [text for text in plain_texts(twin, cluster) if text.encode() in seen] == []
+
+
+def test_whoever_follows_may_go_and_come_back_and_a_worker_returns_what_it_has_not_begun(twin, cluster):
+    first = cluster.worker()
+    following = cluster.follow()
+    until(lambda: cluster.store.exists() and acknowledged(cluster.store))
+    following.send(signal.SIGINT)
+    code, out, _ = following.ended()
+    assert (code, msgspec.json.decode(out)["complete"]) == (130, False)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=20) == 0
+    begun = len(acknowledged(cluster.store))
+    assert 0 < begun < USERS
+    cluster.worker()
+    until(lambda: len(acknowledged(cluster.store)) > begun)  # nobody follows
+    code, out, _ = cluster.follow().ended()
+    report = msgspec.json.decode(out)
+    assert (code, report["resumed"], report["synced"]) == (0, True, USERS)
+    assert set(twin.stats()["lists"].values()) == {1}
+    assert contents(cluster.store) == twin.truth()
+
+
+def test_a_rejected_admin_token_ends_the_job_for_all(twin, cluster):
+    names = cluster.store.with_name("users.txt")
+    names.write_text("".join(f"user-{number:06d}@tenant.example\n" for number in range(100)))
+    right, twin.admin_token = twin.admin_token, "not-the-token"
+    cluster.worker()
+    code, out, err = cluster.follow("--users-file", str(names), everybody=False).ended()
+    complaints = [line for line in err.splitlines() if line.startswith("flowmate: ")]
+    assert (code, out, len(complaints)) == (3, "", 1)
+    assert "admin token" in complaints[0]
+    twin.admin_token = right
+    assert twin.total() < 50
