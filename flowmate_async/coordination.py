@@ -115,6 +115,9 @@ class Coordination(Protocol):
     def join(self, base_url: str) -> None:
         """Hear, once and before anything else, which FlowMate all this is about.
 
+        Args:
+            base_url: FlowMate's, as checked; part of every name.
+
         Raises:
             ConfigurationError: it serves another client already.
         """

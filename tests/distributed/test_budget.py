@@ -65,7 +65,7 @@ async def test_without_redis_each_keeps_to_its_share_and_the_limit_holds_all_the
     clients = [await join(mortal_redis, rate=RATE, burst=BURST, processes=3) for _ in range(3)]
     began = time.monotonic()
     sweeps = asyncio.gather(
-        *(sweep(client, names(number), until=began + 6.5) for number, client in enumerate(clients))
+        *(sweep(client, names(number), until=began + 8) for number, client in enumerate(clients))
     )
     await asyncio.sleep(1)
     mortal_redis.kill()
