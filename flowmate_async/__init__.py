@@ -61,10 +61,12 @@ from flowmate_async.stats import Stats as Stats
 from flowmate_async.stores import Store as Store
 from flowmate_async.stores import StoreKey as StoreKey
 from flowmate_async.stores import open_store as open_store
+from flowmate_async.sync.dry_run import SyncPlan as SyncPlan
 from flowmate_async.sync.engine import SyncOptions as SyncOptions
 from flowmate_async.sync.outcomes import Outcome as Outcome
 from flowmate_async.sync.outcomes import UserFailed as UserFailed
 from flowmate_async.sync.outcomes import UserSynced as UserSynced
+from flowmate_async.sync.plan import DeltaPolicy as DeltaPolicy
 from flowmate_async.sync.report import LeftOut as LeftOut
 from flowmate_async.sync.report import SyncReport as SyncReport
 from flowmate_async.sync_facade import FlowMateSync as FlowMateSync
@@ -92,6 +94,7 @@ __all__ = [
     "Coordination",
     "CredentialExpiredError",
     "CredentialRejectedError",
+    "DeltaPolicy",
     "FlowMate",
     "FlowMateError",
     "FlowMateSync",
@@ -135,6 +138,7 @@ __all__ = [
     "StoreKey",
     "SummaryValue",
     "SyncOptions",
+    "SyncPlan",
     "SyncReport",
     "SystemClock",
     "TooManyFailuresError",

@@ -25,10 +25,12 @@ from flowmate_async.secrets import Secret
 from flowmate_async.settings import DEFAULT_BASE_URL, check_rate, checked_base_url, proxy_problem
 from flowmate_async.stats import Stats, StatsListener
 from flowmate_async.stores.base import Store
+from flowmate_async.sync.dry_run import DryRun, SyncPlan
 from flowmate_async.sync.ends import Executor
 from flowmate_async.sync.engine import SyncEngine, SyncOptions
 from flowmate_async.sync.in_process import InProcess
 from flowmate_async.sync.outcomes import Outcome
+from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.report import LeftOut, SyncReport, select
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
@@ -340,7 +342,7 @@ class FlowMate:
                 usernames, left_out, accounts = await self._selected(users)
                 selection = "all" if users is None else None
                 engine = SyncEngine(
-                    executor or self.executor(store),
+                    executor or self.executor(store, delta=options.delta),
                     store,
                     patience=max(10, self._concurrency),
                     options=options,
@@ -368,13 +370,31 @@ class FlowMate:
             for listener in present:
                 self._emitter.remove(listener)
 
-    def executor(self, store: Store) -> Executor:
+    async def plan_sync(
+        self, store: Store, users: Usernames | None = None, *, delta: DeltaPolicy | None = None
+    ) -> SyncPlan:
+        """What :meth:`sync` would fetch: lists every user, fetches no credential and writes nothing.
+
+        Args:
+            store: an entered store.
+            users: any iterable or async iterable of usernames; ``None`` for all active users of the tenant.
+            delta: what would be fetched again.
+
+        Raises:
+            AuthenticationError: the admin token was rejected.
+        """
+        usernames, left_out, _ = await self._selected(users)
+        dry_run = DryRun(self._reader, store, delta=delta or DeltaPolicy(), workers=self._concurrency)
+        return await dry_run.plan(usernames, left_out=left_out)
+
+    def executor(self, store: Store, *, delta: DeltaPolicy | None = None) -> Executor:
         """This client as one that reads and stores users of a run that somebody else coordinates.
 
         Args:
             store: an entered store, bound to this client's base URL.
+            delta: what is fetched again of what was stored before; by default everything.
         """
-        return InProcess(self._reader.read, store, workers=self._concurrency, clock=self._clock)
+        return InProcess(self._reader.read, store, workers=self._concurrency, clock=self._clock, delta=delta)
 
     async def _selected(
         self, users: Usernames | None

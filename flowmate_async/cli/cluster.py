@@ -27,6 +27,7 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.settings import checked_base_url
 from flowmate_async.stores import Store, StoreKey
 from flowmate_async.sync.ends import Executor
+from flowmate_async.sync.plan import DeltaPolicy
 
 
 @Parameter(name="*", group="Cluster")
@@ -78,12 +79,21 @@ class Cluster:
         connection: how FlowMate is reached.
         store: where the credentials go; its key also seals what is in Redis.
         flags: see :class:`ClusterFlags`.
+        delta: what is fetched again, for whoever submits.
 
     Raises:
         ConfigurationError: broker, Redis or key are not named, or an extra is not installed.
     """
 
-    def __init__(self, connection: Connection, store: StoreFlags, flags: ClusterFlags) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        store: StoreFlags,
+        flags: ClusterFlags,
+        *,
+        delta: DeltaPolicy | None = None,
+    ) -> None:
+        self._delta = delta
         self._connection = connection
         self._store = store
         self._flags = flags
@@ -113,6 +123,7 @@ class Cluster:
                 shard_users=self._flags.shard_users, stall_seconds=self._flags.visibility * 1.2
             ),
             clock=SystemClock(),
+            delta=self._delta,
         )
 
     def work(self) -> Exit:

@@ -11,20 +11,21 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flowmate_async.cli.cluster import Cluster, ClusterFlags
-from flowmate_async.cli.exits import Exit, exit_code, put, put_json, say
+from flowmate_async.cli.delta_flags import DeltaFlags
+from flowmate_async.cli.exits import Exit, exit_code, put, put_json
 from flowmate_async.cli.interrupts import graceful
 from flowmate_async.cli.observing import MetricsFlags
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.progress import display
+from flowmate_async.cli.sync_words import planned, show
 from flowmate_async.cli.team import Team
 from flowmate_async.cli.usernames import checked_usernames, read_usernames
 from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.reporting import recording, require_report_path, write_report
 from flowmate_async.sync.engine import SyncOptions
+from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.removal import DEFAULT_MAX_REMOVED_SHARE, RemovalPolicy
 from flowmate_async.sync.report import SyncReport
-
-_SHOWN_LEFT_OUT = 20
 
 
 @Parameter(name="*", group="Users")
@@ -98,8 +99,11 @@ class RunFlags:
     ] = ()
     json: Annotated[bool, Parameter(negative=(), help="Print the totals as JSON.")] = False
 
-    def options(self) -> SyncOptions:
+    def options(self, delta: DeltaPolicy) -> SyncOptions:
         """The same for the library.
+
+        Args:
+            delta: what is fetched again.
 
         Raises:
             ConfigurationError: a number that cannot be.
@@ -118,6 +122,7 @@ class RunFlags:
             max_failures=self.max_failures,
             removed=self.removed,
             max_removed_share=self.max_removed_share,
+            delta=delta,
         )
 
 
@@ -127,6 +132,7 @@ async def sync(
     store: StoreFlags = StoreFlags(),
     run: RunFlags = RunFlags(),
     cluster: ClusterFlags = ClusterFlags(),
+    delta: DeltaFlags = DeltaFlags(),
     metrics: MetricsFlags = MetricsFlags(),
     connection: Connection = Connection(),
 ) -> Exit:
@@ -147,15 +153,18 @@ async def sync(
         store: Where they go.
         run: How the run behaves.
         cluster: What all workers of --celery have in common.
+        delta: What is fetched again of what was stored before.
         metrics: Who may look on.
         connection: How FlowMate is reached.
     """
     names = selection.usernames(usernames)
-    options = run.options()
+    options = run.options(delta.policy())
     for path in run.report:
         require_report_path(path)
     metrics.check()
-    crew = _crew(run, store, connection, cluster)
+    if delta.dry_run:
+        return await _dry_run(connection, store, names, options.delta, as_json=run.json)
+    crew = _crew(run, store, connection, cluster, options.delta)
     client, stop = connection.client() if crew is None else crew.client(), asyncio.Event()
     async with store.open(create=True) as opened, client as fm, metrics.observing(fm, stop) as observed:
         executor = None if crew is None else crew.executor(opened)
@@ -179,12 +188,30 @@ async def sync(
 
 
 def _crew(
-    run: RunFlags, store: StoreFlags, connection: Connection, cluster: ClusterFlags
+    run: RunFlags, store: StoreFlags, connection: Connection, cluster: ClusterFlags, delta: DeltaPolicy
 ) -> Team | Cluster | None:
     """Who does the work, if it is not this process."""
     if run.celery:
-        return Cluster(connection, store, cluster)
-    return Team(connection, store, count=run.workers) if run.workers > 1 else None
+        return Cluster(connection, store, cluster, delta=delta)
+    return Team(connection, store, count=run.workers, delta=delta) if run.workers > 1 else None
+
+
+async def _dry_run(
+    connection: Connection,
+    store: StoreFlags,
+    names: list[str] | None,
+    delta: DeltaPolicy,
+    *,
+    as_json: bool,
+) -> Exit:
+    """Say what would be fetched; without a store everything would be."""
+    async with store.open() as opened, connection.client() as fm:
+        plan = await fm.plan_sync(opened, names, delta=delta)
+    if as_json:
+        put_json(plan)
+    else:
+        put(planned(plan))
+    return Exit.SOME_FAILED if plan.failed else Exit.OK
 
 
 def _exit(report: SyncReport | None, error: FlowMateError | None) -> Exit:
@@ -213,42 +240,3 @@ async def _ended(
                 raise
             task.uncancel()  # ours, by a second signal or the drain's end; what follows may await again
             return None, None
-
-
-def show(report: SyncReport, *, as_json: bool) -> None:
-    """Print what a sync did: data on stdout, the rest on stderr."""
-    if as_json:
-        put_json(report)
-    else:
-        put(summary(report))
-    if report.left_out:
-        shown = [f"{account.username} ({account.reason})" for account in report.left_out[:_SHOWN_LEFT_OUT]]
-        more = len(report.left_out) - len(shown)
-        rest = f" and {more} more" if more else ""
-        say(f"Left out {len(report.left_out)} accounts: {', '.join(shown)}{rest}")
-    if report.removal_refused:
-        say(
-            f"Nothing was removed: {report.missing:,} stored credentials are gone upstream, more than "
-            "--max-removed-share allows. If that is right, sync again with a larger share."
-        )
-    if not report.complete:
-        say("The run is incomplete; run the same command again to resume it.")
-
-
-def summary(report: SyncReport) -> str:
-    """The totals in a line."""
-    how = "complete" if report.complete else "incomplete"
-    written = f" ({report.changed:,} written, {report.unchanged:,} unchanged)"
-    known = report.changed or report.unchanged  # a cluster does not tell
-    text = (
-        f"Run {report.run_id} {how}: {report.synced:,} users synced, {report.failed:,} failed; "
-        f"{report.secrets:,} credentials{written if known else ''}; "
-        f"{report.requests:,} requests in {report.seconds:.1f} s"
-    )
-    if report.removed:
-        text += f"; {report.removed:,} removed"
-    if report.resumed:
-        text += f"; resumed, {report.skipped:,} users were done before"
-    if report.errors:
-        text += "; failures: " + ", ".join(f"{kind} {count}" for kind, count in sorted(report.errors.items()))
-    return text

@@ -10,6 +10,7 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.settings import check_rate
 from flowmate_async.stores import Store
 from flowmate_async.sync.ends import Executor
+from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.traffic.leased_bucket import lease_terms
 from flowmate_async.workers.crew import CrewPlan, WorkerProcesses
 from flowmate_async.workers.lending import ParentCoordination, Pauses, RateLender
@@ -22,12 +23,13 @@ class Team:
         connection: how FlowMate is reached, by all of them.
         store: where the credentials go.
         count: how many workers.
+        delta: what is fetched again.
 
     Raises:
         ConfigurationError: the platform has no such processes, or the rate cannot be.
     """
 
-    def __init__(self, connection: Connection, store: StoreFlags, *, count: int) -> None:
+    def __init__(self, connection: Connection, store: StoreFlags, *, count: int, delta: DeltaPolicy) -> None:
         if sys.platform == "win32":
             raise ConfigurationError(
                 "--workers needs POSIX", advice="Leave it out: one process works everywhere"
@@ -36,7 +38,7 @@ class Team:
         self._connection = connection
         self._plan = CrewPlan(
             command=COMMAND,
-            settings=WorkerSettings(connection=connection, store=store, workers=count).encoded(),
+            settings=WorkerSettings(connection=connection, store=store, workers=count, delta=delta).encoded(),
             count=count,
         )
         self._pauses = Pauses()

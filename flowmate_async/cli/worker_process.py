@@ -16,6 +16,7 @@ from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.error_record import ErrorRecord
 from flowmate_async.errors import FlowMateError
+from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.workers.channel import Channel
 from flowmate_async.workers.member import Member
 from flowmate_async.workers.messages import Begin, Failed, ToWorker
@@ -31,11 +32,13 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         connection: how FlowMate is reached.
         store: where the credentials go.
         workers: how many share the concurrency.
+        delta: what is fetched again.
     """
 
     connection: Connection
     store: StoreFlags
     workers: int
+    delta: DeltaPolicy
 
     def encoded(self) -> bytes:
         """As bytes."""
@@ -80,4 +83,4 @@ async def _work(channel: Channel[ToWorker], begin: Begin) -> None:
     client = settings.connection.client(coordination=member, sharers=settings.workers)
     async with settings.store.open() as store, client as fm:
         await store.bind(fm.base_url)
-        await member.serve(fm.executor(store), begin.run)
+        await member.serve(fm.executor(store, delta=settings.delta), begin.run)

@@ -104,7 +104,7 @@ class ShardRunner:
         stop = self._stop = asyncio.Event()
         timer = asyncio.get_running_loop().call_later(self._shard_seconds, stop.set)
         try:
-            return await self._worked_off(shard.run, names, stop)
+            return await self._worked_off(shard, names, stop)
         except FlowMateError as error:
             await self._marks.end(shard.run.id, error)
             return ()
@@ -116,20 +116,21 @@ class ShardRunner:
         statuses = await self._store.statuses(shard.run, [storable(name) for name in shard.usernames])
         return [name for name in shard.usernames if statuses.get(storable(name)) != "synced"]
 
-    async def _worked_off(self, run: Run, names: list[str], stop: asyncio.Event) -> tuple[str, ...]:
+    async def _worked_off(self, shard: Shard, names: list[str], stop: asyncio.Event) -> tuple[str, ...]:
         """Read and store these users; those that were not begun.
 
         Raises:
             FlowMateError: the job is not worth going on with.
         """
         rules, ended = AbortRules(patience=_PATIENCE, max_failures=None), set()
-        batches = self._fm.executor(self._store).execute(run, names, stop=stop)
+        executor = self._fm.executor(self._store, delta=shard.delta)
+        batches = executor.execute(shard.run, names, stop=stop)
         async with aclosing(batches):
             async for batch in batches:
                 for end in batch.ends:
                     ended.add(end.username)
                     error = rules.note(end)
-                    if error is not None and not await self._is_some_users_own(run, error):
+                    if error is not None and not await self._is_some_users_own(shard.run, error):
                         raise error
         return tuple(name for name in names if name not in ended)
 

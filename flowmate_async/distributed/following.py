@@ -18,6 +18,7 @@ from flowmate_async.errors import FlowMateError, TooManyFailuresError, UpstreamU
 from flowmate_async.stores.base import Checkpoint, Run, Store
 from flowmate_async.sync.ends import StoredBatch, UserEnd
 from flowmate_async.sync.in_process import storable
+from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.sweep import Usernames
 
 _LOOK_SECONDS = 0.25
@@ -65,6 +66,7 @@ class Following:
         store: where workers write.
         policy: see :class:`FollowPolicy`.
         clock: the time it keeps.
+        delta: what is fetched again of what was stored before; by default everything.
     """
 
     def __init__(
@@ -75,12 +77,14 @@ class Following:
         *,
         policy: FollowPolicy,
         clock: Clock,
+        delta: DeltaPolicy | None = None,
     ) -> None:
         self._publish = publish
         self._marks = marks
         self._store = store
         self._policy = policy
         self._clock = clock
+        self._delta = delta or DeltaPolicy(full=True)
 
     async def execute(
         self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
@@ -121,7 +125,7 @@ class Following:
 
     async def _hand_in(self, job: "_Job") -> None:
         for usernames in list(job.outstanding):
-            await self._publish(Shard(job.run, tuple(usernames)))
+            await self._publish(Shard(job.run, tuple(usernames), self._delta))
         await self._marks.hand_in(job.run.id)
 
 

@@ -7,6 +7,7 @@ import msgspec
 
 from flowmate_async.distributed.names import Names
 from flowmate_async.stores.base import Run
+from flowmate_async.sync.plan import DeltaPolicy
 
 _KIND = "shard"
 
@@ -17,10 +18,12 @@ class Shard(msgspec.Struct, frozen=True):
     Attributes:
         run: the run they are checkpointed in.
         usernames: the users; never a token or a credential.
+        delta: what is fetched again of what was stored before.
     """
 
     run: Run
     usernames: tuple[str, ...]
+    delta: DeltaPolicy = DeltaPolicy(full=True)
 
 
 def sealed(shard: Shard, names: Names) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from anyio import to_thread
+from msgspec import structs
 
 from flowmate_async.distributed.names import Names
 from flowmate_async.distributed.shards import Shard, opened, sealed
@@ -147,7 +148,7 @@ def serve(
             return
         left = carry_out(shard)
         if left:
-            _return(app, sealed(Shard(shard.run, left), names))
+            _return(app, sealed(structs.replace(shard, usernames=left), names))
 
     def shutting_down(**_: object) -> None:
         on_shutdown()

@@ -133,6 +133,9 @@ class AgeStore:
 
         return await self._look(known)
 
+    async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
+        return await self._look(lambda index: index.seen(usernames))
+
     async def totals(self, run: Run) -> RunTotals:
         return await self._look(lambda index: index.totals(run))
 

@@ -115,6 +115,16 @@ class Index:
         """The checkpoints of a run."""
         return self.checkpoints.get(run.id, {})
 
+    def seen(self, usernames: Sequence[str]) -> dict[str, str]:
+        """What the newest checkpoints of these users keep."""
+        found: dict[str, Checkpoint] = {}
+        for checkpoints in self.checkpoints.values():
+            for name in usernames:
+                one, known = checkpoints.get(name), found.get(name)
+                if one is not None and (known is None or known.at <= one.at):
+                    found[name] = one
+        return {name: one.seen for name, one in found.items()}
+
     def totals(self, run: Run) -> RunTotals:
         """Sums over a run's checkpoints."""
         return totals_of(list(self.of_run(run).values()))

@@ -50,6 +50,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
         error: the error's kind, as ``masked_secret``; empty when synced.
         message: the error's text; empty when synced.
         listing_proven: whether the listing was proven complete.
+        seen: what the user's listing showed, for the next sync to compare with; a store keeps it as it is.
     """
 
     username: str
@@ -61,6 +62,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     message: str = ""
     listing_proven: bool = True
+    seen: str = ""
 
 
 class UserWrite(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,6 +279,10 @@ class Store(Protocol):
             run: the run.
             usernames: the users that are asked about.
         """
+        ...
+
+    async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
+        """What the newest checkpoint of each of these users keeps as ``seen``, whichever run wrote it."""
         ...
 
     async def totals(self, run: Run) -> RunTotals:

@@ -178,6 +178,14 @@ class DocumentStore:
                     found[user.username] = user.checkpoints[run.id].status
         return found
 
+    async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for first in range(0, len(usernames), _PAGE):
+            for user in await self._read(name_of(name) for name in usernames[first : first + _PAGE]):
+                if user.checkpoints:
+                    found[user.username] = max(user.checkpoints.values(), key=lambda one: one.at).seen
+        return found
+
     async def totals(self, run: Run) -> RunTotals:
         return totals_of([checkpoint async for checkpoint in self.checkpoints(run)])
 

@@ -131,6 +131,12 @@ class MemoryStore:
         found = self._of(run)
         return {username: found[username].status for username in usernames if username in found}
 
+    async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for checkpoints in self._checkpoints.values():  # the newest run is the last
+            found |= {name: checkpoints[name].seen for name in usernames if name in checkpoints}
+        return found
+
     async def totals(self, run: Run) -> RunTotals:
         return totals_of(list(self._of(run).values()))
 

@@ -142,6 +142,9 @@ class PostgresStore:
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
         return await self._on_connection(rows.statuses, run, usernames)
 
+    async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
+        return await self._on_connection(rows.seen, usernames)
+
     async def totals(self, run: Run) -> RunTotals:
         return await self._on_connection(rows.totals, run)
 

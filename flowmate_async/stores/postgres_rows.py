@@ -65,14 +65,14 @@ _PUT = """
 """
 _PUT_CHECKPOINTS = """
     INSERT INTO checkpoints
-        (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven)
+        (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven, seen)
     SELECT $1, * FROM unnest(
         $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::float8[], $7::float8[], $8::text[],
-        $9::text[], $10::boolean[]
+        $9::text[], $10::boolean[], $11::text[]
     )
     ON CONFLICT (run_id, username) DO UPDATE SET status = excluded.status, secrets = excluded.secrets,
         requests = excluded.requests, seconds = excluded.seconds, at = excluded.at, error = excluded.error,
-        message = excluded.message, listing_proven = excluded.listing_proven
+        message = excluded.message, listing_proven = excluded.listing_proven, seen = excluded.seen
 """
 _NOTE_PRESENT = """
     UPDATE secrets SET missing_run = NULL, removed_at = NULL
@@ -95,6 +95,11 @@ _MISSING = """
 _MARK = "UPDATE secrets SET removed_at = $2 WHERE missing_run = $1 AND removed_at IS NULL"
 _DELETE = "DELETE FROM secrets WHERE missing_run = $1"
 _STATUSES = "SELECT username, status FROM checkpoints WHERE run_id = $1 AND username = ANY ($2::text[])"
+_SEEN = """
+    SELECT DISTINCT ON (checkpoints.username) checkpoints.username, checkpoints.seen
+    FROM checkpoints JOIN runs ON runs.id = checkpoints.run_id
+    WHERE checkpoints.username = ANY ($1::text[]) ORDER BY checkpoints.username, runs.number DESC
+"""
 _TOTALS = """
     SELECT count(*) FILTER (WHERE status = 'synced'), count(*) FILTER (WHERE status = 'failed'),
         coalesce(sum(secrets), 0)::bigint, coalesce(sum(requests), 0)::bigint
@@ -105,7 +110,7 @@ _ERRORS = """
     GROUP BY error ORDER BY error
 """
 _CHECKPOINTS = """
-    SELECT username, status, secrets, requests, seconds, at, error, message, listing_proven
+    SELECT username, status, secrets, requests, seconds, at, error, message, listing_proven, seen
     FROM checkpoints WHERE run_id = $1 AND username > $2 ORDER BY username LIMIT $3
 """
 _AFTER = {
@@ -224,6 +229,11 @@ async def find(connection: Connection, username: str, secret_id: str) -> Sealed 
 async def statuses(connection: Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
     """How those of these users ended that have a checkpoint."""
     return dict(await connection.fetch(_STATUSES, run.id, list(usernames)))
+
+
+async def seen(connection: Connection, usernames: Sequence[str]) -> Mapping[str, str]:
+    """What the newest checkpoints of these users keep."""
+    return dict(await connection.fetch(_SEEN, list(usernames)))
 
 
 async def totals(connection: Connection, run: Run) -> RunTotals:

@@ -59,8 +59,10 @@ TABLES = """
         error text NOT NULL,
         message text NOT NULL,
         listing_proven boolean NOT NULL,
+        seen text NOT NULL,
         PRIMARY KEY (run_id, username)
     );
+    CREATE INDEX ON checkpoints (username);
 """
 
 

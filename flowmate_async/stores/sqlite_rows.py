@@ -61,8 +61,13 @@ _REMOVE_MISSING = {
 }
 _PUT_CHECKPOINT = """
     INSERT OR REPLACE INTO checkpoints
-        (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven, seen)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_SEEN = """
+    SELECT checkpoints.seen FROM runs JOIN checkpoints
+        ON checkpoints.run_id = runs.id AND checkpoints.username = ?
+    ORDER BY runs.number DESC LIMIT 1
 """
 _RESEAL = """
     UPDATE secrets SET fingerprint = ?, sealed = ? WHERE username = ? AND secret_id = ? AND sealed = ?
@@ -84,7 +89,7 @@ _ERRORS = """
     GROUP BY error ORDER BY error
 """
 _CHECKPOINTS = """
-    SELECT username, status, secrets, requests, seconds, at, error, message, listing_proven
+    SELECT username, status, secrets, requests, seconds, at, error, message, listing_proven, seen
     FROM checkpoints WHERE run_id = ? AND username > ? ORDER BY username LIMIT ?
 """
 # Written out for one user and for all, so that each follows the primary key.
@@ -198,6 +203,16 @@ def statuses(connection: sqlite3.Connection, run: Run, usernames: Sequence[str])
         row = connection.execute(
             "SELECT status FROM checkpoints WHERE run_id = ? AND username = ?", (run.id, username)
         ).fetchone()
+        if row is not None:
+            found[username] = row[0]
+    return found
+
+
+def seen(connection: sqlite3.Connection, usernames: Sequence[str]) -> Mapping[str, str]:
+    """What the newest checkpoints of these users keep."""
+    found = {}
+    for username in usernames:
+        row = connection.execute(_SEEN, (username,)).fetchone()
         if row is not None:
             found[username] = row[0]
     return found

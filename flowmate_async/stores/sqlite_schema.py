@@ -23,7 +23,7 @@ from flowmate_async.stores.sqlite_files import (
 APPLICATION_ID = 0x464D4153
 """Marks the database file as one of ours; ``FMAS`` in ASCII."""
 
-FORMAT = 2
+FORMAT = 3
 """The format this version writes, kept in ``PRAGMA user_version``."""
 
 MIGRATIONS: Mapping[int, tuple[str, ...]] = {
@@ -33,6 +33,7 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
         "ALTER TABLE meta ADD COLUMN previous_key_id TEXT",
         "ALTER TABLE meta ADD COLUMN previous_key BLOB",
     ),
+    2: ("ALTER TABLE checkpoints ADD COLUMN seen TEXT NOT NULL DEFAULT ''",),
 }
 """What brings a store of that format to the next one."""
 
@@ -83,6 +84,7 @@ TABLES = (
         error TEXT NOT NULL,
         message TEXT NOT NULL,
         listing_proven INTEGER NOT NULL,
+        seen TEXT NOT NULL DEFAULT '',
         PRIMARY KEY (run_id, username)
     ) WITHOUT ROWID
     """,

@@ -4,6 +4,7 @@ Plain values, so that they can come from another process as well.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
@@ -25,6 +26,7 @@ class UserEnd(msgspec.Struct, frozen=True, kw_only=True):
         requests: how many requests it took.
         seconds: how long it took.
         error: the first failure; ``None`` when the user was synced.
+        left: how many credentials were left as they are stored, by why.
         proves_raw_read: whether a credential came in clear of a type that upstream masks.
     """
 
@@ -33,6 +35,7 @@ class UserEnd(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     seconds: float = 0.0
     error: FlowMateError | None = None
+    left: dict[str, int] = {}
     proves_raw_read: bool = False
 
 
@@ -72,9 +75,10 @@ def ended(outcome: Outcome) -> UserEnd:
     """What is left of an outcome that was stored."""
     return UserEnd(
         username=outcome.username,
-        secrets=len(outcome.secrets),
+        secrets=len(outcome.secrets) + len(outcome.left),
         requests=outcome.requests,
         seconds=outcome.seconds,
         error=outcome.error if isinstance(outcome, UserFailed) else None,
+        left=dict(Counter(outcome.left.values())),
         proves_raw_read=any(proves_raw_read(secret) for secret in outcome.secrets),
     )

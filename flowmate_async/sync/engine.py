@@ -8,6 +8,7 @@ run ends early in ``abort.py``.
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Sized
 from contextlib import aclosing
 
@@ -20,6 +21,7 @@ from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.abort import AbortRules
 from flowmate_async.sync.ends import Executor, StoredBatch, UserEnd
 from flowmate_async.sync.in_process import storable
+from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.removal import (
     DEFAULT_MAX_REMOVED_SHARE,
     RemovalPolicy,
@@ -44,6 +46,7 @@ class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
             ``keep``, ``mark`` or ``delete``.
         max_removed_share: the largest share, from 0 to 1, that may be marked or deleted; if more is missing,
             nothing is.
+        delta: what is fetched again of what was stored before.
     """
 
     max_age_seconds: float = DEFAULT_MAX_AGE_SECONDS
@@ -51,6 +54,7 @@ class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_failures: int | None = None
     removed: RemovalPolicy = "keep"
     max_removed_share: float = DEFAULT_MAX_REMOVED_SHARE
+    delta: DeltaPolicy = DeltaPolicy()
 
 
 class SyncEngine:
@@ -85,6 +89,7 @@ class SyncEngine:
         self._changed = 0
         self._unchanged = 0
         self._requests = 0
+        self._left: Counter[str] = Counter()
 
     async def sync(
         self,
@@ -179,6 +184,7 @@ class SyncEngine:
         self._requests += batch.requests
         for end in batch.ends:
             self._requests += end.requests
+            self._left.update(end.left)
             self._emitter.emit(_event(end))
 
     async def _remove_missing(self, run: Run, accounts: Collection[str] | None) -> Removed:
@@ -220,6 +226,7 @@ class SyncEngine:
             missing=removed.missing,
             removed=removed.removed,
             removal_refused=removed.refused,
+            left=dict(sorted(self._left.items())),
         )
 
 

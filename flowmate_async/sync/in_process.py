@@ -9,6 +9,7 @@ from flowmate_async.redaction import one_line
 from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite, is_proven
 from flowmate_async.sync.ends import StoredBatch, ended
 from flowmate_async.sync.outcomes import Outcome, UserFailed
+from flowmate_async.sync.plan import DeltaPolicy, Plan
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
 
 
@@ -16,31 +17,46 @@ class InProcess:
     """Reads and stores users in this process, see :class:`~flowmate_async.sync.ends.Executor`.
 
     Args:
-        read: reads one user.
+        read: reads what a plan wants of one user.
         store: where the credentials go; entered and bound by the caller.
         workers: users read at once.
         clock: dates the checkpoints.
+        delta: what is fetched again; by default everything.
     """
 
     def __init__(
-        self, read: Callable[[str], Awaitable[Outcome]], store: Store, *, workers: int, clock: Clock
+        self,
+        read: Callable[[str, Plan], Awaitable[Outcome]],
+        store: Store,
+        *,
+        workers: int,
+        clock: Clock,
+        delta: DeltaPolicy | None = None,
     ) -> None:
         self._read = read
         self._store = store
         self._workers = workers
         self._clock = clock
+        self._delta = delta
 
     async def execute(
         self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
     ) -> AsyncGenerator[StoredBatch, None]:
         """See :meth:`Executor.execute`."""
-        batches = sweep_in_batches(self._read, usernames, workers=self._workers, stop=stop)
+        batches = sweep_in_batches(self._read_wanted, usernames, workers=self._workers, stop=stop)
         async with aclosing(batches):
             async for batch in batches:
                 at = self._clock.wall()
                 written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
                 ends = tuple(ended(outcome) for outcome in batch)
                 yield StoredBatch(ends=ends, changed=written.changed, unchanged=written.unchanged)
+
+    async def _read_wanted(self, username: str) -> Outcome:
+        seen = ""
+        if self._delta is not None and not self._delta.full:
+            known = storable(username)
+            seen = (await self._store.seen([known])).get(known, "")
+        return await self._read(username, Plan(self._delta, seen))
 
 
 def storable(username: object) -> str:
@@ -59,13 +75,15 @@ def _user_write(outcome: Outcome, at: float) -> UserWrite:
     checkpoint = Checkpoint(
         username=storable(outcome.username),
         status="failed" if failed else "synced",
-        secrets=len(outcome.secrets),
+        secrets=len(outcome.secrets) + len(outcome.left),
         requests=outcome.requests,
         seconds=outcome.seconds,
         at=at,
         error=outcome.error.kind if isinstance(outcome, UserFailed) else "",
         message=str(outcome.error) if isinstance(outcome, UserFailed) else "",
         listing_proven=not isinstance(outcome, UserFailed) and outcome.listing_proven,
+        seen=outcome.seen,
     )
-    listed = tuple(secret.id for secret in outcome.secrets) if is_proven(checkpoint) else None
+    here = (*(secret.id for secret in outcome.secrets), *outcome.left)
+    listed = here if is_proven(checkpoint) else None
     return UserWrite(checkpoint=checkpoint, secrets=outcome.secrets, listed=listed)

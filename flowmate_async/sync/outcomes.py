@@ -1,10 +1,12 @@
 """How one user of a sweep ended, as values."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from flowmate_async.errors import FlowMateError
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret
+from flowmate_async.sync.plan import Left
 
 
 class UserSynced(Redacted, frozen=True, kw_only=True):
@@ -12,10 +14,12 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
 
     Attributes:
         username: the user.
-        secrets: every secret of the listing, with its credential.
+        secrets: every secret of the listing, with its credential, but those that were left.
         requests: how many requests it took.
         seconds: how long it took.
         listing_proven: whether the listing was counted against upstream's total.
+        left: secrets that a delta sync left as they are stored, by id, and why; none in a sweep.
+        seen: what the next delta sync compares with.
     """
 
     username: str
@@ -23,6 +27,8 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
     requests: int
     seconds: float
     listing_proven: bool = True
+    left: Mapping[str, Left] = {}
+    seen: str = ""
 
     __shown__: ClassVar[tuple[str, ...]] = ("username", "requests", "seconds")
 
@@ -36,6 +42,8 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
         secrets: those that could be fetched.
         requests: how many requests it took.
         seconds: how long it took.
+        left: secrets that a delta sync left as they are stored, by id, and why; none in a sweep.
+        seen: what the next delta sync compares with.
     """
 
     username: str
@@ -43,6 +51,8 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
     secrets: tuple[Secret, ...] = ()
     requests: int = 0
     seconds: float = 0.0
+    left: Mapping[str, Left] = {}
+    seen: str = ""
 
     __shown__: ClassVar[tuple[str, ...]] = ("username", "error", "requests", "seconds")
 

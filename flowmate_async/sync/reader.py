@@ -1,5 +1,7 @@
 """Everything of one user: list, then fetch each secret; what goes wrong is an outcome, not an exception."""
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from flowmate_async.clock import Clock
@@ -7,6 +9,7 @@ from flowmate_async.errors import (
     AuthenticationError,
     FlowMateError,
     RateLimitedError,
+    RefreshFailedError,
     SecretNotFoundError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
@@ -17,8 +20,11 @@ from flowmate_async.listing import Lister, Listing
 from flowmate_async.models import SecretSummary
 from flowmate_async.secrets import Secret
 from flowmate_async.sync.outcomes import Outcome, UserFailed, UserSynced
+from flowmate_async.sync.plan import Plan
 from flowmate_async.tokens import UserTokens
 from flowmate_async.traffic.tally import tallied
+
+_Fetch = Callable[[str, Listing, Plan], Awaitable[tuple[list[Secret], FlowMateError | None]]]
 
 _HOPELESS = (AuthenticationError, RateLimitedError, UpstreamUnavailableError)
 
@@ -39,37 +45,65 @@ class UserReader:
         self._tokens = tokens
         self._clock = clock
 
-    async def read(self, username: str) -> Outcome:
-        """All credentials of one user."""
+    async def read(self, username: str, plan: Plan | None = None) -> Outcome:
+        """The credentials of one user.
+
+        Args:
+            username: the user.
+            plan: which of them; by default all.
+        """
+        return await self._read(username, plan or Plan(), self._fetch_wanted)
+
+    async def look(self, username: str, plan: Plan) -> Outcome:
+        """List one user's credentials and fetch none: the plan says what would be fetched."""
+        return await self._read(username, plan, self._ask)
+
+    async def _read(self, username: str, plan: Plan, fetch: _Fetch) -> Outcome:
         held_before = self._tokens.holds(username)
         began = self._clock.monotonic()
         with tallied() as tally:
             try:
                 listing = await self._lister.list(username)
-                secrets, error = await self._fetch_all(username, listing)
+                secrets, error = await fetch(username, listing, plan)
             except FlowMateError as failure:
                 listing, secrets, error = Listing((), proven=False), [], failure.about(username=username)
             finally:
                 if not held_before:
                     self._tokens.forget(username)
         cost = _Cost(tally.requests, self._clock.monotonic() - began)
-        return _outcome(username, listing, tuple(secrets), error, cost)
+        return _outcome(username, listing, tuple(secrets), error, cost, plan)
 
-    async def _fetch_all(self, username: str, listing: Listing) -> tuple[list[Secret], FlowMateError | None]:
+    async def _fetch_wanted(
+        self, username: str, listing: Listing, plan: Plan
+    ) -> tuple[list[Secret], FlowMateError | None]:
         secrets: list[Secret] = []
         error: FlowMateError | None = None
         listed = self._clock.monotonic()
         for summary in listing.secrets:
             now = self._latest(listing.served_at, seconds_ago=self._clock.monotonic() - listed)
+            if not plan.wants(summary, now=now):
+                continue
             try:
                 secret = await self._fetch(username, summary, refreshing=may_refresh(summary, now=now))
             except FlowMateError as failure:
                 error = error or failure
                 if _is_hopeless(failure):
                     break
+                if isinstance(failure, RefreshFailedError):
+                    plan.failed(summary, now=now)
             else:
-                secrets += [] if secret is None else [secret]
+                if secret is not None:
+                    secrets.append(secret)
+                    plan.fetched(summary, secret, now=now)
         return secrets, error
+
+    async def _ask(
+        self, _username: str, listing: Listing, plan: Plan
+    ) -> tuple[list[Secret], FlowMateError | None]:
+        """Whether the plan wants each, and no more than that."""
+        for summary in listing.secrets:
+            plan.wants(summary, now=self._latest(listing.served_at, seconds_ago=0.0))
+        return [], None
 
     def _latest(self, served_at: float | None, *, seconds_ago: float) -> float:
         """Now, by this machine's clock or upstream's, whichever is later: by it more may be refreshed."""
@@ -99,12 +133,23 @@ class _Cost(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def _outcome(
-    username: str, listing: Listing, secrets: tuple[Secret, ...], error: FlowMateError | None, cost: _Cost
+def _outcome(  # noqa: PLR0917 - what is known of a user
+    username: str,
+    listing: Listing,
+    secrets: tuple[Secret, ...],
+    error: FlowMateError | None,
+    cost: _Cost,
+    plan: Plan,
 ) -> Outcome:
     if error is not None:
         return UserFailed(
-            username=username, error=error, secrets=secrets, requests=cost.requests, seconds=cost.seconds
+            username=username,
+            error=error,
+            secrets=secrets,
+            requests=cost.requests,
+            seconds=cost.seconds,
+            left=plan.left,
+            seen=plan.seen(),
         )
     return UserSynced(
         username=username,
@@ -112,4 +157,6 @@ def _outcome(
         requests=cost.requests,
         seconds=cost.seconds,
         listing_proven=listing.proven,
+        left=plan.left,
+        seen=plan.seen(),
     )

@@ -32,6 +32,8 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         secrets: credentials the run vouches for.
         changed: credentials this call wrote.
         unchanged: credentials this call found unchanged.
+        left: credentials this call left as they are stored, by why: ``unchanged``, ``failed_before``,
+            ``volatile``; see :class:`~flowmate_async.DeltaPolicy`.
         requests: requests of this call.
         errors: failed users of the run by kind of error.
         left_out: accounts that were not selected.
@@ -57,6 +59,7 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     missing: int = 0
     removed: int = 0
     removal_refused: bool = False
+    left: dict[str, int] = {}
 
 
 def select(users: list[User]) -> tuple[list[str], tuple[LeftOut, ...]]:

@@ -16,6 +16,7 @@ class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     seconds: float
     error: ErrorRecord | None
     proves_raw_read: bool
+    left: dict[str, int]
 
     @classmethod
     def of(cls, end: UserEnd) -> "EndRecord":
@@ -27,6 +28,7 @@ class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
             seconds=end.seconds,
             error=None if end.error is None else ErrorRecord.of(end.error),
             proves_raw_read=end.proves_raw_read,
+            left=end.left,
         )
 
     def restored(self) -> UserEnd:
@@ -38,6 +40,7 @@ class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
             seconds=self.seconds,
             error=None if self.error is None else self.error.restored(),
             proves_raw_read=self.proves_raw_read,
+            left=self.left,
         )
 
 

@@ -1,0 +1,66 @@
+"""What a sync fetches again, from flags."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.sync.plan import DEFAULT_STALENESS_SECONDS, DeltaPolicy
+
+
+@Parameter(name="*", group="Delta")
+@dataclass(frozen=True, kw_only=True)
+class DeltaFlags:
+    """What is fetched again of what was stored before."""
+
+    full: Annotated[bool, Parameter(negative=(), help="Fetch everything, whatever the listing shows.")] = (
+        False
+    )
+    max_staleness: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Hours after which a credential is fetched again though its listing shows no change; "
+            "TYPE=HOURS for one type, as API_KEY=1; repeatable. A changed password or key shows in no "
+            "listing, so this is how stale it can be.",
+        ),
+    ] = (f"{DEFAULT_STALENESS_SECONDS / 3600:g}",)
+    volatile: Annotated[
+        Literal["fetch", "skip"],
+        Parameter(
+            help="Whether to fetch what upstream refreshes or logs in for when it is fetched; skip it where "
+            "workers keep it fresh.",
+        ),
+    ] = "fetch"
+    dry_run: Annotated[
+        bool, Parameter(negative=(), help="List every user and print what would be fetched; change nothing.")
+    ] = False
+
+    def policy(self) -> DeltaPolicy:
+        """The same for the library.
+
+        Raises:
+            ConfigurationError: a staleness that is none.
+        """
+        hours = {"": DEFAULT_STALENESS_SECONDS / 3600} | dict(map(_staleness, self.max_staleness))
+        seconds = {kind: value * 3600 for kind, value in hours.items()}
+        return DeltaPolicy(
+            full=self.full,
+            staleness_seconds=seconds.pop(""),
+            staleness_by_type=seconds,
+            skip_volatile=self.volatile == "skip",
+        )
+
+
+def _staleness(text: str) -> tuple[str, float]:
+    """The type, or nothing for all, and the hours."""
+    kind, _, hours = text.rpartition("=")
+    try:
+        value = float(hours)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise ConfigurationError(
+            f"--max-staleness {text} is no number of hours", advice="Write 12, or API_KEY=1 for one type"
+        )
+    return kind, value

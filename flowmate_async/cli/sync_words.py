@@ -1,0 +1,64 @@
+"""What a sync did or would do, in words."""
+
+from flowmate_async.cli.exits import put, put_json, say
+from flowmate_async.sync.dry_run import SyncPlan
+from flowmate_async.sync.report import SyncReport
+
+_SHOWN_LEFT_OUT = 20
+
+
+def show(report: SyncReport, *, as_json: bool) -> None:
+    """Print what a sync did: data on stdout, the rest on stderr."""
+    if as_json:
+        put_json(report)
+    else:
+        put(summary(report))
+    if report.left_out:
+        shown = [f"{account.username} ({account.reason})" for account in report.left_out[:_SHOWN_LEFT_OUT]]
+        more = len(report.left_out) - len(shown)
+        rest = f" and {more} more" if more else ""
+        say(f"Left out {len(report.left_out)} accounts: {', '.join(shown)}{rest}")
+    if report.removal_refused:
+        say(
+            f"Nothing was removed: {report.missing:,} stored credentials are gone upstream, more than "
+            "--max-removed-share allows. If that is right, sync again with a larger share."
+        )
+    if not report.complete:
+        say("The run is incomplete; run the same command again to resume it.")
+
+
+def summary(report: SyncReport) -> str:
+    """The totals in a line."""
+    how = "complete" if report.complete else "incomplete"
+    left = sum(report.left.values())
+    written = f" ({report.changed:,} written, {report.unchanged:,} fetched and unchanged, {left:,} left)"
+    known = report.changed or report.unchanged or left  # a cluster does not tell
+    text = (
+        f"Run {report.run_id} {how}: {report.synced:,} users synced, {report.failed:,} failed; "
+        f"{report.secrets:,} credentials{written if known else ''}; "
+        f"{report.requests:,} requests in {report.seconds:.1f} s"
+    )
+    if report.removed:
+        text += f"; {report.removed:,} removed"
+    if report.resumed:
+        text += f"; resumed, {report.skipped:,} users were done before"
+    if report.errors:
+        text += f"; failures: {_counts(report.errors)}"
+    return text
+
+
+def planned(plan: SyncPlan) -> str:
+    """The plan in a line."""
+    fetch, left = _counts(plan.fetch), _counts(plan.left)
+    text = (
+        f"{plan.users:,} users: {sum(plan.fetch.values()):,} credentials to fetch{fetch and f' ({fetch})'}, "
+        f"{sum(plan.left.values()):,} to leave as they are stored{left and f' ({left})'}; "
+        f"{plan.requests:,} requests"
+    )
+    if plan.failed:
+        text += f"; could not be listed: {_counts(plan.failed)}"
+    return text
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in sorted(counts.items()))

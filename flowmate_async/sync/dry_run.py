@@ -1,0 +1,87 @@
+"""What a sync would do: every user is listed, nothing is fetched and nothing is written."""
+
+from collections import Counter
+from contextlib import aclosing
+
+import msgspec
+
+from flowmate_async.stores.base import Store
+from flowmate_async.sync.in_process import storable
+from flowmate_async.sync.outcomes import Outcome, UserFailed
+from flowmate_async.sync.plan import DeltaPolicy, Plan
+from flowmate_async.sync.reader import UserReader
+from flowmate_async.sync.report import LeftOut
+from flowmate_async.sync.sweep import Usernames, sweep_in_batches
+
+
+class SyncPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sync would fetch.
+
+    Attributes:
+        users: users that were listed.
+        failed: users that could not be, by kind of error.
+        fetch: credentials that would be fetched, by why: ``new``, ``changed``, ``due``, ``errored``, ``old``.
+        left: credentials that would be left as they are stored, by why.
+        requests: what finding this out has cost.
+        left_out: accounts that were not selected.
+    """
+
+    users: int
+    failed: dict[str, int]
+    fetch: dict[str, int]
+    left: dict[str, int]
+    requests: int
+    left_out: tuple[LeftOut, ...] = ()
+
+
+class DryRun:
+    """Asks the plan of every user.
+
+    Args:
+        reader: lists the users.
+        store: what was seen before; only read.
+        delta: what would be fetched again.
+        workers: users listed at once.
+    """
+
+    def __init__(self, reader: UserReader, store: Store, *, delta: DeltaPolicy, workers: int) -> None:
+        self._reader = reader
+        self._store = store
+        self._delta = delta
+        self._workers = workers
+        self._users = 0
+        self._requests = 0
+        self._failed: Counter[str] = Counter()
+        self._fetch: Counter[str] = Counter()
+        self._left: Counter[str] = Counter()
+
+    async def plan(self, usernames: Usernames, *, left_out: tuple[LeftOut, ...] = ()) -> SyncPlan:
+        """The plan for these users."""
+        batches = sweep_in_batches(self._look, usernames, workers=self._workers)
+        async with aclosing(batches):
+            async for batch in batches:
+                for outcome in batch:
+                    self._count(outcome)
+        return SyncPlan(
+            users=self._users,
+            failed=dict(sorted(self._failed.items())),
+            fetch=dict(sorted(self._fetch.items())),
+            left=dict(sorted(self._left.items())),
+            requests=self._requests,
+            left_out=left_out,
+        )
+
+    async def _look(self, username: str) -> Outcome:
+        known = storable(username)
+        plan = Plan(self._delta, (await self._store.seen([known])).get(known, ""))
+        outcome = await self._reader.look(username, plan)
+        self._fetch.update(plan.reasons)
+        return outcome
+
+    def _count(self, outcome: Outcome) -> None:
+        self._requests += outcome.requests
+        self._left.update(outcome.left.values())
+        if isinstance(outcome, UserFailed):
+            self._failed[outcome.error.kind] += 1
+        else:
+            self._users += 1

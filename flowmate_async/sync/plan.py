@@ -1,0 +1,160 @@
+"""Delta sync: which secrets of a listing are worth fetching, and why; pure.
+
+A listing shows of each secret its id, its type, when it expires and whether a refresh has ever failed
+(docs/contract/OBSERVED.md § Listing). What it does not show is that a password or a key was changed: such a
+secret is fetched again once what is stored is old enough. So the greatest age is the greatest staleness.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from flowmate_async.freshness import may_refresh
+from flowmate_async.models import SecretSummary
+from flowmate_async.secrets import OAuth2Secret, Secret, SessionSecret
+
+Reason = Literal["new", "changed", "due", "errored", "old"]
+"""Why a secret is fetched: never seen; its expiry moved; upstream would refresh it, or log in; a refresh has
+failed since; or what is stored is old."""
+
+Left = Literal["unchanged", "failed_before", "volatile"]
+"""Why a secret is left as it is stored: the listing shows no change; it is due, and its refresh has failed
+before with nothing changed since; or it is volatile, and those are left to the workers."""
+
+Verdict = Reason | Left
+
+DEFAULT_STALENESS_SECONDS = 12 * 3600.0
+
+
+class DeltaPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sync fetches again.
+
+    Attributes:
+        full: everything, whatever the listing shows.
+        staleness_seconds: the greatest age of what is stored; older, it is fetched again.
+        staleness_by_type: the same for single types, as ``{"API_KEY": 3600.0}``.
+        skip_volatile: leave secrets alone whose GET makes upstream refresh them or log in: where workers keep
+            them fresh, a sync beside them would only take their turns.
+    """
+
+    full: bool = False
+    staleness_seconds: float = DEFAULT_STALENESS_SECONDS
+    staleness_by_type: dict[str, float] = {}
+    skip_volatile: bool = False
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One secret as it was when it was asked for last.
+
+    Attributes:
+        at: when that was, in seconds since the Unix epoch.
+        expires: its expiry as a listing would show it afterwards, or nothing.
+        error: a digest of the failed refresh that the listing showed, or nothing.
+        failed: whether upstream could not refresh it.
+    """
+
+    at: float
+    expires: str = ""
+    error: str = ""
+    failed: bool = False
+
+
+_decoder = msgspec.json.Decoder(dict[str, Seen])
+
+
+class Plan:
+    """What to do with the listing of one user.
+
+    Args:
+        policy: see :class:`DeltaPolicy`; by default everything is fetched.
+        seen: what the user's last checkpoint keeps; nothing when there is none, or when it cannot be read.
+
+    Attributes:
+        left: secrets that were left as they are stored, by id, and why.
+        reasons: how many were to be fetched, by why.
+    """
+
+    __slots__ = ("_next", "_policy", "_seen", "left", "reasons")
+
+    def __init__(self, policy: DeltaPolicy | None = None, seen: str = "") -> None:
+        self._policy = policy or DeltaPolicy(full=True)
+        self._seen = _decoded(seen)
+        self._next: dict[str, Seen] = {}
+        self.left: dict[str, Left] = {}
+        self.reasons: Counter[Verdict] = Counter()
+
+    def wants(self, summary: SecretSummary, *, now: float) -> bool:
+        """Whether to fetch this secret.
+
+        Args:
+            summary: the secret as it was listed.
+            now: seconds since the Unix epoch.
+        """
+        before = self._seen.get(summary.id)
+        if before is not None:
+            self._next[summary.id] = before
+        verdict = self._verdict(summary, before, now)
+        if verdict in ("unchanged", "failed_before", "volatile"):
+            self.left[summary.id] = verdict
+            return False
+        self.reasons[verdict] += 1
+        return True
+
+    def fetched(self, summary: SecretSummary, secret: Secret, *, now: float) -> None:
+        """Note a secret that was fetched."""
+        refreshed = isinstance(
+            secret, OAuth2Secret | SessionSecret
+        )  # only these show their expiry in a listing
+        expires = _iso(secret.expires_at if refreshed else summary.expires_at)
+        self._next[summary.id] = Seen(now, expires, _digest(summary.current_error))
+
+    def failed(self, summary: SecretSummary, *, now: float) -> None:
+        """Note a secret that upstream could not refresh."""
+        expires, error = _iso(summary.expires_at), _digest(summary.current_error)
+        self._next[summary.id] = Seen(now, expires, error, failed=True)
+
+    def seen(self) -> str:
+        """For the user's next checkpoint."""
+        return msgspec.json.encode(self._next).decode()
+
+    def _verdict(self, summary: SecretSummary, before: Seen | None, now: float) -> Verdict:
+        due = may_refresh(summary, now=now)
+        if due and self._policy.skip_volatile:
+            return "volatile"
+        if self._policy.full:
+            return "old"
+        if before is None:
+            return "new"
+        if before.expires != _iso(summary.expires_at):
+            return "changed"
+        if before.error != _digest(summary.current_error):
+            return "errored"
+        limit = self._policy.staleness_by_type.get(summary.type, self._policy.staleness_seconds)
+        if not 0 <= now - before.at < limit:  # or the clock was wrong, then or now
+            return "old"
+        if before.failed:
+            return "failed_before"
+        return "due" if due else "unchanged"
+
+
+def _decoded(seen: str) -> Mapping[str, Seen]:
+    try:
+        return _decoder.decode(seen) if seen else {}
+    except msgspec.MsgspecError:
+        return {}  # of another version; everything is fetched once
+
+
+def _iso(moment: datetime | None) -> str:
+    return "" if moment is None else moment.isoformat()
+
+
+def _digest(error: object) -> str:
+    """A failed refresh as it can be compared and cannot be read: upstream shows the provider's own answer."""
+    if error is None:
+        return ""
+    shown = msgspec.json.encode(error, order="deterministic")
+    return hashlib.sha256(shown).hexdigest()[:16]
