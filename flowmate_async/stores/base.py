@@ -282,7 +282,7 @@ class Store(Protocol):
         ...
 
     async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
-        """What the newest checkpoint of each of these users keeps as ``seen``, whichever run wrote it."""
+        """What the newest checkpoint of each of these usernames keeps as ``seen``, whichever run wrote it."""
         ...
 
     async def totals(self, run: Run) -> RunTotals:

@@ -183,7 +183,7 @@ class DocumentStore:
         for first in range(0, len(usernames), _PAGE):
             for user in await self._read(name_of(name) for name in usernames[first : first + _PAGE]):
                 if user.checkpoints:
-                    found[user.username] = max(user.checkpoints.values(), key=lambda one: one.at).seen
+                    found[user.username] = list(user.checkpoints.values())[-1].seen  # the newest run's
         return found
 
     async def totals(self, run: Run) -> RunTotals:

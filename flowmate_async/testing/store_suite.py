@@ -18,9 +18,11 @@ import pytest
 from flowmate_async.errors import CheckpointError, StoreError
 from flowmate_async.secrets import MixedSecret, MixedValue, Secret, UnknownSecret
 from flowmate_async.stores.base import (
+    Checkpoint,
     Run,
     RunTotals,
     StoredItem,
+    UserWrite,
     Verification,
     Written,
 )
@@ -195,6 +197,22 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert await store.statuses(second, ["ann"]) == {}
             assert await store.totals(second) == RunTotals()
             assert await store.statuses(first, ["ann"]) == {"ann": "synced"}
+
+    async def test_what_was_seen_last_is_there_for_the_next_run(self, open_store: OpenStore) -> None:
+        """The newest checkpoint's, whichever run wrote it, and kept as it is; of others nothing."""
+
+        def seen(username: str, text: str) -> UserWrite:
+            return UserWrite(checkpoint=Checkpoint(username=username, status="synced", seen=text))
+
+        text = '{"s":[1.5,"é\\n"]}'
+        async with open_store() as store:
+            await write(store, seen("ann", "old"), seen("bob", text))
+            assert await store.seen(["ann", "bob", "cid"]) == {"ann": "old", "bob": text}
+            await store.write(await store.begin_run(at=2.0), [seen("ann", "new")])
+            assert await store.seen(["ann", "bob"]) == {"ann": "new", "bob": text}
+        async with open_store() as store:
+            assert await store.seen(["ann", "cid"]) == {"ann": "new"}
+            assert await store.seen([]) == {}
 
     async def test_the_last_run_is_the_one_that_began_last(self, open_store: OpenStore) -> None:
         """By the order of beginning, even when the clock went back; a new store has none."""

@@ -58,7 +58,7 @@ class TestSync:
         self, flowmate, connected
     ):
         first = msgspec.json.decode(flowmate("sync", "--all-users", "--json").out)
-        second = msgspec.json.decode(flowmate("sync", "--all-users", "--json").out)
+        second = msgspec.json.decode(flowmate("sync", "--all-users", "--full", "--json").out)
         assert second["run_id"] != first["run_id"]
         assert not second["resumed"]
         # Only sessions, which every GET renews, have changed.

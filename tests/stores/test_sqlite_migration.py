@@ -29,6 +29,7 @@ async def make_old(store: SqliteStore, path: Path, *, number: int = 1) -> Run:
     connection = sqlite3.connect(path)
     connection.execute("ALTER TABLE secrets DROP COLUMN missing_run")
     connection.execute("ALTER TABLE secrets DROP COLUMN removed_at")
+    connection.execute("ALTER TABLE checkpoints DROP COLUMN seen")
     connection.execute("ALTER TABLE meta DROP COLUMN previous_key_id")
     connection.execute("ALTER TABLE meta DROP COLUMN previous_key")
     connection.execute(f"PRAGMA user_version = {number}")

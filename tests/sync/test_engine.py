@@ -9,6 +9,7 @@ import pytest
 from flowmate_async import (
     AuthenticationError,
     CheckpointError,
+    DeltaPolicy,
     FlowMate,
     MaskedSecretError,
     StoreError,
@@ -71,12 +72,13 @@ async def test_all_users_means_active_ones_of_the_tenant_and_says_who_is_left_ou
 
 async def test_the_next_run_rewrites_only_what_changed(sandbox, fm, store):
     """The first refreshes, which moves upstream's dates behind its answer; the second settles that."""
+    full = SyncOptions(delta=DeltaPolicy(full=True))
     await fm.sync(store)
-    await fm.sync(store)
+    await fm.sync(store, options=full)
     before = truth(sandbox)
     changed = sandbox.world.secret(next(t.secret_id for t in sandbox.world.truth() if t.type == "SIMPLE"))
     changed.value = {**changed.value, "passphrase": "a new one"}
-    second = await fm.sync(store)
+    second = await fm.sync(store, options=full)
     after = truth(sandbox)
     assert await contents(store) == after
     assert second.changed == sum(before[key] != after[key] for key in after) >= 1
