@@ -40,7 +40,7 @@ class Names:
         self._values = _subkey(key, "redis presented values")
         self._messages = AESGCM(_subkey(key, "redis messages").material)
         # The braces keep all of one upstream's keys in one slot of a Redis cluster.
-        self.prefix = f"flowmate:{{{self._hashed(b'upstream')}}}"
+        self.prefix: str = f"flowmate:{{{self._hashed(b'upstream')}}}"
 
     def of(self, kind: str, *parts: str) -> str:
         """The name of a thing.
