@@ -70,7 +70,9 @@ class TestHelp:
 
     @pytest.mark.parametrize("line", EXAMPLES)
     def test_every_example_is_understood(self, line, home):
-        program, *arguments = shlex.split(line.partition(" > ")[0])
+        words = shlex.split(re.split(r" > | & ?$", line)[0])
+        settings = [word for word in words if re.match(r"FLOWMATE_\w+=", word)]
+        program, *arguments = words[len(settings) :]
         assert program == "flowmate"
         _, _, unused = app.parse_args(arguments, exit_on_error=False, print_error=False)
         assert not unused
