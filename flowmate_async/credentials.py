@@ -109,6 +109,7 @@ class Credentials:
         self._failures: OrderedDict[_Key, tuple[FlowMateError, float]] = OrderedDict()
         self._generations = itertools.count(1)
         self._background: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._hits = self._misses = self._refreshes = self._stale_served = 0
 
     async def credential(self, username: str, secret_id: str, min_valid: float) -> Secret:
@@ -242,7 +243,8 @@ class Credentials:
         )
 
     async def aclose(self) -> None:
-        """Give up background refreshes and forget every credential."""
+        """Give up background refreshes, forget every credential and keep no more."""
+        self._closed = True
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -350,6 +352,8 @@ class Credentials:
         entry.failure = None
 
     def _insert(self, key: _Key, entry: Entry) -> None:
+        if self._closed:
+            return
         self._entries[key] = entry
         self._entries.move_to_end(key)
         while len(self._entries) > self._capacity:

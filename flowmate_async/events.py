@@ -170,11 +170,6 @@ class Emitter:
     def __init__(self, *listeners: Listener) -> None:
         self._listeners = list(listeners)
 
-    @property
-    def observed(self) -> bool:
-        """Whether anybody but the client's own counters listens, who may look at the caller's context."""
-        return len(self._listeners) > 1
-
     def add(self, listener: Listener) -> None:
         """Tell this listener, too."""
         self._listeners.append(listener)

@@ -152,8 +152,12 @@ class _Fetch:
             flight.fail(came)
         else:
             self._tokens.accepted(held)
-            self._kept(came)
-            flight.land(came)
+            try:
+                self._kept(came)
+            except Exception as error:  # noqa: BLE001 - there is no task to raise it in
+                flight.fail(error)
+            else:
+                flight.land(came)
 
     async def launch_in_turn(
         self, shared: SharedCredentials, acceptable: Acceptable | None, flight: Flight[Secret]

@@ -169,6 +169,7 @@ class SingleFlight(Generic[K, V]):
         self._flown = 0
         self._joined = 0
         self._closed = False
+        self._drained: asyncio.Future[None] | None = None
 
     def fly(
         self, key: K, launch: Launch[V], *, at_once: AtOnce[V] | None = None, forced: bool = False
@@ -210,8 +211,11 @@ class SingleFlight(Generic[K, V]):
         waiter = departing.board()
         self._flights[key] = departing
         self._flown += 1
-        if at_once is None or not at_once(departing):
-            self.begin(departing, launch)
+        try:
+            if at_once is None or not at_once(departing):
+                self.begin(departing, launch)
+        except Exception as error:  # noqa: BLE001 - the waiter's
+            departing.fail(error)
         return departing.wait(waiter)
 
     async def settled(self, key: K) -> None:
@@ -259,12 +263,14 @@ class SingleFlight(Generic[K, V]):
         for flight in list(self._flights.values()):
             if not flight.on_wire:
                 flight.drop()
-        last = [*self._ending, *(flight.task or flight.board() for flight in self._flights.values())]
-        if last:
-            await asyncio.wait(last, timeout=drain_seconds)
-        for flight in list(self._flights.values()):
-            flight.drop()
-        await asyncio.gather(*self._ending, *last, return_exceptions=True)
+        try:
+            if self._flights:
+                self._drained = asyncio.get_running_loop().create_future()
+                await asyncio.wait([self._drained], timeout=drain_seconds)
+        finally:
+            for flight in list(self._flights.values()):
+                flight.drop()
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     # What flights report.
 
@@ -278,6 +284,8 @@ class SingleFlight(Generic[K, V]):
         """It has ended."""
         if self._flights.get(key) is flight:
             del self._flights[key]
+        if self._drained is not None and not self._flights and not self._drained.done():
+            self._drained.set_result(None)
 
     def see_off(self, task: asyncio.Task[None]) -> None:
         """Cancel a task that flies no more; held until it has ended, since the loop holds no task."""

@@ -103,10 +103,15 @@ def _is_any_mask(value: str) -> bool:
     return is_fixed_mask(value) or is_starred(value)
 
 
-def _strings(value: Any, name: str = "value") -> list[tuple[str, Any]]:
-    """Every string of a free-form value, however deep, by the name it goes by."""
-    if isinstance(value, dict):
-        return [found for key, part in value.items() for found in _strings(part, str(key))]
-    if isinstance(value, list):
-        return [found for part in value for found in _strings(part, name)]
-    return [(name, value)]
+def _strings(value: Any) -> list[tuple[str, Any]]:
+    """Every part of a free-form value, however deep, by the name it goes by."""
+    found, waiting = [], [("value", value)]
+    while waiting:
+        name, part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += [(str(key), inner) for key, inner in reversed(part.items())]
+        elif isinstance(part, list):
+            waiting += [(name, inner) for inner in reversed(part)]
+        else:
+            found.append((name, part))
+    return found

@@ -21,7 +21,8 @@ class Redacted(msgspec.Struct, frozen=True, gc=False):
     """Base of structs that hold credentials: they print, and refuse to be pickled.
 
     ``__shown__`` names the fields that may appear in ``repr``; everything else is left out. The garbage
-    collector does not look at them: frozen, they are a part of no cycle, and a cache may hold a million.
+    collector does not look at them, since a cache may hold a million; what could be a part of a cycle says
+    ``gc=True``.
     """
 
     __shown__: ClassVar[tuple[str, ...]] = ()

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from flowmate_async.redaction import Headers
-from flowmate_async.transport.base import Limits, Response, TransportError
+from flowmate_async.transport.base import Limits, OnDone, Response, TransportError
 
 Answer = Callable[[str, str, Headers, bytes | None], Response | Awaitable[Response]]
 """Called with method, path, headers and body; may raise :class:`~flowmate_async.TransportError`."""
@@ -74,7 +74,7 @@ class ImmediateMemoryTransport(MemoryTransport):
         body: bytes | None,
         limits: Limits,
         *,
-        then: Callable[[Response | TransportError], object],
+        then: OnDone,
     ) -> bool:
         """See :meth:`flowmate_async.ImmediateTransport.send_at_once`."""
         exchange = asyncio.get_running_loop().create_task(
@@ -84,10 +84,10 @@ class ImmediateMemoryTransport(MemoryTransport):
         exchange.add_done_callback(self._exchanges.discard)
         return True
 
-    async def _exchange(self, *request: Any, then: Callable[[Response | TransportError], object]) -> None:
+    async def _exchange(self, *request: Any, then: OnDone) -> None:
         try:
-            answer: Response | TransportError = await self.send(*request)
-        except TransportError as broken:
+            answer: Response | Exception = await self.send(*request)
+        except Exception as broken:  # noqa: BLE001 - there is no caller to raise it to
             answer = broken
         except asyncio.CancelledError:
             then(TransportError("interrupted", "the transport was closed"))

@@ -77,6 +77,7 @@ class ScriptedServer:
         requests: the bytes of every request, as they came.
         connections: how many were made to it.
         asked: set with the first request.
+        writers: of the connections made to it.
     """
 
     def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
@@ -86,7 +87,7 @@ class ScriptedServer:
         self.asked: asyncio.Event = asyncio.Event()
         self.url: str = ""
         self._tls = tls
-        self._writers: list[asyncio.StreamWriter] = []
+        self.writers: list[asyncio.StreamWriter] = []
         self._ended: list[asyncio.Event] = []
 
     async def __aenter__(self) -> Self:
@@ -99,7 +100,7 @@ class ScriptedServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
-        for writer in self._writers:
+        for writer in self.writers:
             writer.transport.abort()
         for ended in self._ended:
             await ended.wait()
@@ -111,12 +112,12 @@ class ScriptedServer:
 
     async def say(self, data: bytes, *, connection: int = -1) -> None:
         """Send bytes that nobody asked for."""
-        self._writers[connection].write(data)
-        await self._writers[connection].drain()
+        self.writers[connection].write(data)
+        await self.writers[connection].drain()
 
     def hang_up(self, *, connection: int = -1) -> None:
         """Close a connection."""
-        self._writers[connection].close()
+        self.writers[connection].close()
 
     async def gone(self, *, connection: int = -1, seconds: float = 3.0) -> None:
         """Wait until the client has closed a connection.
@@ -129,7 +130,7 @@ class ScriptedServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._writers.append(writer)
+        self.writers.append(writer)
         ended = asyncio.Event()
         self._ended.append(ended)
         try:

@@ -30,7 +30,14 @@ from flowmate_async.testing.scripted_exchanges import (
     WHOLE,
 )
 from flowmate_async.testing.scripted_server import SILENCE, Answer, ScriptedServer, http, split
-from flowmate_async.transport.base import ImmediateTransport, Limits, Response, Transport, TransportError
+from flowmate_async.transport.base import (
+    ImmediateTransport,
+    Limits,
+    OnDone,
+    Response,
+    Transport,
+    TransportError,
+)
 
 OpenTransport = Callable[[str], Transport]
 
@@ -332,7 +339,7 @@ class TransportSuite:
         """Nobody is told before the call has returned; a whole answer is the one that send() would bring."""
         async with ScriptedServer(http(), http(b"[2]")) as server, open_transport(server.url) as transport:
             await get(transport)
-            told: asyncio.Queue[Response | TransportError] = asyncio.Queue()
+            told: asyncio.Queue[Response | Exception] = asyncio.Queue()
             assert _at_once(transport, told.put_nowait)
             assert told.empty()
             async with asyncio.timeout(5):
@@ -351,7 +358,7 @@ class TransportSuite:
         answer, failures = BROKEN[name]
         async with ScriptedServer(http(), answer) as server, open_transport(server.url) as transport:
             await get(transport)
-            told: asyncio.Queue[Response | TransportError] = asyncio.Queue()
+            told: asyncio.Queue[Response | Exception] = asyncio.Queue()
             assert _at_once(transport, told.put_nowait)
             async with asyncio.timeout(5):
                 outcome = await told.get()
@@ -361,7 +368,7 @@ class TransportSuite:
 
     async def test_leaving_it_tells_whoever_is_in_flight_at_once(self, open_transport: OpenTransport) -> None:
         """Nobody is left waiting for an answer that cannot come."""
-        told: list[Response | TransportError] = []
+        told: list[Response | Exception] = []
         async with ScriptedServer(http(), SILENCE) as server:
             async with open_transport(server.url) as transport:
                 await get(transport)
@@ -371,7 +378,7 @@ class TransportSuite:
             assert [type(outcome) for outcome in told] == [TransportError]
 
 
-def _at_once(transport: Transport, then: Callable[[Response | TransportError], object]) -> bool:
+def _at_once(transport: Transport, then: OnDone) -> bool:
     if not isinstance(transport, ImmediateTransport):
         pytest.skip("it is no ImmediateTransport")
     return transport.send_at_once("GET", "/secrets/5ecr3t-path", HEADERS, None, LIMITS, then=then)

@@ -83,11 +83,15 @@ class Attempts:
         if sent_at is None:
             return False
         ended = partial(self._ended, errand, self._breaker.epoch, then)
-        if not self._exchange.send_at_once(errand, sent_at, ended):
-            self._admission.leave()
-            return False
-        errand.wire.__enter__()
-        return True
+        sent = False
+        errand.wire.__enter__()  # before it is sent: with an eager task it may be over when that returns
+        try:
+            sent = self._exchange.send_at_once(errand, sent_at, ended)
+        finally:
+            if not sent:
+                errand.wire.__exit__(None, None, None)
+                self._admission.leave()
+        return sent
 
     def _ended(self, errand: Errand, epoch: int, then: Then, outcome: Outcome | Exception) -> None:
         failed = None if isinstance(outcome, Exception) else _upstream_failed(outcome, errand.request)

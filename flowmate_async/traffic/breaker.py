@@ -6,7 +6,7 @@ server (docs/contract/OBSERVED.md § Errors), and impersonating everybody anew w
 
 import enum
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 
 import msgspec
@@ -82,6 +82,7 @@ class Breaker:
         self._uniform = uniform
         self._answers = _Answers(policy.window_seconds)
         self._failures: deque[tuple[float, Hashable]] = deque()
+        self._subjects: Counter[Hashable] = Counter()
         self._open_until: float | None = None
         self._open_seconds = policy.open_seconds
         self._probing = 0
@@ -141,6 +142,7 @@ class Breaker:
         self._answers.count(now)
         if failed:
             self._failures.append((now, subject))
+            self._subjects[subject] += 1
             if self._is_sick(now):
                 self._open()
 
@@ -165,17 +167,20 @@ class Breaker:
         self._open_until = self._clock.monotonic() + seconds
         self._answers = _Answers(self._policy.window_seconds)
         self._failures.clear()
+        self._subjects.clear()
         self._probing = 0
         self.epoch += 1
         self._on_open(seconds)
 
     def _is_sick(self, now: float) -> bool:
-        failures, policy = self._failures, self._policy
+        failures, subjects, policy = self._failures, self._subjects, self._policy
         while failures[0][0] < now - policy.window_seconds:
-            failures.popleft()
-        if len(failures) < policy.failures or len(failures) < policy.share * self._answers.within(now):
-            return False
-        return len({subject for _, subject in failures}) >= policy.subjects
+            _, subject = failures.popleft()
+            subjects[subject] -= 1
+            if not subjects[subject]:
+                del subjects[subject]
+        enough = max(policy.failures, policy.share * self._answers.within(now))
+        return len(failures) >= enough and len(subjects) >= policy.subjects
 
 
 class _Answers:

@@ -128,15 +128,15 @@ class Bulkheads:
     def _of(self, auth_client_id: str) -> Bulkhead:
         bulkhead = self._bulkheads.get(auth_client_id)
         if bulkhead is None:
+            self._forget_idle()
             bulkhead = Bulkhead(self._policy, clock=self._clock, uniform=self._uniform)
             self._bulkheads[auth_client_id] = bulkhead
-            self._forget_idle()
         self._bulkheads.move_to_end(auth_client_id)
         return bulkhead
 
     def _forget_idle(self) -> None:
         """Keep the table bounded by those in use."""
-        if len(self._bulkheads) > _MOST_KNOWN:
+        if len(self._bulkheads) >= _MOST_KNOWN:
             idle = next((key for key, bulkhead in self._bulkheads.items() if bulkhead.idle), None)
             if idle is not None:
                 del self._bulkheads[idle]

@@ -35,7 +35,7 @@ Then = Callable[[Outcome | Exception], object]
 """Is told once how an attempt ended that nobody awaits; an exception is a fault of this library's own."""
 
 
-class Errand(Redacted, frozen=True, kw_only=True):
+class Errand(Redacted, frozen=True, kw_only=True, gc=True):  # a flight leads back to it
     """One request with all that its attempts need.
 
     Attributes:
@@ -127,25 +127,32 @@ class Exchange:
         """
         if self._send_at_once is None:
             return False
-        request, ended = errand.request, partial(self._ended, errand.request, sent_at, then)
-        if self._emitter.observed:  # as a tracer does, that looks for the caller's span
-            ended = partial(copy_context().run, ended)
-        if not self._send_at_once(
-            request.method, request.path, errand.headers, request.body, errand.limits, then=ended
-        ):
-            return False
+        request = errand.request
+        # In the caller's context: a transport may tell in that of whoever made the connection.
+        ended = partial(copy_context().run, partial(self._ended, request, sent_at, then))
         self._begin()
-        return True
+        sent = False
+        try:
+            sent = self._send_at_once(
+                request.method, request.path, errand.headers, request.body, errand.limits, then=ended
+            )
+        finally:
+            if not sent:
+                self.in_flight -= 1
+        return sent
 
     def _begin(self) -> None:
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         count_request()
 
-    def _ended(self, request: Request, sent_at: float, then: Then, answer: Response | TransportError) -> None:
+    def _ended(self, request: Request, sent_at: float, then: Then, answer: Response | Exception) -> None:
         self.in_flight -= 1
+        outcome: Outcome | Exception
         try:
-            outcome: Outcome | Exception = self._read(answer, request, sent_at)
+            if not isinstance(answer, Response | TransportError):
+                raise answer  # noqa: TRY301 - like any other fault
+            outcome = self._read(answer, request, sent_at)
         except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
             outcome = error
         then(outcome)

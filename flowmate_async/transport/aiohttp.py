@@ -6,7 +6,7 @@ nothing, and does not repeat a request behind the library's back.
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,12 +29,14 @@ from flowmate_async.transport.answers import (
     not_trusted,
     refusal,
 )
-from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, Response, TransportError
+from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, OnDone, Response, TransportError
 from flowmate_async.transport.kept import Kept
 from flowmate_async.transport.proxies import proxy_of
 from flowmate_async.transport.request_rules import NOT_SENDABLE, are_fields, is_method, is_target
+from flowmate_async.transport.unread import unread_on
 
 _CHUNK_BYTES = 64 * 1024
+_MOST_POISONED = 3
 _VERSIONS = {aiohttp.HttpVersion11: "1.1", aiohttp.HttpVersion10: "1.0"}
 
 
@@ -100,9 +102,11 @@ class AiohttpTransport:
         self._fields.forget()
         for exchange in self._exchanges:
             exchange.cancel()
-        await asyncio.gather(*self._exchanges)
-        if session is not None:
-            await session.close()
+        try:
+            await asyncio.gather(*self._exchanges)
+        finally:
+            if session is not None:
+                await session.close()
 
     async def send(
         self, method: str, path: str, headers: Headers, body: bytes | None, limits: Limits
@@ -123,7 +127,7 @@ class AiohttpTransport:
         body: bytes | None,
         limits: Limits,
         *,
-        then: Callable[[Response | TransportError], object],
+        then: OnDone,
     ) -> bool:
         """See :meth:`flowmate_async.ImmediateTransport.send_at_once`."""
         if self._session is None:
@@ -184,12 +188,12 @@ class AiohttpTransport:
 
 async def _report(
     exchange: Coroutine[Any, Any, Response | BaseException],
-    then: Callable[[Response | TransportError], object],
+    then: OnDone,
 ) -> None:
     outcome = await exchange
     if isinstance(outcome, asyncio.CancelledError):
         outcome = TransportError("interrupted", "the transport was closed")
-    if not isinstance(outcome, Response | TransportError):
+    if not isinstance(outcome, Response | Exception):
         raise outcome
     then(outcome)
 
@@ -211,11 +215,13 @@ class _Connector(aiohttp.TCPConnector):
     """
 
     async def connect(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
-        while True:
+        for _ in range(_MOST_POISONED):
             connection = await super().connect(*args, **options)
-            if connection.protocol is None or not connection.protocol.should_close:
+            protocol = connection.protocol
+            if protocol is None or not (protocol.should_close or unread_on(protocol.transport)()):
                 return connection
             connection.close()
+        raise TransportError("stale", "connections with bytes that nobody asked for")
 
 
 async def _send_once(

@@ -98,11 +98,16 @@ class Transport(Protocol):
         ...
 
 
+OnDone = Callable[[Response | Exception], object]
+"""Is told once how an exchange ended; what is no :class:`TransportError` is the transport's own fault."""
+
+
 @runtime_checkable
 class ImmediateTransport(Transport, Protocol):
-    """A transport that can also send without waiting for anything but the answer.
+    """A transport that can also send without being awaited.
 
-    That saves a task and its turns of the event loop for each request. A transport need not be one.
+    What stands above it then needs no task of its own, nor that task's turns of the event loop. A transport
+    need not be one.
     """
 
     def send_at_once(
@@ -113,9 +118,9 @@ class ImmediateTransport(Transport, Protocol):
         body: bytes | None,
         limits: Limits,
         *,
-        then: Callable[[Response | TransportError], object],
+        then: OnDone,
     ) -> bool:
-        """Send one request, if a connection is idle; arguments are those of :meth:`Transport.send`.
+        """Send one request, if that needs no waiting here; arguments are those of :meth:`Transport.send`.
 
         Args:
             method: see there.

@@ -12,7 +12,11 @@ from flowmate_async import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from flowmate_async.testing.memory_transport import ImmediateMemoryTransport, json_response
+from flowmate_async.testing.memory_transport import (
+    ImmediateMemoryTransport,
+    MemoryTransport,
+    json_response,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -211,3 +215,93 @@ async def test_when_the_time_is_over_the_error_says_so(transport, upstream):
         await fm.impersonate("u")
         with pytest.raises(UpstreamTimeoutError):
             await fm.get_secret("u", "s")
+
+
+WAYS = [MemoryTransport, ImmediateMemoryTransport]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_fault_of_the_transport_reaches_the_caller(way):
+    """And leaves no slot taken and no flight behind that others would join."""
+    upstream = Upstream(LookupError("a bug"))
+    async with FlowMate(admin_token="a", transport=way(upstream), rate=None, concurrency=1) as fm:
+        await fm.impersonate("u")
+        with pytest.raises(LookupError):
+            await fm.get_secret("u", "s")
+        assert fm.stats().traffic.in_flight == fm.stats().flights["secret"].under_way == 0
+        async with asyncio.timeout(100):
+            assert (await fm.get_secret("u", "s")).id == "s"
+
+
+async def test_a_transport_that_cannot_even_begin_leaves_nothing_behind(upstream):
+    class Broken(ImmediateMemoryTransport):
+        broken = True
+
+        def send_at_once(self, *request, then):
+            if self.broken:
+                raise LookupError("a bug")
+            return super().send_at_once(*request, then=then)
+
+    transport = Broken(upstream)
+    async with FlowMate(admin_token="a", transport=transport, rate=None, concurrency=1) as fm:
+        await fm.impersonate("u")
+        with pytest.raises(LookupError):
+            await fm.get_secret("u", "s")
+        transport.broken = False
+        async with asyncio.timeout(100):
+            assert (await fm.get_secret("u", "s")).id == "s"
+
+
+async def test_it_may_be_told_before_the_call_has_returned(upstream):
+    """As with tasks that start eagerly."""
+
+    class Eager(ImmediateMemoryTransport):
+        def send_at_once(self, *request, then):
+            then(json_response(SECRET))
+            return True
+
+    async with FlowMate(admin_token="a", transport=Eager(upstream), rate=None) as fm:
+        await fm.impersonate("u")
+        assert (await fm.get_secret("u", "s")).id == "s"
+        assert fm.stats().traffic.in_flight == fm.stats().traffic.limiter.admitted == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_closing_does_not_send_again_what_nobody_wants(way):
+    upstream = Upstream(json_response(b"", 503))
+    async with FlowMate(admin_token="a", transport=way(upstream), rate=None) as fm:
+        await fm.impersonate("u")
+        task = asyncio.create_task(fm.get_secret("u", "s"))
+        await asyncio.sleep(0.5)
+        task.cancel()
+        await asyncio.wait([task])
+    assert len(upstream.asked) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_closed_client_holds_no_credential(way):
+    async with FlowMate(admin_token="a", transport=way(Upstream()), rate=None) as fm:
+        await fm.impersonate("u")
+        task = asyncio.create_task(fm.credential("u", "s"))
+        await asyncio.sleep(0.5)
+    await task
+    assert fm.stats().cache.entries == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_close_that_is_cancelled_leaves_nothing_running(way):
+    upstream = Upstream()
+    upstream.seconds = 1000
+    fm, before = FlowMate(admin_token="a", transport=way(upstream), rate=None), asyncio.all_tasks()
+    await fm.__aenter__()
+    await fm.impersonate("u")
+    waiting = asyncio.create_task(fm.get_secret("u", "s"))
+    await asyncio.sleep(0.5)
+    closing = asyncio.create_task(fm.__aexit__(None, None, None))
+    await asyncio.sleep(0.5)
+    closing.cancel()
+    await asyncio.wait([closing])
+    await asyncio.sleep(0.1)
+    assert not asyncio.all_tasks() - before - {waiting}
+    with pytest.raises(ConfigurationError, match="closed"):
+        await waiting

@@ -113,3 +113,14 @@ def test_empty_and_absent_values_are_not_masked():
     """The recorded secret without a refresh token shows an empty string where the mask would be."""
     assert masked_fields(OAuth2Secret(id="i", value=OAuth2Value(access_token="a", refresh_token=""))) == ()
     assert masked_fields(OAuth1Secret(id="i", value=OAuth1Value())) == ()
+
+
+@pytest.mark.parametrize("depth", [10, 3_000, 100_000])
+def test_a_mask_is_found_however_deep(depth):
+    """An unknown type's value is as deep as upstream likes; nothing recurses into it."""
+    deep = "***"
+    for _ in range(depth):
+        deep = [deep]
+    assert masked_fields(UnknownSecret(id="s", kind="NEW", value={"outer": deep})) == ("outer",)
+    while isinstance(deep, list):  # or its own end would recurse
+        deep = deep.pop()

@@ -2,13 +2,18 @@
 
 import asyncio
 import contextlib
+import os
 import random
+import socket
+from contextvars import ContextVar
 
 import pytest
 
 from flowmate_async import FlowMate, Headers, Limits, RetryPolicy, TransportError
 from flowmate_async.events import Broken, Retried
 from flowmate_async.testing.scripted_server import Answer, ScriptedServer, http
+from flowmate_async.testing.transport_suite import get
+from flowmate_async.traffic.priority import Priority, current_priority, in_background
 
 pytestmark = pytest.mark.anyio
 
@@ -116,3 +121,54 @@ async def test_under_cancellations_and_deadlines_nobody_gets_the_answer_of_anoth
                 await asyncio.gather(*(ask(made, f"/{batch}-{number}") for number in range(20)))
         await asyncio.wait(echo.serving)
     assert min(ended.values()) > 5, "the test is too tame"
+
+
+@pytest.mark.parametrize("what", ["an answer", "the end"])
+async def test_what_waits_unread_on_an_idle_connection_is_never_the_next_answer(make_transport, what):
+    """It came while the loop was busy, which has not looked at it yet."""
+    async with ScriptedServer(http(b"[1]"), http(b"[2]")) as server, make_transport(server.url) as made:
+        assert (await get(made)).body == b"[1]"
+        writer = server.writers[-1]
+        if what == "an answer":
+            writer.write(http(b'["smuggled"]').pieces[0])
+        else:
+            with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as shared:
+                shared.shutdown(socket.SHUT_WR)
+        assert (await get(made)).body == b"[2]"
+
+
+who = ContextVar("who", default="nobody")
+
+
+@pytest.mark.parametrize("name", ["aiohttp", "wire"])
+async def test_a_retry_goes_on_for_whom_it_was_begun(name):
+    """Not for whoever dialled the connection: with its caller's priority, and in its caller's context."""
+    seen = []
+
+    def listener(_event):
+        seen.append((who.get(), current_priority()))
+
+    token, secret = http(b'{"token":"t"}'), b'{"data":{"_id":"s","type":"SIMPLE","value":{"passphrase":"p"}}}'
+    async with (
+        ScriptedServer(token, http(b"{}", "503 X"), http(secret)) as server,
+        FlowMate(
+            admin_token="a",
+            base_url=server.url,
+            transport=name,
+            rate=None,
+            retry=RetryPolicy(base_seconds=0.01),
+            on_event=listener,
+        ) as fm,
+    ):
+
+        async def dial():
+            who.set("dialler")
+            with in_background():
+                await fm.impersonate("u")
+
+        await asyncio.create_task(dial())
+        who.set("caller")
+        seen.clear()
+        await fm.get_secret("u", "s")
+    assert len(seen) >= 3
+    assert set(seen) == {("caller", Priority.INTERACTIVE)}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from flowmate_async.transport.base import Response, TransportError
+from flowmate_async.transport.unread import unread_on
 from flowmate_async.transport.wire.framing import AnswerReader
 
 Outcome = Response | TransportError
@@ -42,11 +43,12 @@ class Connection(asyncio.Protocol):
         loop: the loop it lives on.
 
     Attributes:
+        has_unread: whether something waits that the loop has not looked at.
         due: when this connection is overdue, in seconds of ``time.monotonic``: the deadline of its
             exchange, or the end of its idle time.
     """
 
-    __slots__ = ("_loop", "_owner", "_reader", "_reused", "_then", "_transport", "due")
+    __slots__ = ("_loop", "_owner", "_reader", "_reused", "_then", "_transport", "due", "has_unread")
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
@@ -56,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._then: Then | None = None
         self._reused = False
         self.due: float = 0.0
+        self.has_unread = unread_on(None)
 
     @property
     def usable(self) -> bool:
@@ -108,6 +111,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is connected, and the TLS handshake is done."""
         self._transport = cast("asyncio.Transport", transport)
+        self.has_unread = unread_on(transport)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the answer; or of nothing that was asked for, and then never of the next answer."""

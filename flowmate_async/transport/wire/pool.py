@@ -39,7 +39,7 @@ class Pool:
         """The idle connection that was used last, now due by then; ``None`` when there is none."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.due > now and connection.usable:
+            if connection.due > now and connection.usable and not connection.has_unread():
                 connection.due = due
                 if due < self._sweeper.armed_for:
                     self._sweeper.arm(due)
