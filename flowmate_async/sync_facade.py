@@ -39,8 +39,10 @@ from flowmate_async.models import SecretSummary, User, UserToken
 from flowmate_async.secrets import Secret
 from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Store
+from flowmate_async.sync.dry_run import SyncPlan
 from flowmate_async.sync.engine import SyncOptions
 from flowmate_async.sync.outcomes import Outcome
+from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.report import SyncReport
 from flowmate_async.sync.sweep import Usernames
 
@@ -193,6 +195,24 @@ class FlowMateSync:
                 return await self._client.sync(store, names, options=options, on_event=on_event)
 
         return self._call(synced)
+
+    def plan_sync(
+        self, store: Store, users: Usernames | None = None, *, delta: DeltaPolicy | None = None
+    ) -> SyncPlan:
+        """See :meth:`FlowMate.plan_sync`.
+
+        Args:
+            store: a store that is not entered; it is entered for as long as this takes.
+            users: usernames; ``None`` for all active users of the tenant.
+            delta: what would be fetched again.
+        """
+
+        async def planned() -> SyncPlan:
+            async with store:
+                names = None if users is None else _pulled_elsewhere(users)
+                return await self._client.plan_sync(store, names, delta=delta)
+
+        return self._call(planned)
 
     @contextmanager
     def listening(self, *listeners: Listener | None) -> Iterator[None]:

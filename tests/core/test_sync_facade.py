@@ -178,6 +178,12 @@ def test_a_store_is_entered_for_the_sync(fm, usernames):
     assert seen
 
 
+def test_what_a_sync_would_fetch_is_told_without_fetching(fm, usernames, twin):
+    store = open_store("memory:")
+    plan = fm.plan_sync(store, usernames[:5])
+    assert (plan.users, sum(plan.fetch.values())) == (5, fm.sync(store, usernames[:5]).secrets)
+
+
 def test_several_threads_share_one_flight(fm, usernames, twin):
     twin.configure(latency_seconds=0.05)
     secret_id = of_type(fm, usernames[0], "SIMPLE")
