@@ -60,7 +60,8 @@ def connect(url: RedisUrl) -> "Redis":
             url.text,
             socket_timeout=_PATIENCE_SECONDS,
             socket_connect_timeout=_PATIENCE_SECONDS,
-            retry=retry.Retry(backoff.NoBackoff(), 0),
+            # Once, for connections that broke while they were idle; a Redis that is away is known at once.
+            retry=retry.Retry(backoff.NoBackoff(), 1),
         )
     except ValueError:
         pass  # raised below, where it has no context: that would hold the URL
