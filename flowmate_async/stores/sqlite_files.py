@@ -100,6 +100,11 @@ def has_rollback_journal(path: Path) -> bool:
     return Path(f"{path}-journal").exists()
 
 
+def has_write_ahead_log(path: Path) -> bool:
+    """Whether the store is in use, or was when its last user was killed."""
+    return Path(f"{path}-wal").exists()
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Everything or nothing; no transaction stays open, whatever happens."""

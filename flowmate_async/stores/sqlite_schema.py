@@ -13,6 +13,7 @@ from flowmate_async.stores.meta import Meta, new_meta, pick_key
 from flowmate_async.stores.sqlite_files import (
     connect,
     has_rollback_journal,
+    has_write_ahead_log,
     inspect,
     prepare_file,
     require_writable,
@@ -102,13 +103,26 @@ def open_database(
     prepare_file(path)
     require_writable(path)
     if path.stat().st_size and not has_rollback_journal(path):
-        inspect(path, lambda connection: _check(connection, keys, path))
+        _look(path, keys)
     connection = connect(path, busy_timeout_seconds=busy_timeout_seconds)
     try:
         return connection, _prepare(connection, keys, path)
     except BaseException:
         connection.close()
         raise
+
+
+def _look(path: Path, keys: Sequence[StoreKey]) -> None:
+    """Check without touching anything, as far as that is possible while others write.
+
+    Whoever takes no lock may see half of a change, which looks like damage; then the check that follows,
+    within a transaction, is the one that counts.
+    """
+    try:
+        inspect(path, lambda connection: _check(connection, keys, path))
+    except sqlite3.DatabaseError:
+        if not has_write_ahead_log(path):
+            raise
 
 
 def _check(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path) -> bool:

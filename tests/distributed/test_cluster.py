@@ -21,8 +21,10 @@ RATE = float(os.environ.get("FLOWMATE_CLUSTER_RATE", "200"))
 BURST = int(RATE / 10)
 OUTAGE_SECONDS = 5 if USERS >= 1000 else 2
 VISIBILITY, SHARD = (10, 50) if USERS >= 1000 else (4, 10)
+WAIT = 60 + USERS * 10 / RATE
+"""Seconds; a user takes about seven requests."""
 
-pytestmark = [pytest.mark.timeout(60 + USERS * 20 / RATE), needs_proc]
+pytestmark = [pytest.mark.timeout(2 * WAIT), needs_proc]
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def plain_texts(twin, cluster):
 def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster):
     """At least 95 % of it, from the first shard to the last user; not one 429."""
     workers = [cluster.worker() for _ in range(3)]
-    code, out, _ = cluster.follow().ended()
+    code, out, _ = cluster.follow().ended(WAIT)
     report = msgspec.json.decode(out)
     assert (code, report["complete"], report["synced"], report["failed"]) == (0, True, USERS, 0)
     assert throttled(twin) == 0
@@ -77,14 +79,14 @@ def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster):
 def test_a_worker_and_redis_killed_in_the_middle_cost_time_and_nothing_else(twin, cluster):
     workers = [cluster.worker() for _ in range(3)]
     following = cluster.follow()
-    until(lambda: cluster.store.exists() and len(acknowledged(cluster.store)) > USERS // 6)
+    until(lambda: cluster.store.exists() and len(acknowledged(cluster.store)) > USERS // 6, seconds=WAIT)
     done, lists = acknowledged(cluster.store), twin.stats()["lists"]
     os.killpg(workers[0].pid, signal.SIGKILL)
-    until(lambda: len(acknowledged(cluster.store)) > USERS // 3, seconds=60)
+    until(lambda: len(acknowledged(cluster.store)) > USERS // 3, seconds=WAIT)
     cluster.redis.kill()
     time.sleep(OUTAGE_SECONDS)
     cluster.redis.start()
-    code, out, err = following.ended(60 + USERS * 15 / RATE)
+    code, out, err = following.ended(WAIT)
     report = msgspec.json.decode(out)
     assert (code, report["complete"], report["synced"]) == (0, True, USERS), err
     assert throttled(twin) == 0
@@ -99,17 +101,17 @@ def test_a_worker_and_redis_killed_in_the_middle_cost_time_and_nothing_else(twin
 def test_whoever_follows_may_go_and_come_back_and_a_worker_returns_what_it_has_not_begun(twin, cluster):
     first = cluster.worker()
     following = cluster.follow()
-    until(lambda: cluster.store.exists() and acknowledged(cluster.store))
+    until(lambda: cluster.store.exists() and acknowledged(cluster.store), seconds=WAIT)
     following.send(signal.SIGINT)
-    code, out, _ = following.ended()
+    code, out, _ = following.ended(WAIT)
     assert (code, msgspec.json.decode(out)["complete"]) == (130, False)
     first.send_signal(signal.SIGTERM)
     assert first.wait(timeout=20) == 0
     begun = len(acknowledged(cluster.store))
     assert 0 < begun < USERS
     cluster.worker()
-    until(lambda: len(acknowledged(cluster.store)) > begun)  # nobody follows
-    code, out, _ = cluster.follow().ended()
+    until(lambda: len(acknowledged(cluster.store)) > begun, seconds=WAIT)  # nobody follows
+    code, out, _ = cluster.follow().ended(WAIT)
     report = msgspec.json.decode(out)
     assert (code, report["resumed"], report["synced"]) == (0, True, USERS)
     assert set(twin.stats()["lists"].values()) == {1}
