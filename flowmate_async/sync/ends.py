@@ -75,10 +75,15 @@ def ended(outcome: Outcome) -> UserEnd:
     """What is left of an outcome that was stored."""
     return UserEnd(
         username=outcome.username,
-        secrets=len(outcome.secrets) + len(outcome.left),
+        secrets=vouched_for(outcome),
         requests=outcome.requests,
         seconds=outcome.seconds,
         error=outcome.error if isinstance(outcome, UserFailed) else None,
         left=dict(Counter(outcome.left.values())),
         proves_raw_read=any(proves_raw_read(secret) for secret in outcome.secrets),
     )
+
+
+def vouched_for(outcome: Outcome) -> int:
+    """How many credentials are stored as upstream has them: those that came and those that did not change."""
+    return len(outcome.secrets) + sum(why == "unchanged" for why in outcome.left.values())

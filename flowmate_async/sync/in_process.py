@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 
 from flowmate_async.clock import Clock
 from flowmate_async.redaction import one_line
 from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite, is_proven
-from flowmate_async.sync.ends import StoredBatch, ended
+from flowmate_async.sync.ends import StoredBatch, ended, vouched_for
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.plan import DeltaPolicy, Plan
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
@@ -43,7 +44,9 @@ class InProcess:
         self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
     ) -> AsyncGenerator[StoredBatch, None]:
         """See :meth:`Executor.execute`."""
-        batches = sweep_in_batches(self._read_wanted, usernames, workers=self._workers, stop=stop)
+        batches = sweep_in_batches(
+            partial(self._read_wanted, run), usernames, workers=self._workers, stop=stop
+        )
         async with aclosing(batches):
             async for batch in batches:
                 at = self._clock.wall()
@@ -51,12 +54,16 @@ class InProcess:
                 ends = tuple(ended(outcome) for outcome in batch)
                 yield StoredBatch(ends=ends, changed=written.changed, unchanged=written.unchanged)
 
-    async def _read_wanted(self, username: str) -> Outcome:
-        seen = ""
-        if self._delta is not None and not self._delta.full:
-            known = storable(username)
-            seen = (await self._store.seen([known])).get(known, "")
-        return await self._read(username, Plan(self._delta, seen))
+    async def _read_wanted(self, run: Run, username: str) -> Outcome:
+        return await self._read(username, await self._plan(run, storable(username)))
+
+    async def _plan(self, run: Run, username: str) -> Plan:
+        if self._delta is None or self._delta.full:
+            return Plan()
+        plan = Plan(self._delta, (await self._store.seen([username])).get(username, ""))
+        if plan.knows_failures and username in await self._store.statuses(run, [username]):
+            plan.retry()
+        return plan
 
 
 def storable(username: object) -> str:
@@ -75,7 +82,7 @@ def _user_write(outcome: Outcome, at: float) -> UserWrite:
     checkpoint = Checkpoint(
         username=storable(outcome.username),
         status="failed" if failed else "synced",
-        secrets=len(outcome.secrets) + len(outcome.left),
+        secrets=vouched_for(outcome),
         requests=outcome.requests,
         seconds=outcome.seconds,
         at=at,

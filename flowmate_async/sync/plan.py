@@ -78,14 +78,24 @@ class Plan:
         reasons: how many were to be fetched, by why.
     """
 
-    __slots__ = ("_next", "_policy", "_seen", "left", "reasons")
+    __slots__ = ("_next", "_policy", "_retried", "_seen", "left", "reasons")
 
     def __init__(self, policy: DeltaPolicy | None = None, seen: str = "") -> None:
         self._policy = policy or DeltaPolicy(full=True)
         self._seen = _decoded(seen)
         self._next: dict[str, Seen] = {}
+        self._retried = False
         self.left: dict[str, Left] = {}
         self.reasons: Counter[Verdict] = Counter()
+
+    @property
+    def knows_failures(self) -> bool:
+        """Whether a secret could not be refreshed when it was asked for last."""
+        return any(seen.failed for seen in self._seen.values())
+
+    def retry(self) -> None:
+        """Want those as well: a run that tries a user again is there for them."""
+        self._retried = True
 
     def wants(self, summary: SecretSummary, *, now: float) -> bool:
         """Whether to fetch this secret.
@@ -137,7 +147,7 @@ class Plan:
         if not 0 <= now - before.at < limit:  # or the clock was wrong, then or now
             return "old"
         if before.failed:
-            return "failed_before"
+            return "errored" if self._retried else "failed_before"
         return "due" if due else "unchanged"
 
 

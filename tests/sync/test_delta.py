@@ -70,12 +70,11 @@ async def test_a_changed_password_is_seen_when_what_is_stored_is_old_enough(sand
     assert (await contents(store))[key].value.passphrase == "a new one"
 
 
-@pytest.mark.parametrize("fault", [ProviderFault.HTTP_ERROR, ProviderFault.ERROR_BODY])
-async def test_a_dead_grant_is_not_asked_for_again_and_again(sandbox, fm, store, fault):
+async def test_a_dead_grant_is_not_asked_for_again_and_again(sandbox, fm, store):
     """Its user fails while that is news; then it is left, and said to be, until something changes."""
     value = {"accessToken": "old", "refreshToken": "r", "expires": "2020-01-01T00:00:00Z"}
     dead = sandbox.world.add_secret(NAMES[0], type="OA2_AUTHORIZATION_CODE", value=value)
-    dead.fault = fault
+    dead.fault = ProviderFault.ERROR_BODY
     first = await fm.sync(store, NAMES[:1])
     assert (first.failed, first.errors) == (1, {"refresh_failed": 1})
     await fm.sync(store, NAMES[:1])
@@ -83,9 +82,21 @@ async def test_a_dead_grant_is_not_asked_for_again_and_again(sandbox, fm, store,
     third = await fm.sync(store, NAMES[:1])
     assert dead.id not in sandbox.stats().secret_gets
     assert (third.failed, third.left["failed_before"]) == (0, 1)
+    assert third.secrets == len(await contents(store)), "what is not stored is not vouched for"
     dead.fault = None
     dead.value = dead.value | {"expires": "2020-02-02T00:00:00Z"}
     await fm.sync(store, NAMES[:1])
+    assert (NAMES[0], dead.id) in await contents(store)
+
+
+async def test_a_run_that_tries_its_failed_users_again_tries_what_failed(sandbox, fm, store):
+    value = {"accessToken": "old", "refreshToken": "r", "expires": "2020-01-01T00:00:00Z"}
+    dead = sandbox.world.add_secret(NAMES[0], type="OA2_AUTHORIZATION_CODE", value=value)
+    dead.fault = ProviderFault.ERROR_BODY
+    await fm.sync(store, NAMES[:1])
+    dead.fault = None
+    again = await fm.sync(store, NAMES[:1], options=SyncOptions(retry_failed=True))
+    assert (again.failed, again.left.get("failed_before", 0)) == (0, 0)
     assert (NAMES[0], dead.id) in await contents(store)
 
 
