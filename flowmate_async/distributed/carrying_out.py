@@ -20,7 +20,7 @@ from flowmate_async.distributed.shards import Shard
 from flowmate_async.errors import FlowMateError, PermissionDeniedError
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.abort import AbortRules
-from flowmate_async.sync.in_process import storable
+from flowmate_async.sync.in_process import storable, synced_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -113,8 +113,8 @@ class ShardRunner:
             self._stop = None
 
     async def _remaining(self, shard: Shard) -> list[str]:
-        statuses = await self._store.statuses(shard.run, [storable(name) for name in shard.usernames])
-        return [name for name in shard.usernames if statuses.get(storable(name)) != "synced"]
+        synced = await synced_of(self._store, shard.run, shard.usernames)
+        return [name for name in shard.usernames if storable(name) not in synced]
 
     async def _worked_off(self, shard: Shard, names: list[str], stop: asyncio.Event) -> tuple[str, ...]:
         """Read and store these users; those that were not begun.

@@ -6,7 +6,7 @@ again. If nothing happens for long, as when a broker forgot everything, what is 
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -19,7 +19,7 @@ from flowmate_async.stores.base import Checkpoint, Run, Store
 from flowmate_async.sync.ends import StoredBatch, UserEnd
 from flowmate_async.sync.in_process import storable
 from flowmate_async.sync.plan import DeltaPolicy
-from flowmate_async.sync.sweep import Usernames
+from flowmate_async.sync.sweep import Usernames, each
 
 _LOOK_SECONDS = 0.25
 _WINDOW = 64
@@ -95,7 +95,7 @@ class Following:
             FlowMateError: a worker found that the job is not worth going on with.
         """
         job = _Job(self._store, run, clock=self._clock)
-        await job.take_up([name async for name in _each(usernames)], self._policy.shard_users)
+        await job.take_up([name async for name in each(usernames)], self._policy.shard_users)
         if not await self._marks.handed_in(run.id):
             await self._marks.forget(run.id)
             await self._hand_in(job)
@@ -200,15 +200,6 @@ def _failed_end(username: str, end: Checkpoint) -> UserEnd:
         seconds=end.seconds,
         error=ReportedError(end.error, end.message),
     )
-
-
-async def _each(usernames: Usernames) -> AsyncGenerator[str, None]:
-    if isinstance(usernames, AsyncIterable):
-        async for name in usernames:
-            yield name
-    else:
-        for name in usernames:
-            yield name
 
 
 async def _either(stop: asyncio.Event, waiting: Awaitable[None]) -> None:

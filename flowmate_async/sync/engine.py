@@ -9,7 +9,7 @@ run ends early in ``abort.py``.
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Sized
+from collections.abc import AsyncIterator, Collection, Sized
 from contextlib import aclosing
 
 import msgspec
@@ -20,7 +20,7 @@ from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, Us
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.abort import AbortRules
 from flowmate_async.sync.ends import Executor, StoredBatch, UserEnd
-from flowmate_async.sync.in_process import storable
+from flowmate_async.sync.in_process import storable, synced_of
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.removal import (
     DEFAULT_MAX_REMOVED_SHARE,
@@ -29,7 +29,7 @@ from flowmate_async.sync.removal import (
     remove_missing,
 )
 from flowmate_async.sync.report import LeftOut, SyncReport
-from flowmate_async.sync.sweep import Usernames
+from flowmate_async.sync.sweep import Usernames, each
 
 _LOOK_UP = 256
 DEFAULT_MAX_AGE_SECONDS = 12 * 3600.0
@@ -151,9 +151,9 @@ class SyncEngine:
     async def _remaining(self, run: Run, usernames: Usernames) -> AsyncIterator[str]:
         """The usernames that this run has not synced, asked of the store a few at a time."""
         async for names in _chunks(usernames, _LOOK_UP):
-            statuses = await self._store.statuses(run, [storable(name) for name in names])
+            synced = await synced_of(self._store, run, names)
             for name in names:
-                if statuses.get(storable(name)) != "synced":
+                if storable(name) not in synced:
                     yield name
                 else:
                     self._skipped += 1
@@ -248,19 +248,10 @@ def _selection(usernames: Usernames) -> str:
 
 async def _chunks(usernames: Usernames, size: int) -> AsyncIterator[list[str]]:
     chunk: list[str] = []
-    async for name in _each(usernames):
+    async for name in each(usernames):
         chunk.append(name)
         if len(chunk) == size:
             yield chunk
             chunk = []
     if chunk:
         yield chunk
-
-
-async def _each(usernames: Usernames) -> AsyncIterator[str]:
-    if isinstance(usernames, AsyncIterable):
-        async for name in usernames:
-            yield name
-    else:
-        for name in usernames:
-            yield name

@@ -1,7 +1,7 @@
 """The executor of one process: sweep, and write what came in one transaction a batch."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -71,6 +71,12 @@ def storable(username: object) -> str:
     if isinstance(username, str) and username.isprintable() and not _has_surrogates(username):
         return username
     return one_line(ascii(username))
+
+
+async def synced_of(store: Store, run: Run, usernames: Sequence[str]) -> set[str]:
+    """Those of these users whom the run has synced already, as its store tells; each as :func:`storable`."""
+    statuses = await store.statuses(run, [storable(name) for name in usernames])
+    return {name for name, status in statuses.items() if status == "synced"}
 
 
 def _has_surrogates(text: str) -> bool:

@@ -126,3 +126,13 @@ class _Crew:
             await self._done.put(_Crash(error))
         else:
             await self._done.put(None)
+
+
+async def each(usernames: Usernames) -> AsyncIterator[str]:
+    """Every username, whichever kind of iterable they come from."""
+    if isinstance(usernames, AsyncIterable):
+        async for name in usernames:
+            yield name
+    else:
+        for name in usernames:
+            yield name

@@ -13,7 +13,7 @@ import msgspec
 from flowmate_async.errors import WorkerLostError
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.ends import StoredBatch, UserEnd
-from flowmate_async.sync.in_process import storable
+from flowmate_async.sync.in_process import storable, synced_of
 from flowmate_async.sync.sweep import Usernames
 from flowmate_async.workers.handout import Handout
 from flowmate_async.workers.lending import Pauses, RateLender
@@ -177,10 +177,10 @@ class _Crew:
                 "run again to resume",
             )
         names = list(worker.has.elements())
-        statuses = await self._store.statuses(self._run, [storable(name) for name in names])
-        ended = [name for name in names if statuses.get(storable(name)) == "synced"]
+        synced = await synced_of(self._store, self._run, names)
+        ended = [name for name in names if storable(name) in synced]
         self._handout.ended(len(ended))
-        self._handout.give_back([name for name in names if name not in set(ended)])
+        self._handout.give_back([name for name in names if storable(name) not in synced])
         if ended:
             await self._arrived.put(StoredBatch(ends=tuple(UserEnd(username=name) for name in ended)))
 
