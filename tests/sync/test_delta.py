@@ -93,7 +93,8 @@ async def test_a_run_that_tries_its_failed_users_again_tries_what_failed(sandbox
     value = {"accessToken": "old", "refreshToken": "r", "expires": "2020-01-01T00:00:00Z"}
     dead = sandbox.world.add_secret(NAMES[0], type="OA2_AUTHORIZATION_CODE", value=value)
     dead.fault = ProviderFault.ERROR_BODY
-    await fm.sync(store, NAMES[:1])
+    for _ in range(2):  # from the second time on, what the listing shows is the same
+        await fm.sync(store, NAMES[:1], options=SyncOptions(retry_failed=True))
     dead.fault = None
     again = await fm.sync(store, NAMES[:1], options=SyncOptions(retry_failed=True))
     assert (again.failed, again.left.get("failed_before", 0)) == (0, 0)
