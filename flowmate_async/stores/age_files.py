@@ -4,10 +4,11 @@ A store's key is an age identity (X25519) as it is, so that ``age --decrypt --id
 these files, too. Nothing here knows what the lines say.
 """
 
+import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ class _Source:
         return piece
 
 
-def read_lines(path: Path, identity: Identity) -> Iterator[bytes]:
+def read_lines(path: Path, identity: Identity) -> Generator[bytes, None, None]:
     """The lines of a file; close the iterator when not all of them are taken.
 
     Raises:
@@ -124,9 +125,15 @@ class _Decryption:
             yield piece
 
     def close(self) -> None:
-        """Stop; the thread has ended when this returns."""
+        """Stop; the thread has ended when this returns, unless that would block an event loop.
+
+        A reading that nobody closed is closed by the garbage collector, in whichever thread that runs.
+        """
         self._ended.set()
-        self._thread.join()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._thread.join()
 
     def write(self, piece: bytes) -> int:
         """Called by the driver."""

@@ -7,8 +7,8 @@ readers take none. Nothing here awaits.
 """
 
 import hmac
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -185,8 +185,7 @@ class AgeFolder:
             self._base, self._last = signature, self.index.store.through
         for number in self._numbers():
             if number > self._last:
-                for data in read_lines(self._segment(number), self._identity):
-                    self.index.apply(decode_line(data), file=number)
+                _apply(self.index, self._segment(number), self._identity, file=number)
                 self._last = number
 
     def _take_in_base(self) -> None:
@@ -194,8 +193,7 @@ class AgeFolder:
         for key in (self.key, *self._keys):
             index, identity = Index(), identity_of(key)
             try:
-                for data in read_lines(self.path, identity):
-                    index.apply(decode_line(data), file=0)
+                _apply(index, self.path, identity, file=0)
             except WrongKeyError as failure:
                 refusal = failure
             else:
@@ -237,24 +235,25 @@ class AgeFolder:
         for line in self.index.lines():
             yield encode_line(store if isinstance(line, StoreLine) else line)
         newest = self._newest_of_segments()
-        of_base = self._secrets(0)
-        for username, secret_id, entry in self.index.places():
-            place = (username, secret_id)
-            line = newest.pop(place) if entry.file else _skip_to(of_base, place)
-            noted = replace(line, missing_run=entry.missing_run, removed_at=entry.removed_at)
-            yield encode_line(recast(noted))
+        with closing(self._secrets(0)) as of_base:
+            for username, secret_id, entry in self.index.places():
+                place = (username, secret_id)
+                line = newest.pop(place) if entry.file else _skip_to(of_base, place)
+                noted = replace(line, missing_run=entry.missing_run, removed_at=entry.removed_at)
+                yield encode_line(recast(noted))
 
     def _newest_of_segments(self) -> dict[Place, SecretLine]:
         """The credentials that are in segments; no more than those hold."""
         lines = (line for number in self._numbers() for line in self._secrets(number))
         return {(line.username, line.secret_id): line for line in lines}
 
-    def _secrets(self, file: int) -> Iterator[SecretLine]:
+    def _secrets(self, file: int) -> Generator[SecretLine, None, None]:
         path = self._segment(file) if file else self.path
-        for data in read_lines(path, self._identity):
-            line = decode_line(data)
-            if isinstance(line, SecretLine):
-                yield line
+        with closing(read_lines(path, self._identity)) as lines:
+            for data in lines:
+                line = decode_line(data)
+                if isinstance(line, SecretLine):
+                    yield line
 
     def _segment(self, number: int) -> Path:
         return self.segments / f"{number:08}.age"
@@ -284,6 +283,13 @@ class AgeFolder:
             yield
         finally:
             lock.release()
+
+
+def _apply(index: Index, path: Path, identity: Identity, *, file: int) -> None:
+    """Take in a whole file; a line that is refused does not leave its decryption to the garbage collector."""
+    with closing(read_lines(path, identity)) as lines:
+        for data in lines:
+            index.apply(decode_line(data), file=file)
 
 
 def _skip_to(lines: Iterator[SecretLine], place: Place) -> SecretLine:

@@ -215,6 +215,25 @@ async def test_whoever_stops_reading_leaves_no_thread_behind(open_age: OpenAge) 
         assert threading.active_count() == before
 
 
+async def test_what_is_left_to_the_garbage_collector_does_not_block_the_loop(
+    open_age: OpenAge, path: Path, key: StoreKey, no_blocking: None
+) -> None:
+    """A reading that somebody forgot may be ended in any thread, the event loop's among them."""
+    async with open_age() as store:
+        await write(store, *(synced(f"user-{number}", api_key(key="x" * 20_000)) for number in range(60)))
+    lines = read_lines(segments(path)[-1], identity_of(key))
+    await asyncio.to_thread(next, lines)
+    lines.close()
+    await asyncio.to_thread(_decryptions_ended)
+
+
+def _decryptions_ended() -> None:
+    for thread in threading.enumerate():
+        if "_decrypt" in thread.name:
+            thread.join(5)
+            assert not thread.is_alive()
+
+
 class TestKeys:
     def test_a_key_file_of_age_keygen_is_a_key(self, tmp_path: Path) -> None:
         """Comments and all."""
