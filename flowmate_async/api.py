@@ -3,9 +3,7 @@
 No caching, no impersonation on the side, no second page: those are the rooms above.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,7 +15,7 @@ from flowmate_async.protocol import Request
 from flowmate_async.redaction import Headers
 from flowmate_async.secrets import Secret
 from flowmate_async.traffic.dispatch import Dispatcher
-from flowmate_async.traffic.exchange import OFF_WIRE, Errand, Outcome
+from flowmate_async.traffic.errand import OFF_WIRE, Errand, Receiver, UnawaitedErrand
 from flowmate_async.transport.base import Limits, Response
 
 
@@ -59,18 +57,18 @@ class Api:
         self, admin: Headers, username: str, *, wire: AbstractContextManager[Any] = OFF_WIRE
     ) -> UserToken:
         """``POST /impersonate``: a token for one user."""
-        errand = Errand(request=protocol.impersonate(username), headers=admin, limits=self._plain, wire=wire)
+        errand = Errand(protocol.impersonate(username), admin, self._plain, wire)
         return protocol.read_user_token(await self._dispatcher.send(errand))
 
     async def users(self, admin: Headers) -> list[User]:
         """``GET /users/``: every account of the tenant, administrators and service accounts included."""
-        errand = Errand(request=protocol.users(), headers=admin, limits=self._users)
+        errand = Errand(protocol.users(), admin, self._users)
         return protocol.read_users(await self._dispatcher.send(errand))
 
     async def list_secrets_page(self, user: Headers, *, username: str, number: int, size: int) -> SecretPage:
         """``GET /secrets/``: one page of a user's secrets, without credentials."""
         request = protocol.list_secrets(number=number, size=size, username=username)
-        errand = Errand(request=request, headers=user, limits=self._plain)
+        errand = Errand(request, user, self._plain)
         return protocol.read_page(await self._dispatcher.send(errand))
 
     async def get_secret(
@@ -89,16 +87,12 @@ class Api:
             wire: entered for exactly as long as the request is on the wire.
             failed: how the first attempt ended, if :meth:`get_secret_at_once` has made it.
         """
-        errand = Errand(request=request, headers=user, limits=self._secret, wire=wire)
+        errand = Errand(request, user, self._secret, wire)
         response = await self._dispatcher.send(errand, failed=failed)
-        return self._read_secret(response, request)
+        return self.read_secret(response, request)
 
     def get_secret_at_once(
-        self,
-        user: Headers,
-        request: Request,
-        wire: AbstractContextManager[Any],
-        then: Callable[[Secret | Failure | Exception], object],
+        self, user: Headers, request: Request, wire: AbstractContextManager[Any], receiver: Receiver
     ) -> bool:
         """The same, if nothing has to be waited for but the answer.
 
@@ -106,28 +100,23 @@ class Api:
             user: the header with the user's token.
             request: as :func:`~flowmate_async.protocol.get_secret` makes it.
             wire: entered for exactly as long as the request is on the wire.
-            then: told once what came; a failure is for :meth:`get_secret` to go on with.
+            receiver: told once what came: an answer for :meth:`read_secret`, or a failure for
+                :meth:`get_secret` to go on with.
 
         Returns:
-            Whether it was asked for; if not, ``then`` is never called.
+            Whether it was asked for; if not, the receiver is never told.
         """
-        errand = Errand(request=request, headers=user, limits=self._secret, wire=wire)
-        return self._dispatcher.send_at_once(errand, partial(self._came, request, then))
+        return self._dispatcher.send_at_once(UnawaitedErrand(request, user, self._secret, wire, receiver))
 
-    def _came(
-        self,
-        request: Request,
-        then: Callable[[Secret | Failure | Exception], object],
-        outcome: Outcome | Exception,
-    ) -> None:
-        if not isinstance(outcome, Response):
-            then(outcome)
-            return
-        try:
-            secret: Secret | Exception = self._read_secret(outcome, request)
-        except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
-            secret = error
-        then(secret)
+    def read_secret(self, response: Response, request: Request) -> Secret:
+        """The secret of a good answer.
 
-    def _read_secret(self, response: Response, request: Request) -> Secret:
+        Args:
+            response: the answer.
+            request: what was asked for.
+
+        Raises:
+            ProtocolError: there is none, or another one.
+            MaskedSecretError: its values are masked.
+        """
         return protocol.read_secret(response, request, keep_refresh_fields=self._keep_refresh_fields)

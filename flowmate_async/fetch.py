@@ -13,6 +13,7 @@ from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
 from flowmate_async.protocol import Request, checked_username, get_secret
 from flowmate_async.secrets import Secret
 from flowmate_async.tokens import Held, UserTokens
+from flowmate_async.traffic.errand import Outcome
 
 _Key = tuple[str, str, str]
 
@@ -51,7 +52,7 @@ class SecretFetcher:
             on_join=partial(emitter.emit, FlightJoined("secret"))
         )
 
-    async def get(
+    def get(
         self,
         username: str,
         secret_id: str,
@@ -61,8 +62,8 @@ class SecretFetcher:
         forced: bool = False,
         keep: Keep | None = None,
         acceptable: Acceptable | None = None,
-    ) -> Secret:
-        """The secret as upstream has it now, or had it when another process asked.
+    ) -> Coroutine[Any, Any, Secret]:
+        """The wait for the secret as upstream has it now, or had it when another process asked.
 
         Args:
             username: the user.
@@ -80,10 +81,10 @@ class SecretFetcher:
         )
         fetch = _Fetch(self._api, self._tokens, username, request, keep)
         if self._shared is not None and (may_refresh or acceptable is not None):
-            return await self._flights.fly(
+            return self._flights.fly(
                 key, partial(fetch.launch_in_turn, self._shared, acceptable), forced=forced
             )
-        return await self._flights.fly(key, fetch.launch, at_once=fetch.at_once, forced=forced)
+        return self._flights.fly(key, fetch.launch, at_once=fetch.at_once, forced=forced)
 
     async def settled(self, username: str, secret_id: str) -> None:
         """Wait until nothing is being fetched that was not forced."""
@@ -105,7 +106,7 @@ class SecretFetcher:
 class _Fetch:
     """How one flight is flown: at once where possible, otherwise by a task."""
 
-    __slots__ = ("_api", "_keep", "_request", "_tokens", "_username")
+    __slots__ = ("_api", "_flight", "_held", "_keep", "_request", "_tokens", "_username")
 
     def __init__(
         self, api: Api, tokens: UserTokens, username: str, request: Request, keep: Keep | None
@@ -115,6 +116,8 @@ class _Fetch:
         self._username = username
         self._request = request
         self._keep = keep
+        self._flight: Flight[Secret]
+        self._held: Held
 
     async def launch(
         self, flight: Flight[Secret], *, held: Held | None = None, failed: Failure | None = None
@@ -138,26 +141,29 @@ class _Fetch:
     def at_once(self, flight: Flight[Secret]) -> bool:
         """Ask for it without a task, if nothing has to be waited for but the answer; whether it was asked."""
         held = self._tokens.held(self._username)
-        return held is not None and self._api.get_secret_at_once(
-            held.headers, self._request, flight, partial(self._came, flight, held)
-        )
+        if held is None:
+            return False
+        self._flight, self._held = flight, held
+        return self._api.get_secret_at_once(held.headers, self._request, flight, self)
 
-    def _came(self, flight: Flight[Secret], held: Held, came: Secret | Failure | Exception) -> None:
+    def receive(self, outcome: Outcome | Exception) -> None:
         """The end of what was asked at once; where there is more to do, a task goes on."""
-        if isinstance(came, Failure):
-            flight.go_on(partial(self.launch, held=held, failed=came))
-        elif isinstance(came, Exception):
-            if isinstance(came, FlowMateError):
-                came.about(username=self._username, secret_id=self._request.secret_id)
-            flight.fail(came)
-        else:
+        flight, held = self._flight, self._held
+        if isinstance(outcome, Failure):
+            flight.go_on(partial(self.launch, held=held, failed=outcome))
+            return
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome  # noqa: TRY301 - like any other fault
+            secret = self._api.read_secret(outcome, self._request)
             self._tokens.accepted(held)
-            try:
-                self._kept(came)
-            except Exception as error:  # noqa: BLE001 - there is no task to raise it in
-                flight.fail(error)
-            else:
-                flight.land(came)
+            self._kept(secret)
+        except Exception as error:  # noqa: BLE001 - there is no task to raise it in
+            if isinstance(error, FlowMateError):
+                error.about(username=self._username, secret_id=self._request.secret_id)
+            flight.fail(error)
+        else:
+            flight.land(secret)
 
     async def launch_in_turn(
         self, shared: SharedCredentials, acceptable: Acceptable | None, flight: Flight[Secret]

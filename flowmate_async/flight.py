@@ -17,7 +17,7 @@ the table is closed            queued flights are dropped; those on the wire get
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -55,7 +55,7 @@ class Flight(Generic[V]):
         task: the task that flies it; ``None`` while it waits for the answer to what was asked at once.
     """
 
-    __slots__ = ("_key", "_table", "_waiters", "forced", "launch", "on_wire", "priority", "task")
+    __slots__ = ("_first", "_key", "_others", "_table", "forced", "launch", "on_wire", "priority", "task")
 
     def __init__(
         self,
@@ -72,7 +72,9 @@ class Flight(Generic[V]):
         self._table: SingleFlight[Any, V] | None = table
         self._key = key
         self.task: asyncio.Task[None] | None = None
-        self._waiters: set[asyncio.Future[V]] = set()
+        # Nearly every flight has one waiter; a set for it would be one more thing to collect.
+        self._first: asyncio.Future[V] | None = None
+        self._others: set[asyncio.Future[V]] | None = None
 
     def __enter__(self) -> Self:
         self.on_wire = True
@@ -82,7 +84,7 @@ class Flight(Generic[V]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.on_wire = False
-        if not self._waiters:
+        if self._first is None and not self._others:
             # An answer ends the flight in this very step of the loop; only what goes on to another
             # attempt is still there in the next one, and nobody wants it.
             asyncio.get_running_loop().call_soon(self._drop_if_unwanted)
@@ -90,12 +92,17 @@ class Flight(Generic[V]):
     @property
     def waiting(self) -> int:
         """How many callers wait."""
-        return len(self._waiters)
+        return (self._first is not None) + len(self._others or ())
 
     def board(self) -> asyncio.Future[V]:
         """Become one who waits; the answer may come at any moment from now on."""
         waiter: asyncio.Future[V] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
+        if self._first is None:
+            self._first = waiter
+        elif self._others is None:
+            self._others = {waiter}
+        else:
+            self._others.add(waiter)
         return waiter
 
     async def wait(self, waiter: asyncio.Future[V]) -> V:
@@ -103,7 +110,10 @@ class Flight(Generic[V]):
         try:
             return await waiter
         except BaseException:
-            self._waiters.discard(waiter)
+            if waiter is self._first:
+                self._first = None
+            elif self._others is not None:
+                self._others.discard(waiter)
             if waiter.done() and not waiter.cancelled():
                 waiter.exception()  # seen, also when a cancellation came in the same moment
             self._drop_if_unwanted()
@@ -111,14 +121,18 @@ class Flight(Generic[V]):
 
     def land(self, value: V) -> None:
         """Give every waiter the answer."""
-        for waiter in self._end():
+        first, others = self._end()
+        if first is not None and not first.done():
+            first.set_result(value)
+        for waiter in others:
             if not waiter.done():
                 waiter.set_result(value)
 
     def fail(self, error: BaseException) -> None:
         """Give every waiter the error; its own copy, since raising writes a traceback into it."""
-        for waiter in self._end():
-            if not waiter.done():
+        first, others = self._end()
+        for waiter in (first, *others):
+            if waiter is not None and not waiter.done():
                 waiter.set_exception(error.clone() if isinstance(error, FlowMateError) else error)
 
     def go_on(self, launch: "Launch[V]") -> None:
@@ -135,16 +149,18 @@ class Flight(Generic[V]):
             if task is not None:
                 table.see_off(task)
 
-    def _end(self) -> set[asyncio.Future[V]]:
-        """Leave the table first: an ended flight is never joined."""
+    def _end(self) -> tuple[asyncio.Future[V] | None, Iterable[asyncio.Future[V]]]:
+        """Leave the table first: an ended flight is never joined. Returns who waited: the first; others."""
         if self._table is not None:
             self._table.forget(self._key, self)
-        waiters, self._waiters = self._waiters, set()
-        self._table = self.task = None
-        return waiters
+            self._table = self.task = None
+            del self.launch  # it may lead back here
+        first, others = self._first, self._others
+        self._first = self._others = None
+        return first, others or ()
 
     def _drop_if_unwanted(self) -> None:
-        if not self._waiters and not self.on_wire:
+        if self._first is None and not self._others and not self.on_wire:
             self.drop()
 
 

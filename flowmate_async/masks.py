@@ -25,6 +25,7 @@ _WHOLE = re.compile(r"[*\n\r\u2028\u2029]*\*[*\n\r\u2028\u2029]*")
 _LAST_LINE = re.compile(r"(?:.*[\n\r\u2028\u2029])?\*+[^\n\r\u2028\u2029]{4}", re.DOTALL)
 _LINE_END = re.compile(r"[\n\r\u2028\u2029]")
 _SHORT = 10
+_STAR, _BACKSLASH = b"*\\"
 _ENDS_OF_WHOLE = frozenset("*\n\r\u2028\u2029")
 
 
@@ -38,7 +39,8 @@ def masked_fields(secret: Secret) -> tuple[str, ...]:
 
 def may_have_stars(body: bytes) -> bool:
     """Whether any string of this JSON may have a star, and so be masked; nearly none has."""
-    return b"*" in body or b"\\u002" in body  # a star may be written as an escape
+    # A star may be written as an escape. A byte is searched for much faster as a number, or than a word.
+    return _STAR in body or (_BACKSLASH in body and b"\\u002" in body)
 
 
 def proves_raw_read(secret: Secret) -> bool:

@@ -6,7 +6,6 @@ is worth another is decided above, in ``dispatch.py``.
 """
 
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any
 
 from flowmate_async.clock import Clock
@@ -18,7 +17,8 @@ from flowmate_async.redaction import one_line
 from flowmate_async.traffic.admission import Admission
 from flowmate_async.traffic.breaker import Breaker
 from flowmate_async.traffic.bulkhead import Bulkheads
-from flowmate_async.traffic.exchange import Errand, Exchange, Outcome, Then
+from flowmate_async.traffic.errand import Errand, OnOutcome, Outcome, UnawaitedErrand
+from flowmate_async.traffic.exchange import Exchange
 from flowmate_async.traffic.priority import Priority, current_priority
 from flowmate_async.traffic.quarantine import Quarantine
 from flowmate_async.transport.base import Response
@@ -58,6 +58,7 @@ class Attempts:
         self._patience_seconds = patience_seconds
         self._emitter = emitter
         self._clock = clock
+        self._on_outcome: OnOutcome = self._ended
 
     def attempt(self, errand: Errand) -> Coroutine[Any, Any, Outcome]:
         """Send once, as soon as every gate is open; a failure without sending when one stays shut."""
@@ -65,40 +66,41 @@ class Attempts:
             return self._to_the_healthy(errand)
         return self._within_bulkhead(errand, errand.request.auth_client_id)
 
-    def attempt_at_once(self, errand: Errand, then: Then) -> bool:
+    def attempt_at_once(self, errand: UnawaitedErrand) -> bool:
         """Send once, if every gate stands open and the transport need not wait either.
 
         Args:
-            errand: what to send.
-            then: told the outcome, once.
+            errand: what to send; its receiver is told the outcome, once.
 
         Returns:
-            Whether it was sent; if not, ``then`` is never called.
+            Whether it was sent; if not, the receiver is never told.
         """
-        if errand.request.auth_client_id is not None and errand.request.may_refresh:
+        request = errand.request
+        if request.auth_client_id is not None and request.may_refresh:
             return False
-        if not self._breaker.closed or self._quarantine.holds(errand.request.secret_id):
+        if not self._breaker.closed or self._quarantine.holds(request.secret_id):
             return False
         sent_at = self._admission.enter_at_once()
         if sent_at is None:
             return False
-        ended = partial(self._ended, errand, self._breaker.epoch, then)
+        errand.epoch = self._breaker.epoch
         sent = False
         errand.wire.__enter__()  # before it is sent: with an eager task it may be over when that returns
         try:
-            sent = self._exchange.send_at_once(errand, sent_at, ended)
+            sent = self._exchange.send_at_once(errand, sent_at, self._on_outcome)
         finally:
             if not sent:
                 errand.wire.__exit__(None, None, None)
                 self._admission.leave()
         return sent
 
-    def _ended(self, errand: Errand, epoch: int, then: Then, outcome: Outcome | Exception) -> None:
-        failed = None if isinstance(outcome, Exception) else _upstream_failed(outcome, errand.request)
-        self._breaker.note(subject=errand.request.username, failed=failed, epoch=epoch)
+    def _ended(self, errand: UnawaitedErrand, outcome: Outcome | Exception) -> None:
+        request = errand.request
+        failed = None if isinstance(outcome, Exception) else _upstream_failed(outcome, request)
+        self._breaker.note(subject=request.username, failed=failed, epoch=errand.epoch)
         errand.wire.__exit__(None, None, None)
         self._admission.leave()
-        then(outcome)
+        errand.receiver.receive(outcome)
 
     async def _within_bulkhead(self, errand: Errand, auth_client_id: str) -> Outcome:
         if self._breaker.closed_for() is None:

@@ -14,7 +14,7 @@ from flowmate_async.events import Emitter, Retried, RetryRefused
 from flowmate_async.failures import Failure, Remedy
 from flowmate_async.protocol import Request
 from flowmate_async.traffic.attempt import Attempts
-from flowmate_async.traffic.exchange import Errand, Outcome, Then
+from flowmate_async.traffic.errand import Errand, Outcome, UnawaitedErrand
 from flowmate_async.traffic.retry import RetryPolicy, RetrySchedule
 from flowmate_async.traffic.retry_budget import RetryBudget
 from flowmate_async.transport.base import Response
@@ -57,17 +57,17 @@ class Dispatcher:
         self._emitter = emitter
         self._uniform = uniform
 
-    def send_at_once(self, errand: Errand, then: Then) -> bool:
+    def send_at_once(self, errand: UnawaitedErrand) -> bool:
         """Make the first attempt, if nothing has to be waited for but the answer.
 
         Args:
-            errand: what to send.
-            then: told the outcome, once; a failure is for :meth:`send` to go on with.
+            errand: what to send; its receiver is told the outcome, once, and a failure is for :meth:`send`
+                to go on with.
 
         Returns:
-            Whether it was made; if not, ``then`` is never called.
+            Whether it was made; if not, the receiver is never told.
         """
-        if not self._attempts.attempt_at_once(errand, then):
+        if not self._attempts.attempt_at_once(errand):
             return False
         self._budget.deposit()
         return True

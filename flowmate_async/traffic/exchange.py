@@ -6,10 +6,6 @@ answer means is decided in ``failures.py``.
 
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from contextvars import copy_context
-from functools import partial
-from typing import Any, ClassVar
 
 from msgspec import structs
 
@@ -17,40 +13,14 @@ from flowmate_async.clock import Clock
 from flowmate_async.events import Answered, Broken, Emitter, Throttled
 from flowmate_async.failures import Failure, examine, examine_broken, is_good
 from flowmate_async.protocol import Request
-from flowmate_async.redaction import Headers, Redacted
 from flowmate_async.traffic.admission import Admission
+from flowmate_async.traffic.errand import Errand, OnAnswer, OnOutcome, Outcome, UnawaitedErrand
 from flowmate_async.traffic.quarantine import Quarantine
 from flowmate_async.traffic.retry import RetryPolicy
 from flowmate_async.traffic.tally import count_request
-from flowmate_async.transport.base import ImmediateTransport, Limits, Response, Transport, TransportError
-
-OFF_WIRE: AbstractContextManager[Any] = nullcontext()
+from flowmate_async.transport.base import ImmediateTransport, Response, Transport, TransportError
 
 _WAKING_SHARE = 0.1
-
-Outcome = Response | Failure
-"""A good answer, or what is wrong."""
-
-Then = Callable[[Outcome | Exception], object]
-"""Is told once how an attempt ended that nobody awaits; an exception is a fault of this library's own."""
-
-
-class Errand(Redacted, frozen=True, kw_only=True, gc=True):  # a flight leads back to it
-    """One request with all that its attempts need.
-
-    Attributes:
-        request: what to send.
-        headers: its credentials.
-        limits: the bounds of each attempt.
-        wire: entered for exactly as long as an attempt is on the wire.
-    """
-
-    request: Request
-    headers: Headers
-    limits: Limits
-    wire: AbstractContextManager[Any] = OFF_WIRE
-
-    __shown__: ClassVar[tuple[str, ...]] = ("request",)
 
 
 class Exchange:
@@ -84,6 +54,7 @@ class Exchange:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._transport = transport
+        self._on_answer: OnAnswer = self._answered
         self._send_at_once = transport.send_at_once if isinstance(transport, ImmediateTransport) else None
         self._admission = admission
         self._quarantine = quarantine
@@ -114,27 +85,28 @@ class Exchange:
             self.in_flight -= 1
         return self._read(answer, request, sent_at)
 
-    def send_at_once(self, errand: Errand, sent_at: float, then: Then) -> bool:
+    def send_at_once(self, errand: UnawaitedErrand, sent_at: float, on_outcome: OnOutcome) -> bool:
         """Send once, if the transport can do so without waiting.
 
         Args:
             errand: what to send.
             sent_at: the moment at which admission let it pass.
-            then: told the outcome, once.
+            on_outcome: told the outcome, once.
 
         Returns:
-            Whether it was sent; if not, ``then`` is never called.
+            Whether it was sent; if not, ``on_outcome`` is never called.
         """
         if self._send_at_once is None:
             return False
         request = errand.request
-        # In the caller's context: a transport may tell in that of whoever made the connection.
-        ended = partial(copy_context().run, partial(self._ended, request, sent_at, then))
+        errand.sent_at = sent_at
+        errand.on_answer = self._on_answer
+        errand.on_outcome = on_outcome
         self._begin()
         sent = False
         try:
             sent = self._send_at_once(
-                request.method, request.path, errand.headers, request.body, errand.limits, then=ended
+                request.method, request.path, errand.headers, request.body, errand.limits, then=errand
             )
         finally:
             if not sent:
@@ -143,19 +115,20 @@ class Exchange:
 
     def _begin(self) -> None:
         self.in_flight += 1
-        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        if self.in_flight > self.max_in_flight:  # noqa: PLR1730 - max() takes longer than all the rest
+            self.max_in_flight = self.in_flight
         count_request()
 
-    def _ended(self, request: Request, sent_at: float, then: Then, answer: Response | Exception) -> None:
+    def _answered(self, errand: UnawaitedErrand, answer: Response | Exception) -> None:
         self.in_flight -= 1
         outcome: Outcome | Exception
         try:
             if not isinstance(answer, Response | TransportError):
                 raise answer  # noqa: TRY301 - like any other fault
-            outcome = self._read(answer, request, sent_at)
+            outcome = self._read(answer, errand.request, errand.sent_at)
         except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
             outcome = error
-        then(outcome)
+        errand.on_outcome(errand, outcome)
 
     def _read(self, answer: Response | TransportError, request: Request, sent_at: float) -> Outcome:
         """What an answer means, once everybody has learned from it."""

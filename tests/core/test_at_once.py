@@ -1,6 +1,8 @@
 """What is asked without a task: the same promises, whichever way a request goes."""
 
 import asyncio
+import gc
+from collections import Counter
 
 import pytest
 
@@ -305,3 +307,24 @@ async def test_a_close_that_is_cancelled_leaves_nothing_running(way):
     assert not asyncio.all_tasks() - before - {waiting}
     with pytest.raises(ConfigurationError, match="closed"):
         await waiting
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_request_that_was_answered_leaves_nothing_to_the_garbage_collector(upstream, way):
+    async with FlowMate(admin_token="a", transport=way(upstream), rate=None) as fm:
+        await fm.impersonate("u")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                await fm.get_secret("u", "s")
+            await asyncio.sleep(0)
+            assert not kinds_alive()
+        finally:
+            gc.enable()
+
+
+def kinds_alive():
+    """How many objects of this library's request path there are, by type."""
+    kinds = {"Flight", "_Fetch", "Errand", "UnawaitedErrand"}
+    return Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing).__name__ in kinds)
