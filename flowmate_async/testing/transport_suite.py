@@ -366,6 +366,25 @@ class TransportSuite:
             assert outcome.failure in failures
             assert "5ecr3t" not in exposed(outcome)
 
+    async def test_what_is_sent_at_once_ends_at_its_deadline_too(self, open_transport: OpenTransport) -> None:
+        """The earlier one first, whichever was sent first; and its connection closes."""
+        told: asyncio.Queue[tuple[str, Response | Exception]] = asyncio.Queue()
+
+        def tell(name: str) -> OnDone:
+            return lambda outcome: told.put_nowait((name, outcome))
+
+        script = [http(), http(), SILENCE, SILENCE]
+        async with ScriptedServer(*script) as server, open_transport(server.url) as transport:
+            await asyncio.gather(get(transport), get(transport))
+            later = Limits(timeout_seconds=0.3, max_body_bytes=CAP)
+            assert _at_once(transport, tell("later"), later)
+            assert _at_once(transport, tell("sooner"), SHORT)
+            async with asyncio.timeout(5):
+                ends = [await told.get(), await told.get()]
+                await server.gone()
+        assert [name for name, _ in ends] == ["sooner", "later"]
+        assert [end.failure for _, end in ends if isinstance(end, TransportError)] == ["timeout"] * 2
+
     async def test_leaving_it_tells_whoever_is_in_flight_at_once(self, open_transport: OpenTransport) -> None:
         """Nobody is left waiting for an answer that cannot come."""
         told: list[Response | Exception] = []
@@ -378,7 +397,7 @@ class TransportSuite:
             assert [type(outcome) for outcome in told] == [TransportError]
 
 
-def _at_once(transport: Transport, then: OnDone) -> bool:
+def _at_once(transport: Transport, then: OnDone, limits: Limits = LIMITS) -> bool:
     if not isinstance(transport, ImmediateTransport):
         pytest.skip("it is no ImmediateTransport")
-    return transport.send_at_once("GET", "/secrets/5ecr3t-path", HEADERS, None, LIMITS, then=then)
+    return transport.send_at_once("GET", "/secrets/5ecr3t-path", HEADERS, None, limits, then=then)

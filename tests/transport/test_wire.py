@@ -16,10 +16,10 @@ from flowmate_async.testing.scripted_server import Answer, ScriptedServer, chunk
 from flowmate_async.testing.transport_suite import LIMITS, broken_by, get
 from flowmate_async.transport.base import KEEP_ALIVE_SECONDS
 from flowmate_async.transport.by_name import transport_by_name
+from flowmate_async.transport.deadlines import Sweeper
 from flowmate_async.transport.tls import client_context
 from flowmate_async.transport.wire import WireOptions, WireTransport
 from flowmate_async.transport.wire.connection import Connection
-from flowmate_async.transport.wire.deadlines import Sweeper
 from flowmate_async.transport.wire.framing import MAX_HEAD_BYTES, MAX_HEADERS, MAX_INTERIM_ANSWERS
 from flowmate_async.transport.wire.serialising import Serialiser
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from functools import lru_cache
 
 from flowmate_async.transport.base import Response, TransportError
+from flowmate_async.transport.deadlines import Sweeper
 from flowmate_async.transport.wire.connection import Connection
-from flowmate_async.transport.wire.deadlines import Sweeper
 from flowmate_async.transport.wire.dialling import Dialler
 
 _CLOSE_SECONDS = 1.0
