@@ -20,7 +20,8 @@ from flowmate_async.distributed.shards import Shard
 from flowmate_async.errors import FlowMateError, PermissionDeniedError
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.abort import AbortRules
-from flowmate_async.sync.in_process import storable, synced_of
+from flowmate_async.sync.in_process import synced_of
+from flowmate_async.sync.storable import storable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -17,8 +17,8 @@ from flowmate_async.distributed.shards import Shard, cut
 from flowmate_async.errors import FlowMateError, TooManyFailuresError, UpstreamUnavailableError
 from flowmate_async.stores.base import Checkpoint, Run, Store
 from flowmate_async.sync.ends import StoredBatch, UserEnd
-from flowmate_async.sync.in_process import storable
 from flowmate_async.sync.plan import DeltaPolicy
+from flowmate_async.sync.storable import storable
 from flowmate_async.sync.sweep import Usernames, each
 
 _LOOK_SECONDS = 0.25

@@ -40,15 +40,14 @@ _PUT = """
         (username, secret_id, type, expires_at, run_id, stored_at, fingerprint, sealed)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
+_STORED = """
+    SELECT secret_id, missing_run IS NOT NULL OR removed_at IS NOT NULL FROM secrets WHERE username = ?
+"""
 _NOTE_PRESENT = """
-    UPDATE secrets SET missing_run = NULL, removed_at = NULL
-    WHERE username = ? AND secret_id IN (SELECT value FROM json_each(?))
-        AND (missing_run IS NOT NULL OR removed_at IS NOT NULL)
+    UPDATE secrets SET missing_run = NULL, removed_at = NULL WHERE username = ? AND secret_id = ?
 """
-_NOTE_MISSING = """
-    UPDATE secrets SET missing_run = ?
-    WHERE username = ? AND secret_id NOT IN (SELECT value FROM json_each(?))
-"""
+_NOTE_MISSING = "UPDATE secrets SET missing_run = ? WHERE username = ? AND secret_id = ?"
+_NOTE_ALL_MISSING = "UPDATE secrets SET missing_run = ? WHERE username = ?"
 _MISSING = """
     SELECT coalesce(sum(missing_run IS ?1), 0), count(*) FROM secrets
     WHERE removed_at IS NULL AND (missing_run IS ?1 OR username IN (
@@ -64,11 +63,10 @@ _PUT_CHECKPOINT = """
         (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven, seen)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_SEEN = """
-    SELECT checkpoints.seen FROM runs JOIN checkpoints
-        ON checkpoints.run_id = runs.id AND checkpoints.username = ?
-    ORDER BY runs.number DESC LIMIT 1
+_RUNS_KEPT = """
+    SELECT id FROM runs WHERE EXISTS (SELECT 1 FROM checkpoints WHERE run_id = runs.id) ORDER BY number DESC
 """
+_SEEN = "SELECT seen FROM checkpoints WHERE run_id = ? AND username = ?"
 _RESEAL = """
     UPDATE secrets SET fingerprint = ?, sealed = ? WHERE username = ? AND secret_id = ? AND sealed = ?
 """
@@ -161,17 +159,21 @@ def _write_secrets(connection: sqlite3.Connection, sealing: Sealing, run: Run, u
 
 
 def _note_listed(connection: sqlite3.Connection, run: Run, user: UserWrite) -> None:
-    username, present = user.checkpoint.username, msgspec.json.encode(user.present).decode()
-    connection.execute(_NOTE_PRESENT, (username, present))
+    """Note what is missing and what is back; nearly always nothing is, and looking costs least."""
+    username, present = user.checkpoint.username, set(user.present)
+    stored = connection.execute(_STORED, (username,)).fetchall()
+    back = [(username, secret_id) for secret_id, gone in stored if gone and secret_id in present]
+    connection.executemany(_NOTE_PRESENT, back)
     if user.listed is not None:
-        connection.execute(_NOTE_MISSING, (run.id, username, present))
+        missing = [(run.id, username, secret_id) for secret_id, _ in stored if secret_id not in present]
+        connection.executemany(_NOTE_MISSING, missing)
 
 
 def note_missing(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> None:
     """Note everything of these users as missing."""
     with transaction(connection):
         _require_run(connection, run)
-        connection.executemany(_NOTE_MISSING, [(run.id, username, "[]") for username in usernames])
+        connection.executemany(_NOTE_ALL_MISSING, [(run.id, username) for username in usernames])
 
 
 def missing(connection: sqlite3.Connection, run: Run) -> Missing:
@@ -209,12 +211,18 @@ def statuses(connection: sqlite3.Connection, run: Run, usernames: Sequence[str])
 
 
 def seen(connection: sqlite3.Connection, usernames: Sequence[str]) -> Mapping[str, str]:
-    """What the newest checkpoints of these users keep."""
-    found = {}
-    for username in usernames:
-        row = connection.execute(_SEEN, (username,)).fetchone()
-        if row is not None:
-            found[username] = row[0]
+    """What the newest checkpoints of these users keep.
+
+    Run by run, of which a few have checkpoints: in one statement with the runs, the planner looks through
+    the checkpoints of everybody for each user.
+    """
+    found: dict[str, str] = {}
+    for (run_id,) in connection.execute(_RUNS_KEPT).fetchall():
+        for username in usernames:
+            if username not in found:
+                row = connection.execute(_SEEN, (run_id, username)).fetchone()
+                if row is not None:
+                    found[username] = row[0]
     return found
 
 

@@ -1,14 +1,14 @@
 """What a sync would do: every user is listed, nothing is fetched and nothing is written."""
 
 from collections import Counter
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 import msgspec
 
 from flowmate_async.stores.base import Store
-from flowmate_async.sync.in_process import storable
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.plan import DeltaPolicy, Plan
+from flowmate_async.sync.read_ahead import ReadAhead
 from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.report import LeftOut
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
@@ -57,9 +57,10 @@ class DryRun:
 
     async def plan(self, usernames: Usernames, *, left_out: tuple[LeftOut, ...] = ()) -> SyncPlan:
         """The plan for these users."""
-        batches = sweep_in_batches(self._look, usernames, workers=self._workers)
-        async with aclosing(batches):
-            async for batch in batches:
+        async with AsyncExitStack() as entered:
+            pairs = await entered.enter_async_context(ReadAhead(usernames, self._store))
+            batches = sweep_in_batches(self._look, pairs, workers=self._workers)
+            async for batch in await entered.enter_async_context(aclosing(batches)):
                 for outcome in batch:
                     self._count(outcome)
         return SyncPlan(
@@ -71,9 +72,9 @@ class DryRun:
             left_out=left_out,
         )
 
-    async def _look(self, username: str) -> Outcome:
-        known = storable(username)
-        plan = Plan(self._delta, (await self._store.seen([known])).get(known, ""))
+    async def _look(self, pair: tuple[str, str]) -> Outcome:
+        username, seen = pair
+        plan = Plan(self._delta, seen)
         outcome = await self._reader.look(username, plan)
         self._fetch.update(plan.reasons)
         return outcome

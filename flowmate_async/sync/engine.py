@@ -20,7 +20,7 @@ from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, Us
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.abort import AbortRules
 from flowmate_async.sync.ends import Executor, StoredBatch, UserEnd
-from flowmate_async.sync.in_process import storable, synced_of
+from flowmate_async.sync.in_process import synced_of
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.removal import (
     DEFAULT_MAX_REMOVED_SHARE,
@@ -29,6 +29,7 @@ from flowmate_async.sync.removal import (
     remove_missing,
 )
 from flowmate_async.sync.report import LeftOut, SyncReport
+from flowmate_async.sync.storable import storable
 from flowmate_async.sync.sweep import Usernames, each
 
 _LOOK_UP = 256

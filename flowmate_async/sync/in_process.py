@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 
 from flowmate_async.clock import Clock
-from flowmate_async.redaction import one_line
 from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite, is_proven
 from flowmate_async.sync.ends import StoredBatch, ended, vouched_for
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.plan import DeltaPolicy, Plan
+from flowmate_async.sync.read_ahead import ReadAhead
+from flowmate_async.sync.storable import storable
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
 
 
@@ -44,43 +45,35 @@ class InProcess:
         self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
     ) -> AsyncGenerator[StoredBatch, None]:
         """See :meth:`Executor.execute`."""
-        batches = sweep_in_batches(
-            partial(self._read_wanted, run), usernames, workers=self._workers, stop=stop
-        )
-        async with aclosing(batches):
-            async for batch in batches:
+        async with AsyncExitStack() as entered:
+            if self._delta is None or self._delta.full:
+                batches = sweep_in_batches(self._read_all, usernames, workers=self._workers, stop=stop)
+            else:
+                pairs = await entered.enter_async_context(ReadAhead(usernames, self._store))
+                read = partial(self._read_wanted, run, self._delta)
+                batches = sweep_in_batches(read, pairs, workers=self._workers, stop=stop)
+            async for batch in await entered.enter_async_context(aclosing(batches)):
                 at = self._clock.wall()
                 written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
                 ends = tuple(ended(outcome) for outcome in batch)
                 yield StoredBatch(ends=ends, changed=written.changed, unchanged=written.unchanged)
 
-    async def _read_wanted(self, run: Run, username: str) -> Outcome:
-        return await self._read(username, await self._plan(run, storable(username)))
+    async def _read_all(self, username: str) -> Outcome:
+        return await self._read(username, Plan())
 
-    async def _plan(self, run: Run, username: str) -> Plan:
-        if self._delta is None or self._delta.full:
-            return Plan()
-        plan = Plan(self._delta, (await self._store.seen([username])).get(username, ""))
-        if plan.knows_failures and username in await self._store.statuses(run, [username]):
+    async def _read_wanted(self, run: Run, delta: DeltaPolicy, pair: tuple[str, str]) -> Outcome:
+        username, seen = pair
+        plan = Plan(delta, seen)
+        # Whom this very run has tried before it tries again because it failed.
+        if plan.knows_failures and await self._store.statuses(run, [storable(username)]):
             plan.retry()
-        return plan
-
-
-def storable(username: object) -> str:
-    """The username, or, for what is no username and was refused as such, a text that shows it."""
-    if isinstance(username, str) and username.isprintable() and not _has_surrogates(username):
-        return username
-    return one_line(ascii(username))
+        return await self._read(username, plan)
 
 
 async def synced_of(store: Store, run: Run, usernames: Sequence[str]) -> set[str]:
     """Those of these users whom the run has synced already, as its store tells; each as :func:`storable`."""
     statuses = await store.statuses(run, [storable(name) for name in usernames])
     return {name for name, status in statuses.items() if status == "synced"}
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _user_write(outcome: Outcome, at: float) -> UserWrite:

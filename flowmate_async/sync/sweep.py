@@ -14,9 +14,12 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
+from typing import Generic, TypeVar
 
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.traffic.priority import set_background
+
+T = TypeVar("T")
 
 Usernames = Iterable[str] | AsyncIterable[str]
 
@@ -35,28 +38,32 @@ class _End:
 _END = _End()
 
 
-class _Names:
-    """The usernames, handed out one by one to many workers."""
+class _Users(Generic[T]):
+    """The users, handed out one by one to many workers."""
 
-    def __init__(self, usernames: Usernames, stop: asyncio.Event | None) -> None:
+    def __init__(self, users: Iterable[T] | AsyncIterable[T], stop: asyncio.Event | None) -> None:
         self._turn = asyncio.Lock()
         self._stop = stop
-        self._names: Iterator[str] | AsyncIterator[str]
-        self._names = aiter(usernames) if isinstance(usernames, AsyncIterable) else iter(usernames)
+        self._users: Iterator[T] | AsyncIterator[T]
+        self._users = aiter(users) if isinstance(users, AsyncIterable) else iter(users)
 
-    async def pull(self) -> str | _End:
-        """The next username; the end also when the sweep is being stopped."""
-        if self._stop is not None and self._stop.is_set():
+    async def pull(self) -> T | _End:
+        """The next one; the end also when the sweep is being stopped."""
+        if self._is_stopped():
             return _END
-        if not isinstance(self._names, AsyncIterator):
-            return next(self._names, _END)
+        if not isinstance(self._users, AsyncIterator):
+            return next(self._users, _END)
         async with self._turn:
-            return await anext(self._names, _END)
+            user = await anext(self._users, _END)
+        return _END if self._is_stopped() else user
+
+    def _is_stopped(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
 
 
 async def sweep_in_batches(
-    read: Callable[[str], Awaitable[Outcome]],
-    usernames: Usernames,
+    read: Callable[[T], Awaitable[Outcome]],
+    users: Iterable[T] | AsyncIterable[T],
     *,
     workers: int,
     stop: asyncio.Event | None = None,
@@ -65,14 +72,14 @@ async def sweep_in_batches(
 
     Args:
         read: reads one user; failures are outcomes.
-        usernames: any iterable or async iterable.
+        users: any iterable or async iterable, of whatever tells ``read`` who is to be read.
         workers: users read at once.
         stop: when set, no further user is begun; those begun are finished.
 
     Raises:
-        Exception: what the iterable of usernames raised.
+        Exception: what the iterable of users raised.
     """
-    crew = _Crew(read, _Names(usernames, stop), size=workers)
+    crew = _Crew(read, _Users(users, stop), size=workers)
     try:
         while crew.working:
             batch, crash = await crew.next_batch()
@@ -84,12 +91,12 @@ async def sweep_in_batches(
         await crew.dismiss()
 
 
-class _Crew:
+class _Crew(Generic[T]):
     """The workers of one sweep, and the queue they fill; ``None`` in it is a worker that ended."""
 
-    def __init__(self, read: Callable[[str], Awaitable[Outcome]], names: _Names, *, size: int) -> None:
+    def __init__(self, read: Callable[[T], Awaitable[Outcome]], users: _Users[T], *, size: int) -> None:
         self._read = read
-        self._names = names
+        self._users = users
         self._done: asyncio.Queue[Outcome | _Crash | None] = asyncio.Queue(maxsize=size)
         self._dismissed = False
         loop = asyncio.get_running_loop()
@@ -116,8 +123,8 @@ class _Crew:
     async def _work(self) -> None:
         set_background()
         try:
-            while not isinstance(username := await self._names.pull(), _End):
-                await self._done.put(await self._read(username))
+            while not isinstance(user := await self._users.pull(), _End):
+                await self._done.put(await self._read(user))
         except asyncio.CancelledError:
             if self._dismissed:
                 raise
