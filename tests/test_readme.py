@@ -34,9 +34,16 @@ def test_there_is_code_to_run():
 
 @pytest.mark.parametrize("code", BLOCKS.values(), ids=BLOCKS)
 def test_a_block_runs_by_itself(code, tmp_path):
+    """And again in the same folder, when it leaves a file there."""
+    _runs(code, tmp_path)
+    if any(tmp_path.iterdir()):
+        _runs(code, tmp_path)
+
+
+def _runs(code, folder):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
