@@ -81,6 +81,7 @@ def over_time(
     unit: str,
     series: Sequence[tuple[str, str, Callable[[Sample], float | None]]],
     marks: tuple[str, Callable[[Sample], int]] | None = None,
+    mean: float | None = None,
 ) -> Plot:
     """A chart of how something stood at each sample.
 
@@ -90,6 +91,7 @@ def over_time(
         unit: of the numbers.
         series: name, look and number of each line; a number may be missing.
         marks: what is marked, and how often it happened in a slice.
+        mean: over time, of a series whose numbers are smoothed; ``None`` to take it from the first series.
     """
     seconds = max((sample.at_seconds for sample in samples), default=0.0)
     numbers = [(name, look, [read(sample) for sample in samples]) for name, look, read in series]
@@ -108,10 +110,28 @@ def over_time(
             for name, look, column in numbers
         ),
         peak=peak,
-        mean=_mean(edges, numbers[0][2]),
+        mean=_mean(edges, numbers[0][2]) if mean is None else mean,
         marks=() if marks is None else _marked(samples, seconds, marks[1]),
         marked="" if marks is None else marks[0],
     )
+
+
+def speed_over_time(
+    title: str, samples: Sequence[Sample], *, unit: str, line: tuple[str, str], count: Callable[[Sample], int]
+) -> Plot:
+    """A chart of how often something happened, per second.
+
+    Args:
+        title: what it shows.
+        samples: the slices of time.
+        unit: of the speed.
+        line: name and look of the line.
+        count: how often it happened in a slice.
+    """
+    series = [(*line, per_second(count, samples))]
+    seconds = samples[-1].at_seconds if samples else 0.0
+    mean = sum(map(count, samples)) / seconds if seconds > 0 else 0.0
+    return over_time(title, samples, unit=unit, series=series, mean=mean)
 
 
 def per_second(read: Callable[[Sample], int], samples: Sequence[Sample]) -> Callable[[Sample], float]:

@@ -139,14 +139,21 @@ def _plots(observed: Observation, *, sent_here: bool) -> list[charts.Plot]:
     samples = observed.samples
     plots = []
     if sent_here:
-        requests = charts.per_second(lambda sample: sample.requests, samples)
+        line = ("answered", "area one")
         plots.append(
-            charts.over_time(
-                "Requests", samples, unit="requests/s", series=[("answered", "area one", requests)]
+            charts.speed_over_time(
+                "Requests", samples, unit="requests/s", line=line, count=lambda sample: sample.requests
             )
         )
-    users = charts.per_second(lambda sample: sample.synced + sample.failed, samples)
-    plots.append(charts.over_time("Users", samples, unit="users/s", series=[("done", "area two", users)]))
+    plots.append(
+        charts.speed_over_time(
+            "Users",
+            samples,
+            unit="users/s",
+            line=("done", "area two"),
+            count=lambda sample: sample.synced + sample.failed,
+        )
+    )
     if sent_here:
         plots += [_rate_plot(observed), _concurrency_plot(observed)]
     return [plot for plot in plots if plot.seconds > 0 and math.isfinite(plot.peak)]

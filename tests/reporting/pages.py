@@ -15,13 +15,14 @@ class Page(HTMLParser):
         numbers: the value of each ``<data id=…>``.
         tables: the rows of each ``<table id=…>``, a cell its text.
         buckets: the values of every ``<data class="bucket">``.
+        means: the mean of each chart over time, as printed above it.
         text: everything that is printed.
     """
 
     def __init__(self, source):
         super().__init__()
         self.tags, self.attributes, self.numbers, self.tables = Counter(), [], {}, {}
-        self.buckets, self.text, self.source = [], "", source
+        self.buckets, self.means, self.text, self.source = [], [], "", source
         self._table = self._cell = None
         self._open = []
         self.feed(source)
@@ -36,6 +37,8 @@ class Page(HTMLParser):
             self.numbers[given["id"]] = float(given["value"])
         if given.get("class") == "bucket":
             self.buckets.append(int(given["value"]))
+        if given.get("class") == "mean":
+            self.means.append(float(given["value"]))
         if tag == "table":
             self._table = self.tables.setdefault(given.get("id", ""), [])
         elif tag == "tr" and self._table is not None:

@@ -40,6 +40,9 @@ return {
   ink: getComputedStyle(document.body).color, columns: new Set(cards.map(one => Math.round(one.left))).size,
   clipped: numbers.filter(one => box(one).right > box(one.parentElement).right + 0.5).length,
   plots: [...document.querySelectorAll('.plot svg')].map(one => box(one).height),
+  sideways: [...document.querySelectorAll('.scroll:not(.numbers *)')].filter(
+    one => one.scrollWidth > one.clientWidth + 1).map(one => one.innerHTML.slice(0, 80)),
+  ends: [...document.querySelectorAll('#slowest td:last-child')].filter(one => box(one).width > 0).length,
   fetched: performance.getEntriesByType('resource').length,
 };
 """
@@ -132,6 +135,8 @@ def test_it_fits_its_window(driver, page, tmp_path, width, columns, dark):
     assert seen["scrolled"] <= width, seen["wide"]
     assert seen["wide"] == []
     assert (seen["columns"], seen["overlapping"], seen["clipped"]) == (columns, False, 0)
+    assert seen["sideways"] == []
+    assert seen["ends"] == 20, "it does not say of the slowest users how they ended"
     assert seen["cards"] >= 8
     assert len(seen["plots"]) == 4 + 4
     assert min(seen["plots"]) > 100

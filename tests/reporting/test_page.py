@@ -112,6 +112,16 @@ class TestNumbers:
         assert sum(int(row[2]) for row in rows) == data["totals"]["synced"]
         assert sum(int(row[3]) for row in rows) == data["totals"]["failed"]
 
+    def test_a_mean_is_what_happened_by_the_time_it_took(self, reports):
+        """And not the mean of a line that is drawn smoothed."""
+        data, page = reports
+        samples = data["observed"]["samples"]
+        seconds = samples[-1]["at_seconds"]
+        requests, users = page.means[:2]
+        assert requests == pytest.approx(sum(sample["requests"] for sample in samples) / seconds)
+        done = sum(sample["synced"] + sample["failed"] for sample in samples)
+        assert users == pytest.approx(done / seconds)
+
     def test_the_histograms_hold_every_answer(self, reports):
         data, page = reports
         answers = sum(latency["count"] for latency in data["observed"]["latency"].values())
