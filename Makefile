@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
+JOBS ?= 1
+# Whole files, since some have servers of their own. Many tests keep real time: more than twice the cores is too much.
+PARALLEL := $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile)
 
 .PHONY: help setup demo test chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean docs dist test-lowest
 
@@ -25,8 +28,8 @@ endif
 demo: .venv/installed  ## sync 1,000 users of a local twin into a sealed store, interrupt, resume, verify
 	$(BIN)/flowmate demo
 
-test: .venv/installed  ## run the tests
-	$(BIN)/pytest
+test: .venv/installed  ## run the tests (JOBS=4: in so many processes)
+	$(BIN)/pytest $(PARALLEL)
 
 chaos: .venv/installed  ## 2,000 seeded runs with every fault at once, each judged by every promise (RUNS=n for others)
 	$(BIN)/python -m tests.reliability.chaos --runs $(or $(RUNS),2000)
