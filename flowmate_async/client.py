@@ -49,6 +49,11 @@ _DRAIN_SECONDS = 5.0
 class FlowMate:
     """An asyncio client of one FlowMate tenant. Use it as ``async with FlowMate(...) as fm``.
 
+    Beside the errors that each method names, whatever asks FlowMate may raise ``AuthenticationError`` (the
+    admin token is rejected), ``RateLimitedError``, ``UpstreamUnavailableError``, ``UpstreamTimeoutError`` and
+    ``ProtocolError``, after the retries that :class:`~flowmate_async.RetryPolicy` allows. All are
+    :class:`~flowmate_async.FlowMateError`.
+
     Args:
         admin_token: the tenant's admin token; or the path of a private file that holds it, which is read
             again after a 401; or an async provider of it.
@@ -261,7 +266,9 @@ class FlowMate:
                 valid for less is served rather than nothing.
 
         Raises:
+            InvalidIdError: the username or id may not be sent.
             CredentialExpiredError: upstream's newest has expired, or ends sooner.
+            UserNotFoundError: no such user, or a disabled one.
             SecretNotFoundError: no such secret.
             PermissionDeniedError: the user does not own it, or it comes masked.
             RefreshFailedError: upstream could not refresh it, and no valid value is held.
@@ -382,6 +389,7 @@ class FlowMate:
 
         Raises:
             AuthenticationError: the admin token was rejected.
+            StoreError: the store cannot be read.
         """
         usernames, left_out, _ = await self._selected(users)
         dry_run = DryRun(self._reader, store, delta=delta or DeltaPolicy(), workers=self._concurrency)

@@ -18,7 +18,7 @@ class TokenLease(msgspec.Struct, frozen=True):
 
     Attributes:
         tokens: how many requests may be sent.
-        valid_until: on ``time.monotonic``; afterwards none of them may be sent any more, since tokens that
+        valid_until: seconds on ``time.monotonic``; afterwards none of them may be sent, since tokens that
             were saved up would be a burst on top of everybody else's.
     """
 
@@ -42,7 +42,12 @@ class RateBudget(Protocol):
 
 
 class SharedSecret(Redacted, frozen=True):
-    """A credential that another process may have fetched, and how many seconds ago it was."""
+    """A credential that another process may have fetched.
+
+    Attributes:
+        secret: the credential.
+        age_seconds: how long ago it was fetched.
+    """
 
     secret: Secret
     age_seconds: float = 0.0
@@ -85,13 +90,25 @@ class SharedCredentials(Protocol):
     async def reject(self, username: str, secret_id: str, rejected: Secret) -> bool:
         """Tell every process that the app rejected this credential.
 
+        Args:
+            username: the user.
+            secret_id: the secret.
+            rejected: what the app rejected.
+
         Returns:
             Whether one of them has just learnt that upstream has no other.
         """
         ...
 
     async def confirm(self, username: str, secret_id: str, rejected: Secret, *, seconds: float) -> None:
-        """Let it be known for so many seconds that upstream has no other than this rejected one."""
+        """Let it be known for so many seconds that upstream has no other than this rejected one.
+
+        Args:
+            username: the user.
+            secret_id: the secret.
+            rejected: what the app rejected.
+            seconds: for how long; afterwards upstream is asked again.
+        """
         ...
 
     def on_rejected(self, listener: Callable[[str, str, Recognizes], object]) -> None:

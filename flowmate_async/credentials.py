@@ -44,7 +44,16 @@ _OVER = Timeline(float("-inf"), float("-inf"), float("-inf"), float("-inf"))
 
 
 class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The cache as it stands: credentials held, failures remembered, and what it did so far."""
+    """The cache as it stands, and what it did so far.
+
+    Attributes:
+        entries: credentials held.
+        failures: failures remembered, as "no such secret".
+        hits: credentials served from the cache.
+        misses: credentials that had to be waited for.
+        refreshes: values that came from upstream.
+        stale_served: values served although their refresh had failed, since they were still valid.
+    """
 
     entries: int
     failures: int

@@ -112,35 +112,58 @@ class InvalidIdError(ConfigurationError):
 
 
 class AuthenticationError(FlowMateError):
-    """Raised when the admin token is rejected, or when a user token is rejected right after it was made."""
+    """Raised when the admin token is rejected, or when a user token is rejected right after it was made.
+
+    Not for every 401: a token that has ended is replaced once, and several other troubles of upstream's look
+    the same (docs/contract/OBSERVED.md § Errors).
+    """
 
 
 class PermissionDeniedError(FlowMateError):
-    """Raised on a 403: the token is valid but may not do this, or the secret belongs to another user."""
+    """Raised on a 403: the token is valid but may not do this, or the secret belongs to another user.
+
+    See docs/contract/OBSERVED.md § Errors.
+    """
 
 
 class MaskedSecretError(PermissionDeniedError):
-    """Raised when values arrive masked; grant the token the permission ``secrets.secret.readRaw``."""
+    """Raised when values arrive masked; grant the token the permission ``secrets.secret.readRaw``.
+
+    Upstream answers 200 with stars then (docs/contract/OBSERVED.md § One secret).
+    """
 
 
 class UserNotFoundError(FlowMateError):
-    """Raised when upstream knows no such user, or the user's account is disabled."""
+    """Raised when upstream knows no such user, or the user's account is disabled.
+
+    See docs/contract/OBSERVED.md § Impersonation.
+    """
 
 
 class SecretNotFoundError(FlowMateError):
-    """Raised when upstream knows no secret of that id."""
+    """Raised when upstream knows no secret of that id (docs/contract/OBSERVED.md § Errors)."""
 
 
 class CredentialExpiredError(FlowMateError):
-    """Raised when even upstream's newest answer has expired, or expires sooner than was asked for."""
+    """Raised when even upstream's newest answer has expired, or expires sooner than was asked for.
+
+    Upstream refreshes only what has less than 15 minutes left (docs/contract/OBSERVED.md § One secret), and
+    nothing that it has no refresh token for.
+    """
 
 
 class CredentialRejectedError(FlowMateError):
-    """Raised when the app rejected a credential and upstream still answers with the same one."""
+    """Raised when the app rejected a credential and upstream still answers with the same one.
+
+    There is no forced refresh (docs/contract/OBSERVED.md § One secret).
+    """
 
 
 class RefreshFailedError(FlowMateError):
-    """Raised when upstream could not refresh a secret with the provider behind it."""
+    """Raised when upstream could not refresh a secret with the provider behind it.
+
+    See docs/contract/OBSERVED.md § Refresh failures.
+    """
 
 
 class RateLimitedError(FlowMateError):
@@ -148,7 +171,10 @@ class RateLimitedError(FlowMateError):
 
 
 class UpstreamUnavailableError(FlowMateError):
-    """Raised when FlowMate cannot be reached, or answers that it is failing."""
+    """Raised when FlowMate cannot be reached, or answers that it is failing, or the breaker is open.
+
+    Some of its failures look like a rejected token (docs/contract/OBSERVED.md § Errors).
+    """
 
 
 class UpstreamTimeoutError(UpstreamUnavailableError):
@@ -160,7 +186,10 @@ class ProtocolError(FlowMateError):
 
 
 class IncompleteListingError(FlowMateError):
-    """Raised when a user's listing keeps disagreeing with its own total."""
+    """Raised when a user's listing keeps disagreeing with its own total.
+
+    Pages are unsorted upstream, so that an item can be missed (docs/contract/OBSERVED.md § Listing).
+    """
 
 
 class TooManyFailuresError(FlowMateError):

@@ -13,7 +13,22 @@ _log = logging.getLogger("flowmate_async")
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """Base of all events."""
+    """Base of all events, and what their fields mean where they have them.
+
+    Attributes:
+        endpoint: the endpoint asked, as ``GET /secrets/{id}``.
+        status: the HTTP status of the answer.
+        seconds: how long it took, or for how long nothing is sent.
+        username: the user concerned.
+        secret_id: the secret concerned.
+        error: the kind of an error, as ``refresh_failed``.
+        message: the error's text.
+        auth_client_id: the OAuth client concerned.
+        flight: what was asked for: ``impersonation`` or ``secret``.
+        run_id: the run in the store.
+        secrets: credentials stored, or found unchanged, of the user.
+        requests: how many requests the user took.
+    """
 
 
 class Answered(Event, frozen=True):
@@ -163,7 +178,11 @@ Listener = Callable[[Event], object]
 
 
 class Emitter:
-    """Hands each event to every listener."""
+    """Hands each event to every listener.
+
+    Args:
+        listeners: who is told, in this order.
+    """
 
     __slots__ = ("_listeners",)
 

@@ -92,7 +92,16 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one hop, with the credential if it is for this origin."""
+        """Send one hop, with the credential if it is for this origin.
+
+        Args:
+            request: the hop's; a copy is sent, so it is never changed.
+
+        Raises:
+            ConfigurationError: the credential has no header form, or the caller has set its header.
+            FlowMateError: what :meth:`FlowMate.credential` raises.
+            httpx.TransportError: what the transport that sends raises.
+        """
         if not self._binding.covers(_origin(request.url)):
             return await self._inner.handle_async_request(request)
         async with self._binding.lease() as lease:
@@ -171,6 +180,9 @@ class FlowMateAuth(httpx.Auth):
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Refuse: credentials are fetched by asyncio.
 
+        Args:
+            request: not looked at.
+
         Raises:
             ConfigurationError: always.
         """
@@ -181,7 +193,15 @@ class FlowMateAuth(httpx.Auth):
         )
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Send a request, with the credential if it is for this origin."""
+        """Send a request, with the credential if it is for this origin.
+
+        Args:
+            request: the client's, which the header is put on.
+
+        Raises:
+            ConfigurationError: the credential is not sent as ``Authorization``, or the caller has set it.
+            FlowMateError: what :meth:`FlowMate.credential` raises.
+        """
         if not self._binding.covers(_origin(request.url)):
             yield request
             return

@@ -103,12 +103,22 @@ async def serve(
 
 
 def is_ready(fm: Observable) -> bool:
-    """Whether work makes sense: the breaker does not keep everybody from a sick upstream."""
+    """Whether work makes sense: the breaker does not keep everybody from a sick upstream.
+
+    Args:
+        fm: the client.
+    """
     return fm.stats().traffic.breaker.state != "open"
 
 
 class RunEnd(msgspec.Struct, frozen=True):
-    """How a sync ended: the exit code, whether every user was tried, and after how many seconds."""
+    """How a sync ended.
+
+    Attributes:
+        exit_code: what the process ends with.
+        complete: whether every user was tried.
+        seconds: how long it took.
+    """
 
     exit_code: int
     complete: bool

@@ -11,7 +11,12 @@ __all__ = ["burst_needed", "most_in_window"]
 
 
 def most_in_window(moments: Iterable[float], seconds: float) -> int:
-    """Return the largest number of requests in any sliding window of `seconds`, ends included."""
+    """Return the largest number of requests in any sliding window of `seconds`, ends included.
+
+    Args:
+        moments: when they came, in seconds, in order: see `Sandbox.arrivals`.
+        seconds: how long the window is.
+    """
     most, window = 0, deque[float]()
     for moment in moments:
         window.append(moment)
@@ -22,7 +27,12 @@ def most_in_window(moments: Iterable[float], seconds: float) -> int:
 
 
 def burst_needed(moments: Iterable[float], rate: float) -> float:
-    """Return the smallest B with which, over *every* window of w seconds, requests <= rate * w + B."""
+    """Return the smallest B with which, over *every* window of w seconds, requests <= rate * w + B.
+
+    Args:
+        moments: when they came, in seconds, in order: see `Sandbox.arrivals`.
+        rate: requests/s.
+    """
     needed, lowest = 0.0, float("inf")
     start: float | None = None
     for number, moment in enumerate(moments):

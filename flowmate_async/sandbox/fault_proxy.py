@@ -32,6 +32,8 @@ class ProxyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What the proxy does. One seed draws the same for the n-th connection, in each direction."""
 
     seed: int = 0
+    """The same seed draws the same."""
+
     cut_share: float = 0.0
     """Share of connections that are reset, in one of the two directions."""
 
@@ -42,20 +44,36 @@ class ProxyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Share of connections that stop once, in one of the two directions."""
 
     stall_seconds: float = 1.0
+    """How long such a connection stops."""
+
     stall_within_bytes: int = 2000
+    """It stops after any number of bytes below this."""
+
     split_bytes: int = 0
     """So many first bytes of each direction go out one by one, each in a segment of its own."""
 
     up_delay_seconds: float = 0.0
+    """Mean delay of each chunk towards the upstream, exponential: timing is reordered."""
+
     down_delay_seconds: float = 0.0
-    """Mean delay of each chunk towards the upstream and back, exponential: timing is reordered."""
+    """The same on the way back."""
 
     max_connections: int = 1000
     """One more is closed at once."""
 
 
 class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What the proxy has done so far."""
+    """What the proxy has done so far.
+
+    Attributes:
+        connections: that it took.
+        open: those that are open now.
+        turned_away: those above `max_connections`.
+        cuts: those it reset.
+        stalls: those it stopped once.
+        bytes_up: bytes it passed to the upstream.
+        bytes_down: bytes it passed back.
+    """
 
     connections: int = 0
     open: int = 0
@@ -67,7 +85,12 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FaultProxy:
-    """TCP proxy on loopback, for `async with`; leaving the block resets what is open."""
+    """TCP proxy on loopback, for `async with`; leaving the block resets what is open.
+
+    Args:
+        target: URL of the upstream in front of which it stands.
+        options: what it does; by default it only passes bytes on.
+    """
 
     def __init__(self, target: str, options: ProxyOptions | None = None) -> None:
         parts = urlsplit(target)

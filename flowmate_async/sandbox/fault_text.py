@@ -16,7 +16,16 @@ __all__ = ["faults_from_text"]
 
 
 def faults_from_text(text: str, *, seed: int = 0) -> Faults:
-    """Read faults; raise `ValueError` with what is wrong. JSON brings its own seed."""
+    """Read faults as the command line takes them.
+
+    Args:
+        text: rules parted by `;`, as `reset=0.01; throttle=0.1 @ GET /secrets/`; or the JSON of `Faults`,
+            which brings its own seed.
+        seed: of all that is left to chance.
+
+    Raises:
+        ValueError: says what is wrong with the text.
+    """
     if text.lstrip().startswith("{"):
         return msgspec.json.decode(text, type=Faults)
     rules = [_rule(part) for part in text.split(";") if part.strip()]

@@ -108,14 +108,20 @@ class Distribution(StrEnum):
 
 
 class Latency(_Rule, frozen=True, kw_only=True):
-    """The request waits before it is processed."""
+    """The request waits before it is processed.
+
+    Attributes:
+        seconds: for how long, in the mean.
+        distribution: how the delays scatter.
+        most_seconds: the longest delay.
+    """
 
     seconds: float
     distribution: Distribution = Distribution.FIXED
     most_seconds: float = 60.0
 
     def drawn(self, rng: Random) -> float:
-        """Draw one delay."""
+        """Draw one delay, in seconds, from `rng`."""
         match self.distribution:
             case Distribution.FIXED:
                 seconds = self.seconds
@@ -137,34 +143,50 @@ class Hang(_Rule, frozen=True, kw_only=True):
 class HangAfter(_Rule, frozen=True, kw_only=True):
     """No answer, although the request **was processed**: a refresh took place, a token was issued.
 
-    Nobody can prove to the caller that it was; what the answer held is lost.
+    Nobody can prove to the caller that it was; what the answer held is lost. The connection closes after
+    `seconds`, or when the caller goes.
     """
 
     seconds: float | None = None
 
 
 class HangInBody(_Rule, frozen=True, kw_only=True):
-    """Status, headers and half of the body, then silence. **Processed**."""
+    """Half of an answer, then silence for `seconds`, or until the caller goes. **Processed**."""
 
     seconds: float | None = None
 
 
 class Throttle(_Rule, frozen=True, kw_only=True):
-    """429 from the gateway, below every limit; **not processed**. A limit is `Settings.rate`."""
+    """429 from the gateway, below every limit; **not processed**. A limit is `Settings.rate`.
+
+    Attributes:
+        retry_after: how the answer's `Retry-After` is written: seconds, a date, or not at all.
+        retry_after_seconds: how long it asks to wait.
+    """
 
     retry_after: Literal["seconds", "date", "none"] = "seconds"
     retry_after_seconds: int = 1
 
 
 class Error(_Rule, frozen=True, kw_only=True):
-    """500 (JSON), 502 or 503 (a gateway's page); **not processed**."""
+    """500 (JSON), 502 or 503 (a gateway's page); **not processed**.
+
+    Attributes:
+        status: the answer's.
+        retry_after_seconds: what its `Retry-After` says; `None` for no such header.
+    """
 
     status: Literal[500, 502, 503] = 503
     retry_after_seconds: int | None = None
 
 
 class ErrorAfter(_Rule, frozen=True, kw_only=True):
-    """500, 502 or 503 although the request **was processed**: a rotated token stays upstream only."""
+    """500, 502 or 503 although the request **was processed**: a rotated token stays upstream only.
+
+    Attributes:
+        status: the answer's.
+        retry_after_seconds: what its `Retry-After` says; `None` for no such header.
+    """
 
     status: Literal[500, 502, 503] = 502
     retry_after_seconds: int | None = None
@@ -290,7 +312,7 @@ class ItemsMove(_Rule, frozen=True, kw_only=True):
 class Provider(_Rule, frozen=True, kw_only=True):
     """The provider behind a secret fails; `share` and `skip` count refreshes, not requests.
 
-    A secret's own fault comes first, then this, then the setting `provider_fault`. `routes` have no
+    A secret's own `fault` comes first, then this one's, then the setting `provider_fault`. `routes` have no
     meaning here.
     """
 

@@ -16,7 +16,18 @@ __all__ = ["SandboxOptions", "Settings", "SettingsChange"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Run-time settings: what `configure()` and `POST /_sandbox/settings` may change."""
+    """Run-time settings: what `configure()` and `POST /_sandbox/settings` may change.
+
+    Attributes:
+        latency_seconds: added to each answer.
+        rate: requests/s above which it answers 429; `None` for no limit.
+        burst: requests that it takes at once under `rate`.
+        raw_read: whether the tenant's users may read credentials in clear; masked ones come otherwise
+            (docs/contract/OBSERVED.md § One secret).
+        provider_seconds: how long the providers behind the secrets take for a refresh or a login.
+        provider_fault: how all of them misbehave; `None` for not at all.
+        faults: what else goes wrong.
+    """
 
     latency_seconds: float = 0.0
     rate: float | None = None
@@ -28,7 +39,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Partial update: a field left out stays as it was, `null` removes a limit or a fault."""
+    """Partial update: a field left out stays as it was, `null` removes a limit or a fault.
+
+    Attributes:
+        latency_seconds: as in `Settings`, and so are the others.
+        rate: requests/s, see there.
+        burst: see there.
+        raw_read: see there.
+        provider_seconds: see there.
+        provider_fault: see there.
+        faults: see there.
+    """
 
     latency_seconds: float | msgspec.UnsetType = msgspec.UNSET
     rate: float | msgspec.UnsetType | None = msgspec.UNSET
@@ -39,7 +60,14 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     faults: Faults | msgspec.UnsetType = msgspec.UNSET
 
     def applied_to(self, settings: Settings) -> Settings:
-        """Return `settings` with the fields that this change names."""
+        """Return `settings` with the fields that this change names.
+
+        Args:
+            settings: as they are.
+
+        Raises:
+            ValueError: settings that no server could obey.
+        """
         given = {name: getattr(self, name) for name in self.__struct_fields__}
         named = {name: value for name, value in given.items() if value is not msgspec.UNSET}
         return checked(msgspec.structs.replace(settings, **named))
@@ -48,8 +76,32 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is decided before the first request.
 
-    `users` counts the active users of the tenant; administrators, service accounts and
-    `disabled_users` come on top. The fields of `Settings` are its first values.
+    Attributes:
+        users: active users of the tenant; administrators and service accounts come on top.
+        seed: the same seed makes the same users, secrets and faults.
+        disabled_users: come on top, too.
+        port: on loopback; 0 for a free one.
+        admin_token: the tenant's; a random one when left out.
+        ssl_context: serves over TLS with this one.
+        idle_close_seconds: after so long an idle connection is closed (docs/contract/OBSERVED.md
+            § Connections).
+        shutdown_seconds: how long requests under way may take once it ends.
+        now: the wall clock, in seconds since the Unix epoch.
+        token_life_seconds: the sliding life of a user token (docs/contract/OBSERVED.md § Impersonation).
+        create_users_on_impersonate: whether an unknown username becomes a user, as FlowMate's guide says.
+        latency_seconds: the first value of the setting, see `Settings`, as the next six are.
+        rate: requests/s, see there.
+        burst: see there.
+        raw_read: see there.
+        faults: see there.
+        provider_seconds: see there.
+        provider_fault: see there.
+        access_life_seconds: how long an access token lasts that a refresh brings.
+        refresh_below_seconds: a secret with less left is refreshed (docs/contract/OBSERVED.md § One secret).
+        lock_seconds: how long the lock of a refresh is held that did not end (docs/contract/OBSERVED.md
+            § Concurrent GETs of one secret).
+        lock_wait_seconds: how long a GET that meets the lock waits before it looks again: from, to.
+        lock_wait_attempts: how often it looks before it fails.
     """
 
     users: int = 10
@@ -88,7 +140,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     lock_wait_attempts: int = 5
 
     def settings(self) -> Settings:
-        """Return the first run-time settings."""
+        """Return the first run-time settings; raise `ValueError` when no server could obey them."""
         return checked(
             Settings(
                 latency_seconds=self.latency_seconds,

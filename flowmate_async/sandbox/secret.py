@@ -22,16 +22,38 @@ _CIPHER_BLOCK_BYTES = 16
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Owner of a secret: a USER or a TENANT."""
+    """Owner of a secret.
+
+    Attributes:
+        id: its internal id.
+        type: `USER` or `TENANT`.
+    """
 
     id: str
     type: str = "USER"
 
 
 class Secret(msgspec.Struct, kw_only=True):
-    """Stored secret. `value` is in clear; `sealed` holds the ciphertexts that readers get instead.
+    """Stored secret (docs/contract/OBSERVED.md § One secret).
 
     Mutable on purpose: refreshes rotate it, and a test may put any value into it.
+
+    Attributes:
+        id: its id.
+        name: the name its user gave it.
+        owners: who may fetch it.
+        type: the contract's word for its type.
+        value: the credential in clear, with the contract's field names.
+        created_at: in ISO 8601.
+        updated_at: likewise.
+        sealed: the ciphertexts that readers get instead of single fields of the value.
+        domain: shown only.
+        mixed_properties: likewise.
+        version: counts its refreshes.
+        locked_at: since when a refresh holds its lock, in seconds since the epoch; `None` when none does.
+        was_locked: whether one ever did.
+        current_error: the last refresh's failure, which no success clears.
+        fault: how its own provider misbehaves.
     """
 
     id: str

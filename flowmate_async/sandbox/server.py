@@ -41,6 +41,17 @@ class Sandbox:
 
     `world` holds users, secrets and tokens to inspect and change; `stats()` counts what came in.
     Leaving the block closes every connection at once, hanging requests included.
+
+    Args:
+        options: see `SandboxOptions`; a small tenant when left out.
+
+    Attributes:
+        admin_token: the tenant's.
+        world: see `World`.
+
+    Raises:
+        ValueError: settings that no server could obey.
+        OSError: on entering: the port is taken.
     """
 
     def __init__(self, options: SandboxOptions | None = None) -> None:
@@ -89,11 +100,26 @@ class Sandbox:
         return self._settings
 
     def configure(self, **changes: object) -> Settings:
-        """Change settings while requests run: the fields of `Settings` by name."""
+        """Change settings while requests run.
+
+        Args:
+            changes: the fields of `Settings` by name; what is not named stays as it is.
+
+        Raises:
+            msgspec.ValidationError: no such field, or not of its type.
+            ValueError: settings that no server could obey.
+        """
         return self.change(msgspec.convert(changes, SettingsChange))
 
     def change(self, change: SettingsChange) -> Settings:
-        """Apply a partial update and return the settings from now on."""
+        """Apply a partial update and return the settings from now on.
+
+        Args:
+            change: what is different.
+
+        Raises:
+            ValueError: settings that no server could obey.
+        """
         self._settings = change.applied_to(self._settings)
         self._passage.configure(self._settings)
         if change.faults is not msgspec.UNSET:
@@ -203,7 +229,15 @@ class Sandbox:
 
 
 async def serve_forever(options: SandboxOptions, on_ready: Callable[[Sandbox], None]) -> None:
-    """Run a sandbox until cancelled; `on_ready` gets it once it listens."""
+    """Run a sandbox until cancelled.
+
+    Args:
+        options: see `SandboxOptions`.
+        on_ready: called with the sandbox once it listens.
+
+    Raises:
+        OSError: the port is taken.
+    """
     async with Sandbox(options) as sandbox:
         on_ready(sandbox)
         await anyio.sleep_forever()

@@ -19,8 +19,10 @@ class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
     """Route template -> status -> answers."""
 
     impersonations: int
-    impersonations_by_username: dict[str, int]
     """Tokens issued."""
+
+    impersonations_by_username: dict[str, int]
+    """The same by username."""
 
     secret_gets: dict[str, int]
     """Secret id -> GETs that its reader was allowed."""
@@ -29,6 +31,8 @@ class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
     """Secret id -> refreshes and logins that reached the provider."""
 
     refreshes_by_auth_client: dict[str, int]
+    """The same by OAuth client."""
+
     lock_waits: dict[str, int]
     """Secret id -> GETs that met the lock of another one's refresh."""
 
@@ -36,8 +40,14 @@ class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
     """Username -> list pages served."""
 
     in_flight: int
+    """Requests under way."""
+
     max_in_flight: int
+    """The most that were under way at once."""
+
     max_refreshes_in_flight: int
+    """The most refreshes and logins that were under way at once."""
+
     throttled: int
     """Answers with status 429, injected ones included."""
 

@@ -14,6 +14,21 @@ class User(msgspec.Struct, kw_only=True):
     """Account: a user of the tenant, an administrator or a service account.
 
     Mutable, so that a test can disable somebody or take a permission away in mid-flight.
+
+    Attributes:
+        username: what it is impersonated by.
+        firstname: shown only.
+        lastname: likewise.
+        status: `ACTIVE`, or it cannot be impersonated.
+        confirmed: shown only.
+        tenant: the tenant's id; not there for administrators and service accounts.
+        roles: with any, it is an administrator.
+        permissions: without `RAW_READ` it sees masked credentials.
+        id: its internal id.
+        created_at: in ISO 8601.
+        updated_at: likewise.
+        version: shown only.
+        safeguard: likewise.
     """
 
     username: str

@@ -25,7 +25,14 @@ _NOT_IN_TRUTH = ("refreshToken", "inputFields")
 
 
 class Truth(msgspec.Struct, frozen=True):
-    """What one secret is upstream at this moment, in clear."""
+    """What one secret is upstream at this moment, in clear.
+
+    Attributes:
+        username: the user's whom it belongs to.
+        secret_id: its id.
+        type: the contract's word for its type.
+        value: the credential, with the contract's field names.
+    """
 
     username: str
     secret_id: str
@@ -34,7 +41,11 @@ class Truth(msgspec.Struct, frozen=True):
 
 
 class World:
-    """The twin's data: accounts, secrets and user tokens."""
+    """The twin's data: accounts, secrets and user tokens.
+
+    Args:
+        options: how many users there are, and the seed that makes them.
+    """
 
     def __init__(self, options: SandboxOptions) -> None:
         self._now: Callable[[], float] = options.now
@@ -90,14 +101,14 @@ class World:
         return None if index is None or index in self._deleted else self._touch(index)
 
     def impersonated(self, username: str) -> User | None:
-        """Find whom to impersonate; FlowMate makes the user, IAM does not (§ Impersonation)."""
+        """Find whom to impersonate by `username`; FlowMate makes the user, IAM does not (§ Impersonation)."""
         user = self.user(username)
         if user is None and self._creates_users and username.strip():
             user = self.add_user(username)
         return user
 
     def user_by_id(self, user_id: str) -> User | None:
-        """Find an account by its internal id."""
+        """Find an account by its internal id, `user_id`."""
         known = self._by_id.get(user_id)
         if known is not None:
             return known
@@ -115,7 +126,20 @@ class World:
         roles: tuple[str, ...] = (),
         permissions: tuple[str, ...] = (RAW_READ,),
     ) -> User:
-        """Add an account without secrets; refuse a username that exists."""
+        """Add an account without secrets.
+
+        Args:
+            username: what it is impersonated by.
+            user_id: its internal id; a new one when left out.
+            in_tenant: whether it belongs to the tenant, as users do and administrators do not.
+            status: `ACTIVE`, or it cannot be impersonated.
+            confirmed: shown only.
+            roles: with any, it is an administrator and not one of "all users".
+            permissions: without `RAW_READ` it sees masked credentials.
+
+        Raises:
+            ValueError: the username exists.
+        """
         if self.user(username) is not None:
             message = f"the world has a user {username!r} already"
             raise ValueError(message)
@@ -137,7 +161,14 @@ class World:
         )
 
     def delete_user(self, username: str) -> None:
-        """Delete an account with its tokens and the secrets that nobody else owns."""
+        """Delete an account with its tokens and the secrets that nobody else owns.
+
+        Args:
+            username: whose.
+
+        Raises:
+            ValueError: there is no such user.
+        """
         user = self._known(username)
         index = self._index_of(user)
         for secret in self.secrets_of(username):
@@ -152,11 +183,18 @@ class World:
             self._deleted.add(index)
 
     def secrets_of(self, username: str) -> tuple[Secret, ...]:
-        """Return a user's secrets in natural order; those of the tenant are not among them."""
+        """Return a user's secrets in natural order; those of the tenant are not among them.
+
+        Args:
+            username: whose.
+
+        Raises:
+            ValueError: there is no such user.
+        """
         return tuple(self._estates.of(self._index_of(self._known(username)), self._known(username)))
 
     def estate_of(self, user: User) -> list[Secret]:
-        """Return the live list behind `secrets_of`, for the server's own use."""
+        """Return the live list behind `secrets_of` a `user`, for the server's own use."""
         return self._estates.of(self._index_of(user), user)
 
     def tenant_secrets(self) -> tuple[Secret, ...]:
@@ -164,14 +202,14 @@ class World:
         return tuple(self._estates.tenant_secrets)
 
     def secret(self, secret_id: str) -> Secret | None:
-        """Find a secret by id; changes to it last."""
+        """Find a secret by `secret_id`; changes to it last."""
         found = self.glance(secret_id)
         if found is not None:
             self._estates.keep(found)
         return found
 
     def glance(self, secret_id: str) -> Secret | None:
-        """Find a secret in order to read it: an untouched one may be forgotten and made again."""
+        """Find a secret by `secret_id` to read it: an untouched one may be forgotten and made again."""
         found = self._estates.find(secret_id)
         if found is not None:
             return found
@@ -198,7 +236,22 @@ class World:
         domain: str | None = None,
         mixed_properties: dict[str, Any] | None = None,
     ) -> Secret:
-        """Add a secret at the end of a user's natural order, or of each of `owners`."""
+        """Add a secret at the end of a user's natural order, or of each of `owners`.
+
+        Args:
+            username: the user.
+            type: the contract's word for its type.
+            value: the credential, with the contract's field names.
+            secret_id: its id; a new one when left out.
+            name: made of type and id when left out.
+            owners: the user alone when left out.
+            sealed: what readers get instead of single fields of the value.
+            domain: shown only.
+            mixed_properties: of type `MIXED`, shown only.
+
+        Raises:
+            ValueError: there is no such user.
+        """
         user = self._known(username)
         born = iso(self._now())
         made_id = secret_id or self._new_id()
@@ -219,7 +272,14 @@ class World:
         return secret
 
     def remove_secret(self, secret_id: str) -> None:
-        """Delete a secret, as its user would in the Integration Center."""
+        """Delete a secret, as its user would in the Integration Center.
+
+        Args:
+            secret_id: which.
+
+        Raises:
+            ValueError: there is no such secret.
+        """
         secret = self.secret(secret_id)
         if secret is None:
             message = f"the world has no secret {secret_id!r}"
@@ -227,14 +287,25 @@ class World:
         self._estates.remove(secret)
 
     def move_first_secret_last(self, username: str) -> None:
-        """Move an item between two pages, as the unsorted natural order may (§ Listing)."""
+        """Move an item between two pages, as the unsorted natural order may (§ Listing).
+
+        Args:
+            username: whose.
+
+        Raises:
+            ValueError: there is no such user.
+        """
         estate = self.estate_of(self._known(username))
         if estate:
             self._estates.keep(estate[0])
             estate.append(estate.pop(0))
 
     def revoke_tokens(self, username: str | None = None) -> int:
-        """Make the user tokens of one user, or of everybody, invalid; return how many were."""
+        """Make the user tokens of one user, or of everybody, invalid; return how many were.
+
+        Args:
+            username: whose; `None` for everybody's.
+        """
         return self.tokens.revoke(username)
 
     def truth(self) -> Iterator[Truth]:

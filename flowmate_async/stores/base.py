@@ -17,7 +17,10 @@ from flowmate_async.errors import CheckpointError
 from flowmate_async.secrets import Secret
 
 Status = Literal["synced", "failed"]
+"""How a user ended: everything is stored, or something could not be fetched."""
+
 Removal = Literal["mark", "delete"]
+"""What becomes of stored credentials that upstream no longer has."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +31,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         selection: whose run it is: ``all``, or a name for a set of users; only a run of the same selection is
             resumed.
         started_at: seconds since the Unix epoch.
-        finished_at: the completion mark; ``None`` while the run is incomplete.
+        finished_at: the completion mark, in seconds since the epoch; ``None`` while the run is incomplete.
     """
 
     id: str
@@ -86,14 +89,27 @@ class UserWrite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What a write did: credentials rewritten, and credentials found unchanged."""
+    """What a write did.
+
+    Attributes:
+        changed: credentials written.
+        unchanged: credentials that were stored already, as they are.
+    """
 
     changed: int = 0
     unchanged: int = 0
 
 
 class RunTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over a run's checkpoints; ``errors`` counts failed users by kind of error."""
+    """Sums over a run's checkpoints.
+
+    Attributes:
+        synced: users whose credentials are all stored.
+        failed: users something of whom could not be fetched.
+        secrets: credentials stored or found unchanged.
+        requests: requests that the users took.
+        errors: failed users by kind of error, as ``refresh_failed``.
+    """
 
     synced: int = 0
     failed: int = 0
@@ -128,7 +144,7 @@ class StoredItem(msgspec.Struct, frozen=True, kw_only=True):
         type: upstream's word for its type.
         expires_at: when it expires, in ISO 8601; ``None`` when it does not, or when that is not known.
         stored_at: when it was written, in seconds since the Unix epoch.
-        removed_at: when it was marked as removed upstream, likewise; ``None`` when it was not.
+        removed_at: when it was marked as removed upstream, in seconds likewise; ``None`` when it was not.
     """
 
     username: str
@@ -140,7 +156,12 @@ class StoredItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """What reading everything found: how many credentials open, and which do not."""
+    """What reading everything found.
+
+    Attributes:
+        intact: credentials that open.
+        damaged: username and secret id of each that does not.
+    """
 
     intact: int
     damaged: tuple[tuple[str, str], ...] = ()

@@ -37,6 +37,9 @@ class StoreKey(Redacted, frozen=True):
 
     Attributes:
         material: the bytes themselves.
+
+    Raises:
+        ConfigurationError: they are not 32.
     """
 
     material: bytes
@@ -144,6 +147,9 @@ def write_key_file(
 
 def read_key_file(path: str | os.PathLike[str]) -> StoreKey:
     """The key in a private file.
+
+    Args:
+        path: the file, as :func:`write_key_file` makes it: with mode 0600, or 0440 and owned by root.
 
     Raises:
         ConfigurationError: missing, readable by others, or not a key.

@@ -150,5 +150,9 @@ _UNSEALED = frozenset({"awssm", "memory", "openbao"})
 
 
 def needs_key(url: str) -> bool:
-    """Whether a store key is needed for the store behind a URL; stores of entry points may need one."""
+    """Whether a store key is needed for the store behind a URL; stores of entry points may need one.
+
+    Args:
+        url: the store's, as for :func:`open_store`.
+    """
     return _scheme(url) not in _UNSEALED

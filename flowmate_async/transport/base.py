@@ -57,7 +57,10 @@ class TransportError(Exception):
     """An exchange that brought no complete answer.
 
     Args:
-        failure: how it failed.
+        failure: how it failed. ``connect``, ``tls``: nothing was sent. ``stale``: a reused connection was
+            closed before the first byte of the answer. ``interrupted``: the request may have been read.
+            ``timeout``: no complete answer in time. ``too_large``: the body is over its cap. ``malformed``:
+            not HTTP. What may be sent again depends on it (docs/contract/OBSERVED.md § Connections).
         detail: a few words for the reader, without anything of the request or the body.
     """
 
