@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, say
+from flowmate_async.cli.observing import WatchFlags
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.client import FlowMate
 from flowmate_async.clock import SystemClock
@@ -126,14 +127,19 @@ class Cluster:
             delta=self._delta,
         )
 
-    def work(self) -> Exit:
-        """Work until a signal says stop."""
+    def work(self, watch: WatchFlags) -> Exit:
+        """Work until a signal says stop.
+
+        Args:
+            watch: who may look on.
+        """
         runner = ShardRunner(
             self.client,
             lambda: self._store.open(create=True),
             redis_url=self._redis_url,
             names=self._names,
             shard_seconds=self._flags.visibility / 2,
+            watched=lambda fm: watch.watched(fm, leaving=lambda: runner.stopping),
         )
         with runner:
             say("A worker is ready. Ctrl-C or SIGTERM ends it; what it has begun it finishes.")
@@ -145,19 +151,25 @@ def worker(
     *,
     store: StoreFlags = StoreFlags(),
     cluster: ClusterFlags = ClusterFlags(),
+    watch: WatchFlags = WatchFlags(),
     connection: Connection = Connection(),
 ) -> int:
     """Work for `flowmate sync --celery`: read and store users, shard after shard, until a signal says stop.
 
     The broker is named by FLOWMATE_BROKER_URL, and the Redis that all of them share by FLOWMATE_REDIS_URL,
-    which may be left out when they are the same. One process uses one core; start as many as there are.
+    which may be left out when they are the same. With _FILE behind these names it is a private file that
+    holds the URL. One process uses one core; start as many as there are.
 
     Examples:
         FLOWMATE_BROKER_URL=rediss://user:password@redis:6379/0 flowmate worker
 
+        flowmate worker --metrics-port 9464
+
     Args:
         store: Where the credentials go: the same for all workers.
         cluster: What all workers have in common.
+        watch: Who may look on.
         connection: How FlowMate is reached.
     """
-    return Cluster(connection, store, cluster).work()
+    watch.check()
+    return Cluster(connection, store, cluster).work(watch)

@@ -1,8 +1,7 @@
 """Flags that let others look on: a metrics port, a metrics file, OpenTelemetry; each imported when used."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ class Observed:
 
 @Parameter(name="*", group="Metrics")
 @dataclass(frozen=True, kw_only=True)
-class MetricsFlags:
+class WatchFlags:
     """Who may look on; nobody by default, and then nothing of this is even imported."""
 
     metrics_port: Annotated[
@@ -48,13 +47,6 @@ class MetricsFlags:
     metrics_host: Annotated[
         str, Parameter(env_var="FLOWMATE_METRICS_HOST", help="Where to listen; 0.0.0.0 in a container.")
     ] = "127.0.0.1"
-    metrics_file: Annotated[
-        Path | None,
-        Parameter(
-            env_var="FLOWMATE_METRICS_FILE",
-            help="Write the metrics to this file at the end, for node_exporter's textfile collector.",
-        ),
-    ] = None
     otel: Annotated[
         bool,
         Parameter(
@@ -68,36 +60,84 @@ class MetricsFlags:
         """Refuse what cannot work before anything is sent.
 
         Raises:
-            ConfigurationError: a port, a path or a missing extra.
+            ConfigurationError: a port or a missing extra.
         """
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
             raise ConfigurationError("--metrics-port is from 0 to 65535")
-        if self.metrics_file is not None:
-            require_replaceable(self.metrics_file, begins=_BEGINS, what="a file of metrics")
-        if self.metrics_file is not None or self.metrics_port is not None:
+        if self.metrics_port is not None:
             import flowmate_async.integrations.prometheus  # noqa: PLC0415 - an extra
         if self.otel:
             import flowmate_async.integrations.opentelemetry  # noqa: F401, PLC0415 - an extra
 
     @asynccontextmanager
-    async def observing(self, fm: FlowMate, stop: asyncio.Event) -> AsyncIterator[Observed]:
+    async def watched(self, fm: FlowMate, *, leaving: Callable[[], bool]) -> AsyncIterator[None]:
         """Within, whoever was asked for looks on.
 
         Args:
             fm: the entered client.
-            stop: set when the command is on its way out, and so not ready for work.
+            leaving: whether the command is on its way out, and so not ready for work.
 
         Raises:
-            ConfigurationError: the port is taken, or the file cannot be written.
+            ConfigurationError: the port is taken.
         """
-        observed = Observed()
         async with AsyncExitStack() as stack:
             if self.otel:
                 from flowmate_async.integrations import opentelemetry  # noqa: PLC0415 - an extra
 
                 stack.enter_context(opentelemetry.instrument(fm))
             if self.metrics_port is not None:
-                await stack.enter_async_context(self._served(fm, self.metrics_port, stop))
+                await stack.enter_async_context(self._served(fm, self.metrics_port, leaving))
+            yield
+
+    @asynccontextmanager
+    async def _served(self, fm: FlowMate, port: int, leaving: Callable[[], bool]) -> AsyncIterator[None]:
+        from flowmate_async.integrations import prometheus  # noqa: PLC0415 - an extra
+
+        def ready() -> bool:
+            return not leaving() and prometheus.is_ready(fm)
+
+        async with prometheus.serve(fm, host=self.metrics_host, port=port, ready=ready) as listening_on:
+            say(f"Metrics are served on http://{self.metrics_host}:{listening_on}/metrics")
+            yield
+
+
+@Parameter(name="*", group="Metrics")
+@dataclass(frozen=True, kw_only=True)
+class MetricsFlags(WatchFlags):
+    """The same of a command that ends by itself, and can leave its metrics behind."""
+
+    metrics_file: Annotated[
+        Path | None,
+        Parameter(
+            env_var="FLOWMATE_METRICS_FILE",
+            help="Write the metrics to this file at the end, for node_exporter's textfile collector.",
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything is sent.
+
+        Raises:
+            ConfigurationError: a port, a path or a missing extra.
+        """
+        super().check()
+        if self.metrics_file is not None:
+            require_replaceable(self.metrics_file, begins=_BEGINS, what="a file of metrics")
+            import flowmate_async.integrations.prometheus  # noqa: F401, PLC0415 - an extra
+
+    @asynccontextmanager
+    async def observing(self, fm: FlowMate, *, leaving: Callable[[], bool]) -> AsyncIterator[Observed]:
+        """Within, whoever was asked for looks on; afterwards the metrics are in the file.
+
+        Args:
+            fm: the entered client.
+            leaving: whether the command is on its way out, and so not ready for work.
+
+        Raises:
+            ConfigurationError: the port is taken, or the file cannot be written.
+        """
+        observed = Observed()
+        async with self.watched(fm, leaving=leaving):
             try:
                 yield observed
             finally:
@@ -107,14 +147,3 @@ class MetricsFlags:
                     seconds = time.time() - observed.began
                     run = prometheus.RunEnd(observed.exit_code, observed.complete, seconds)
                     await to_thread.run_sync(prometheus.write_file, self.metrics_file, fm, run)
-
-    @asynccontextmanager
-    async def _served(self, fm: FlowMate, port: int, stop: asyncio.Event) -> AsyncIterator[None]:
-        from flowmate_async.integrations import prometheus  # noqa: PLC0415 - an extra
-
-        def ready() -> bool:
-            return not stop.is_set() and prometheus.is_ready(fm)
-
-        async with prometheus.serve(fm, host=self.metrics_host, port=port, ready=ready) as listening_on:
-            say(f"Metrics are served on http://{self.metrics_host}:{listening_on}/metrics")
-            yield

@@ -166,7 +166,11 @@ async def sync(
         return await _dry_run(connection, store, names, options.delta, as_json=run.json)
     crew = _crew(run, store, connection, cluster, options.delta)
     client, stop = connection.client() if crew is None else crew.client(), asyncio.Event()
-    async with store.open(create=True) as opened, client as fm, metrics.observing(fm, stop) as observed:
+    async with (
+        store.open(create=True) as opened,
+        client as fm,
+        metrics.observing(fm, leaving=stop.is_set) as observed,
+    ):
         executor = None if crew is None else crew.executor(opened)
         job = partial(fm.sync, opened, names, options=options, stop=stop, executor=executor)
         with recording(fm) if run.report else nullcontext() as record:

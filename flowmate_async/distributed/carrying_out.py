@@ -6,7 +6,7 @@ Which shards come, and what becomes of one that is not finished, is Celery's bus
 import asyncio
 import importlib.util
 from collections.abc import Callable
-from contextlib import ExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -38,6 +38,10 @@ class ShardRunner:
         redis_url: where marks of jobs are.
         names: what they are called.
         shard_seconds: after so long a shard's remaining users are left for another one.
+        watched: entered with the client and left before it.
+
+    Attributes:
+        stopping: whether it was told to stop.
     """
 
     def __init__(
@@ -48,16 +52,18 @@ class ShardRunner:
         redis_url: RedisUrl,
         names: Names,
         shard_seconds: float,
+        watched: Callable[[FlowMate], AbstractAsyncContextManager[None]],
     ) -> None:
         self._make_client = client
         self._make_store = store
         self._redis_url = redis_url
         self._names = names
         self._shard_seconds = shard_seconds
+        self._watched = watched
         self._entered = ExitStack()
         self._portal: BlockingPortal | None = None
         self._stop: asyncio.Event | None = None
-        self._stopping = False
+        self.stopping: bool = False
 
     def __enter__(self) -> Self:
         with ExitStack() as entered:
@@ -68,6 +74,7 @@ class ShardRunner:
             self._store = entered.enter_context(self._portal.wrap_async_context_manager(self._make_store()))
             client = self._portal.call(self._client)
             self._fm = entered.enter_context(self._portal.wrap_async_context_manager(client))
+            entered.enter_context(self._portal.wrap_async_context_manager(self._watched(self._fm)))
             self._portal.call(self._store.bind, client.base_url)
             redis = self._portal.call(self._connect)
             entered.callback(self._portal.call, self._disconnect, redis)
@@ -82,7 +89,7 @@ class ShardRunner:
 
     def stop(self) -> None:
         """Begin no further user; called from a signal handler. The running shard is left to others."""
-        self._stopping = True
+        self.stopping = True
         if self._portal is not None:
             self._portal.start_task_soon(self._stop_now)
 
@@ -97,7 +104,7 @@ class ShardRunner:
         return self._portal.call(self._carried_out, shard)
 
     async def _carried_out(self, shard: Shard) -> tuple[str, ...]:
-        if self._stopping:
+        if self.stopping:
             return shard.usernames
         if await self._marks.ended(shard.run.id) is not None:
             return ()

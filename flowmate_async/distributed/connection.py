@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from flowmate_async.distributed.urls import NamedUrl
 from flowmate_async.errors import ConfigurationError, FlowMateError, UpstreamUnavailableError
 from flowmate_async.redaction import Redacted, one_line
 
@@ -36,14 +37,20 @@ class RedisUrl(Redacted, frozen=True):
 def url_from(environ: Mapping[str, str] = os.environ) -> RedisUrl:
     """The URL from ``FLOWMATE_REDIS_URL``, or ``FLOWMATE_BROKER_URL`` when that is a Redis as well.
 
+    Each may be in a private file instead, named by the variable with ``_FILE`` behind it.
+
     Raises:
-        ConfigurationError: neither is set to the URL of a Redis.
+        ConfigurationError: neither is set to the URL of a Redis, or such a file cannot be read.
     """
-    for name in URL_VARIABLES:
-        if environ.get(name, "").startswith(_SCHEMES):
-            return RedisUrl(environ[name])
+    named = [NamedUrl.of(environ, variable) for variable in URL_VARIABLES]
+    del environ
+    for found in (one.read() for one in named):
+        if found.text.startswith(_SCHEMES):
+            return RedisUrl(found.text)
     raise ConfigurationError(
-        "no Redis is named", advice=f"Set {URL_VARIABLES[0]} to rediss://user:password@host:port/0"
+        "no Redis is named",
+        advice=f"Set {URL_VARIABLES[0]} to rediss://user:password@host:port/0, "
+        f"or {URL_VARIABLES[0]}_FILE to a private file that holds it",
     )
 
 

@@ -20,8 +20,8 @@ from msgspec import structs
 
 from flowmate_async.distributed.names import Names
 from flowmate_async.distributed.shards import Shard, opened, sealed
+from flowmate_async.distributed.urls import NamedUrl, SecretUrl
 from flowmate_async.errors import ConfigurationError, UpstreamUnavailableError
-from flowmate_async.redaction import Redacted
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -31,12 +31,6 @@ DEFAULT_VISIBILITY_SECONDS = 300.0
 
 _TASK = "flowmate_async.carry_out"
 _AGAIN_SECONDS = 0.5
-
-
-class BrokerUrl(Redacted, frozen=True):
-    """Where the broker is, with what it takes to log in; never shows."""
-
-    text: str
 
 
 class Queueing(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,22 +44,25 @@ class Queueing(msgspec.Struct, frozen=True, kw_only=True):
     visibility_seconds: float = DEFAULT_VISIBILITY_SECONDS
 
 
-def broker_from(environ: Mapping[str, str] = os.environ) -> BrokerUrl:
-    """The broker's URL from ``FLOWMATE_BROKER_URL``.
+def broker_from(environ: Mapping[str, str] = os.environ) -> SecretUrl:
+    """The broker's URL from ``FLOWMATE_BROKER_URL``, or from the file named by ``FLOWMATE_BROKER_URL_FILE``.
 
     Raises:
-        ConfigurationError: it is not set.
+        ConfigurationError: neither is set, or the file cannot be read.
     """
-    url = BrokerUrl(environ.get(BROKER_VARIABLE, ""))
+    named = NamedUrl.of(environ, BROKER_VARIABLE)
     del environ
+    url = named.read()
     if not url.text:
         raise ConfigurationError(
-            "no broker is named", advice=f"Set {BROKER_VARIABLE} to rediss://user:password@host:port/0"
+            "no broker is named",
+            advice=f"Set {BROKER_VARIABLE} to rediss://user:password@host:port/0, "
+            f"or {BROKER_VARIABLE}_FILE to a private file that holds it",
         )
     return url
 
 
-def make_app(url: BrokerUrl, names: Names, queueing: Queueing) -> "Celery":
+def make_app(url: SecretUrl, names: Names, queueing: Queueing) -> "Celery":
     """The application, for whoever submits and for whoever works.
 
     Raises:

@@ -26,6 +26,7 @@ class Cluster:
     burst: int
     visibility: float = 300.0
     shard_users: int = 50
+    told: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
@@ -42,20 +43,28 @@ class Cluster:
             "FLOWMATE_PROCESSES": "4",
             "FLOWMATE_VISIBILITY": str(self.visibility),
             "FLOWMATE_SHARD_USERS": str(self.shard_users),
+            **self.told,
         }
 
     def worker(self) -> subprocess.Popen:
         """Start a worker, and wait until it is ready."""
-        process = self._start("worker")
-        assert "ready" in process.stderr.readline()
-        return process
+        return self.watched_worker()[0]
+
+    def watched_worker(self, *flags: str) -> tuple[subprocess.Popen, list[str]]:
+        """The same with flags, and what it said before it was ready."""
+        process, said = self.start("worker", *flags), []
+        while "ready" not in (line := process.stderr.readline()):
+            assert line, "the worker has ended"
+            said.append(line)
+        return process, said
 
     def follow(self, *flags: str, everybody: bool = True) -> Syncing:
         """Submit a sync, or follow the one that is under way."""
         users = ["--all-users"] if everybody else []
-        return Syncing(self._start("sync", *users, "--celery", "--json", *flags))
+        return Syncing(self.start("sync", *users, "--celery", "--json", *flags))
 
-    def _start(self, *arguments: str) -> subprocess.Popen:
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """Start a process of the cluster."""
         process = subprocess.Popen(
             [*FLOWMATE, *arguments],
             env=self.environment(),

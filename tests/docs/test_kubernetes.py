@@ -21,25 +21,27 @@ PROVIDED = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manif
 
 
 def pods():
-    """Every pod's specification, by the kind of what makes it."""
+    """Every pod's specification, by the name of what makes it."""
     for manifest in MANIFESTS:
         spec = manifest.get("spec", {})
         spec = spec.get("jobTemplate", {}).get("spec", spec)
         if "template" in spec:
-            yield manifest["kind"], spec["template"]["spec"]
+            yield manifest["metadata"]["name"], spec["template"]["spec"]
 
 
-PODS = list(pods())
+PODS = dict(pods())
+LASTING = {name: PODS[name] for name in ("flowmate-sync", "flowmate-worker")}
+"""The pods in which the library's own commands run for hours."""
 
 
 def test_there_is_one_of_each_kind():
-    assert {kind for kind, _ in PODS} == {"CronJob", "Job", "Deployment"}
+    assert list(PODS) == ["flowmate-sync", "flowmate-doctor", "flowmate-worker", "integration-worker"]
     assert all({"apiVersion", "kind", "metadata"} <= set(manifest) for manifest in MANIFESTS)
 
 
-@pytest.mark.parametrize(("kind", "pod"), PODS, ids=[kind for kind, _ in PODS])
+@pytest.mark.parametrize("pod", PODS.values(), ids=PODS)
 class TestPods:
-    def test_what_it_names_is_there(self, kind, pod):
+    def test_what_it_names_is_there(self, pod):
         """Volumes, secrets with their keys, settings and ports."""
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         for container in pod["containers"]:
@@ -47,7 +49,7 @@ class TestPods:
             for source in container.get("envFrom", ()):
                 assert ("ConfigMap", source["configMapRef"]["name"]) in PROVIDED
             ports = {port["name"] for port in container.get("ports", ())}
-            for probe in ("livenessProbe", "readinessProbe"):
+            for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
                 if probe in container:
                     assert container[probe]["httpGet"]["port"] in ports
                     assert container[probe]["httpGet"]["path"] in ("/healthz", "/readyz")
@@ -59,32 +61,36 @@ class TestPods:
             else:
                 assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in PROVIDED
 
-    def test_secrets_are_mounted_as_the_library_accepts_them(self, kind, pod):
+    def test_secrets_are_mounted_as_the_library_accepts_them(self, pod):
         (mounted,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
         assert mounted["defaultMode"] == 0o440
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsUser"]
 
-    def test_every_path_is_on_something_mounted(self, kind, pod):
+    def test_every_path_is_on_something_mounted(self, pod):
         for container in pod["containers"]:
             mounts = [PurePosixPath(mount["mountPath"]) for mount in container["volumeMounts"]]
-            named = [variable["value"] for variable in container.get("env", ())]
-            named += [SETTINGS[name] for name in SETTINGS if "envFrom" in container]
+            named = [one["value"] for one in container.get("env", ()) if "value" in one]
+            given = {one["name"] for one in container.get("env", ())}
+            named += [SETTINGS[name] for name in SETTINGS if "envFrom" in container and name not in given]
             named += container.get("args", [])
             paths = [re.sub(r"^sqlite:///", "", text) for text in named]
             for path in [PurePosixPath(text) for text in paths if text.startswith("/")]:
                 assert any(path.is_relative_to(mount) for mount in mounts), path
 
-    def test_its_command_is_one(self, kind, pod, home_of_nobody):
+    def test_its_command_is_one(self, pod, home_of_nobody):
         for container in pod["containers"]:
             if "args" in container:
                 _, _, unused = app.parse_args(container["args"], exit_on_error=False, print_error=False)
                 assert not unused
 
-    def test_no_container_runs_a_shell_or_holds_a_token(self, kind, pod):
+    def test_no_container_runs_a_shell_or_holds_a_token(self, pod):
         for container in pod["containers"]:
             assert "command" not in container
-            assert not [one for one in container.get("env", ()) if one["name"].endswith(("TOKEN", "KEY"))]
+            for one in container.get("env", ()):
+                if one["name"].endswith(("TOKEN", "KEY", "PASSWORD")):
+                    source = one["valueFrom"]["secretKeyRef"]
+                    assert source["key"] in PROVIDED["Secret", source["name"]]["stringData"]
 
 
 @pytest.fixture
@@ -98,10 +104,45 @@ def test_the_settings_are_variables_that_are_read():
     assert set(SETTINGS) <= known | {"FLOWMATE_STORE_KEY_FILE"}
 
 
+@pytest.mark.parametrize("pod", LASTING.values(), ids=LASTING)
+class TestLasting:
+    def test_it_may_do_nothing_but_its_work(self, pod):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+            assert "memory" in container["resources"]["limits"]
+
+    def test_its_probes_ask_the_port_that_it_serves(self, pod):
+        for container in pod["containers"]:
+            arguments = container["args"]
+            port = arguments[arguments.index("--metrics-port") + 1]
+            assert [str(one["containerPort"]) for one in container["ports"]] == [port]
+            assert arguments[arguments.index("--metrics-host") + 1] == "0.0.0.0"
+            assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+
+
+def test_a_worker_is_told_what_a_cluster_needs():
+    (container,) = PODS["flowmate-worker"]["containers"]
+    given = {one["name"]: one.get("value") for one in container["env"]}
+    flags = app["worker"].assemble_argument_collection()
+    known = {name for argument in flags for name in argument.parameter.env_var or ()}
+    assert set(given) <= known | {"FLOWMATE_BROKER_URL_FILE", "PGPASSWORD"}
+    assert given["FLOWMATE_STORE"].startswith("postgresql://"), "a store that all of them reach"
+    replicas = PROVIDED["Deployment", "flowmate-worker"]["spec"]["replicas"]
+    assert int(given["FLOWMATE_PROCESSES"]) == replicas + 1, "the rate's share of each without Redis"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
 def test_there_is_time_to_drain():
     drain = 2 * interrupts._DRAIN_SECONDS
-    for kind, pod in PODS:
-        if kind != "Job":
+    for name, pod in PODS.items():
+        if name != "flowmate-doctor":
             assert pod["terminationGracePeriodSeconds"] >= drain + 5
     assert f"given {interrupts._DRAIN_SECONDS:.0f} s" in PAGE
 
