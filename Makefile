@@ -7,7 +7,7 @@ JOBS ?= 1
 # Whole files, since some have servers of their own. Many tests keep real time: more than twice the cores is too much.
 PARALLEL := $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile)
 
-.PHONY: help setup demo test chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean docs dist test-lowest
+.PHONY: help setup demo test chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean docs dist test-lowest test-python
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -90,6 +90,12 @@ else
 	$(BIN)/python -m pip install --quiet --group release
 endif
 	@touch $@
+
+test-python:  ## run the tests with another Python: PYTHON=python3.13
+	$(PYTHON) -m venv .venv-python
+	.venv-python/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-python/bin/python -m pip install --quiet --editable . --group test
+	.venv-python/bin/pytest $(PARALLEL) $(TESTS)
 
 # Not the differential test: which nonsense a parser refuses depends on the version of llhttp in aiohttp.
 test-lowest:  ## run the tests with the lowest versions of dependencies that are promised to work

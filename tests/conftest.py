@@ -11,6 +11,7 @@ from typing import Any
 import looptime
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import settings
 
 from flowmate_async import FlowMate
 from flowmate_async.sandbox import Sandbox, SandboxOptions
@@ -18,6 +19,9 @@ from flowmate_async.sandbox import Sandbox, SandboxOptions
 HERE = Path(__file__).parent
 SKIP_NOTHING = bool(os.environ.get("FLOWMATE_TEST_SKIP_NOTHING"))
 """Whether a server that is missing fails its tests instead of skipping them."""
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

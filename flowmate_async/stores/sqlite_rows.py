@@ -32,7 +32,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _LAST_RUN = """
     SELECT id, started_at, finished_at, selection FROM runs
-    WHERE ?1 IS NULL OR selection = ?1 ORDER BY number DESC LIMIT 1
+    WHERE :selection IS NULL OR selection = :selection ORDER BY number DESC LIMIT 1
 """
 _FIND = "SELECT run_id, sealed, fingerprint FROM secrets WHERE username = ? AND secret_id = ?"
 _PUT = """
@@ -49,9 +49,9 @@ _NOTE_PRESENT = """
 _NOTE_MISSING = "UPDATE secrets SET missing_run = ? WHERE username = ? AND secret_id = ?"
 _NOTE_ALL_MISSING = "UPDATE secrets SET missing_run = ? WHERE username = ?"
 _MISSING = """
-    SELECT coalesce(sum(missing_run IS ?1), 0), count(*) FROM secrets
-    WHERE removed_at IS NULL AND (missing_run IS ?1 OR username IN (
-        SELECT username FROM checkpoints WHERE run_id = ?1 AND status = 'synced' AND listing_proven
+    SELECT coalesce(sum(missing_run IS :run), 0), count(*) FROM secrets
+    WHERE removed_at IS NULL AND (missing_run IS :run OR username IN (
+        SELECT username FROM checkpoints WHERE run_id = :run AND status = 'synced' AND listing_proven
     ))
 """
 _REMOVE_MISSING = {
@@ -73,8 +73,8 @@ _RESEAL = """
 _BEGIN_RUN = "INSERT INTO runs (id, started_at, selection) VALUES (?, ?, ?)"
 _FORGET_CHECKPOINTS = """
     DELETE FROM checkpoints WHERE run_id IN (
-        SELECT id FROM runs WHERE selection = ?1
-            AND number < (SELECT max(number) FROM runs WHERE selection = ?1 AND number < ?2)
+        SELECT id FROM runs WHERE selection = :selection
+            AND number < (SELECT max(number) FROM runs WHERE selection = :selection AND number < :number)
     )
 """
 _TOTALS = """
@@ -111,7 +111,7 @@ _SEALED_OF_ONE = """
 
 def last_run(connection: sqlite3.Connection, *, selection: str | None) -> Run | None:
     """The run that began last, of a selection or of any."""
-    row = connection.execute(_LAST_RUN, (selection,)).fetchone()
+    row = connection.execute(_LAST_RUN, {"selection": selection}).fetchone()
     return None if row is None else _struct(Run, row)
 
 
@@ -120,7 +120,7 @@ def begin_run(connection: sqlite3.Connection, *, at: float, selection: str) -> R
     run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
     with transaction(connection):
         number = connection.execute(_BEGIN_RUN, (run.id, at, selection)).lastrowid
-        connection.execute(_FORGET_CHECKPOINTS, (selection, number))
+        connection.execute(_FORGET_CHECKPOINTS, {"selection": selection, "number": number})
     return run
 
 
@@ -178,7 +178,7 @@ def note_missing(connection: sqlite3.Connection, run: Run, usernames: Sequence[s
 
 def missing(connection: sqlite3.Connection, run: Run) -> Missing:
     """What this run noted as missing, among what it could judge."""
-    gone, stored = connection.execute(_MISSING, (run.id,)).fetchone()
+    gone, stored = connection.execute(_MISSING, {"run": run.id}).fetchone()
     return Missing(missing=gone, stored=stored)
 
 

@@ -77,7 +77,7 @@ async def test_without_redis_each_keeps_to_its_share_and_the_limit_holds_all_the
     seconds = sandbox.arrivals[-1] - sandbox.arrivals[0]
     assert obeyed(sandbox)
     assert without >= 0.5 * RATE * 1.5
-    assert len(sandbox.arrivals) >= 0.8 * RATE * seconds
+    assert len(sandbox.arrivals) >= 0.5 * RATE * seconds
     assert all(client._traffic._admission._bucket._budget._alone is None for client in clients)
 
 
