@@ -1,7 +1,7 @@
 """``--celery`` and ``flowmate worker``: a sync by many workers on many machines, wired."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -29,6 +29,9 @@ from flowmate_async.settings import checked_base_url
 from flowmate_async.stores import Store, StoreKey
 from flowmate_async.sync.ends import Executor
 from flowmate_async.sync.plan import DeltaPolicy
+
+if TYPE_CHECKING:
+    from flowmate_async.integrations.observable import Observable
 
 
 @Parameter(name="*", group="Cluster")
@@ -109,6 +112,14 @@ class Cluster:
         """A client that shares with all the others, not yet entered."""
         coordination = RedisCoordination(self._redis_url, key=self._key, policy=self._policy)
         return self._connection.client(coordination=coordination)
+
+    def whole(self, fm: FlowMate) -> "Observable":
+        """The follower's own client: what the workers of the cluster do is theirs to tell.
+
+        Args:
+            fm: entered.
+        """
+        return fm
 
     def executor(self, store: Store) -> Executor:
         """The workers of the cluster, for whoever submits and follows.

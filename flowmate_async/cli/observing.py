@@ -5,15 +5,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from anyio import to_thread
 from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, say
-from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.private_files import require_replaceable
+
+if TYPE_CHECKING:
+    from flowmate_async.integrations.observable import Observable
 
 _BEGINS = b"# HELP flowmate_"
 
@@ -70,7 +72,7 @@ class WatchFlags:
             import flowmate_async.integrations.opentelemetry  # noqa: F401, PLC0415 - an extra
 
     @asynccontextmanager
-    async def watched(self, fm: FlowMate, *, leaving: Callable[[], bool]) -> AsyncIterator[None]:
+    async def watched(self, fm: "Observable", *, leaving: Callable[[], bool]) -> AsyncIterator[None]:
         """Within, whoever was asked for looks on.
 
         Args:
@@ -90,7 +92,7 @@ class WatchFlags:
             yield
 
     @asynccontextmanager
-    async def _served(self, fm: FlowMate, port: int, leaving: Callable[[], bool]) -> AsyncIterator[None]:
+    async def _served(self, fm: "Observable", port: int, leaving: Callable[[], bool]) -> AsyncIterator[None]:
         from flowmate_async.integrations import prometheus  # noqa: PLC0415 - an extra
 
         def ready() -> bool:
@@ -126,7 +128,7 @@ class MetricsFlags(WatchFlags):
             import flowmate_async.integrations.prometheus  # noqa: F401, PLC0415 - an extra
 
     @asynccontextmanager
-    async def observing(self, fm: FlowMate, *, leaving: Callable[[], bool]) -> AsyncIterator[Observed]:
+    async def observing(self, fm: "Observable", *, leaving: Callable[[], bool]) -> AsyncIterator[Observed]:
         """Within, whoever was asked for looks on; afterwards the metrics are in the file.
 
         Args:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -20,12 +20,16 @@ from flowmate_async.cli.progress import display
 from flowmate_async.cli.sync_words import planned, show
 from flowmate_async.cli.team import Team
 from flowmate_async.cli.usernames import checked_usernames, read_usernames
+from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.reporting import recording, require_report_path, write_report
 from flowmate_async.sync.engine import SyncOptions
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.removal import DEFAULT_MAX_REMOVED_SHARE, RemovalPolicy
 from flowmate_async.sync.report import SyncReport
+
+if TYPE_CHECKING:
+    from flowmate_async.integrations.observable import Observable
 
 
 @Parameter(name="*", group="Users")
@@ -169,11 +173,13 @@ async def sync(
     async with (
         store.open(create=True) as opened,
         client as fm,
-        metrics.observing(fm, leaving=stop.is_set) as observed,
+        metrics.observing(_whole(crew, fm), leaving=stop.is_set) as observed,
     ):
         executor = None if crew is None else crew.executor(opened)
         job = partial(fm.sync, opened, names, options=options, stop=stop, executor=executor)
-        with recording(fm) if run.report else nullcontext() as record:
+        with (
+            recording(_whole(crew, fm).stats, elsewhere=run.celery) if run.report else nullcontext() as record
+        ):
             report, error = await _ended(job, stop)
         observed.exit_code, observed.complete = _exit(report, error), report is not None and report.complete
         for path in run.report:
@@ -198,6 +204,11 @@ def _crew(
     if run.celery:
         return Cluster(connection, store, cluster, delta=delta)
     return Team(connection, store, count=run.workers, delta=delta) if run.workers > 1 else None
+
+
+def _whole(crew: Team | Cluster | None, fm: FlowMate) -> "Observable":
+    """This process together with its workers, for whoever looks on."""
+    return fm if crew is None else crew.whole(fm)
 
 
 async def _dry_run(

@@ -1,19 +1,27 @@
 """``--workers``: the parent's client and the worker processes, wired to one rate."""
 
 import sys
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.worker_process import COMMAND, WorkerSettings
 from flowmate_async.client import FlowMate
 from flowmate_async.clock import SystemClock
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.events import Listener
 from flowmate_async.settings import check_rate
+from flowmate_async.stats import Stats
 from flowmate_async.stores import Store
 from flowmate_async.sync.ends import Executor
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.traffic.leased_bucket import lease_terms
+from flowmate_async.workers.counts import Tally
 from flowmate_async.workers.crew import CrewPlan, WorkerProcesses
 from flowmate_async.workers.lending import ParentCoordination, Pauses, RateLender
+
+if TYPE_CHECKING:
+    from flowmate_async.integrations.observable import Observable
 
 
 class Team:
@@ -42,6 +50,7 @@ class Team:
             count=count,
         )
         self._pauses = Pauses()
+        self._tally = Tally()
         self._lender: RateLender | None = None
         if connection.rate:
             terms = lease_terms(connection.rate, connection.burst)
@@ -58,4 +67,32 @@ class Team:
         Args:
             store: entered by the parent.
         """
-        return WorkerProcesses(self._plan, store=store, lender=self._lender, pauses=self._pauses)
+        return WorkerProcesses(
+            self._plan, store=store, lender=self._lender, pauses=self._pauses, tally=self._tally
+        )
+
+    def whole(self, fm: FlowMate) -> "Observable":
+        """Parent and workers as one client, for whoever looks on.
+
+        Args:
+            fm: the parent's client, entered.
+        """
+        return _Whole(fm, self._tally)
+
+
+class _Whole:
+    """The parent's client, with what its workers count added to what it counts."""
+
+    def __init__(self, fm: FlowMate, tally: Tally) -> None:
+        self._fm = fm
+        self._tally = tally
+
+    @property
+    def base_url(self) -> str:
+        return self._fm.base_url
+
+    def listening(self, *listeners: Listener | None) -> AbstractContextManager[None]:
+        return self._fm.listening(*listeners)
+
+    def stats(self) -> Stats:
+        return self._tally.added_to(self._fm.stats())

@@ -83,4 +83,4 @@ async def _work(channel: Channel[ToWorker], begin: Begin) -> None:
     client = settings.connection.client(coordination=member, sharers=settings.workers)
     async with settings.store.open() as store, client as fm:
         await store.bind(fm.base_url)
-        await member.serve(fm.executor(store, delta=settings.delta), begin.run)
+        await member.serve(fm.executor(store, delta=settings.delta), begin.run, stats=fm.stats)

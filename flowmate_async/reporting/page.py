@@ -38,12 +38,13 @@ def render(head: Head, summary: Summary) -> bytes:
     style = resources.files("flowmate_async.reporting").joinpath("report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     observed = head.observed
-    sent_here = observed is not None and _sent_here(observed, head.call)
+    sent_here = observed is not None and not observed.elsewhere
     text: str = _template().render(
         head=head,
         summary=summary,
         left_out=head.call.left_out[:MOST_LEFT_OUT] if head.call else (),
         sent_here=sent_here,
+        untold=_untold(observed, head.call) if observed is not None and sent_here else 0,
         plots=[] if observed is None else _plots(observed, sent_here=sent_here),
         histograms=_histograms(observed) if observed is not None and sent_here else [],
         style=style,
@@ -129,10 +130,10 @@ def moment(epoch: float) -> str:
     return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _sent_here(observed: Observation, call: SyncReport | None) -> bool:
-    """Whether the process that was watched sent the requests, and not others for it."""
+def _untold(observed: Observation, call: SyncReport | None) -> int:
+    """Requests of the call's users that nobody told of: a worker process had died before."""
     seen = sum(observed.broken.values()) + sum(sum(by.values()) for by in observed.answers.values())
-    return call is None or seen >= call.requests
+    return 0 if call is None else max(0, call.requests - seen)
 
 
 def _plots(observed: Observation, *, sent_here: bool) -> list[charts.Plot]:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import msgspec
 
-from flowmate_async.client import FlowMate
 from flowmate_async.stats import Latency, Stats
 
 MOST_SAMPLES = 240
@@ -48,7 +47,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen of one call; in a sync with several processes only what its first process saw.
+    """What was seen of one call.
 
     Attributes:
         seconds: how long it was watched.
@@ -60,6 +59,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         broken: requests without an answer, by how they failed.
         retries: requests sent again, by kind of error.
         throttled: answers that asked everybody to wait.
+        elsewhere: whether the requests were sent where nobody watched, by the workers of a cluster: then only
+            users are told of.
     """
 
     seconds: float
@@ -71,6 +72,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     broken: dict[str, int]
     retries: dict[str, int]
     throttled: int
+    elsewhere: bool = False
 
 
 class Recorder:
@@ -81,6 +83,7 @@ class Recorder:
         monotonic: the time, in seconds.
         most: samples kept at most; even.
         step_seconds: the time between two samples at first.
+        elsewhere: see :class:`Observation`.
 
     Attributes:
         step_seconds: the time between two samples now.
@@ -93,10 +96,12 @@ class Recorder:
         monotonic: Callable[[], float],
         most: int = MOST_SAMPLES,
         step_seconds: float = FIRST_STEP_SECONDS,
+        elsewhere: bool = False,
     ) -> None:
         self._stats = stats
         self._monotonic = monotonic
         self._most = most
+        self._elsewhere = elsewhere
         self.step_seconds: float = step_seconds
         self._began = monotonic()
         self._before = _Counts.of(stats())
@@ -140,18 +145,20 @@ class Recorder:
             broken=stats.broken,
             retries=stats.retries,
             throttled=stats.throttled,
+            elsewhere=self._elsewhere,
         )
 
 
 @contextmanager
-def recording(fm: FlowMate) -> Iterator[Recorder]:
+def recording(stats: Callable[[], Stats], *, elsewhere: bool = False) -> Iterator[Recorder]:
     """Within, sample a fresh client, on the running loop's timer.
 
     Args:
-        fm: the entered client.
+        stats: the client's, and its worker processes'.
+        elsewhere: whether its requests are sent by processes that do not tell.
     """
     loop = asyncio.get_running_loop()
-    recorder = Recorder(fm.stats, monotonic=loop.time)
+    recorder = Recorder(stats, monotonic=loop.time, elsewhere=elsewhere)
 
     timer: asyncio.TimerHandle
 

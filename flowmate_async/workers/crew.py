@@ -16,11 +16,13 @@ from flowmate_async.sync.ends import StoredBatch, UserEnd
 from flowmate_async.sync.in_process import synced_of
 from flowmate_async.sync.storable import storable
 from flowmate_async.sync.sweep import Usernames
+from flowmate_async.workers.counts import Tally
 from flowmate_async.workers.handout import Handout
 from flowmate_async.workers.lending import Pauses, RateLender
 from flowmate_async.workers.messages import (
     Begin,
     Borrow,
+    Counted,
     Done,
     Failed,
     Lent,
@@ -59,13 +61,17 @@ class WorkerProcesses:
         store: tells what a worker had acknowledged that died.
         lender: lends the rate; ``None`` when there is no limit.
         pauses: of everybody.
+        tally: is told what the workers count.
     """
 
-    def __init__(self, plan: CrewPlan, *, store: Store, lender: RateLender | None, pauses: Pauses) -> None:
+    def __init__(
+        self, plan: CrewPlan, *, store: Store, lender: RateLender | None, pauses: Pauses, tally: Tally
+    ) -> None:
         self._plan = plan
         self._store = store
         self._lender = lender
         self._pauses = pauses
+        self._tally = tally
 
     async def execute(
         self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
@@ -76,7 +82,7 @@ class WorkerProcesses:
             WorkerLostError: workers keep dying.
             FlowMateError: a worker cannot go on.
         """
-        crew = _Crew(self._plan, run, Handout(usernames), store=self._store, stop=stop)
+        crew = _Crew(self._plan, run, Handout(usernames), store=self._store, stop=stop, tally=self._tally)
         async with aclosing(crew.batches(lender=self._lender, pauses=self._pauses)) as batches:
             async for batch in batches:
                 yield batch
@@ -86,13 +92,21 @@ class _Crew:
     """The workers of one execution, and the queue they fill; ``None`` in it is a post whose work is done."""
 
     def __init__(
-        self, plan: CrewPlan, run: Run, handout: Handout, *, store: Store, stop: asyncio.Event | None
+        self,
+        plan: CrewPlan,
+        run: Run,
+        handout: Handout,
+        *,
+        store: Store,
+        stop: asyncio.Event | None,
+        tally: Tally,
     ) -> None:
         self._plan = plan
         self._run = run
         self._handout = handout
         self._store = store
         self._stop = stop or asyncio.Event()
+        self._tally = tally
         self._workers: set[WorkerProcess] = set()
         self._arrived: asyncio.Queue[StoredBatch | Exception | None] = asyncio.Queue(2 * plan.count)
         self._losses = 0
@@ -146,6 +160,7 @@ class _Crew:
             done = await self._conversed(post)
         finally:
             self._workers.discard(worker)
+            self._tally.ended(worker)
             await post.dismiss()
         if not done:
             await self._lost(worker)
@@ -160,6 +175,8 @@ class _Crew:
                     batch = message.restored()
                     post.ended(batch)
                     await self._arrived.put(batch)
+                case Counted(counts, standing):
+                    self._tally.note(post.worker, counts, standing)
                 case Failed(error):
                     raise error.restored()
                 case Done():

@@ -13,11 +13,13 @@ from typing import Self
 from flowmate_async.coordination import RateBudget, SharedCredentials, TokenLease
 from flowmate_async.error_record import ErrorRecord
 from flowmate_async.errors import FlowMateError
+from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Run
 from flowmate_async.sync.ends import Executor
 from flowmate_async.workers.channel import Channel
 from flowmate_async.workers.messages import (
     Borrow,
+    Counted,
     Done,
     Failed,
     Lent,
@@ -29,6 +31,7 @@ from flowmate_async.workers.messages import (
     ToWorker,
 )
 
+_TELLING_SECONDS = 0.25
 _CHUNK = 32
 _LOW_WATER = 16
 
@@ -85,9 +88,15 @@ class Member:
         self._channel.send(Borrow(most))
         return await self._loan
 
-    async def serve(self, executor: Executor, run: Run) -> None:
-        """Read and store what the parent hands out, until it says that there is no more, or is gone."""
-        work = asyncio.get_running_loop().create_task(self._work(executor, run))
+    async def serve(self, executor: Executor, run: Run, *, stats: Callable[[], Stats]) -> None:
+        """Read and store what the parent hands out, until it says that there is no more, or is gone.
+
+        Args:
+            executor: reads and stores.
+            run: the run.
+            stats: what the parent is told from time to time, and at the end.
+        """
+        work = asyncio.get_running_loop().create_task(self._work(executor, run, stats))
         listening = asyncio.get_running_loop().create_task(self._listen())
         try:
             await asyncio.wait({work, listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,17 +109,28 @@ class Member:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _work(self, executor: Executor, run: Run) -> None:
+    async def _work(self, executor: Executor, run: Run, stats: Callable[[], Stats]) -> None:
+        telling = asyncio.get_running_loop().create_task(self._tell(stats))
+        last: Done | Failed = Done()
         try:
             batches = executor.execute(run, self._handed_out(), stop=self._stop)
             async with aclosing(batches):
                 async for batch in batches:
                     self._channel.send(Stored.of(batch))
                     await self._channel.drained()
-            self._channel.send(Done())
         except FlowMateError as error:
-            self._channel.send(Failed(ErrorRecord.of(error)))
+            last = Failed(ErrorRecord.of(error))
+        finally:
+            telling.cancel()
+        self._channel.send(Counted.of(stats()))
+        self._channel.send(last)
         await self._channel.drained()
+
+    async def _tell(self, stats: Callable[[], Stats]) -> None:
+        while True:
+            await asyncio.sleep(_TELLING_SECONDS)
+            self._channel.send(Counted.of(stats()))
+            await self._channel.drained()
 
     async def _listen(self) -> None:
         while (message := await self._channel.receive()) is not None:

@@ -3,8 +3,10 @@
 import msgspec
 
 from flowmate_async.error_record import ErrorRecord
+from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Run
 from flowmate_async.sync.ends import StoredBatch, UserEnd
+from flowmate_async.workers.counts import Counts, Standing
 
 
 class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -105,6 +107,18 @@ class Stored(msgspec.Struct, frozen=True, tag=True):
         return StoredBatch(ends=ends, changed=self.changed, unchanged=self.unchanged)
 
 
+class Counted(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: what it has counted since it began, and how its flow control stands."""
+
+    counts: Counts
+    standing: Standing
+
+    @classmethod
+    def of(cls, stats: Stats) -> "Counted":
+        """What a client has counted."""
+        return cls(Counts.of(stats), Standing.of(stats))
+
+
 class Done(msgspec.Struct, frozen=True, tag=True):
     """Worker to parent: everything that was begun is finished."""
 
@@ -116,4 +130,4 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Begin | Names | Stop | Lent | Paused
-ToParent = More | Borrow | Stored | Paused | Done | Failed
+ToParent = More | Borrow | Stored | Counted | Paused | Done | Failed

@@ -49,12 +49,12 @@ def answers(metrics):
     return sum(sample.value for sample in samples if sample.name == "flowmate_requests_total")
 
 
-def test_it_counts_what_it_does_and_is_ready_until_it_is_told_to_stop(twin, cluster):
+def test_it_counts_what_it_does_and_is_ready_until_it_is_told_to_stop(twin, cluster, tmp_path):
     worker, (said,) = cluster.watched_worker("--metrics-port", "0", "--concurrency", "4")
     base = said.strip().rpartition(" ")[2].removesuffix("/metrics")
     assert asked(f"{base}/readyz") == (200, "ready\n")
     assert answers(asked(f"{base}/metrics")[1]) == 0
-    following = cluster.follow()
+    following = cluster.follow("--report", str(tmp_path / "report.html"))
     until(lambda: cluster.store.exists() and acknowledged(cluster.store), seconds=WAIT)
     metrics = asked(f"{base}/metrics")[1]
     assert 0 < answers(metrics) <= twin.total()
@@ -67,6 +67,9 @@ def test_it_counts_what_it_does_and_is_ready_until_it_is_told_to_stop(twin, clus
     cluster.worker()
     assert following.ended(WAIT)[0] == 0
     assert contents(cluster.store) == twin.truth()
+    page = (tmp_path / "report.html").read_text()
+    assert "the workers of the cluster sent the requests" in page
+    assert page.count('class="plot"') == 1, "only the users are drawn"
 
 
 def test_a_port_that_is_taken_ends_it_before_it_takes_a_shard(twin, cluster):

@@ -65,7 +65,7 @@ async def sync_with_faults(path):
         open_store("memory:") as store,
         FlowMate(admin_token=twin.admin_token, base_url=twin.url, rate=2000, burst=50) as fm,
     ):
-        with recording(fm) as recorder:
+        with recording(fm.stats) as recorder:
             report = await fm.sync(store)
         await write_report(path, store, report=report, error=None, observed=recorder.observation())
     assert report.failed

@@ -46,7 +46,7 @@ async def sync_with_faults(folder):
         FlowMate(admin_token=twin.admin_token, base_url=twin.url, rate=4000, burst=100) as fm,
     ):
         names = [user.username async for user in fm.users() if user.is_active_tenant_user]
-        with recording(fm) as recorder:
+        with recording(fm.stats) as recorder:
             report = await fm.sync(store, [*names, "nobody-1", "nobody-2", "nobody-3"])
         for name in ("report.json", "report.html"):
             await write_report(

@@ -66,7 +66,7 @@ def test_what_happened_adds_up_and_time_moves_on(traffic, slices, most):
 @pytest.mark.anyio
 async def test_a_sync_is_watched_to_its_end(sandbox, fm):
     async with open_store("memory:") as store:
-        with recording(fm) as recorder:
+        with recording(fm.stats) as recorder:
             report = await fm.sync(store)
     seen = recorder.observation()
     assert sum(sample.synced for sample in seen.samples) == report.synced == 20

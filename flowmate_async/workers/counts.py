@@ -1,0 +1,185 @@
+"""What worker processes have counted, told to their parent and added up: numbers only, never a name or an id.
+
+How much that is depends on how many endpoints, statuses and kinds of failure there are, not on the users.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from functools import reduce
+from typing import Self, TypeVar
+
+import msgspec
+from msgspec import structs
+
+from flowmate_async.stats import Latency, Stats
+from flowmate_async.traffic.flow_control import TrafficStatistics
+
+K = TypeVar("K")
+
+_STATES = ("closed", "half-open", "open")
+"""Of breakers, from good to bad."""
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """How a worker's flow control stands.
+
+    Attributes:
+        in_flight: requests on the wire.
+        waiting: requests that wait for their turn.
+        rate: requests/s that it allows itself; ``None`` without a limit.
+        concurrency: requests in flight that it allows itself.
+        breaker: ``closed``, ``open`` or ``half-open``.
+    """
+
+    in_flight: int
+    waiting: int
+    rate: float | None
+    concurrency: int
+    breaker: str
+
+    @classmethod
+    def of(cls, stats: Stats) -> Self:
+        """How a client's stands."""
+        traffic = stats.traffic
+        return cls(
+            in_flight=traffic.in_flight,
+            waiting=traffic.limiter.waiting,
+            rate=traffic.limiter.current_rate,
+            concurrency=traffic.limiter.current_concurrency,
+            breaker=traffic.breaker.state,
+        )
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What a worker has counted since it began; :class:`~flowmate_async.Stats` has the same names."""
+
+    answers: dict[str, dict[int, int]] = {}
+    broken: dict[str, int] = {}
+    retries: dict[str, int] = {}
+    retries_refused: dict[str, int] = {}
+    joined: dict[str, int] = {}
+    throttled: int = 0
+    tokens_made: int = 0
+    tokens_replaced: int = 0
+    relisted: int = 0
+    latency: dict[str, Latency] = {}
+
+    @classmethod
+    def of(cls, stats: Stats) -> Self:
+        """What a client has counted."""
+        return cls(**{name: getattr(stats, name) for name in cls.__struct_fields__})
+
+    def plus(self, other: "Counts") -> "Counts":
+        """Both together."""
+        endpoints = sorted(self.answers.keys() | other.answers.keys())
+        return Counts(
+            answers={
+                name: _sum(self.answers.get(name, {}), other.answers.get(name, {})) for name in endpoints
+            },
+            broken=_sum(self.broken, other.broken),
+            retries=_sum(self.retries, other.retries),
+            retries_refused=_sum(self.retries_refused, other.retries_refused),
+            joined=_sum(self.joined, other.joined),
+            throttled=self.throttled + other.throttled,
+            tokens_made=self.tokens_made + other.tokens_made,
+            tokens_replaced=self.tokens_replaced + other.tokens_replaced,
+            relisted=self.relisted + other.relisted,
+            latency={
+                name: together(one.latency[name] for one in (self, other) if name in one.latency)
+                for name in sorted(self.latency.keys() | other.latency.keys())
+            },
+        )
+
+
+class Tally:
+    """Adds up what the workers of a sync tell, those that have ended included."""
+
+    def __init__(self) -> None:
+        self._past = Counts()
+        self._present: dict[Hashable, tuple[Counts, Standing]] = {}
+
+    def note(self, worker: Hashable, counts: Counts, standing: Standing) -> None:
+        """Take note of what a worker has counted since it began.
+
+        Args:
+            worker: tells it from the others.
+            counts: all of it; replaces what it told before.
+            standing: how it stands.
+        """
+        self._present[worker] = counts, standing
+
+    def ended(self, worker: Hashable) -> None:
+        """Keep what a worker told last, and how it stood no longer."""
+        counts, _ = self._present.pop(worker, (Counts(), None))
+        self._past = self._past.plus(counts)
+
+    def added_to(self, stats: Stats) -> Stats:
+        """The parent's own statistics with those of its workers.
+
+        The rate is what all of them together may send at most, and a breaker is open if one is.
+        """
+        present = [counts for counts, _ in self._present.values()]
+        total = reduce(Counts.plus, [self._past, *present], Counts.of(stats))
+        return structs.replace(
+            stats,
+            **structs.asdict(total),
+            requests={name: latency.count for name, latency in total.latency.items()},
+            statuses=_sum(*total.answers.values()),
+            traffic=self._standing(stats) if self._present else stats.traffic,
+        )
+
+    def _standing(self, stats: Stats) -> TrafficStatistics:
+        workers, traffic = [standing for _, standing in self._present.values()], stats.traffic
+        limiter = traffic.limiter
+        rates = [standing.rate for standing in workers if standing.rate is not None]
+        return structs.replace(
+            traffic,
+            in_flight=traffic.in_flight + sum(standing.in_flight for standing in workers),
+            limiter=structs.replace(
+                limiter,
+                current_rate=None if limiter.rate is None else min(limiter.rate, sum(rates)),
+                current_concurrency=sum(standing.concurrency for standing in workers),
+                waiting=limiter.waiting + sum(standing.waiting for standing in workers),
+            ),
+            breaker=structs.replace(
+                traffic.breaker,
+                state=max(
+                    (traffic.breaker.state, *(standing.breaker for standing in workers)), key=_STATES.index
+                ),
+            ),
+        )
+
+
+def together(latencies: Iterable[Latency]) -> Latency:
+    """Latencies of one endpoint that several processes recorded, as if one had.
+
+    Args:
+        latencies: theirs.
+    """
+    parts = list(latencies)
+    count = sum(part.count for part in parts)
+    longest = max((part.max_seconds for part in parts), default=0.0)
+    buckets = _sum(*(part.buckets for part in parts))
+    return Latency(
+        count=count,
+        mean_seconds=sum(part.mean_seconds * part.count for part in parts) / count if count else 0.0,
+        p50_seconds=_percentile(buckets, 0.50 * count, longest),
+        p99_seconds=_percentile(buckets, 0.99 * count, longest),
+        max_seconds=longest,
+        buckets=dict(sorted(buckets.items())),
+    )
+
+
+def _percentile(buckets: Mapping[float, int], left: float, longest: float) -> float:
+    for bound in sorted(buckets):
+        left -= buckets[bound]
+        if left <= 0:
+            return min(bound, longest)
+    return longest
+
+
+def _sum(*parts: Mapping[K, int]) -> dict[K, int]:
+    total: Counter[K] = Counter()
+    for part in parts:
+        total.update(part)
+    return dict(total)
