@@ -33,6 +33,7 @@ from flowmate_async.errors import UserNotFoundError as UserNotFoundError
 from flowmate_async.errors import WorkerLostError as WorkerLostError
 from flowmate_async.freshness import FreshnessPolicy as FreshnessPolicy
 from flowmate_async.leases import Lease as Lease
+from flowmate_async.models import KeptToken as KeptToken
 from flowmate_async.models import Owner as Owner
 from flowmate_async.models import SecretSummary as SecretSummary
 from flowmate_async.models import SummaryValue as SummaryValue
@@ -58,6 +59,7 @@ from flowmate_async.secrets import UnknownSecret as UnknownSecret
 from flowmate_async.secrets import decode_secret as decode_secret
 from flowmate_async.stats import Latency as Latency
 from flowmate_async.stats import Stats as Stats
+from flowmate_async.stores import KeepsTokens as KeepsTokens
 from flowmate_async.stores import Store as Store
 from flowmate_async.stores import StoreKey as StoreKey
 from flowmate_async.stores import open_store as open_store
@@ -104,6 +106,8 @@ __all__ = [
     "ImmediateTransport",
     "IncompleteListingError",
     "InvalidIdError",
+    "KeepsTokens",
+    "KeptToken",
     "Latency",
     "Lease",
     "LeftOut",

@@ -25,6 +25,7 @@ from flowmate_async.secrets import Secret
 from flowmate_async.settings import DEFAULT_BASE_URL, check_rate, checked_base_url, proxy_problem
 from flowmate_async.stats import Stats, StatsListener
 from flowmate_async.stores.base import Store
+from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.dry_run import DryRun, SyncPlan
 from flowmate_async.sync.ends import Executor
 from flowmate_async.sync.engine import SyncEngine, SyncOptions
@@ -337,12 +338,15 @@ class FlowMate:
         Raises:
             CheckpointError: another run holds the store.
             StoreError: the store belongs to another upstream, or cannot be written.
+            ConfigurationError: the store cannot keep tokens, and ``options.delta`` wants that.
             AuthenticationError: the admin token was rejected; the run can be resumed.
             MaskedSecretError: everything came back masked.
             UpstreamUnavailableError: too many users in a row met an unusable upstream.
             TooManyFailuresError: more users failed than ``options.max_failures``.
         """
         options = options or SyncOptions()
+        if options.delta.keep_tokens:
+            require_keeper(store)
         with self.listening(on_event):
             async with store.exclusive_run():
                 await store.bind(self._base_url)
@@ -388,11 +392,12 @@ class FlowMate:
             delta: what would be fetched again.
 
         Raises:
+            ConfigurationError: the store cannot keep tokens, and ``delta`` wants that.
             AuthenticationError: the admin token was rejected.
             StoreError: the store cannot be read.
         """
-        usernames, left_out, _ = await self._selected(users)
         dry_run = DryRun(self._reader, store, delta=delta or DeltaPolicy(), workers=self._concurrency)
+        usernames, left_out, _ = await self._selected(users)
         return await dry_run.plan(usernames, left_out=left_out)
 
     def executor(self, store: Store, *, delta: DeltaPolicy | None = None) -> Executor:
@@ -401,8 +406,11 @@ class FlowMate:
         Args:
             store: an entered store, bound to this client's base URL.
             delta: what is fetched again of what was stored before; by default everything.
+
+        Raises:
+            ConfigurationError: the store cannot keep tokens, and ``delta`` wants that.
         """
-        return InProcess(self._reader.read, store, workers=self._concurrency, clock=self._clock, delta=delta)
+        return InProcess(self._reader, store, workers=self._concurrency, clock=self._clock, delta=delta)
 
     async def _selected(
         self, users: Usernames | None

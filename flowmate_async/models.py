@@ -12,6 +12,10 @@ import msgspec
 from flowmate_async.dates import parse_date
 from flowmate_async.redaction import Headers, Redacted
 
+TOKEN_IDLE_SECONDS = 2.75 * 3600
+"""How long a token is trusted that nobody uses: below its sliding life of 3 h upstream, which ends up to a
+minute late (docs/contract/OBSERVED.md § Impersonation)."""
+
 
 class UserToken(Redacted, frozen=True):
     """What impersonation yields: an opaque bearer token for one user, with a sliding life.
@@ -29,6 +33,32 @@ class UserToken(Redacted, frozen=True):
     def headers(self) -> Headers:
         """The header that presents this token to FlowMate."""
         return Headers((("Authorization", f"Bearer {self.token}"),))
+
+
+class KeptToken(Redacted, frozen=True):
+    """A user's token as it is kept between runs, and when upstream accepted it last.
+
+    Attributes:
+        token: the token.
+        used_at: when it was last accepted, in seconds since the Unix epoch.
+    """
+
+    token: UserToken
+    used_at: float
+
+    __shown__: ClassVar[tuple[str, ...]] = ("used_at",)
+
+    def idle_seconds(self, *, now: float) -> float | None:
+        """For how long it has idled; ``None`` when it is no longer to be sent.
+
+        That is when it may be dead, or when it was used in what is the future now: one of the clocks was
+        wrong, so nobody knows.
+
+        Args:
+            now: seconds since the Unix epoch.
+        """
+        idle = now - self.used_at
+        return idle if 0 <= idle < TOKEN_IDLE_SECONDS else None
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -16,16 +16,13 @@ from flowmate_async.clock import Clock
 from flowmate_async.errors import FlowMateError, UpstreamUnavailableError
 from flowmate_async.events import Emitter, FlightJoined, TokenMade
 from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
-from flowmate_async.models import UserToken
+from flowmate_async.models import TOKEN_IDLE_SECONDS, KeptToken, UserToken
 from flowmate_async.protocol import checked_username
 from flowmate_async.redaction import Headers
 from flowmate_async.traffic.breaker import Breaker
 from flowmate_async.traffic.dispatch import TokenRejected
 
 T = TypeVar("T")
-
-_IDLE_SECONDS = 2.75 * 3600
-"""Below upstream's sliding life of 3 h, which ends up to a minute late."""
 
 _REPLACEMENT_COOL_DOWN_SECONDS = 30.0
 
@@ -95,6 +92,23 @@ class UserTokens:
         """Drop the user's token; the next call makes a new one."""
         self._held.pop(username, None)
 
+    def adopt(self, username: str, kept: KeptToken) -> None:
+        """Hold a token that an earlier run has kept, unless it is too old; nothing proves it yet."""
+        idle = kept.idle_seconds(now=self._clock.wall())
+        if idle is None:
+            return
+        used_at = self._clock.monotonic() - idle
+        generation = next(self._generations)
+        self._keep(username, Held(kept.token, generation=generation, replacement=False, made_at=used_at))
+
+    def kept(self, username: str) -> KeptToken | None:
+        """The user's token for a later run; ``None`` without one, or when a new one was rejected as well."""
+        held = self._held.get(username)
+        if held is None or (held.replacement and not held.proven):
+            return None
+        idle = self._clock.monotonic() - held.used_at
+        return KeptToken(held.token, self._clock.wall() - idle)
+
     async def call(
         self, username: str, operation: Callable[[Headers], Awaitable[T]], *, held: Held | None = None
     ) -> T:
@@ -126,7 +140,7 @@ class UserTokens:
     def held(self, username: str) -> Held | None:
         """The token that is held, unless it has idled too long."""
         held = self._held.get(username)
-        if held is None or self._clock.monotonic() - held.used_at >= _IDLE_SECONDS:
+        if held is None or self._clock.monotonic() - held.used_at >= TOKEN_IDLE_SECONDS:
             return None
         self._held.move_to_end(username)
         return held

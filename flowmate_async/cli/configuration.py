@@ -21,6 +21,7 @@ _KEYS = frozenset(
         "burst",
         "ca_file",
         "concurrency",
+        "keep_tokens",
         "proxy",
         "rate",
         "store",

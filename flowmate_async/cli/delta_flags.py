@@ -32,6 +32,15 @@ class DeltaFlags:
             "workers keep it fresh.",
         ),
     ] = "fetch"
+    keep_tokens: Annotated[
+        bool,
+        Parameter(
+            env_var="FLOWMATE_KEEP_TOKENS",
+            negative=(),
+            help="Keep the users' tokens in the store, sealed: the next sync asks for none while they live, "
+            "up to three hours after their last use. A sync without this removes them.",
+        ),
+    ] = False
     dry_run: Annotated[
         bool, Parameter(negative=(), help="List every user and print what would be fetched; change nothing.")
     ] = False
@@ -49,6 +58,7 @@ class DeltaFlags:
             staleness_seconds=seconds.pop(""),
             staleness_by_type=seconds,
             skip_volatile=self.volatile == "skip",
+            keep_tokens=self.keep_tokens,
         )
 
 

@@ -14,6 +14,7 @@ from flowmate_async.stores.base import StoredItem as StoredItem
 from flowmate_async.stores.base import UserWrite as UserWrite
 from flowmate_async.stores.base import Verification as Verification
 from flowmate_async.stores.base import Written as Written
+from flowmate_async.stores.kept_tokens import KeepsTokens as KeepsTokens
 from flowmate_async.stores.keys import StoreKey as StoreKey
 from flowmate_async.stores.keys import load_key as load_key
 from flowmate_async.stores.keys import load_other_key as load_other_key
@@ -24,6 +25,7 @@ from flowmate_async.stores.registry import open_store as open_store
 
 __all__ = [
     "Checkpoint",
+    "KeepsTokens",
     "Missing",
     "Removal",
     "Run",

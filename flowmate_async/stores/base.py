@@ -14,6 +14,7 @@ from typing import Literal, Protocol, Self
 import msgspec
 
 from flowmate_async.errors import CheckpointError
+from flowmate_async.models import KeptToken
 from flowmate_async.secrets import Secret
 
 Status = Literal["synced", "failed"]
@@ -76,11 +77,14 @@ class UserWrite(msgspec.Struct, frozen=True, kw_only=True):
         secrets: the credentials.
         listed: the ids of the user's listing, proven complete: whatever else is stored of the user is noted
             as missing. ``None`` when nothing is proven.
+        token: the user's token, for a store that keeps tokens (``kept_tokens.py``); ``None`` when none is
+            kept, and an earlier one is forgotten.
     """
 
     checkpoint: Checkpoint
     secrets: tuple[Secret, ...] = ()
     listed: tuple[str, ...] | None = None
+    token: KeptToken | None = None
 
     @property
     def present(self) -> tuple[str, ...]:

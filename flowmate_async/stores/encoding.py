@@ -1,4 +1,4 @@
-"""A credential as bytes and back, without a trace of it in any traceback.
+"""A credential or a user's token as bytes and back, without a trace of it in any traceback.
 
 Every store writes a credential as ``msgspec.json.encode`` does, refresh fields included. What happens to the
 bytes then, sealed or not, is the store's business.
@@ -7,12 +7,13 @@ bytes then, sealed or not, is the store's business.
 import msgspec
 
 from flowmate_async.errors import ProtocolError, StoreError
+from flowmate_async.models import KeptToken
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret, decode_secret
 
 
 class Plaintext(Redacted, frozen=True):
-    """An encoded credential, which never prints."""
+    """An encoded credential or token, which never prints."""
 
     data: bytes
 
@@ -35,4 +36,25 @@ def secret_of(plaintext: Plaintext) -> Secret | None:
     try:
         return decode_secret(plaintext.data, keep_refresh_fields=True)
     except ProtocolError:
+        return None
+
+
+def encode_token(username: str, kept: KeptToken) -> Plaintext:
+    """Encode a user's token.
+
+    Raises:
+        StoreError: it holds what JSON cannot.
+    """
+    try:
+        return Plaintext(msgspec.json.encode(kept))
+    except (msgspec.MsgspecError, UnicodeError):
+        pass  # raised below, without a context that would hold the token
+    raise StoreError("the user's token cannot be encoded as JSON", username=username)
+
+
+def token_of(plaintext: Plaintext) -> KeptToken | None:
+    """Decode a user's token; ``None`` when it is none."""
+    try:
+        return msgspec.json.decode(plaintext.data, type=KeptToken)
+    except (msgspec.MsgspecError, UnicodeError):
         return None

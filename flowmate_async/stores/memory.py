@@ -14,6 +14,7 @@ from typing import Self
 from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError
+from flowmate_async.models import KeptToken
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret
 from flowmate_async.stores.base import (
@@ -53,6 +54,7 @@ class MemoryStore:
         self._runs: dict[str, Run] = {}
         self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
         self._rows: dict[str, dict[str, _Row]] = {}
+        self._tokens: dict[str, KeptToken] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,6 +111,7 @@ class MemoryStore:
         for username in usernames:
             rows = self._rows.get(username, {})
             rows.update({secret_id: replace(row, missing_run=run.id) for secret_id, row in rows.items()})
+            self._tokens.pop(username, None)
 
     async def missing(self, run: Run) -> Missing:
         judged = [row for row in self._judged(run) if row.removed_at is None]
@@ -136,6 +139,12 @@ class MemoryStore:
         for checkpoints in self._checkpoints.values():  # the newest run is the last
             found |= {name: checkpoints[name].seen for name in usernames if name in checkpoints}
         return found
+
+    async def kept_tokens(self, usernames: Sequence[str]) -> Mapping[str, KeptToken]:
+        return {name: self._tokens[name] for name in usernames if name in self._tokens}
+
+    async def forget_tokens(self, *, used_before: float) -> None:
+        self._tokens = {name: kept for name, kept in self._tokens.items() if not kept.used_at < used_before}
 
     async def totals(self, run: Run) -> RunTotals:
         return totals_of(list(self._of(run).values()))
@@ -182,6 +191,9 @@ class MemoryStore:
             elif user.listed is not None:
                 rows[secret_id] = replace(row, missing_run=run.id)
         self._checkpoints[run.id][username] = user.checkpoint
+        self._tokens.pop(username, None)
+        if user.token is not None:
+            self._tokens[username] = user.token
         return changed
 
     def _sorted(self, username: str | None) -> list[tuple[str, _Row]]:

@@ -17,8 +17,10 @@ from typing import Any, Self, TypeVar
 from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError
+from flowmate_async.models import KeptToken
 from flowmate_async.secrets import Secret
 from flowmate_async.stores import postgres_rows as rows
+from flowmate_async.stores import postgres_tokens as tokens
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -37,6 +39,7 @@ from flowmate_async.stores.paging import PAGE, SealedPlaced, SealedRow, by_place
 from flowmate_async.stores.postgres_address import Address, Connection, driver, guarded, parse_address
 from flowmate_async.stores.postgres_schema import lock_number, prepare, read_meta, write_meta
 from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
+from flowmate_async.stores.sealed_tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.uninterrupted import uninterrupted
 
 T = TypeVar("T")
@@ -145,6 +148,13 @@ class PostgresStore:
     async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
         return await self._on_connection(rows.seen, usernames)
 
+    async def kept_tokens(self, usernames: Sequence[str]) -> Mapping[str, KeptToken]:
+        found = await self._on_connection(tokens.find, usernames)
+        return opened_tokens(self._access.sealing(), found) if found else {}
+
+    async def forget_tokens(self, *, used_before: float) -> None:
+        await self._on_connection(tokens.forget_used_before, used_before)
+
     async def totals(self, run: Run) -> RunTotals:
         return await self._on_connection(rows.totals, run)
 
@@ -178,6 +188,11 @@ class PostgresStore:
             self._access.sealing,
             partial(self._on_connection, rows.reseal),
             on_progress,
+        )
+        await reseal_tokens(
+            partial(self._on_connection, tokens.after),
+            self._access.sealing,
+            partial(self._on_connection, tokens.reseal),
         )
         await self._on_connection(self._end_rekey)
         return done

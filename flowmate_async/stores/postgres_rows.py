@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from flowmate_async.stores import postgres_tokens as tokens
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -152,6 +153,7 @@ async def write(connection: Connection, sealing: Sealing, run: Run, batch: Seque
         changed = await _write_secrets(connection, sealing, run, batch)
         await _note_listed(connection, run, list(users.values()))
         await _write_checkpoints(connection, run, [users[name].checkpoint for name in sorted(users)])
+        await tokens.write(connection, sealing, run, batch)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
 
@@ -201,10 +203,11 @@ async def _note_listed(connection: Connection, run: Run, users: Sequence[UserWri
 
 
 async def note_missing(connection: Connection, run: Run, usernames: Sequence[str]) -> None:
-    """Note everything of these users as missing."""
+    """Note everything of these users as missing, and forget their tokens."""
     async with connection.transaction():
         await _require_run(connection, run)
         await connection.execute(_NOTE_MISSING, run.id, sorted(usernames), [], [])
+        await tokens.forget(connection, usernames)
 
 
 async def missing(connection: Connection, run: Run) -> Missing:

@@ -1,21 +1,35 @@
-"""The tables of a PostgreSQL store, who may open it, and how they are made.
+"""The tables of a PostgreSQL store, who may open it, how they are made and brought up to date.
 
 Names are compared byte by byte (``COLLATE "C"``), as every store orders them. Knows nothing of single
 credentials or of runs.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flowmate_async.errors import StoreError
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.meta import Meta, new_meta, pick_key
 from flowmate_async.stores.postgres_address import Address, Connection
 
-FORMAT = 1
+FORMAT = 2
 """The format this version writes, kept in the table ``meta``."""
 
-TABLES = """
+_TOKENS = """
+    CREATE TABLE tokens (
+        username text COLLATE "C" PRIMARY KEY,
+        run_id text NOT NULL,
+        used_at double precision NOT NULL,
+        sealed bytea NOT NULL
+    );
+    ALTER TABLE tokens ALTER COLUMN sealed SET STORAGE EXTERNAL;
+"""
+
+MIGRATIONS: Mapping[int, str] = {1: _TOKENS}
+"""What brings a store of that format to the next one."""
+
+TABLES = (
+    """
     CREATE TABLE meta (
         format integer NOT NULL,
         store_id text NOT NULL,
@@ -64,10 +78,12 @@ TABLES = """
     );
     CREATE INDEX ON checkpoints (username);
 """
+    + _TOKENS
+)
 
 
 async def prepare(connection: Connection, keys: Sequence[StoreKey], address: Address, create: bool) -> Meta:  # noqa: FBT001
-    """Check the tables that are there, or make them if ``create``; one process at a time.
+    """Check the tables that are there and update them, or make them if ``create``; one process at a time.
 
     Raises:
         StoreError: none there, of a newer version, another key, or not a store's tables.
@@ -78,9 +94,10 @@ async def prepare(connection: Connection, keys: Sequence[StoreKey], address: Add
             if not create:
                 raise StoreError(f"there is no store {address.where}", advice="Check the store's URL")
             await _create(connection, keys[0], address)
-        await _check_format(connection, address)
+        found = await _checked_format(connection, address)
         meta = await read_meta(connection)
         pick_key(meta, keys, where=address.where)
+        await _migrate(connection, found)
         return meta
 
 
@@ -103,13 +120,21 @@ async def _create(connection: Connection, key: StoreKey, address: Address) -> No
     )
 
 
-async def _check_format(connection: Connection, address: Address) -> None:
-    found = await connection.fetchval("SELECT format FROM meta")
-    if found != FORMAT:
+async def _checked_format(connection: Connection, address: Address) -> int:
+    found = int(await connection.fetchval("SELECT format FROM meta") or 0)
+    if not min(MIGRATIONS) <= found <= FORMAT:
         raise StoreError(
-            f"the store {address.where} has format {found}, and this version knows format {FORMAT}",
+            f"the store {address.where} has format {found}, and this version knows formats up to {FORMAT}",
             advice="Upgrade flowmate-async",
         )
+    return found
+
+
+async def _migrate(connection: Connection, found: int) -> None:
+    for number in range(found, FORMAT):
+        await connection.execute(MIGRATIONS[number])
+    if found != FORMAT:
+        await connection.execute("UPDATE meta SET format = $1", FORMAT)
 
 
 async def read_meta(connection: Connection) -> Meta:

@@ -1,7 +1,7 @@
-"""Sealing: authenticated encryption of single credentials, each bound to its place.
+"""Sealing: authenticated encryption of single credentials and user tokens, each bound to its place.
 
-AES-256-GCM. Every run has a subkey of its own (HKDF-SHA256), every record a random 96-bit nonce. The
-associated data names the place of the record, so that a record moved to another user, secret, store or
+AES-256-GCM. Every run has a subkey of its own for either (HKDF-SHA256), every record a random 96-bit nonce.
+The associated data names the place of the record, so that a record moved to another user, secret, store or
 upstream does not open. What sealing cannot notice: a record put back in its own place as it was earlier.
 Nothing here knows where records are kept.
 
@@ -20,15 +20,18 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from flowmate_async.errors import StoreError
+from flowmate_async.models import KeptToken
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret
-from flowmate_async.stores.encoding import Plaintext, encode_secret, secret_of
+from flowmate_async.stores.encoding import Plaintext, encode_secret, encode_token, secret_of, token_of
 from flowmate_async.stores.keys import StoreKey
 
 SEAL_FORMAT = "flowmate_async seal 1"
 NONCE_BYTES = 12
 
 _SUBKEYS_KEPT = 1024
+_CREDENTIAL, _TOKEN = "seal", "seal a user's token"
+"""What a run's subkeys are for."""
 
 
 class Sealed(msgspec.Struct, frozen=True):
@@ -90,9 +93,7 @@ class Sealing:
         fingerprint = self._fingerprint(username, secret.id, plaintext)
         if stored is not None and self._is_same(username, secret.id, stored, fingerprint):
             return None
-        nonce = os.urandom(NONCE_BYTES)
-        place = self._place_of(username, secret.id, run_id)
-        data = nonce + self._cipher(run_id).encrypt(nonce, plaintext.data, place)
+        data = self._encrypted(plaintext, _CREDENTIAL, run_id, username, secret.id)
         return Sealed(run_id, data, fingerprint)
 
     def open(self, username: str, secret_id: str, sealed: Sealed) -> Secret:
@@ -129,15 +130,50 @@ class Sealing:
         secret = self.open(username, secret_id, sealed)
         return self.seal_unless_same(username, secret, run_id=sealed.run_id, stored=None)
 
+    def seal_token(self, username: str, kept: KeptToken, *, run_id: str) -> bytes:
+        """Seal a user's token.
+
+        Args:
+            username: whose it is.
+            kept: the token.
+            run_id: the run to seal under.
+
+        Raises:
+            StoreError: it cannot be encoded.
+        """
+        return self._encrypted(encode_token(username, kept), _TOKEN, run_id, username)
+
+    def opened_token(self, username: str, run_id: str, data: bytes) -> KeptToken | None:
+        """A user's token; ``None`` when it does not open."""
+        plaintext = self._decrypted(data, _TOKEN, run_id, username)
+        if plaintext is None and self._before is not None:
+            return self._before.opened_token(username, run_id, data)
+        return None if plaintext is None else token_of(plaintext)
+
+    def resealed_token(self, username: str, run_id: str, data: bytes) -> bytes | None:
+        """The same token sealed with the store's new key; ``None`` when it is already, or does not open."""
+        if self._decrypted(data, _TOKEN, run_id, username) is not None:
+            return None
+        kept = self.opened_token(username, run_id, data)
+        return None if kept is None else self.seal_token(username, kept, run_id=run_id)
+
     def _is_same(self, username: str, secret_id: str, stored: Sealed, fingerprint: bytes) -> bool:
         equal = hmac.compare_digest(stored.fingerprint, fingerprint)
         return equal and self._opened(username, secret_id, stored) is not None
 
     def _opened(self, username: str, secret_id: str, sealed: Sealed) -> Plaintext | None:
-        place = self._place_of(username, secret_id, sealed.run_id)
-        nonce, ciphertext = sealed.data[:NONCE_BYTES], sealed.data[NONCE_BYTES:]
+        return self._decrypted(sealed.data, _CREDENTIAL, sealed.run_id, username, secret_id)
+
+    def _encrypted(self, plaintext: Plaintext, purpose: str, run_id: str, *place: str) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        bound = self._place_of(*place, run_id)
+        return nonce + self._cipher(purpose, run_id).encrypt(nonce, plaintext.data, bound)
+
+    def _decrypted(self, data: bytes, purpose: str, run_id: str, *place: str) -> Plaintext | None:
+        nonce, ciphertext = data[:NONCE_BYTES], data[NONCE_BYTES:]
+        bound = self._place_of(*place, run_id)
         try:
-            return Plaintext(self._cipher(sealed.run_id).decrypt(nonce, ciphertext, place))
+            return Plaintext(self._cipher(purpose, run_id).decrypt(nonce, ciphertext, bound))
         except (InvalidTag, ValueError):  # ValueError: cut so short that not even a nonce is left
             return None
 
@@ -145,11 +181,11 @@ class Sealing:
         place = length_prefixed(username, secret_id)
         return hmac.digest(self._fingerprints.material, place + plaintext.data, "sha256")
 
-    def _place_of(self, username: str, secret_id: str, run_id: str) -> bytes:
-        return self._place + length_prefixed(username, secret_id, run_id)
+    def _place_of(self, *place: str) -> bytes:
+        return self._place + length_prefixed(*place)
 
-    def _cipher_of_run(self, run_id: str) -> AESGCM:
-        return AESGCM(subkey(self._key, "seal", self._store_id, run_id).material)
+    def _cipher_of_run(self, purpose: str, run_id: str) -> AESGCM:
+        return AESGCM(subkey(self._key, purpose, self._store_id, run_id).material)
 
 
 def key_check(key: StoreKey, *, store_id: str) -> bytes:

@@ -20,8 +20,10 @@ from typing import Self, TypeVar
 from msgspec.structs import replace
 
 from flowmate_async.errors import StoreError
+from flowmate_async.models import KeptToken
 from flowmate_async.secrets import Secret
 from flowmate_async.stores import sqlite_rows as rows
+from flowmate_async.stores import sqlite_tokens as tokens
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -39,6 +41,7 @@ from flowmate_async.stores.meta import Access, not_open, pick_key, rekeying_meta
 from flowmate_async.stores.one_at_a_time import OneAtATime
 from flowmate_async.stores.paging import PAGE, SealedPlaced, SealedRow, by_place, opened, verified
 from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
+from flowmate_async.stores.sealed_tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.sqlite_files import RunLock, guarded, shown, transaction
 from flowmate_async.stores.sqlite_schema import open_database, read_meta, write_meta
 from flowmate_async.stores.uninterrupted import uninterrupted
@@ -135,6 +138,13 @@ class SqliteStore:
     async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
         return await self._on_connection(rows.seen, usernames)
 
+    async def kept_tokens(self, usernames: Sequence[str]) -> Mapping[str, KeptToken]:
+        found = await self._on_connection(tokens.find, usernames)
+        return opened_tokens(self._access.sealing(), found) if found else {}
+
+    async def forget_tokens(self, *, used_before: float) -> None:
+        await self._on_connection(tokens.forget_used_before, used_before)
+
     async def totals(self, run: Run) -> RunTotals:
         return await self._on_connection(rows.totals, run)
 
@@ -168,6 +178,11 @@ class SqliteStore:
             self._access.sealing,
             partial(self._on_connection, rows.reseal),
             on_progress,
+        )
+        await reseal_tokens(
+            partial(self._on_connection, tokens.after),
+            self._access.sealing,
+            partial(self._on_connection, tokens.reseal),
         )
         await self._on_connection(self._end_rekey)
         return done

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from flowmate_async.stores import sqlite_tokens as tokens
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -141,6 +142,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
             changed += _write_secrets(connection, sealing, run, user)
             _note_listed(connection, run, user)
             _write_checkpoint(connection, run, user.checkpoint)
+        tokens.write(connection, sealing, run, batch)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
 
@@ -170,10 +172,11 @@ def _note_listed(connection: sqlite3.Connection, run: Run, user: UserWrite) -> N
 
 
 def note_missing(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> None:
-    """Note everything of these users as missing."""
+    """Note everything of these users as missing, and forget their tokens."""
     with transaction(connection):
         _require_run(connection, run)
         connection.executemany(_NOTE_ALL_MISSING, [(run.id, username) for username in usernames])
+        tokens.forget(connection, usernames)
 
 
 def missing(connection: sqlite3.Connection, run: Run) -> Missing:

@@ -24,8 +24,17 @@ from flowmate_async.stores.sqlite_files import (
 APPLICATION_ID = 0x464D4153
 """Marks the database file as one of ours; ``FMAS`` in ASCII."""
 
-FORMAT = 3
+FORMAT = 4
 """The format this version writes, kept in ``PRAGMA user_version``."""
+
+_TOKENS = """
+    CREATE TABLE tokens (
+        username TEXT NOT NULL PRIMARY KEY,
+        run_id TEXT NOT NULL,
+        used_at REAL NOT NULL,
+        sealed BLOB NOT NULL
+    ) WITHOUT ROWID
+"""
 
 MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     1: (
@@ -35,6 +44,7 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
         "ALTER TABLE meta ADD COLUMN previous_key BLOB",
     ),
     2: ("ALTER TABLE checkpoints ADD COLUMN seen TEXT NOT NULL DEFAULT ''",),
+    3: (_TOKENS,),
 }
 """What brings a store of that format to the next one."""
 
@@ -89,6 +99,7 @@ TABLES = (
         PRIMARY KEY (run_id, username)
     ) WITHOUT ROWID
     """,
+    _TOKENS,
 )
 
 

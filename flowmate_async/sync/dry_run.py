@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack, aclosing
 import msgspec
 
 from flowmate_async.stores.base import Store
+from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.plan import DeltaPolicy, Plan
-from flowmate_async.sync.read_ahead import ReadAhead
+from flowmate_async.sync.read_ahead import Known, ReadAhead
 from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.report import LeftOut
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
@@ -42,6 +43,9 @@ class DryRun:
         store: what was seen before; only read.
         delta: what would be fetched again.
         workers: users listed at once.
+
+    Raises:
+        ConfigurationError: the store cannot keep tokens, and is to.
     """
 
     def __init__(self, reader: UserReader, store: Store, *, delta: DeltaPolicy, workers: int) -> None:
@@ -49,6 +53,8 @@ class DryRun:
         self._store = store
         self._delta = delta
         self._workers = workers
+        if delta.keep_tokens:
+            require_keeper(store)
         self._users = 0
         self._requests = 0
         self._failed: Counter[str] = Counter()
@@ -58,8 +64,9 @@ class DryRun:
     async def plan(self, usernames: Usernames, *, left_out: tuple[LeftOut, ...] = ()) -> SyncPlan:
         """The plan for these users."""
         async with AsyncExitStack() as entered:
-            pairs = await entered.enter_async_context(ReadAhead(usernames, self._store))
-            batches = sweep_in_batches(self._look, pairs, workers=self._workers)
+            ahead = ReadAhead(usernames, self._store, tokens=self._delta.keep_tokens)
+            users = await entered.enter_async_context(ahead)
+            batches = sweep_in_batches(self._look, users, workers=self._workers)
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 for outcome in batch:
                     self._count(outcome)
@@ -72,10 +79,9 @@ class DryRun:
             left_out=left_out,
         )
 
-    async def _look(self, pair: tuple[str, str]) -> Outcome:
-        username, seen = pair
-        plan = Plan(self._delta, seen)
-        outcome = await self._reader.look(username, plan)
+    async def _look(self, user: Known) -> Outcome:
+        plan = Plan(self._delta, user.seen)
+        outcome = await self._reader.look(user.username, plan, user.token)
         self._fetch.update(plan.reasons)
         return outcome
 

@@ -18,6 +18,7 @@ from flowmate_async.clock import Clock
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
 from flowmate_async.stores.base import Run, Store
+from flowmate_async.stores.kept_tokens import forget_tokens
 from flowmate_async.sync.abort import AbortRules
 from flowmate_async.sync.ends import Executor, StoredBatch, UserEnd
 from flowmate_async.sync.in_process import synced_of
@@ -114,6 +115,7 @@ class SyncEngine:
             FlowMateError: the run was ended early; what was acknowledged is kept and the run can be resumed.
         """
         began = self._clock.monotonic()
+        await forget_tokens(self._store, keep=self._options.delta.keep_tokens, now=self._clock.wall())
         run, resumed = await self._run(selection or _selection(usernames))
         total = len(usernames) if isinstance(usernames, Sized) else None
         self._emitter.emit(RunBegan(run.id, resumed, total))

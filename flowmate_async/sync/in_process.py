@@ -1,16 +1,18 @@
 """The executor of one process: sweep, and write what came in one transaction a batch."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 
 from flowmate_async.clock import Clock
 from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite, is_proven
+from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.ends import StoredBatch, ended, vouched_for
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.plan import DeltaPolicy, Plan
-from flowmate_async.sync.read_ahead import ReadAhead
+from flowmate_async.sync.read_ahead import Known, ReadAhead
+from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.storable import storable
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
 
@@ -19,55 +21,65 @@ class InProcess:
     """Reads and stores users in this process, see :class:`~flowmate_async.sync.ends.Executor`.
 
     Args:
-        read: reads what a plan wants of one user.
+        reader: reads what a plan wants of one user.
         store: where the credentials go; entered and bound by the caller.
         workers: users read at once.
         clock: dates the checkpoints.
         delta: what is fetched again; by default everything.
+
+    Raises:
+        ConfigurationError: the store cannot keep tokens, and is to.
     """
 
     def __init__(
         self,
-        read: Callable[[str, Plan], Awaitable[Outcome]],
+        reader: UserReader,
         store: Store,
         *,
         workers: int,
         clock: Clock,
         delta: DeltaPolicy | None = None,
     ) -> None:
-        self._read = read
+        self._reader = reader
         self._store = store
         self._workers = workers
         self._clock = clock
-        self._delta = delta
+        self._delta = delta or DeltaPolicy(full=True)
+        if self._delta.keep_tokens:
+            require_keeper(store)
 
     async def execute(
         self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
     ) -> AsyncGenerator[StoredBatch, None]:
         """See :meth:`Executor.execute`."""
         async with AsyncExitStack() as entered:
-            if self._delta is None or self._delta.full:
-                batches = sweep_in_batches(self._read_all, usernames, workers=self._workers, stop=stop)
+            if self._delta.full and not self._delta.keep_tokens:
+                batches = sweep_in_batches(self._reader.read, usernames, workers=self._workers, stop=stop)
             else:
-                pairs = await entered.enter_async_context(ReadAhead(usernames, self._store))
-                read = partial(self._read_wanted, run, self._delta)
-                batches = sweep_in_batches(read, pairs, workers=self._workers, stop=stop)
+                ahead = ReadAhead(usernames, self._store, tokens=self._delta.keep_tokens)
+                users = await entered.enter_async_context(ahead)
+                read = partial(self._read_wanted, run)
+                batches = sweep_in_batches(read, users, workers=self._workers, stop=stop)
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 at = self._clock.wall()
                 written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
                 ends = tuple(ended(outcome) for outcome in batch)
                 yield StoredBatch(ends=ends, changed=written.changed, unchanged=written.unchanged)
 
-    async def _read_all(self, username: str) -> Outcome:
-        return await self._read(username, Plan())
+    async def _read_wanted(self, run: Run, user: Known) -> Outcome:
+        plan = await self._plan(run, user)
+        if not self._delta.keep_tokens or storable(user.username) != user.username:
+            return await self._reader.read(user.username, plan)
+        return await self._reader.read_and_keep(user.username, plan, user.token)
 
-    async def _read_wanted(self, run: Run, delta: DeltaPolicy, pair: tuple[str, str]) -> Outcome:
-        username, seen = pair
-        plan = Plan(delta, seen)
+    async def _plan(self, run: Run, user: Known) -> Plan:
+        if self._delta.full:
+            return Plan()
+        plan = Plan(self._delta, user.seen)
         # Whom this very run has tried before it tries again because it failed.
-        if plan.knows_failures and await self._store.statuses(run, [storable(username)]):
+        if plan.knows_failures and await self._store.statuses(run, [storable(user.username)]):
             plan.retry()
-        return await self._read(username, plan)
+        return plan
 
 
 async def synced_of(store: Store, run: Run, usernames: Sequence[str]) -> set[str]:
@@ -92,4 +104,4 @@ def _user_write(outcome: Outcome, at: float) -> UserWrite:
     )
     here = (*(secret.id for secret in outcome.secrets), *outcome.left)
     listed = here if is_proven(checkpoint) else None
-    return UserWrite(checkpoint=checkpoint, secrets=outcome.secrets, listed=listed)
+    return UserWrite(checkpoint=checkpoint, secrets=outcome.secrets, listed=listed, token=outcome.token)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from flowmate_async.errors import FlowMateError
+from flowmate_async.models import KeptToken
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret
 from flowmate_async.sync.plan import Left
@@ -20,6 +21,7 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
         listing_proven: whether the listing was counted against upstream's total.
         left: secrets that a delta sync left as they are stored, by id, and why; none in a sweep.
         seen: what the next delta sync compares with.
+        token: the user's token, where it is kept for the next sync; none in a sweep.
     """
 
     username: str
@@ -29,6 +31,7 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
     listing_proven: bool = True
     left: Mapping[str, Left] = {}
     seen: str = ""
+    token: KeptToken | None = None
 
     __shown__: ClassVar[tuple[str, ...]] = ("username", "requests", "seconds")
 
@@ -44,6 +47,7 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
         seconds: how long it took.
         left: secrets that a delta sync left as they are stored, by id, and why; none in a sweep.
         seen: what the next delta sync compares with.
+        token: the user's token, where it is kept for the next sync; none in a sweep.
     """
 
     username: str
@@ -53,6 +57,7 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
     seconds: float = 0.0
     left: Mapping[str, Left] = {}
     seen: str = ""
+    token: KeptToken | None = None
 
     __shown__: ClassVar[tuple[str, ...]] = ("username", "error", "requests", "seconds")
 

@@ -39,12 +39,15 @@ class DeltaPolicy(msgspec.Struct, frozen=True, kw_only=True):
         staleness_by_type: the same for single types, as ``{"API_KEY": 3600.0}``.
         skip_volatile: leave secrets alone whose GET makes upstream refresh them or log in: where workers keep
             them fresh, a sync beside them would only take their turns.
+        keep_tokens: keep the users' tokens in the store, sealed, so that the next sync asks for none while
+            they live: up to three hours after their last use. A sync without it removes those that are kept.
     """
 
     full: bool = False
     staleness_seconds: float = DEFAULT_STALENESS_SECONDS
     staleness_by_type: dict[str, float] = {}
     skip_volatile: bool = False
+    keep_tokens: bool = False
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):

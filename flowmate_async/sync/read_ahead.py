@@ -1,11 +1,14 @@
-"""Usernames with what their last checkpoints keep: read ahead of the sweep, for many users at a time."""
+"""Usernames with what a store has kept of them: read ahead of the sweep, for many users at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
+from flowmate_async.models import KeptToken
+from flowmate_async.redaction import Redacted
 from flowmate_async.stores.base import Store
+from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.storable import storable
 from flowmate_async.sync.sweep import Usernames, each
 
@@ -20,24 +23,45 @@ class _End:
         self.error = error
 
 
-class ReadAhead(AsyncIterator[tuple[str, str]]):
-    """Pairs of a username and what :meth:`Store.seen` tells of it, in the order of the usernames.
+class Known(Redacted, frozen=True):
+    """A user, and what the store has kept.
+
+    Attributes:
+        username: the user.
+        seen: what :meth:`Store.seen` tells.
+        token: the user's token, if tokens are kept and theirs is.
+    """
+
+    username: str
+    seen: str = ""
+    token: KeptToken | None = None
+
+    __shown__: ClassVar[tuple[str, ...]] = ("username",)
+
+
+class ReadAhead(AsyncIterator[Known]):
+    """What a store has kept of each user, in the order of the usernames.
 
     A read for each user by itself takes as long as everything else that is done for the user here: a
     thread or a network is waited for each time. So those usernames share a read that came while the last one
     was under way; one that nothing is ahead of does not wait for others. Use it as
-    ``async with ReadAhead(usernames, store) as pairs``.
+    ``async with ReadAhead(usernames, store) as users``.
 
     Args:
         usernames: any iterable or async iterable.
         store: what is read.
+        tokens: whether to read the tokens as well.
+
+    Raises:
+        ConfigurationError: the store keeps none.
     """
 
-    def __init__(self, usernames: Usernames, store: Store) -> None:
+    def __init__(self, usernames: Usernames, store: Store, *, tokens: bool = False) -> None:
         self._usernames = usernames
         self._store = store
+        self._keeper = require_keeper(store) if tokens else None
         self._names: asyncio.Queue[str | _End] = asyncio.Queue(_AHEAD)
-        self._pairs: asyncio.Queue[tuple[str, str] | _End] = asyncio.Queue(_AHEAD)
+        self._users: asyncio.Queue[Known | _End] = asyncio.Queue(_AHEAD)
         self._tasks: list[asyncio.Task[None]] = []
         self._left = False
 
@@ -54,13 +78,13 @@ class ReadAhead(AsyncIterator[tuple[str, str]]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def __anext__(self) -> tuple[str, str]:
-        pair = await self._pairs.get()
-        if not isinstance(pair, _End):
-            return pair
-        self._pairs.put_nowait(pair)  # for whoever else asks
-        if pair.error is not None:
-            raise pair.error
+    async def __anext__(self) -> Known:
+        user = await self._users.get()
+        if not isinstance(user, _End):
+            return user
+        self._users.put_nowait(user)  # for whoever else asks
+        if user.error is not None:
+            raise user.error
         raise StopAsyncIteration
 
     async def _pull(self) -> None:
@@ -72,7 +96,7 @@ class ReadAhead(AsyncIterator[tuple[str, str]]):
             if self._left:
                 raise
             end = _End(RuntimeError("the iterable of usernames was cancelled"))
-        except Exception as error:  # noqa: BLE001 - raised again where the pairs are consumed
+        except Exception as error:  # noqa: BLE001 - raised again where the users are consumed
             end = _End(error)
         await self._names.put(end)
 
@@ -88,10 +112,23 @@ class ReadAhead(AsyncIterator[tuple[str, str]]):
                 name = self._names.get_nowait()
             else:
                 end = name
+            users: list[Known] = []
             try:
-                seen = await self._store.seen([storable(name) for name in names]) if names else {}
+                users = await self._known(names) if names else []
             except Exception as error:  # noqa: BLE001 - as above
-                end, names = _End(error), []
-            for name in names:
-                await self._pairs.put((name, seen.get(storable(name), "")))
-        await self._pairs.put(end)
+                end = _End(error)
+            for user in users:
+                await self._users.put(user)
+        await self._users.put(end)
+
+    async def _known(self, names: list[str]) -> list[Known]:
+        stored = [storable(name) for name in names]
+        seen = await self._store.seen(stored)
+        if self._keeper is None:
+            return [Known(name, seen.get(key, "")) for name, key in zip(names, stored, strict=True)]
+        tokens = await self._keeper.kept_tokens(stored)
+        return [
+            # What a store has to call otherwise may be somebody else's name there.
+            Known(name, seen.get(key, ""), tokens.get(key) if key == name else None)
+            for name, key in zip(names, stored, strict=True)
+        ]

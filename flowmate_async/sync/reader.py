@@ -1,8 +1,10 @@
 """Everything of one user: list, then fetch each secret; what goes wrong is an outcome, not an exception."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
+from msgspec.structs import replace
 
 from flowmate_async.clock import Clock
 from flowmate_async.errors import (
@@ -17,7 +19,7 @@ from flowmate_async.errors import (
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import may_refresh
 from flowmate_async.listing import Lister, Listing
-from flowmate_async.models import SecretSummary
+from flowmate_async.models import KeptToken, SecretSummary
 from flowmate_async.secrets import Secret
 from flowmate_async.sync.outcomes import Outcome, UserFailed, UserSynced
 from flowmate_async.sync.plan import Plan
@@ -52,14 +54,39 @@ class UserReader:
             username: the user.
             plan: which of them; by default all.
         """
-        return await self._read(username, plan or Plan(), self._fetch_wanted)
+        with self._briefly_held(username):
+            return await self._read(username, plan or Plan(), self._fetch_wanted)
 
-    async def look(self, username: str, plan: Plan) -> Outcome:
+    async def read_and_keep(self, username: str, plan: Plan, kept: KeptToken | None) -> Outcome:
+        """The same, begun with the user's token as it was kept; the outcome has the one to keep.
+
+        Args:
+            username: the user.
+            plan: which credentials.
+            kept: the token, if one was kept.
+        """
+        with self._briefly_held(username, kept):
+            outcome = await self._read(username, plan, self._fetch_wanted)
+            return replace(outcome, token=self._tokens.kept(username))
+
+    async def look(self, username: str, plan: Plan, kept: KeptToken | None = None) -> Outcome:
         """List one user's credentials and fetch none: the plan says what would be fetched."""
-        return await self._read(username, plan, self._ask)
+        with self._briefly_held(username, kept):
+            return await self._read(username, plan, self._ask)
+
+    @contextmanager
+    def _briefly_held(self, username: str, kept: KeptToken | None = None) -> Iterator[None]:
+        """Forget the user's token afterwards, unless it was held before."""
+        held_before = self._tokens.holds(username)
+        if kept is not None and not held_before:
+            self._tokens.adopt(username, kept)
+        try:
+            yield
+        finally:
+            if not held_before:
+                self._tokens.forget(username)
 
     async def _read(self, username: str, plan: Plan, fetch: _Fetch) -> Outcome:
-        held_before = self._tokens.holds(username)
         began = self._clock.monotonic()
         with tallied() as tally:
             try:
@@ -67,9 +94,6 @@ class UserReader:
                 secrets, error = await fetch(username, listing, plan)
             except FlowMateError as failure:
                 listing, secrets, error = Listing((), proven=False), [], failure.about(username=username)
-            finally:
-                if not held_before:
-                    self._tokens.forget(username)
         cost = _Cost(tally.requests, self._clock.monotonic() - began)
         return _outcome(username, listing, tuple(secrets), error, cost, plan)
 

@@ -107,6 +107,8 @@ def test_a_whole_sync_with_failures_shows_no_credential(flowmate, vault, observe
     ended.append(flowmate("store", "get", username, "no-such-id"))
     ended.append(flowmate("store", "verify"))
     ended.append(flowmate("sync", "nobody", *report))
+    vault.sandbox.reset_stats()
+    ended += [flowmate("sync", "--all-users", "--keep-tokens", *report) for _ in range(2)]
     monkeypatch.setenv("FLOWMATE_STORE_KEY", "a5" * 32)
     ended.append(flowmate("store", "verify"))
     credential = next(iter(vault.sandbox.world.truth())).value
@@ -115,9 +117,12 @@ def test_a_whole_sync_with_failures_shows_no_credential(flowmate, vault, observe
             monkeypatch.setenv("FLOWMATE_BASE_URL", url)
             ended.append(flowmate("users"))
     ended.append(flowmate("users"))  # nobody listens any more
-    assert [end.code for end in ended] == [0, 1, 3, 0, 0, 1, 0, 1, 2, 3, 3, 3]
+    assert [end.code for end in ended] == [0, 1, 3, 0, 0, 1, 0, 1, 0, 0, 2, 3, 3, 3]
 
     shown = "".join(end.out + end.err for end in ended).encode()
+    assert vault.sandbox.stats().impersonations == 40, (
+        "the last sync of all used what the one before has kept"
+    )
     on_disk = b"".join(path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file())
     logged = "".join(observed + [repr(vars(record)) for record in caplog.records]).encode()
     assert b"capture" not in logged

@@ -65,6 +65,30 @@ class TestSync:
         assert 0 < second["changed"] < second["unchanged"]
         assert second["changed"] + second["unchanged"] == second["secrets"] == first["secrets"]
 
+    @pytest.mark.parametrize("by", ["flag", "variable", "file"])
+    def test_tokens_are_kept_when_asked_for(self, flowmate, connected, monkeypatch, home, by):
+        flags = ["sync", "--all-users", "--volatile", "skip", "--json"]
+        if by == "flag":
+            flags += ["--keep-tokens"]
+        elif by == "variable":
+            monkeypatch.setenv("FLOWMATE_KEEP_TOKENS", "true")
+        else:
+            (home / "flowmate.toml").write_text("keep_tokens = true\n")
+            flags += ["--config", "flowmate.toml"]
+        for each in (2, 1):  # an impersonation and a listing, then a listing
+            report = msgspec.json.decode(flowmate(*flags).out)
+            fetched = report["changed"] + report["unchanged"]
+            assert (report["synced"], report["requests"]) == (12, 12 * each + fetched)
+
+    def test_a_store_that_cannot_keep_tokens_is_a_usage_error(self, flowmate, connected, monkeypatch, home):
+        assert flowmate("store", "keygen", "--age", "age.key").code == 0
+        monkeypatch.delenv("FLOWMATE_STORE_KEY", raising=False)
+        flags = ["--store", "jsonl+age:///store.age", "--store-key-file", "age.key"]
+        ended = flowmate("sync", "--all-users", "--keep-tokens", *flags)
+        assert ended.code == USAGE
+        assert "--keep-tokens" in ended.err
+        assert "sqlite" in ended.err
+
     def test_failed_users_are_tried_again_when_asked_for(self, flowmate, connected, home):
         names = flowmate("users").out.splitlines()[:3]
         ended = flowmate("sync", *names, "no-such-user", "--json")

@@ -10,6 +10,7 @@ from flowmate_async.admin import AdminToken
 from flowmate_async.api import Api, ApiLimits
 from flowmate_async.clock import SystemClock
 from flowmate_async.events import Emitter
+from flowmate_async.models import KeptToken, UserToken
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 from flowmate_async.tokens import UserTokens
 from flowmate_async.traffic.flow_control import FlowControl, TrafficLimits, TrafficPolicies
@@ -172,6 +173,93 @@ class TestReplacement:
                 dead.add(f"u#{number}")
             await fm.get_secret("u", "s")
         assert iam.made == 6
+
+
+class LoopTime:
+    """A clock whose wall goes with the loop."""
+
+    def monotonic(self):
+        return asyncio.get_running_loop().time()
+
+    def wall(self):
+        return 1.8e9 + self.monotonic()
+
+    sleep = staticmethod(asyncio.sleep)
+
+
+class TestKept:
+    """A token goes from one client to the next, as it does with a store between two runs."""
+
+    clock = LoopTime()
+
+    async def kept_of(self, iam):
+        async with client(iam, clock=self.clock) as fm:
+            await fm.get_secret("u", "s")
+            return fm._tokens.kept("u")
+
+    async def test_it_is_used_and_none_is_made(self):
+        iam = Iam()
+        kept = await self.kept_of(iam)
+        async with client(iam, clock=self.clock) as fm:
+            fm._tokens.adopt("u", kept)
+            assert (await fm.get_secret("u", "s")).value.key == "u#1"
+            assert fm.stats().tokens_made == 0
+        assert iam.made == 1
+
+    async def test_it_lives_from_its_last_acceptance_on(self):
+        """Not from when it was taken over, or kept once more without a use in between."""
+        iam = Iam()
+        kept = await self.kept_of(iam)
+        for hours, made in ((1, 1), (2.7, 1), (2.8, 2)):
+            await asyncio.sleep(1800)
+            async with client(iam, clock=self.clock) as fm:
+                fm._tokens.adopt("u", kept)
+                await asyncio.sleep(600)
+                kept = fm._tokens.kept("u")
+            await asyncio.sleep(hours * 3600 - 2400)
+            async with client(iam, clock=self.clock) as fm:
+                fm._tokens.adopt("u", kept)
+                await fm.get_secret("u", "s")
+                kept = fm._tokens.kept("u")
+            assert iam.made == made
+
+    @pytest.mark.parametrize("age", [-1.0, 2.75 * 3600, float("nan"), float("inf"), float("-inf")])
+    async def test_one_of_doubtful_age_is_not_taken_over(self, age):
+        iam = Iam()
+        async with client(iam, clock=self.clock) as fm:
+            fm._tokens.adopt("u", KeptToken(UserToken("u#0"), self.clock.wall() - age))
+            assert (await fm.get_secret("u", "s")).value.key == "u#1"
+
+    async def test_fifty_tasks_that_saw_it_rejected_make_one_new_token(self):
+        iam = Iam(accepts=lambda token: token != "u#1")
+        async with client(iam, clock=self.clock) as fm:
+            fm._tokens.adopt("u", KeptToken(UserToken("u#1"), self.clock.wall()))
+            iam.made = 1
+            secrets = await asyncio.gather(*(fm.get_secret("u", f"s{number}") for number in range(50)))
+            assert fm.stats().tokens_replaced == 1
+            assert fm._tokens.kept("u").token.token == "u#2"
+        assert {secret.value.key for secret in secrets} == {"u#2"}
+        assert iam.made == 2
+
+    async def test_a_straggler_of_one_uses_the_one_that_was_taken_over_later(self):
+        iam = Iam(accepts=lambda token: token == "u#2")
+        async with client(iam, clock=self.clock) as fm:
+            fm._tokens.adopt("u", KeptToken(UserToken("u#1"), self.clock.wall()))
+            late = asyncio.create_task(fm.get_secret("u", "slow"))
+            await asyncio.sleep(1)
+            fm._tokens.adopt("u", KeptToken(UserToken("u#2"), self.clock.wall()))
+            assert (await late).value.key == "u#2"
+        assert iam.made == 0
+
+    async def test_when_the_new_one_is_rejected_as_well_neither_is_kept(self):
+        iam = Iam(accepts=lambda token: False)
+        async with client(iam, clock=self.clock) as fm:
+            fm._tokens.adopt("u", KeptToken(UserToken("u#0"), self.clock.wall()))
+            for _ in range(3):
+                with pytest.raises(AuthenticationError):
+                    await fm.get_secret("u", "s")
+            assert fm._tokens.kept("u") is None
+        assert iam.made == 1
 
 
 class TestAdminToken:

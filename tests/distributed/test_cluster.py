@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.cli.conftest import twin_process
-from tests.workers.conftest import acknowledged, contents, needs_proc, until
+from tests.workers.conftest import acknowledged, contents, kept_tokens, needs_proc, until
 
 from .cluster import Cluster, ending
 from .redis_server import redis_server
@@ -55,6 +55,7 @@ def plain_texts(twin, cluster):
         yield from (text for text in value.values() if isinstance(text, str) and len(text) > 7)
     yield cluster.environment()["FLOWMATE_STORE_KEY"]
     yield twin.admin_token
+    yield from kept_tokens(cluster.store)
 
 
 def shown(twin, cluster):
@@ -76,7 +77,7 @@ def shown(twin, cluster):
 def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster):
     """At least 95 % of it, from the first shard to the last user; not one 429."""
     workers = [cluster.worker() for _ in range(3)]
-    code, out, _ = cluster.follow().ended(WAIT)
+    code, out, _ = cluster.follow("--keep-tokens").ended(WAIT)
     report = msgspec.json.decode(out)
     assert (code, report["complete"], report["synced"], report["failed"]) == (0, True, USERS, 0)
     assert throttled(twin) == 0
@@ -84,6 +85,9 @@ def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster):
     assert report["requests"] / report["seconds"] >= (0.95 if USERS >= 1000 else 0.85) * RATE
     assert contents(cluster.store) == twin.truth()
     assert set(twin.stats()["lists"].values()) == {1}
+    code, out, _ = cluster.follow("--keep-tokens").ended(WAIT)
+    assert (code, msgspec.json.decode(out)["synced"]) == (0, USERS)
+    assert twin.stats()["impersonations"] == USERS, "none by the second sync"
     assert shown(twin, cluster) == []
     for worker in workers:
         worker.send_signal(signal.SIGTERM)

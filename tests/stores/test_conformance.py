@@ -15,11 +15,12 @@ from flowmate_async.stores.openbao import openbao_store
 from flowmate_async.stores.postgres import PostgresStore, postgres_store
 from flowmate_async.stores.sqlite import SqliteStore
 from flowmate_async.testing.store_suite import OpenStore, SealedStoreSuite, StoreSuite
+from flowmate_async.testing.token_laws import TokenLaws
 
 from .postgres_server import PostgresServer
 
 
-class TestMemoryStore(StoreSuite):
+class TestMemoryStore(StoreSuite, TokenLaws):
     """In memory, where one instance is the data."""
 
     @pytest.fixture
@@ -28,7 +29,7 @@ class TestMemoryStore(StoreSuite):
         return lambda: store
 
 
-class TestSqliteStore(SealedStoreSuite):
+class TestSqliteStore(SealedStoreSuite, TokenLaws):
     """In a file, where every opening is a new instance, and where the event loop never waits for the disk."""
 
     @pytest.fixture
@@ -41,7 +42,7 @@ class TestSqliteStore(SealedStoreSuite):
         return lambda: SqliteStore(path, key=StoreKey.generate())
 
 
-class TestPostgresStore(SealedStoreSuite):
+class TestPostgresStore(SealedStoreSuite, TokenLaws):
     """In a schema of a real PostgreSQL."""
 
     @pytest.fixture

@@ -77,7 +77,8 @@ def test_a_record_that_opens_and_is_no_secret(key: StoreKey) -> None:
     """Its plaintext was in memory, and is not in the error."""
     sealing = Sealing(key, store_id="s", origin="o")
     nonce = os.urandom(12)
-    data = sealing._cipher("run").encrypt(nonce, CREDENTIAL.encode(), sealing._place_of("ann", "s", "run"))
+    place = sealing._place_of("ann", "s", "run")
+    data = sealing._cipher("seal", "run").encrypt(nonce, CREDENTIAL.encode(), place)
     with pytest.raises(FlowMateError) as caught:
         sealing.open("ann", "s", Sealed("run", nonce + data, b""))
     assert_shows_nothing(caught.value)

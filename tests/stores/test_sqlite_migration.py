@@ -12,6 +12,7 @@ from flowmate_async.errors import StoreError
 from flowmate_async.stores import Checkpoint, Missing, Run, UserWrite, sqlite_schema
 from flowmate_async.stores.sqlite import SqliteStore
 from flowmate_async.testing.samples import api_key
+from flowmate_async.testing.token_laws import kept, with_token
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +33,7 @@ async def make_old(store: SqliteStore, path: Path, *, number: int = 1) -> Run:
     connection.execute("ALTER TABLE checkpoints DROP COLUMN seen")
     connection.execute("ALTER TABLE meta DROP COLUMN previous_key_id")
     connection.execute("ALTER TABLE meta DROP COLUMN previous_key")
+    connection.execute("DROP TABLE tokens")
     connection.execute(f"PRAGMA user_version = {number}")
     connection.close()
     return run
@@ -45,6 +47,8 @@ async def test_an_older_store_is_migrated_and_keeps_everything(open_sqlite: Open
             assert [one.listing_proven async for one in store.checkpoints(run)] == [True]
             assert await store.get("ann", "secret-1") == api_key()
             assert await store.missing(run) == Missing(missing=0, stored=1)
+            await store.write(run, [with_token("ann", kept("of ann"))])
+            assert await store.kept_tokens(["ann"]) == {"ann": kept("of ann")}
 
 
 async def test_a_migration_that_fails_changes_nothing(

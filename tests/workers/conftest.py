@@ -91,6 +91,18 @@ def sync(store_file: Path) -> Iterator[Callable[..., Syncing]]:
         process.communicate()
 
 
+def kept_tokens(path: Path) -> list[str]:
+    """The users' tokens that a store keeps."""
+
+    async def read() -> list[str]:
+        async with open_store(f"sqlite:///{path}", key=KEY) as store:
+            run = await store.last_run()
+            ends = [] if run is None else [end async for end in store.checkpoints(run)]
+            return [one.token.token for one in (await store.kept_tokens([e.username for e in ends])).values()]
+
+    return anyio.run(read)
+
+
 def contents(store_file: Path) -> dict[tuple[str, str], tuple[str, dict]]:
     """Every credential in a store: ``(username, id) -> (type, value)``."""
 

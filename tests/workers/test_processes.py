@@ -38,6 +38,18 @@ def test_the_store_equals_upstream_and_no_user_is_read_twice(twin, sync, store_f
     assert report["requests"] == twin.total() - 1  # but for the list of users
 
 
+def test_kept_tokens_are_the_workers_own_business(twin, sync, store_file):
+    """Each keeps and finds them in the store; a worker that reads a user needs not be the one that did."""
+    for impersonations in (USERS, 0):
+        before = twin.stats()
+        code, out, _ = sync(twin, "--keep-tokens", workers=2).ended()
+        after = twin.stats()
+        assert (code, msgspec.json.decode(out)["synced"]) == (0, USERS)
+        assert after["impersonations"] - before["impersonations"] == impersonations
+        assert sum(after["lists"].values()) - sum(before["lists"].values()) == USERS
+    assert contents(store_file) == twin.truth()
+
+
 def test_a_strict_limit_is_kept_by_all_of_them_together_and_nearly_used_up(sync, store_file):
     """Zero 429s, and the time it takes is what the rate demands, starting up aside."""
     rate = 300

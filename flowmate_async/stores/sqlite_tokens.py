@@ -1,0 +1,50 @@
+"""The statements of a sqlite store for kept tokens, sealed; ``sqlite_rows.py`` has all others."""
+
+import sqlite3
+from collections.abc import Sequence
+
+from flowmate_async.stores.base import Run, UserWrite
+from flowmate_async.stores.sealed_tokens import ResealedToken, TokenRow, sealed_tokens
+from flowmate_async.stores.sealing import Sealing
+from flowmate_async.stores.sqlite_files import transaction
+
+_PUT = "INSERT OR REPLACE INTO tokens (username, run_id, used_at, sealed) VALUES (?, ?, ?, ?)"
+_FIND = "SELECT username, run_id, used_at, sealed FROM tokens WHERE username = ?"
+_AFTER = "SELECT username, run_id, used_at, sealed FROM tokens WHERE username > ? ORDER BY username LIMIT ?"
+_FORGET = "DELETE FROM tokens WHERE username = ?"
+_RESEAL = "UPDATE tokens SET sealed = ? WHERE username = ? AND sealed = ?"
+
+
+def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> None:
+    """Keep these users' tokens, or none, within the transaction of their checkpoints."""
+    rows, without = sealed_tokens(sealing, run.id, batch)
+    connection.executemany(_PUT, [(row.username, row.run_id, row.used_at, row.sealed) for row in rows])
+    forget(connection, without)
+
+
+def find(connection: sqlite3.Connection, usernames: Sequence[str]) -> list[TokenRow]:
+    """The tokens of these users."""
+    rows = (connection.execute(_FIND, (username,)).fetchone() for username in usernames)
+    return [TokenRow(*row) for row in rows if row is not None]
+
+
+def after(connection: sqlite3.Connection, username: str, limit: int) -> list[TokenRow]:
+    """The next page of tokens."""
+    return [TokenRow(*row) for row in connection.execute(_AFTER, (username, limit))]
+
+
+def forget(connection: sqlite3.Connection, usernames: Sequence[str]) -> None:
+    """Forget these users' tokens, within somebody's transaction."""
+    connection.executemany(_FORGET, [(username,) for username in usernames])
+
+
+def forget_used_before(connection: sqlite3.Connection, used_before: float) -> None:
+    """Forget the tokens that nobody used since."""
+    with transaction(connection):
+        connection.execute("DELETE FROM tokens WHERE used_at < ?", (used_before,))
+
+
+def reseal(connection: sqlite3.Connection, page: Sequence[ResealedToken]) -> None:
+    """Put tokens sealed anew in the place of those that are still as they were found."""
+    with transaction(connection):
+        connection.executemany(_RESEAL, [(one.sealed, one.username, one.found) for one in page])
