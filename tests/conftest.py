@@ -52,7 +52,7 @@ def virtual_loop() -> asyncio.AbstractEventLoop:
     Virtual time moves from timer to timer in whole microseconds. A float's remainder, waited for again and
     again as real time would pass it, would never end.
     """
-    loop = looptime.new_event_loop()
+    loop = looptime.new_event_loop(noop_cycles=0)
     call_at = loop.call_at
 
     def call_later(when: float, *args: Any, **options: Any) -> asyncio.TimerHandle:

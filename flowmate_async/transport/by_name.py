@@ -1,5 +1,6 @@
 """The library's own transports by name, each imported only when it is chosen."""
 
+import ssl
 from pathlib import Path
 
 from flowmate_async.errors import ConfigurationError
@@ -49,7 +50,7 @@ def _aiohttp(base_url: str, *, ca_file: str | Path | None, proxy: str | None, tr
     return AiohttpTransport(
         base_url,
         user_agent=USER_AGENT,
-        tls=client_context(ca_file=ca_file),
+        tls=_tls(base_url, ca_file),
         options=AiohttpOptions(proxy=proxy, trust_env=trust_env),
     )
 
@@ -68,4 +69,9 @@ def _wire(base_url: str, *, ca_file: str | Path | None) -> Transport:
             "the wire transport needs httptools, which is not installed",
             advice="Install the extra: pip install 'flowmate-async[wire]'",
         )
-    return WireTransport(base_url, user_agent=USER_AGENT, tls=client_context(ca_file=ca_file))
+    return WireTransport(base_url, user_agent=USER_AGENT, tls=_tls(base_url, ca_file))
+
+
+def _tls(base_url: str, ca_file: str | Path | None) -> ssl.SSLContext:
+    """The context of a base URL's connections; that of plain HTTP, which has no use for one, trusts nobody."""
+    return client_context(ca_file=ca_file, system=base_url.startswith("https:"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from flowmate_async.errors import ConfigurationError
 
 
-def client_context(*, ca_file: str | Path | None = None) -> ssl.SSLContext:
+def client_context(*, ca_file: str | Path | None = None, system: bool = True) -> ssl.SSLContext:
     """A verifying client context.
 
     Built by hand: ``ssl.create_default_context`` honours ``SSLKEYLOGFILE``, which writes every session's
@@ -14,6 +14,8 @@ def client_context(*, ca_file: str | Path | None = None) -> ssl.SSLContext:
 
     Args:
         ca_file: trust these authorities (PEM) instead of the system's.
+        system: trust the system's. Reading them takes some 20 ms, which is for nothing where nothing is
+            encrypted; without them, and without a file, nobody is trusted.
 
     Raises:
         ConfigurationError: the file cannot be read or is not PEM.
@@ -22,7 +24,8 @@ def client_context(*, ca_file: str | Path | None = None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION
     if ca_file is None:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        if system:
+            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         return context
     try:
         context.load_verify_locations(cafile=ca_file)

@@ -1,11 +1,14 @@
 """What the tests of transports share: both loops, both transports."""
 
+from functools import cache
+
 import pytest
 
 from flowmate_async.transport.aiohttp import AiohttpTransport
 from flowmate_async.transport.tls import client_context
 from flowmate_async.transport.wire import WireTransport
 
+context = cache(client_context)  # a context is shared by many clients, and costs more than most tests
 TRANSPORTS = {"aiohttp": AiohttpTransport, "wire": WireTransport}
 
 
@@ -24,6 +27,6 @@ def make_transport(transport_name):
     """Make the transport to a base URL, with a CA file and options of its own."""
 
     def make(url, *, ca_file=None):
-        return TRANSPORTS[transport_name](url, user_agent="test", tls=client_context(ca_file=ca_file))
+        return TRANSPORTS[transport_name](url, user_agent="test", tls=context(ca_file=ca_file))
 
     return make

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.anyio
 
 
 def transport(url, **options):
-    return AiohttpTransport(url, user_agent="test", tls=client_context(), options=AiohttpOptions(**options))
+    tls = client_context(system=False)
+    return AiohttpTransport(url, user_agent="test", tls=tls, options=AiohttpOptions(**options))
 
 
 class TestProxies:

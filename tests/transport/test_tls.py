@@ -202,6 +202,22 @@ def test_old_versions_of_tls_are_refused():
     assert made.verify_mode is ssl.CERT_REQUIRED
 
 
+@pytest.mark.parametrize("transport", ["aiohttp", "wire"])
+def test_the_systems_authorities_are_read_where_something_is_encrypted_only(transport, monkeypatch):
+    read = []
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda _, purpose: read.append(purpose))
+    for origin in ("http://localhost", "https://flowmate.example"):
+        FlowMate(admin_token="admin", base_url=origin, transport=transport)
+        assert len(read) == origin.startswith("https")
+
+
+async def test_who_reads_no_authorities_trusts_nobody(authority, tmp_path):
+    async with ScriptedServer(tls=context(authority)) as server:
+        host, port = server.url.removeprefix("https://").split(":")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.open_connection(host, int(port), ssl=client_context(system=False))
+
+
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
 def test_an_unusable_ca_file_is_a_configuration_error(tmp_path, content):
     path = tmp_path / "ca.pem"

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_blocking")]
 
 
 def transport(url, *, ca_file=None, **options):
-    tls = client_context(ca_file=ca_file)
+    tls = client_context(ca_file=ca_file, system=False)
     return WireTransport(url, user_agent="test", tls=tls, options=WireOptions(**options))
 
 

@@ -24,6 +24,7 @@ from flowmate_async.transport.base import Limits
 
 from .plan import RETRY_AFTER_CAP_SECONDS
 from .record import GET, IMPERSONATE, LIST, USERS, Content, Grant, Life, Record, Send
+from .stepped_loop import wall
 
 _UPSTREAMS_BUSINESS = ("refreshToken", "inputFields")
 _PUBLIC = {"authClientId", "scope", "expires", "expiresAt", "externalId", "headerName", "counter", "tags"}
@@ -272,7 +273,7 @@ def _retry_after(raw: str, *, dates: bool) -> float:
         return float(raw)
     if not raw or not dates:
         return 0.0
-    return max(0.0, email.utils.parsedate_to_datetime(raw).timestamp() - time.time())
+    return max(0.0, email.utils.parsedate_to_datetime(raw).timestamp() - wall())
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """What happens on the way: deeds on the twin's world and interruptions, after so many client events."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from flowmate_async.clock import SystemClock
@@ -10,6 +9,7 @@ from flowmate_async.sandbox import Sandbox, Secret
 
 from .journal import Journal
 from .plan import Deed, Ending, Mischief, Plan
+from .stepped_loop import wall
 
 _LATER_VALUES = (
     ("API_KEY", {"key": "key-added-later-0123456789abcdef", "headerName": "x-api-key"}),
@@ -35,7 +35,7 @@ class JumpingClock(SystemClock):
         self.ahead_seconds = 0.0
 
     def wall(self) -> float:
-        return time.time() + self.ahead_seconds
+        return wall() + self.ahead_seconds
 
 
 class Conductor:

@@ -1,7 +1,6 @@
 """Workers that ask for credentials while a sync goes on, change their minds, and reject what they got."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from random import Random
@@ -10,6 +9,7 @@ from flowmate_async import FlowMate, FlowMateError, Secret
 
 from .journal import content_of_secret
 from .record import Handed, Key, Record
+from .stepped_loop import wall
 
 _HOT_KEYS = 6
 
@@ -53,9 +53,7 @@ class Worker:
 
     def _handed(self, secret: Secret, username: str) -> None:
         ends = None if secret.expires_at is None else secret.expires_at.timestamp()
-        self._record.handed.append(
-            Handed((username, secret.id), content_of_secret(secret), time.time(), ends)
-        )
+        self._record.handed.append(Handed((username, secret.id), content_of_secret(secret), wall(), ends))
 
 
 @asynccontextmanager
