@@ -73,5 +73,5 @@ def _wire(base_url: str, *, ca_file: str | Path | None) -> Transport:
 
 
 def _tls(base_url: str, ca_file: str | Path | None) -> ssl.SSLContext:
-    """The context of a base URL's connections; that of plain HTTP, which has no use for one, trusts nobody."""
+    """The context of a base URL's connections; plain HTTP has no use for one, and its trusts nobody."""
     return client_context(ca_file=ca_file, system=base_url.startswith("https:"))
