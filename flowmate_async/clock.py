@@ -35,8 +35,11 @@ class SystemClock:
     wall: "staticmethod[[], float]" = staticmethod(time.time)
 
     def monotonic(self) -> float:
-        """See :meth:`Clock.monotonic`."""
-        return asyncio.get_running_loop().time()
+        """See :meth:`Clock.monotonic`; where no loop runs, by the clock that loops go by."""
+        try:
+            return asyncio.get_running_loop().time()
+        except RuntimeError:
+            return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         """See :meth:`Clock.sleep`."""

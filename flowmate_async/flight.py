@@ -31,7 +31,14 @@ V = TypeVar("V")
 
 
 class FlightStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """A table of flights as it stands: under way, waiting callers, and how many flew or joined so far."""
+    """A table of flights as it stands, and what it did so far.
+
+    Attributes:
+        under_way: flights under way.
+        waiting: callers that wait for them.
+        flown: flights so far.
+        joined: callers that joined one that was under way.
+    """
 
     under_way: int
     waiting: int

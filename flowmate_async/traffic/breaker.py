@@ -45,7 +45,13 @@ class BreakerPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BreakerStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The breaker as it stands."""
+    """The breaker as it stands.
+
+    Attributes:
+        state: ``"closed"``, ``"open"`` or ``"half-open"``.
+        opened: how often it has opened.
+        refused: requests that were not sent because it was open.
+    """
 
     state: str
     opened: int

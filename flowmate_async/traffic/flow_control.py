@@ -44,7 +44,17 @@ class TrafficPolicies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrafficStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Traffic as it stands: requests in flight now and at most, quarantined secrets, and each mechanism."""
+    """Traffic as it stands, and each mechanism that governs it.
+
+    Attributes:
+        in_flight: exchanges under way.
+        max_in_flight: the most there have been at once.
+        quarantined: secrets that are left alone, since upstream may still be refreshing them.
+        limiter: rate and concurrency.
+        breaker: the breaker of everything that is sent.
+        bulkheads: refreshes by OAuth client.
+        retry_budget: what may be sent again.
+    """
 
     in_flight: int
     max_in_flight: int

@@ -4,7 +4,13 @@ import msgspec
 
 
 class RetryBudgetStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The budget as it stands: retries it would pay for now, those it has paid for, and those it refused."""
+    """The budget as it stands.
+
+    Attributes:
+        balance: retries that it would pay for now.
+        spent: retries that it has paid for.
+        refused: retries that were not made because it was empty.
+    """
 
     balance: float
     spent: int

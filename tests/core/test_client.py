@@ -169,3 +169,8 @@ class TestEnd:
         for call in (fm.get_secret(USER, "a" * 24), fm.impersonate(USER), fm.list_secrets(USER)):
             with pytest.raises(ConfigurationError, match="closed"):
                 await call
+
+
+def test_statistics_need_no_running_loop():
+    """A metrics exporter asks from its own thread, perhaps before the client is entered."""
+    assert FlowMate(admin_token="a").stats().requests == {}
