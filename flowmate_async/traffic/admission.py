@@ -118,7 +118,11 @@ class Admission:
         Returns:
             The moment at which it counts as sent; :meth:`leave` must follow.
         """
-        admitted_at = await self._turn.enter(current_priority(), on_lost=self._slots.leave)
+        while True:
+            admitted_at = await self._turn.enter(current_priority(), on_lost=self._slots.leave)
+            if admitted_at is None or self._resume_at <= admitted_at:
+                break
+            self._slots.leave()  # a pause began between being waved through and waking up
         if admitted_at is None:
             try:
                 admitted_at = await self._enter_in_turn()

@@ -138,7 +138,8 @@ class TestTerminal:
 def test_where_the_loop_has_no_signal_handlers_the_twin_still_runs_and_ends(tmp_path):
     """As on Windows: Ctrl-C ends it."""
     code = (
-        "import asyncio, sys\n"
+        "import asyncio, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
         "from flowmate_async.cli.app import run\n"
         "def none(*_): raise NotImplementedError\n"
         "asyncio.SelectorEventLoop.add_signal_handler = none\n"
@@ -156,5 +157,6 @@ def test_where_the_loop_has_no_signal_handlers_the_twin_still_runs_and_ends(tmp_
         _, err = process.communicate(timeout=20)
     finally:
         process.kill()
+        process.communicate()
     assert "Traceback" not in err
     assert process.returncode in (0, 130)

@@ -114,6 +114,21 @@ def test_whoever_comes_and_gives_up_the_limits_hold_and_nobody_is_lost(
     virtually(main)
 
 
+async def test_a_pause_holds_also_those_who_were_let_through_in_the_step_it_came_in():
+    door, loop, sent = admission(), asyncio.get_running_loop(), []
+
+    async def send():
+        async with inside(door):
+            sent.append(loop.time() - began)
+            if len(sent) == 1:
+                door.pause(4)  # as an answer does that comes now
+
+    began = loop.time()
+    door.pause(1)  # for all of them to wait
+    await asyncio.gather(*(send() for _ in range(4)))
+    assert sent == [1, 5, 5, 5]
+
+
 async def test_interactive_requests_go_first_and_the_background_gets_its_share():
     door, order = admission(rate=8, burst=1), []
 
