@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
-JOBS ?= 1
-# Whole files, since some have servers of their own. Many tests keep real time: more than twice the cores is too much.
-PARALLEL := $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile)
+JOBS ?= 3
+# Whole files side by side, since some have servers of their own, the longest first; then, with the machine to
+# themselves, the tests marked "alone". Many tests wait: some more processes than cores are right, twice as many are not.
+tests = $(if $(filter-out 1,$(JOBS)),$(1) -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone" && $(1) -m alone,$(1))
 
 .PHONY: help setup demo test chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean docs dist test-lowest test-python
 
@@ -28,8 +29,8 @@ endif
 demo: .venv/installed  ## sync 1,000 users of a local twin into a sealed store, interrupt, resume, verify
 	$(BIN)/flowmate demo
 
-test: .venv/installed  ## run the tests (JOBS=4: in so many processes)
-	$(BIN)/pytest $(PARALLEL)
+test: .venv/installed  ## run the tests, in three processes (JOBS=1: in one)
+	$(call tests,$(BIN)/pytest)
 
 chaos: .venv/installed  ## 2,000 seeded runs with every fault at once, each judged by every promise (RUNS=n for others)
 	$(BIN)/python -m tests.reliability.chaos --runs $(or $(RUNS),2000)
@@ -95,7 +96,7 @@ test-python:  ## run the tests with another Python: PYTHON=python3.13
 	$(PYTHON) -m venv .venv-python
 	.venv-python/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.venv-python/bin/python -m pip install --quiet --editable . --group test
-	.venv-python/bin/pytest $(PARALLEL) $(TESTS)
+	$(if $(TESTS),.venv-python/bin/pytest $(TESTS),$(call tests,.venv-python/bin/pytest))
 
 # Not the differential test: which nonsense a parser refuses depends on the version of llhttp in aiohttp.
 test-lowest:  ## run the tests with the lowest versions of dependencies that are promised to work

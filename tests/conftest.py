@@ -24,6 +24,16 @@ settings.register_profile("untimed", deadline=None)  # how long an example takes
 settings.load_profile("untimed")
 
 
+LONGEST = ("test_chaos.py", "test_processes.py")
+"""Mostly waiting, a minute each: of tests side by side the first to begin, so that they do not end last."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files begin; within a file, and among the others, the order stays."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def program() -> Callable[..., Path]:
     """Find a server's program; without it skip the test, or fail where continuous integration says so."""

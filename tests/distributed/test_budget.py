@@ -9,7 +9,7 @@ from flowmate_async import ConfigurationError
 from flowmate_async.distributed import budget
 from flowmate_async.sandbox import Sandbox, SandboxOptions, burst_needed
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60), pytest.mark.alone]
 
 RATE, BURST = 300, 30
 
@@ -45,7 +45,7 @@ async def test_three_processes_use_one_rate_and_never_exceed_it(sandbox, join, r
     )
     seconds, stats = sandbox.arrivals[-1] - sandbox.arrivals[0], sandbox.stats()
     assert obeyed(sandbox, burst=BURST - 8)  # half of it is kept back, for requests that arrive together
-    assert stats.total_requests() >= 0.5 * RATE * seconds, "one process alone would have a third"
+    assert stats.total_requests() >= 0.7 * RATE * seconds, "one process alone would have a third"
     assert redis.scripts() - before < 1.5 * stats.total_requests()
 
 
@@ -54,7 +54,7 @@ async def test_the_share_of_the_idle_is_used_by_the_busy(sandbox, join, redis):
     await sweep(busy, names(0), until=time.monotonic() + 2)
     seconds = sandbox.arrivals[-1] - sandbox.arrivals[0]
     assert obeyed(sandbox)
-    assert len(sandbox.arrivals) >= 0.5 * RATE * seconds, "its own share is a third"
+    assert len(sandbox.arrivals) >= 0.7 * RATE * seconds, "its own share is a third"
 
 
 async def test_without_redis_each_keeps_to_its_share_and_the_limit_holds_all_the_way(
@@ -77,7 +77,7 @@ async def test_without_redis_each_keeps_to_its_share_and_the_limit_holds_all_the
     seconds = sandbox.arrivals[-1] - sandbox.arrivals[0]
     assert obeyed(sandbox)
     assert without >= 0.5 * RATE * 1.5
-    assert len(sandbox.arrivals) >= 0.5 * RATE * seconds
+    assert len(sandbox.arrivals) >= 0.8 * RATE * seconds
     assert all(client._traffic._admission._bucket._budget._alone is None for client in clients)
 
 

@@ -74,6 +74,7 @@ def shown(twin, cluster):
     ]
 
 
+@pytest.mark.alone
 def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster):
     """At least 95 % of it, from the first shard to the last user; not one 429."""
     workers = [cluster.worker() for _ in range(3)]
