@@ -61,11 +61,20 @@ def become(command: Sequence[str], environment: Environment) -> int:
 
 def wait_for(command: Sequence[str], environment: Environment) -> int:
     """Run a command as a child, where a process cannot be replaced, and return its exit code."""
-    with subprocess.Popen(list(command), env=environment.variables) as child:  # noqa: S603 - the user's own
-        while True:
-            # Ctrl-C reaches the child as well, and how it ends is the child's decision.
-            with suppress(KeyboardInterrupt):
-                return child.wait()
+    # Ctrl-C reaches the child as well, and how it ends is its decision; also while it is being started.
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if raises:
+        signal.signal(signal.SIGINT, _left_to_the_child)
+    try:
+        with subprocess.Popen(list(command), env=environment.variables) as child:  # noqa: S603 - the user's own
+            return child.wait()
+    finally:
+        if raises:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _left_to_the_child(*_: object) -> None:
+    """Do nothing: unlike an ignored signal, one that is handled so is not ignored by the child, too."""
 
 
 def _restore_signals() -> None:

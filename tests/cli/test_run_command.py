@@ -225,3 +225,14 @@ def test_where_a_process_cannot_be_replaced_the_exit_code_is_passed_on():
 def test_where_a_process_cannot_be_replaced_ctrl_c_is_left_to_the_command():
     code = "import os, signal; os.kill(os.getppid(), signal.SIGINT); raise SystemExit(6)"
     assert wait_for([sys.executable, "-c", code], Environment(dict(os.environ))) == 6
+
+
+def test_where_a_process_cannot_be_replaced_ctrl_c_is_left_to_a_command_that_has_just_begun(monkeypatch):
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    assert wait_for([sys.executable, "-c", "raise SystemExit(6)"], Environment(dict(os.environ))) == 6
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
