@@ -41,7 +41,6 @@ from flowmate_async.transport.request_rules import NOT_SENDABLE, are_fields, is_
 from flowmate_async.transport.unread import unread_on
 
 _CHUNK_BYTES = 64 * 1024
-_MOST_POISONED = 3
 _OVERDUE = -math.inf
 _VERSIONS = {aiohttp.HttpVersion11: "1.1", aiohttp.HttpVersion10: "1.0"}
 
@@ -255,19 +254,20 @@ class _Connector(aiohttp.TCPConnector):
         self._unread: WeakKeyDictionary[asyncio.Protocol, Callable[[], bool]] = WeakKeyDictionary()
 
     async def connect(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
-        for _ in range(_MOST_POISONED):
+        while True:  # until there is a good one, or no idle one left
             connection = await super().connect(*args, **options)
             protocol = connection.protocol
-            if protocol is None or not (protocol.should_close or self._has_unread(protocol)):
+            if protocol is None or not self._is_poisoned(protocol):
                 return connection
             connection.close()
-        raise TransportError("stale", "connections with bytes that nobody asked for")
 
-    def _has_unread(self, protocol: ResponseHandler) -> bool:
+    def _is_poisoned(self, protocol: ResponseHandler) -> bool:
         has_unread = self._unread.get(protocol)
-        if has_unread is None:  # once a connection: asking is cheap, and getting ready to ask is not
-            has_unread = self._unread[protocol] = unread_on(protocol.transport)
-        return has_unread()
+        if has_unread is None:
+            # New, and its answer will be its first one; what waits on it may be TLS' session tickets.
+            self._unread[protocol] = unread_on(protocol.transport)
+            return False
+        return protocol.should_close or has_unread()
 
 
 async def _send_once(

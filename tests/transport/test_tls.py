@@ -6,6 +6,7 @@ import datetime as dt
 import socket
 import ssl
 import threading
+import time
 import warnings
 
 import pytest
@@ -225,3 +226,50 @@ def test_an_unusable_ca_file_is_a_configuration_error(tmp_path, content):
         path.write_text(content)
     with pytest.raises(ConfigurationError, match="CA file"):
         client_context(ca_file=path)
+
+
+@contextlib.contextmanager
+def server_with_tickets(issuer):
+    """A TLS 1.3 server, in threads: its session tickets come after the handshake, and before any answer."""
+    tls, listening = context(issuer), socket.create_server(("127.0.0.1", 0))
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 3\r\n\r\n[1]"
+
+    def serve(connection):
+        with contextlib.suppress(OSError), tls.wrap_socket(connection, server_side=True) as secured:
+            while secured.recv(65536):
+                secured.sendall(answer)
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                begin(serve, listening.accept()[0])
+
+    def begin(work, *args):
+        threads.append(threading.Thread(target=work, args=args, daemon=True))
+        threads[-1].start()
+
+    threads = []
+    begin(accept)
+    with listening:
+        yield f"https://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join(10)
+
+
+async def test_session_tickets_on_a_new_connection_are_not_bytes_that_nobody_asked_for(
+    make_transport, authority, ca_file
+):
+    """They arrive while the loop is busy, and are unread when the first request is sent."""
+
+    async def keep_busy():
+        while True:
+            time.sleep(0.01)  # noqa: ASYNC251 - on purpose
+            await asyncio.sleep(0)
+
+    with server_with_tickets(authority) as url:
+        async with make_transport(url, ca_file=ca_file) as made:
+            busy = asyncio.ensure_future(keep_busy())
+            answers = await asyncio.gather(*(get(made) for _ in range(8)))
+            busy.cancel()
+    assert [answer.body for answer in answers] == [b"[1]"] * 8
