@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -119,22 +119,36 @@ class Histogram:
 
     def latency(self) -> Latency:
         """What was recorded, in a few numbers."""
-        return Latency(
-            count=self.count,
-            mean_seconds=self._total / self.count if self.count else 0.0,
-            p50_seconds=self._percentile(0.50),
-            p99_seconds=self._percentile(0.99),
-            max_seconds=self._max,
-            buckets={2 ** (step / _STEPS_PER_DOUBLING): self._counts[step] for step in sorted(self._counts)},
-        )
+        buckets = {2 ** (step / _STEPS_PER_DOUBLING): count for step, count in self._counts.items()}
+        return latency_of(buckets, total_seconds=self._total, max_seconds=self._max)
 
-    def _percentile(self, share: float) -> float:
-        left = share * self.count
-        for step in sorted(self._counts):
-            left -= self._counts[step]
-            if left <= 0:
-                return float(min(2 ** (step / _STEPS_PER_DOUBLING), self._max))
-        return self._max
+
+def latency_of(buckets: Mapping[float, int], *, total_seconds: float, max_seconds: float) -> Latency:
+    """Latencies in a few numbers.
+
+    Args:
+        buckets: see :class:`Latency`.
+        total_seconds: their sum.
+        max_seconds: the longest.
+    """
+    ordered = dict(sorted(buckets.items()))
+    count = sum(ordered.values())
+    return Latency(
+        count=count,
+        mean_seconds=total_seconds / count if count else 0.0,
+        p50_seconds=_percentile(ordered, 0.50 * count, max_seconds),
+        p99_seconds=_percentile(ordered, 0.99 * count, max_seconds),
+        max_seconds=max_seconds,
+        buckets=ordered,
+    )
+
+
+def _percentile(ordered: Mapping[float, int], left: float, longest: float) -> float:
+    for bound, count in ordered.items():
+        left -= count
+        if left <= 0:
+            return min(bound, longest)
+    return longest
 
 
 class _Endpoint:

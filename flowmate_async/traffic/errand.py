@@ -78,15 +78,12 @@ class UnawaitedErrand(Errand):
         wire: AbstractContextManager[Any],
         receiver: Receiver,
     ) -> None:
-        self.request = request
-        self.headers = headers
-        self.limits = limits
-        self.wire = wire
+        super().__init__(request, headers, limits, wire)
         self.receiver: Receiver = receiver
         # The caller's: a transport may tell in that of whoever made the connection.
         self._context: Context = copy_context()
-        self.sent_at: float = 0.0
-        self.epoch: int = 0
+        self.sent_at: float
+        self.epoch: int
         self.on_answer: OnAnswer
         self.on_outcome: OnOutcome
 

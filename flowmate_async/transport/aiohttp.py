@@ -123,7 +123,8 @@ class AiohttpTransport:
     ) -> Response:
         """See :meth:`flowmate_async.transport.Transport.send`."""
         timeout = self._timeout(limits.timeout_seconds)
-        outcome = await self._outcome(method, path, headers, body, limits.max_body_bytes, timeout)
+        exchange = self._exchange(method, path, headers, body, limits.max_body_bytes, timeout)
+        outcome = await _outcome_of(exchange)
         if isinstance(outcome, Response):
             return outcome
         # Raised out here, the error brings no frame of aiohttp along, whose locals are the request.
@@ -144,17 +145,17 @@ class AiohttpTransport:
         if self._session is None or self._sweeper is None:
             return False
         due = time.monotonic() + limits.timeout_seconds
-        outcome = self._outcome(method, path, headers, body, limits.max_body_bytes, self._untimed)
-        exchange = asyncio.get_running_loop().create_task(self._report(outcome, then))
-        if not exchange.done():  # as an eager task may be
-            self._due[exchange] = due
-            exchange.add_done_callback(self._due.pop)
+        exchange = self._exchange(method, path, headers, body, limits.max_body_bytes, self._untimed)
+        reporting = asyncio.get_running_loop().create_task(self._report(exchange, then))
+        if not reporting.done():  # as an eager task may be
+            self._due[reporting] = due
+            reporting.add_done_callback(self._due.pop)
             if due < self._sweeper.armed_for:
                 self._sweeper.arm(due)
         return True
 
-    async def _report(self, exchange: Coroutine[Any, Any, Response | BaseException], then: OnDone) -> None:
-        outcome = await exchange
+    async def _report(self, exchange: Coroutine[Any, Any, Response], then: OnDone) -> None:
+        outcome = await _outcome_of(exchange)
         if isinstance(outcome, asyncio.CancelledError):
             overdue = self._due.get(asyncio.current_task()) == _OVERDUE  # type: ignore[arg-type]
             outcome = (
@@ -173,7 +174,7 @@ class AiohttpTransport:
             exchange.cancel()
         return min((due for due in self._due.values() if due > _OVERDUE), default=math.inf)
 
-    async def _outcome(  # noqa: PLR0917 - a request and its bounds
+    async def _exchange(  # noqa: PLR0917 - a request and its bounds
         self,
         method: str,
         path: str,
@@ -181,25 +182,6 @@ class AiohttpTransport:
         body: bytes | None,
         cap: int,
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own
-    ) -> Response | BaseException:
-        """How an exchange ended, as a value: an error without the frames it came through."""
-        try:
-            return await self._exchange(method, path, headers, body, cap, timeout)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            failure: BaseException = _translated(error)
-        except BaseException as error:  # noqa: BLE001 - a cancellation must not bring those frames along either
-            failure = error.with_traceback(None)
-        failure.__context__ = failure.__cause__ = None
-        return failure
-
-    async def _exchange(  # noqa: PLR0917 - as above
-        self,
-        method: str,
-        path: str,
-        headers: Headers,
-        body: bytes | None,
-        cap: int,
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as above
     ) -> Response:
         if self._session is None:
             raise RuntimeError("the transport is used before it is entered, or after it is closed")
@@ -231,6 +213,18 @@ class AiohttpTransport:
             timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._options.connect_seconds)
             self._timeouts[seconds] = timeout
         return timeout
+
+
+async def _outcome_of(exchange: Coroutine[Any, Any, Response]) -> Response | BaseException:
+    """How an exchange ended, as a value: an error without the frames it came through."""
+    try:
+        return await exchange
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        failure: BaseException = _translated(error)
+    except BaseException as error:  # noqa: BLE001 - a cancellation must not bring those frames along either
+        failure = error.with_traceback(None)
+    failure.__context__ = failure.__cause__ = None
+    return failure
 
 
 def _fields(headers: Headers) -> list[tuple[str, str]] | None:

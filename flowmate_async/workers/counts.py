@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 import msgspec
 from msgspec import structs
 
-from flowmate_async.stats import Latency, Stats
+from flowmate_async.stats import Latency, Stats, latency_of
 from flowmate_async.traffic.flow_control import TrafficStatistics
 
 K = TypeVar("K")
@@ -157,25 +157,11 @@ def together(latencies: Iterable[Latency]) -> Latency:
         latencies: theirs.
     """
     parts = list(latencies)
-    count = sum(part.count for part in parts)
-    longest = max((part.max_seconds for part in parts), default=0.0)
-    buckets = _sum(*(part.buckets for part in parts))
-    return Latency(
-        count=count,
-        mean_seconds=sum(part.mean_seconds * part.count for part in parts) / count if count else 0.0,
-        p50_seconds=_percentile(buckets, 0.50 * count, longest),
-        p99_seconds=_percentile(buckets, 0.99 * count, longest),
-        max_seconds=longest,
-        buckets=dict(sorted(buckets.items())),
+    return latency_of(
+        _sum(*(part.buckets for part in parts)),
+        total_seconds=sum(part.mean_seconds * part.count for part in parts),
+        max_seconds=max((part.max_seconds for part in parts), default=0.0),
     )
-
-
-def _percentile(buckets: Mapping[float, int], left: float, longest: float) -> float:
-    for bound in sorted(buckets):
-        left -= buckets[bound]
-        if left <= 0:
-            return min(bound, longest)
-    return longest
 
 
 def _sum(*parts: Mapping[K, int]) -> dict[K, int]:
