@@ -96,6 +96,7 @@ def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster):
     assert not any("Traceback" in worker.stderr.read() for worker in workers)
 
 
+@pytest.mark.alone
 def test_a_worker_and_redis_killed_in_the_middle_cost_time_and_nothing_else(twin, cluster):
     workers = [cluster.worker() for _ in range(3)]
     following = cluster.follow()
