@@ -39,8 +39,8 @@ _NEGATIVE = (PermissionDeniedError, SecretNotFoundError, UserNotFoundError)
 """Answers that end the right to the value that is held."""
 
 
-_OVER = Timeline(float("-inf"), float("-inf"), float("-inf"), float("-inf"))
-"""Of a value that was rejected, while a newer one is being fetched."""
+_CALLED_IN = Timeline(float("-inf"), float("-inf"), float("-inf"), float("-inf"))
+"""Of a value that was rejected, until upstream has been asked for a newer one."""
 
 
 class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +76,17 @@ class Entry:
         self.retry_at: float = float("-inf")
         self.rejected_until: float = float("-inf")
         self.refreshing: bool = False
+
+    def call_in(self) -> None:
+        """Have nobody handed it before upstream has been asked again, since an app rejected it."""
+        self.timeline = _CALLED_IN
+        if self.failure is None:
+            self.retry_at = float("-inf")  # it was upstream's newest, and that is what is in doubt
+
+    @property
+    def called_in(self) -> bool:
+        """Whether an app rejected it since it came."""
+        return self.timeline is _CALLED_IN
 
 
 class Credentials:
@@ -146,7 +157,7 @@ class Credentials:
             except FlowMateError as error:
                 self._note_failure(key, error)
                 raise
-            return self._long_enough(key, self._keep(key, SharedSecret(secret)), min_valid).secret
+            return (await self._arrived(key, self._keep(key, SharedSecret(secret)), min_valid)).secret
         return (await self.entry(key, min_valid)).secret
 
     async def entry(self, key: _Key, min_valid: float) -> Entry:
@@ -196,25 +207,25 @@ class Credentials:
             if self._shared is not None:
                 await self._shared.confirm(*key, rejected.secret, seconds=seconds)
             raise _rejected(key)
-        return self._long_enough(key, fetched, min_valid)
+        return await self._arrived(key, fetched, min_valid)
 
     async def _fetch_instead_of(self, rejected: Entry, key: _Key) -> Entry:
         """Fetch by force; meanwhile nobody is handed the rejected value."""
-        before, rejected.timeline = rejected.timeline, _OVER
-        old = rejected.secret
+        before, old = rejected.timeline, rejected.secret
+        rejected.call_in()
         try:
             return await self._fetch(
                 key, forced=True, acceptable=lambda answer: presented(answer.secret) != presented(old)
             )
         finally:
-            if rejected.timeline is _OVER:
+            if rejected.called_in:
                 rejected.timeline = before
 
     def _rejected_elsewhere(self, username: str, secret_id: str, recognizes: Recognizes) -> None:
         """Hand out no more what the app rejected when another process presented it."""
         entry = self._entries.get((username, secret_id))
         if entry is not None and recognizes(entry.secret):
-            entry.timeline = _OVER
+            entry.call_in()
 
     def forget(self, username: str, secret_id: str) -> None:
         """Drop what is held of a secret."""
@@ -264,7 +275,13 @@ class Credentials:
         """Fetch what is not held, unless that failed a moment ago."""
         self._raise_remembered(key)
         fetched = await self._fetch(key, acceptable=self._is_valid_for(min_valid))
-        return self._long_enough(key, fetched, min_valid)
+        return await self._arrived(key, fetched, min_valid)
+
+    async def _arrived(self, key: _Key, entry: Entry, min_valid: float) -> Entry:
+        """What a flight brought; a newer one, if an app rejected it before the caller's turn came."""
+        while entry.called_in:
+            entry = await self._fetch(key, acceptable=self._is_valid_for(min_valid))
+        return self._long_enough(key, entry, min_valid)
 
     def _raise_remembered(self, key: _Key) -> None:
         """Raise what fetching it failed with a moment ago, if it did."""
@@ -285,7 +302,7 @@ class Credentials:
         except FlowMateError as error:
             failure = error
         else:
-            return self._long_enough(key, renewed, min_valid)
+            return await self._arrived(key, renewed, min_valid)
         return self._despite(failure, key, entry)
 
     def _despite(self, failure: FlowMateError, key: _Key, entry: Entry) -> Entry:

@@ -99,11 +99,14 @@ class RedisCredentials:
 
     async def reject(self, username: str, secret_id: str, rejected: Secret) -> bool:
         """See :meth:`SharedCredentials.reject`; when Redis is away, others find out for themselves."""
-        self._announcements.rejected(username, secret_id, rejected)
         try:
-            return await self._cache.take_back(username, secret_id, rejected)
+            known = await self._cache.take_back(username, secret_id, rejected)
         except self._errors:
-            return False
+            known = False
+        if not known:
+            # Taken back first: whoever hears of it asks at once, and must not find it there any more.
+            self._announcements.rejected(username, secret_id, rejected)
+        return known
 
     async def confirm(self, username: str, secret_id: str, rejected: Secret, *, seconds: float) -> None:
         """See :meth:`SharedCredentials.confirm`."""

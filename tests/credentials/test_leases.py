@@ -230,6 +230,30 @@ async def test_while_a_rejected_value_is_replaced_nobody_is_handed_it(kit):
         assert world.upstream.gets["secret"] == 2
 
 
+async def test_who_waited_for_a_value_that_is_rejected_as_it_comes_is_not_told_that_it_expired(kit):
+    """A lease learns of the landing in the same step as they do, and some of them after it."""
+    async with kit.world_with(kind="API_KEY") as world, world.fm.lease("ali", "secret") as lease:
+        world.fm._credentials.forget("ali", "secret")
+        waiting = asyncio.create_task(world.together(50, "ali", "secret"))
+        await asyncio.sleep(0.05)  # its request is on the wire
+        assert await rejected(lease, kit) is CredentialRejectedError
+        assert set(await waiting) == {"ali/secret/1"}
+        assert world.upstream.gets["secret"] == 3
+
+
+async def test_what_is_being_replaced_is_waited_for_also_when_upstream_had_just_nothing_newer(kit):
+    """The cool-down is for the value that upstream has; an app's rejection puts just that in doubt."""
+    async with kit.world_with(life=3600) as world, world.fm.lease("ali", "secret") as lease:
+        with pytest.raises(CredentialExpiredError):
+            await world.token("ali", "secret", min_valid=5000)
+        world.upstream.kept["secret"].number = 2
+        rejecting = asyncio.create_task(rejected(lease, kit))
+        await asyncio.sleep(0.05)  # its request is on the wire
+        assert set(await world.together(20, "ali", "secret")) == {"ali/secret/2"}
+        assert await rejecting == "ali/secret/2"
+        assert world.upstream.gets["secret"] == 3
+
+
 async def test_a_renewal_under_way_is_taken_for_the_newer_value(kit):
     """Asked for before the rejection, it still brings another value; one more login might end that one."""
     async with kit.world_with(kind=kit.SESSION) as world, world.fm.lease("ali", "secret") as lease:
