@@ -396,6 +396,18 @@ class TransportSuite:
                 assert not told
             assert [type(outcome) for outcome in told] == [TransportError]
 
+    async def test_leaving_it_tells_whoever_sent_in_this_very_step(
+        self, open_transport: OpenTransport
+    ) -> None:
+        """Whatever sends it may not have begun, and is told of like the rest."""
+        told: list[Response | Exception] = []
+        async with ScriptedServer(http(), SILENCE) as server:
+            async with open_transport(server.url) as transport:
+                await get(transport)
+                assert _at_once(transport, told.append)
+            assert [type(outcome) for outcome in told] == [TransportError]
+            assert not _at_once(transport, told.append)
+
 
 def _at_once(transport: Transport, then: OnDone, limits: Limits = LIMITS) -> bool:
     if not isinstance(transport, ImmediateTransport):

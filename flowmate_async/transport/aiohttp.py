@@ -9,6 +9,7 @@ import math
 import ssl
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -113,7 +114,8 @@ class AiohttpTransport:
         for exchange in self._due:
             exchange.cancel()
         try:
-            await asyncio.gather(*self._due)
+            if self._due:
+                await asyncio.wait(self._due)
         finally:
             if session is not None:
                 await session.close()
@@ -145,27 +147,30 @@ class AiohttpTransport:
         if self._session is None or self._sweeper is None:
             return False
         due = time.monotonic() + limits.timeout_seconds
-        exchange = self._exchange(method, path, headers, body, limits.max_body_bytes, self._untimed)
-        reporting = asyncio.get_running_loop().create_task(self._report(exchange, then))
+        report = self._report(method, path, headers, body, limits.max_body_bytes, then)
+        reporting = asyncio.get_running_loop().create_task(report)
         if not reporting.done():  # as an eager task may be
             self._due[reporting] = due
-            reporting.add_done_callback(self._due.pop)
+            reporting.add_done_callback(partial(self._reported, then))
             if due < self._sweeper.armed_for:
                 self._sweeper.arm(due)
         return True
 
-    async def _report(self, exchange: Coroutine[Any, Any, Response], then: OnDone) -> None:
+    async def _report(  # noqa: PLR0917 - a request and who is told of its end
+        self, method: str, path: str, headers: Headers, body: bytes | None, cap: int, then: OnDone
+    ) -> None:
+        exchange = self._exchange(method, path, headers, body, cap, self._untimed)
         outcome = await _outcome_of(exchange)
         if isinstance(outcome, asyncio.CancelledError):
-            overdue = self._due.get(asyncio.current_task()) == _OVERDUE  # type: ignore[arg-type]
-            outcome = (
-                TransportError("timeout", "")
-                if overdue
-                else TransportError("interrupted", "the transport was closed")
-            )
+            outcome = _why_cancelled(self._due.get(asyncio.current_task()))  # type: ignore[arg-type]
         if not isinstance(outcome, Response | Exception):
             raise outcome
         then(outcome)
+
+    def _reported(self, then: OnDone, reporting: asyncio.Task[None]) -> None:
+        due = self._due.pop(reporting)
+        if reporting.cancelled():  # before it began, so that it could tell nobody
+            then(_why_cancelled(due))
 
     def _sweep(self, now: float) -> float:
         """End what is overdue: one timer for all, since aiohttp's own takes a fourteenth of an exchange."""
@@ -213,6 +218,12 @@ class AiohttpTransport:
             timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._options.connect_seconds)
             self._timeouts[seconds] = timeout
         return timeout
+
+
+def _why_cancelled(due: float | None) -> TransportError:
+    if due == _OVERDUE:
+        return TransportError("timeout", "")
+    return TransportError("interrupted", "the transport was closed")
 
 
 async def _outcome_of(exchange: Coroutine[Any, Any, Response]) -> Response | BaseException:
