@@ -3,7 +3,9 @@
 nginx answers from memory, one worker process of it, on the same cores. Rounds take turns, so that a noisy
 machine hurts all alike; medians are printed, and the CPU time of nginx and of the sync beside them.
 
-    python benchmarks/workers.py [--users 15000] [--rounds 5] [--workers 1 2] [--transport aiohttp]
+    python benchmarks/workers.py [--users 15000] [--rounds 5] [--workers 1 2] [--transport wire] [--core-each]
+
+With ``--core-each`` N workers, and nginx with them, have N cores and no more: what another core brings.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+ALL_CORES = os.sched_getaffinity(0)
 IDS = ["66761aedcf268b4d68470e01", "66761aedcf268b4d68470e02", "66761aedcf268b4d68470e03"]
 VALUES = [
     (
@@ -76,8 +79,16 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def cores(number: int | None) -> set[int]:
+    """So many of this machine's cores; all of them for ``None``."""
+    every = sorted(ALL_CORES)
+    if number is not None and number > len(every):
+        sys.exit(f"{number} workers with a core each need {number} cores; this machine has {len(every)}")
+    return set(every[:number])
+
+
 def sync(url: str, folder: Path, *, users: int, workers: int, transport: str) -> dict[str, float]:
-    """One whole sync into a new store: its seconds, and its CPU seconds."""
+    """One whole sync into a new store, on the cores of this process: its seconds, and its CPU seconds."""
     for old in folder.glob("credentials.db*"):
         old.unlink()
     names = folder / "users"
@@ -111,6 +122,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--transport", default="aiohttp")
+    parser.add_argument("--core-each", action="store_true", help="N workers and nginx have N cores")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if shutil.which("nginx") is None:
@@ -119,6 +131,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, nginx(Path(name)) as (url, server):
         for _ in range(options.rounds):
             for workers, done in runs.items():
+                for pid in (os.getpid(), server):  # what this process starts has its cores
+                    os.sched_setaffinity(pid, cores(workers if options.core_each else None))
                 served = cpu_of(server)
                 run = sync(url, Path(name), users=options.users, workers=workers, transport=options.transport)
                 done.append(run | {"nginx_cpu_seconds": cpu_of(server) - served})

@@ -1,6 +1,6 @@
 """``python -m flowmate_async``: the same as ``flowmate``."""
 
-from flowmate_async.cli import main
+from flowmate_async.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -61,7 +61,7 @@ def of_wheel(path: Path) -> Iterator[str]:
     if f"{info}/licenses/LICENSE" not in names:
         yield "the wheel has no license"
     yield from of_metadata(metadata)
-    for entry in ("flowmate = flowmate_async.cli:main", "flowmate = pytest_flowmate"):
+    for entry in ("flowmate = flowmate_async.cli.app:main", "flowmate = pytest_flowmate"):
         if entry not in entries:
             yield f"the wheel has no entry point {entry!r}"
 

@@ -1,3 +1,1 @@
 """The ``flowmate`` command: arguments in, exit code out. Every rule it follows is the library's."""
-
-from flowmate_async.cli.app import main as main
