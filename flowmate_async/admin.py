@@ -18,6 +18,7 @@ T = TypeVar("T")
 TokenProvider = Callable[[], Awaitable[str]]
 """Brings the admin token when asked, from wherever it is kept."""
 
+_KINDS = "a text, the path of a private file, or an async function"
 _HOW = "Set FLOWMATE_ADMIN_TOKEN, or name a private file with --admin-token-file"
 
 
@@ -25,6 +26,12 @@ class _Typed(Redacted, frozen=True):
     """A token as it was passed in."""
 
     value: str
+
+
+class _Nothing(Redacted, frozen=True):
+    """What was passed in and can bring no token; only what kind of thing it is."""
+
+    kind: str
 
 
 class AdminToken:
@@ -38,13 +45,16 @@ class AdminToken:
     """
 
     def __init__(self, source: str | os.PathLike[str] | TokenProvider) -> None:
-        self._source: _Typed | Path | TokenProvider
+        self._source: _Typed | Path | TokenProvider | _Nothing
         if isinstance(source, str):
             self._source = _Typed(source)
         elif isinstance(source, os.PathLike):
             self._source = Path(source)
-        else:
+        elif callable(source):
             self._source = source
+        else:
+            self._source = _Nothing(type(source).__name__)
+        self._is_open = False
         self._generation = 0
         self._read = alru_cache(maxsize=None)(self._read_generation)
 
@@ -52,10 +62,17 @@ class AdminToken:
         """Check a token that was passed in; not when made, as the frames of then hold it in clear.
 
         Raises:
-            ConfigurationError: no header can carry it.
+            ConfigurationError: no header can carry it, or it is nothing that can bring one.
         """
-        if isinstance(self._source, _Typed):
-            _headers(self._source)
+        match self._source:
+            case _Typed() as typed:
+                _headers(typed)
+            case _Nothing(kind=kind):
+                raise _of_no_kind(kind)
+
+    def open(self) -> None:
+        """Let it be used from now on."""
+        self._is_open = True
 
     def forget(self) -> None:
         """Forget the token for good."""
@@ -67,7 +84,12 @@ class AdminToken:
 
         Raises:
             AuthenticationError: the token was rejected and there is no other.
+            ConfigurationError: the client is used outside its block; every first request passes here.
         """
+        if not self._is_open:
+            raise ConfigurationError(
+                "the client is used before it is entered", advice="Use it inside its 'async with' block"
+            )
         generation = self._generation
         held = await self._read(generation)
         try:
@@ -92,8 +114,16 @@ class AdminToken:
                 return _headers(typed)
             case Path() as path:
                 return _headers(await anyio.to_thread.run_sync(_read_file, path))
+            case _Nothing(kind=kind):
+                raise _of_no_kind(kind)
             case provider:
                 return _headers(_Typed(await provider()))
+
+
+def _of_no_kind(kind: str) -> ConfigurationError:
+    if kind == "NoneType":  # such as os.environ.get(…) of what is not set
+        return ConfigurationError("there is no admin token", advice=_HOW)
+    return ConfigurationError(f"the admin token is {_KINDS}, not {kind}")
 
 
 def _read_file(path: Path) -> _Typed:
@@ -103,6 +133,11 @@ def _read_file(path: Path) -> _Typed:
 def _headers(typed: _Typed) -> Headers:
     if not typed.value.strip():
         raise ConfigurationError("there is no admin token", advice=_HOW)
+    if typed.value.strip().lower().startswith("bearer "):
+        raise ConfigurationError("the admin token begins with Bearer", advice="Leave that word out")
     if any(not "!" <= letter <= "~" for letter in typed.value.strip()):
-        raise ConfigurationError("the admin token has characters that no header can carry", advice=_HOW)
+        raise ConfigurationError(
+            "the admin token has blanks, line breaks or other characters that no header can carry",
+            advice="The token must be all there is, without a name or quotes around it",
+        )
     return Headers((("Authorization", f"Bearer {typed.value.strip()}"),))

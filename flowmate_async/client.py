@@ -34,7 +34,7 @@ from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.report import LeftOut, SyncReport, select
-from flowmate_async.sync.sweep import Usernames, sweep_in_batches
+from flowmate_async.sync.sweep import Usernames, require_many, sweep_in_batches
 from flowmate_async.tokens import UserTokens
 from flowmate_async.traffic.admission import FlowPolicy
 from flowmate_async.traffic.breaker import BreakerPolicy
@@ -49,6 +49,9 @@ _DRAIN_SECONDS = 5.0
 
 class FlowMate:
     """An asyncio client of one FlowMate tenant. Use it as ``async with FlowMate(...) as fm``.
+
+    It is entered once, and belongs to the event loop on which it is; other threads have a client of their
+    own, or share a :class:`~flowmate_async.FlowMateSync`.
 
     Beside the errors that each method names, whatever asks FlowMate may raise ``AuthenticationError`` (the
     admin token is rejected), ``RateLimitedError``, ``UpstreamUnavailableError``, ``UpstreamTimeoutError`` and
@@ -115,7 +118,7 @@ class FlowMate:
         admin.check()
         check_rate(rate, burst, concurrency)
         # Whatever may hold a password is checked by parts, and gone from this frame before it raises.
-        if "@" in base_url:
+        if isinstance(base_url, str) and "@" in base_url:
             base_url = "https://user:password@"
         self._base_url = checked_base_url(base_url)
         if proxy is not None and (problem := proxy_problem(proxy, base_url=self._base_url)):
@@ -168,17 +171,20 @@ class FlowMate:
             clock=self._clock,
             emitter=self._emitter,
         )
-        self._entered = AsyncExitStack()
+        self._entered: AsyncExitStack | None = None
         self._reader = UserReader(
             lister=self._lister, fetcher=self._fetcher, tokens=self._tokens, clock=self._clock
         )
 
     async def __aenter__(self) -> Self:
+        if self._entered is not None:
+            raise ConfigurationError("the client was entered before", advice="Make a new one")
         async with AsyncExitStack() as entered:
             if self._coordination is not None:
                 await entered.enter_async_context(self._coordination)
             await entered.enter_async_context(self._transport)
             self._clock.bind()
+            self._admin.open()
             self._entered = entered.pop_all()
         return self
 
@@ -191,7 +197,8 @@ class FlowMate:
             await self._tokens.aclose(drain_seconds=_DRAIN_SECONDS)
         finally:
             self._admin.forget()
-            await self._entered.__aexit__(kind, error, trace)
+            if self._entered is not None:
+                await self._entered.__aexit__(kind, error, trace)
 
     @property
     def base_url(self) -> str:
@@ -298,6 +305,9 @@ class FlowMate:
 
         Args:
             pairs: ``(username, secret id)`` pairs.
+
+        Raises:
+            ConfigurationError: these are no pairs.
         """
         return Prefetch(self._credentials, pairs, clock=self._clock)
 
@@ -308,7 +318,11 @@ class FlowMate:
 
         Args:
             usernames: any iterable or async iterable.
+
+        Raises:
+            ConfigurationError: it is a single username.
         """
+        require_many(usernames)
         batches = sweep_in_batches(self._reader.read, usernames, workers=self._concurrency)
         async with aclosing(batches):
             async for batch in batches:
@@ -338,7 +352,8 @@ class FlowMate:
         Raises:
             CheckpointError: another run holds the store.
             StoreError: the store belongs to another upstream, or cannot be written.
-            ConfigurationError: the store cannot keep tokens, and ``options.delta`` wants that.
+            ConfigurationError: the store cannot keep tokens, and ``options.delta`` wants that; or ``users``
+                is a single username.
             AuthenticationError: the admin token was rejected; the run can be resumed.
             MaskedSecretError: everything came back masked.
             UpstreamUnavailableError: too many users in a row met an unusable upstream.
@@ -392,7 +407,8 @@ class FlowMate:
             delta: what would be fetched again.
 
         Raises:
-            ConfigurationError: the store cannot keep tokens, and ``delta`` wants that.
+            ConfigurationError: the store cannot keep tokens, and ``delta`` wants that; or ``users`` is a
+                single username.
             AuthenticationError: the admin token was rejected.
             StoreError: the store cannot be read.
         """
@@ -417,6 +433,7 @@ class FlowMate:
     ) -> tuple[Usernames, tuple[LeftOut, ...], list[str] | None]:
         """Whose credentials are synced, whose are not, and, of the whole tenant, who there is."""
         if users is not None:
+            require_many(users)
             return users, (), None
         chosen, left_out = select(await self._admin.call(self._api.users))
         return chosen, left_out, [*chosen, *(account.username for account in left_out)]

@@ -8,13 +8,19 @@ from typing import Self
 
 from flowmate_async.clock import Clock
 from flowmate_async.credentials import Credentials
-from flowmate_async.errors import FlowMateError
+from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.traffic.priority import set_background
 
 _Key = tuple[str, str]
 
 _WORKERS = 8
 _AFTER_FAILURE_SECONDS = 30.0
+
+
+def _checked(pair: object) -> _Key:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ConfigurationError("keep_fresh takes (username, secret id) pairs", advice='Pass [("…", "…")]')
+    return pair[0], pair[1]
 
 
 class Prefetch:
@@ -27,11 +33,14 @@ class Prefetch:
         credentials: the cache to keep fresh.
         pairs: ``(username, secret id)`` pairs.
         clock: the time it keeps.
+
+    Raises:
+        ConfigurationError: these are no pairs.
     """
 
     def __init__(self, credentials: Credentials, pairs: Iterable[_Key], *, clock: Clock) -> None:
         self._credentials = credentials
-        self._pairs = list(dict.fromkeys(pairs))
+        self._pairs = list(dict.fromkeys(map(_checked, pairs)))
         self._clock = clock
         self._due: list[tuple[float, _Key]] = []
         self._tasks: list[asyncio.Task[None]] = []

@@ -129,11 +129,13 @@ def checked_username(username: str) -> str:
     """The username itself, if it may be sent.
 
     Raises:
-        InvalidIdError: it is empty, padded, over 1024 characters, or has control or invisible ones.
+        InvalidIdError: it is no text, empty, padded, over 1024 characters, or has control or invisible ones.
     """
     if type(username) is str and _PLAIN.fullmatch(username):
         return username  # nearly all are, and break none of the rules below
-    if not isinstance(username, str) or not username.strip():
+    if not isinstance(username, str):
+        raise InvalidIdError(f"a username is text, not {type(username).__name__}")
+    if not username.strip():
         raise InvalidIdError("an empty username cannot be impersonated")
     if username != username.strip() or _UNSEEN.search(username) or not _encodable(username):
         raise InvalidIdError(

@@ -21,6 +21,8 @@ def checked_base_url(base_url: str) -> str:
     Raises:
         ConfigurationError: anything else; user tokens would cross a network in clear.
     """
+    if not isinstance(base_url, str):  # such as os.environ.get(…) of what is not set
+        raise ConfigurationError(f"the base URL is text, not {type(base_url).__name__}", advice=_example())
     if "@" in base_url:
         del base_url
         raise ConfigurationError("the base URL holds a username or password", advice=_example())

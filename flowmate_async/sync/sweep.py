@@ -16,12 +16,26 @@ from collections.abc import (
 )
 from typing import Generic, TypeVar
 
+from flowmate_async.errors import ConfigurationError
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.traffic.priority import set_background
 
 T = TypeVar("T")
 
 Usernames = Iterable[str] | AsyncIterable[str]
+
+
+def require_many(usernames: Usernames) -> None:
+    """Refuse a single username, whose letters would be taken for users, and made users upstream.
+
+    Args:
+        usernames: what was passed for many.
+
+    Raises:
+        ConfigurationError: it is one text.
+    """
+    if isinstance(usernames, str | bytes):
+        raise ConfigurationError("the usernames are a single text", advice='Pass a list: ["…"]')
 
 
 class _Crash:
