@@ -323,6 +323,9 @@ Secret = _Known | UnknownSecret
 """Any secret; tell them apart with ``match`` or ``isinstance``."""
 
 _KNOWN_TYPES: dict[str, Any] = {str(known.__struct_config__.tag): known for known in get_args(_Known)}
+SECRET_TYPES: tuple[str, ...] = tuple(sorted(_KNOWN_TYPES))
+"""What FlowMate calls the types that are known here."""
+
 _UPSTREAMS_BUSINESS = frozenset({"refreshToken", "inputFields"})
 
 

@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> int:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         return _ended(command, bound.args, bound.kwargs)
     except CycloptsError as error:
-        complain(f"{error} See: flowmate --help")
+        complain(f"{error} See: {' '.join(('flowmate', *(error.command_chain or ())))} --help")
         return Exit.USAGE
     except FlowMateError as error:
         complain(str(error))

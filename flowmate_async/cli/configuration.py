@@ -6,13 +6,15 @@ the working directory, where somebody else may have put it.
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from cyclopts import App, ArgumentCollection
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.redaction import one_line
 
 _KEYS = frozenset(
     {
@@ -26,6 +28,7 @@ _KEYS = frozenset(
         "rate",
         "store",
         "store_key_file",
+        "transport",
         "trust_env",
         "workers",
     }
@@ -59,17 +62,38 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
     """
     named = next((argument.tokens for argument in arguments if argument.name == "--config"), [])
     path = Path(named[0].value) if named else _default_path()
-    if path is None or not path.is_file():
+    if path is None or not _is_file(path):
         if named:
             raise ConfigurationError(f"the configuration file {path} does not exist")
         return
-    source = Toml(path, use_commands_as_keys=False, allow_unknown=True)
-    _check(source.config, path)
+    config = _read(path)
+    _check(config, path)
     if "FLOWMATE_ADMIN_TOKEN" in os.environ:
-        source.config.pop("admin_token_file", None)
+        config.pop("admin_token_file", None)
     if {"FLOWMATE_STORE_KEY", "FLOWMATE_STORE_KEY_FILE"} & set(os.environ):
-        source.config.pop("store_key_file", None)
-    source(app, commands, arguments)
+        config.pop("store_key_file", None)
+    # Below its command: at the top, cyclopts takes a key for the command of its name, as "store" would be.
+    for command in reversed(commands):
+        config = {command: config}
+    Dict(config, source=str(path), allow_unknown=True)(app, commands, arguments)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # a home that is somebody else's, as cron jobs and containers have
+        return False
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        reason = (error.strerror or "it cannot be opened").lower()
+    except ValueError as error:
+        reason = f"it is no TOML: {one_line(str(error))}"
+    raise ConfigurationError(f"the configuration file {path} cannot be read: {reason}")
 
 
 def _check(config: dict[str, Any], path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.secrets import SECRET_TYPES
 from flowmate_async.sync.plan import DEFAULT_STALENESS_SECONDS, DeltaPolicy
 
 
@@ -20,6 +21,7 @@ class DeltaFlags:
     max_staleness: Annotated[
         tuple[str, ...],
         Parameter(
+            negative=(),
             help="Hours after which a credential is fetched again though its listing shows no change; "
             "TYPE=HOURS for one type, as API_KEY=1; repeatable. A changed password or key shows in no "
             "listing, so this is how stale it can be.",
@@ -72,5 +74,9 @@ def _staleness(text: str) -> tuple[str, float]:
     if not value >= 0:
         raise ConfigurationError(
             f"--max-staleness {text} is no number of hours", advice="Write 12, or API_KEY=1 for one type"
+        )
+    if kind and kind not in SECRET_TYPES:
+        raise ConfigurationError(
+            f"--max-staleness {text} names no type of secret", advice=f"Types are {', '.join(SECRET_TYPES)}"
         )
     return kind, value

@@ -1,5 +1,6 @@
 """How a command ends: one line on stderr and an exit code, never a traceback for a user's mistake."""
 
+import contextlib
 import os
 import re
 import sys
@@ -51,12 +52,19 @@ def exit_code(error: FlowMateError) -> Exit:
 
 def complain(text: str) -> None:
     """One line on stderr, whatever the text holds."""
-    print(f"flowmate: {one_line(text, limit=2000)}", file=sys.stderr)  # noqa: T201
+    say(f"flowmate: {text}", limit=2000)
 
 
-def say(text: str) -> None:
-    """One line of message on stderr, where messages belong."""
-    print(one_line(text, limit=4000), file=sys.stderr)  # noqa: T201
+def say(text: str, *, limit: int = 4000) -> None:
+    """One line of message on stderr, where messages belong; nobody misses it when nobody can read it.
+
+    Args:
+        text: what to say.
+        limit: most characters of it.
+    """
+    # A closed pipe or a full disk under the log must not change how the command ends.
+    with contextlib.suppress(OSError):
+        print(one_line(text, limit=limit), file=sys.stderr)  # noqa: T201
 
 
 def put(text: str) -> None:

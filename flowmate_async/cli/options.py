@@ -19,6 +19,11 @@ from flowmate_async.traffic.bulkhead import BulkheadPolicy
 _KEYRING_SERVICE = "flowmate_async admin token"
 
 
+ConfigFile = Annotated[
+    Path | None, Parameter(env_var="FLOWMATE_CONFIG", help="A TOML file with defaults for these flags.")
+]
+
+
 @Parameter(name="*", group="Connection")
 @dataclass(frozen=True, kw_only=True)
 class Connection:
@@ -57,10 +62,7 @@ class Connection:
             env_var="FLOWMATE_TRANSPORT", help="What carries requests: wire is faster and has no proxies."
         ),
     ] = "aiohttp"
-    config: Annotated[
-        Path | None,
-        Parameter(env_var="FLOWMATE_CONFIG", help="A TOML file with defaults for these flags."),
-    ] = None
+    config: ConfigFile = None
 
     def client(self, *, coordination: Coordination | None = None, sharers: int = 1) -> FlowMate:
         """A client, not yet entered.
@@ -144,6 +146,14 @@ class StoreFlags:
             ConfigurationError: it is not found.
         """
         return load_key(os.environ, store_url=self.store or "", key_file=self.store_key_file)
+
+
+@Parameter(name="*", group="Store")
+@dataclass(frozen=True, kw_only=True)
+class StoreAlone(StoreFlags):
+    """The same of a command that does not ask FlowMate."""
+
+    config: ConfigFile = None
 
 
 def _from_keyring(base_url: str) -> str | None:

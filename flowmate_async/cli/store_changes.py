@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, complain, put, put_json, say
-from flowmate_async.cli.options import StoreFlags
+from flowmate_async.cli.options import StoreAlone
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import one_line
 from flowmate_async.settings import DEFAULT_BASE_URL, checked_base_url
@@ -23,7 +23,7 @@ _STDIN = Path("-")
 _OTHERS = 0o077
 
 
-async def rekey(new_key_file: Path, /, *, store: StoreFlags = StoreFlags()) -> Exit:
+async def rekey(new_key_file: Path, /, *, store: StoreAlone = StoreAlone()) -> Exit:
     """Give a store a new key; run again to go on after an interruption.
 
     Meanwhile the new key opens all of the store. Processes that have both keys
@@ -59,7 +59,7 @@ async def migrate(
     backup: Annotated[
         str | None, Parameter(help="An empty store for what the other one holds; needed if it holds any.")
     ] = None,
-    store: StoreFlags = StoreFlags(),
+    store: StoreAlone = StoreAlone(),
 ) -> Exit:
     """Copy every credential of a store into another one, and compare both; the store itself stays as it is.
 
@@ -104,7 +104,7 @@ async def import_(
     ] = False,
     dry_run: Annotated[bool, Parameter(negative=(), help="Check the file, and store nothing.")] = False,
     json: Annotated[bool, Parameter(negative=(), help="Print the totals as JSON.")] = False,
-    store: StoreFlags = StoreFlags(),
+    store: StoreAlone = StoreAlone(),
 ) -> Exit:
     """Store the credentials of an export that your own code wrote, as CSV or JSON.
 
@@ -144,7 +144,7 @@ async def _backed_up(target: Store, backup: str, key: StoreKey | None) -> Copied
         return await copy_store(target, kept, at=time.time())
 
 
-def _key_of(url: str, key_file: Path | None, store: StoreFlags) -> StoreKey | None:
+def _key_of(url: str, key_file: Path | None, store: StoreAlone) -> StoreKey | None:
     if not needs_key(url):
         return None
     if key_file is not None:

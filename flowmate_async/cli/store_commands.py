@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from flowmate_async.cli.exits import Exit, complain, put, put_json, say
-from flowmate_async.cli.options import StoreFlags
+from flowmate_async.cli.options import StoreAlone
 from flowmate_async.cli.read_commands import rendered
 from flowmate_async.cli.store_changes import import_, migrate, rekey
 from flowmate_async.errors import SecretNotFoundError
@@ -25,7 +25,7 @@ async def list_(
     /,
     *,
     json: Annotated[bool, Parameter(negative=(), help="One JSON object a line.")] = False,
-    store: StoreFlags = StoreFlags(),
+    store: StoreAlone = StoreAlone(),
 ) -> Exit:
     """List what is stored, of one user or all, without opening any credential.
 
@@ -57,7 +57,7 @@ async def get(
     /,
     *,
     reveal: Annotated[bool, Parameter(negative=(), help="Show the credential in clear.")] = False,
-    store: StoreFlags = StoreFlags(),
+    store: StoreAlone = StoreAlone(),
 ) -> Exit:
     """Print one stored secret as JSON; its values only with --reveal.
 
@@ -77,7 +77,7 @@ async def get(
 
 
 @store_app.command
-async def verify(*, store: StoreFlags = StoreFlags()) -> Exit:
+async def verify(*, store: StoreAlone = StoreAlone()) -> Exit:
     """Open every stored credential and say which ones do not open.
 
     Examples:

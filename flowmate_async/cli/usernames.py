@@ -22,7 +22,7 @@ def read_usernames(path: Path) -> list[str]:
         with path.open(encoding="utf-8-sig") as lines:
             return checked_usernames(lines, what=str(path))
     except OSError as error:
-        reason = error.strerror or "it cannot be opened"
+        reason = (error.strerror or "it cannot be opened").lower()
     except UnicodeDecodeError:
         reason = "it is not UTF-8 text"
     raise ConfigurationError(f"the usernames file {path} cannot be read: {reason}")

@@ -29,7 +29,7 @@ AGE_PREFIX = "age-secret-key-"
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
-_HOW_TO_MAKE_ONE = "Make one with: python -c 'import secrets; print(secrets.token_hex(32))'"
+_HOW_TO_MAKE_ONE = "Make one with: flowmate store keygen store.key"
 
 
 class StoreKey(Redacted, frozen=True):

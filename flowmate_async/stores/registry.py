@@ -73,6 +73,10 @@ def _scheme(url: str) -> str:
 def _registered(scheme: str) -> StoreFactory:
     for entry in entry_points(group=ENTRY_POINTS, name=scheme):
         return _loaded(entry)
+    if not scheme:
+        raise ConfigurationError(
+            "the store is not named by a URL", advice="Write sqlite:///relative.db for a file"
+        )
     known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
     raise ConfigurationError(
         f"no store has the scheme '{one_line(scheme, limit=40)}'", advice=f"Known schemes: {', '.join(known)}"

@@ -1,14 +1,17 @@
 """Bad input gets one clear line and the right exit code, never a traceback."""
 
+import os
 import socket
 import sqlite3
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import trustme
 
-from .conftest import answering, http
+from .conftest import FLOWMATE, answering, http
 
 USAGE, UPSTREAM, SOME_FAILED = 2, 3, 1
 
@@ -280,6 +283,11 @@ class TestStore:
         assert ended.code == USAGE
         assert "upstream" in ended.complaint or "belongs" in ended.complaint
 
+    def test_a_plain_path_is_told_how_it_is_written(self, flowmate, connected):
+        ended = flowmate("sync", "--all-users", "--store", "credentials.db")
+        assert ended.code == USAGE
+        assert "sqlite:///" in ended.complaint
+
     def test_a_password_in_the_url_is_refused_and_not_repeated(self, flowmate, connected):
         ended = flowmate("sync", "--all-users", "--store", "postgresql://me:hunter22@db/x")
         assert ended.code == USAGE
@@ -295,6 +303,49 @@ class TestConfigurationFile:
         monkeypatch.delenv("FLOWMATE_BASE_URL")
         assert "from-the-file.example" in flowmate("users").complaint
         assert flowmate("users", "--base-url", connected.url).code == 0
+
+    def test_each_key_is_what_its_flag_is(self, flowmate, connected, home, monkeypatch):
+        for name in ("STORE", "STORE_KEY", "BASE_URL", "RATE"):
+            monkeypatch.delenv(f"FLOWMATE_{name}")
+        assert flowmate("store", "keygen", "store.key").code == 0
+        (home / "some.toml").write_text(
+            f'base_url = "{connected.url}"\nrate = 0\nworkers = 1\ntransport = "aiohttp"\n'
+            f'store = "sqlite:///{home}/credentials.db"\nstore_key_file = "{home}/store.key"\n'
+        )
+        for command in (["sync", "--all-users"], ["store", "verify"], ["doctor", "--strict"]):
+            ended = flowmate(*command, "--config", "some.toml")
+            assert (ended.code, "skipped" in ended.out) == (0, False), ended
+
+    @pytest.mark.parametrize("named_by", ["flag", "variable"])
+    def test_the_commands_of_a_store_take_it_too(self, flowmate, connected, home, monkeypatch, named_by):
+        assert flowmate("sync", "--all-users").code == 0
+        (home / "some.toml").write_text(f'store = "sqlite:///{home}/credentials.db"\ntransport = "aiohttp"\n')
+        monkeypatch.delenv("FLOWMATE_STORE")
+        if named_by == "variable":
+            monkeypatch.setenv("FLOWMATE_CONFIG", "some.toml")
+        ended = flowmate("store", "verify", *(["--config", "some.toml"] if named_by == "flag" else []))
+        assert ended.code == 0, ended.err
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+    def test_one_in_the_home_of_somebody_else_is_not_looked_for(self, flowmate, connected, home):
+        """As cron jobs and containers have it that run as another user than HOME says."""
+        (home / "config").mkdir(mode=0)
+        was_root = os.geteuid() == 0
+        if was_root:  # who may look everywhere
+            os.seteuid(65534)
+        try:
+            assert flowmate("users").code == 0
+        finally:
+            if was_root:
+                os.seteuid(0)
+            (home / "config").chmod(0o700)
+
+    @pytest.mark.parametrize("text", ["rate = [", "rate = 1\nrate = 2\n", "\udcff"])
+    def test_what_is_no_toml_is_named(self, flowmate, connected, home, text):
+        (home / "some.toml").write_bytes(text.encode(errors="surrogateescape"))
+        ended = flowmate("users", "--config", "some.toml")
+        assert ended.code == USAGE
+        assert "some.toml cannot be read: it is no TOML" in ended.complaint
 
     def test_one_in_the_working_directory_is_not_read(self, flowmate, connected, home):
         (home / "config.toml").write_text('base_url = "http://planted.example"\n')
@@ -334,3 +385,43 @@ class TestCommandLine:
     def test_a_credential_can_not_be_a_flag(self, flowmate, connected):
         for flag in ("--admin-token", "--token", "--store-key", "--key"):
             assert flowmate("users", flag, "x").code == USAGE
+
+    def test_it_names_the_help_of_the_command(self, flowmate, connected):
+        assert "flowmate store verify --help" in flowmate("store", "verify", "--frobnicate").complaint
+
+    @pytest.mark.parametrize("text", ["API=1", "api_key=1"])
+    def test_a_staleness_of_a_type_that_is_not_known_is_refused(self, flowmate, connected, text):
+        ended = flowmate("sync", "--all-users", "--max-staleness", text)
+        assert ended.code == USAGE
+        assert "API_KEY" in ended.complaint
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="/dev/full and pipes are POSIX")
+class TestStandardErrorThatCannotBeWritten:
+    """What cannot be told does not change how the command ends."""
+
+    @pytest.mark.parametrize("where", ["full disk", "closed pipe"])
+    def test_a_sync_that_is_complete_ends_with_0(self, connected, where):
+        assert self.ended("sync", "--all-users", where=where) == 0
+
+    @pytest.mark.parametrize("where", ["full disk", "closed pipe"])
+    def test_a_mistake_ends_with_2(self, connected, where):
+        assert self.ended("sync", "--frobnicate", where=where) == USAGE
+
+    @staticmethod
+    def ended(*arguments, where):
+        if where == "full disk":
+            descriptor = os.open("/dev/full", os.O_WRONLY)
+        else:
+            reader, descriptor = os.pipe()
+            os.close(reader)
+        try:
+            return subprocess.run(
+                [*FLOWMATE, *arguments],
+                check=False,
+                stderr=descriptor,
+                stdout=subprocess.DEVNULL,
+                timeout=120,
+            ).returncode
+        finally:
+            os.close(descriptor)

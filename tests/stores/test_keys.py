@@ -39,7 +39,7 @@ def test_anything_else_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         StoreKey.parse(text)
     assert len(text.strip()) < 8 or text.strip() not in str(caught.value)
-    assert "token_hex(32)" in caught.value.advice
+    assert "flowmate store keygen" in caught.value.advice
 
 
 @given(st.binary(max_size=80))
@@ -135,7 +135,7 @@ def test_no_key_anywhere_names_all_the_ways(monkeypatch: pytest.MonkeyPatch) -> 
             "FLOWMATE_STORE_KEY_FILE",
             "keyring set",
             URL,
-            "token_hex(32)",
+            "flowmate store keygen",
         ):
             assert way in text
 
