@@ -5,17 +5,18 @@ type; a masked value that were stored would destroy a good one.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from flowmate_async.secrets import (
     ApiKeySecret,
     MixedSecret,
     OAuth1Secret,
+    OAuth1TwoLeggedSecret,
     OAuth2Secret,
     Secret,
     SessionSecret,
     SimpleSecret,
-    UnknownSecret,
 )
 
 _FIXED_MASK = "***"
@@ -25,7 +26,6 @@ _WHOLE = re.compile(r"[*\n\r\u2028\u2029]*\*[*\n\r\u2028\u2029]*")
 _LAST_LINE = re.compile(r"(?:.*[\n\r\u2028\u2029])?\*+[^\n\r\u2028\u2029]{4}", re.DOTALL)
 _LINE_END = re.compile(r"[\n\r\u2028\u2029]")
 _SHORT = 10
-_STAR, _BACKSLASH = b"*\\"
 _ENDS_OF_WHOLE = frozenset("*\n\r\u2028\u2029")
 
 
@@ -34,13 +34,15 @@ def masked_fields(secret: Secret) -> tuple[str, ...]:
 
     A multi-line value whose last line is shorter than five characters arrives unmasked, and is not reported.
     """
-    return tuple(name for name, value, rule in _rules(secret) if isinstance(value, str) and rule(value))
-
-
-def may_have_stars(body: bytes) -> bool:
-    """Whether any string of this JSON may have a star, and so be masked; nearly none has."""
-    # A star may be written as an escape. A byte is searched for much faster as a number, or than a word.
-    return _STAR in body or (_BACKSLASH in body and b"\\u002" in body)
+    fields = _FIELDS.get(type(secret))
+    if fields is None:
+        return tuple(name for name, part in _parts(secret.value) if _is_any_mask(part))
+    masked = []
+    for name, attribute, rule in fields:
+        part = getattr(secret.value, attribute)
+        if isinstance(part, str) and rule(part):
+            masked.append(name)
+    return tuple(masked)
 
 
 def proves_raw_read(secret: Secret) -> bool:
@@ -50,7 +52,8 @@ def proves_raw_read(secret: Secret) -> bool:
     """
     if not isinstance(secret, SimpleSecret | ApiKeySecret | OAuth2Secret | MixedSecret):
         return False
-    _, value, _ = _rules(secret)[0]
+    _, attribute, _ = _FIELDS[type(secret)][0]
+    value = getattr(secret.value, attribute)
     return bool(value) and not _LINE_END.search(value)
 
 
@@ -61,7 +64,7 @@ def is_fixed_mask(value: str) -> bool:
 
 def is_starred(value: str) -> bool:
     """Whether a ``key``, ``accessToken``, ``refreshToken`` or ``payload`` is masked."""
-    if "*" not in value[-5:-2] and value[-1:] not in _ENDS_OF_WHOLE:
+    if "*" not in value or ("*" not in value[-5:-2] and value[-1:] not in _ENDS_OF_WHOLE):
         return False  # neither rule can hold; nearly all values end here
     units = _utf16_units(value)
     rule = _WHOLE if len(units) < _SHORT else _LAST_LINE
@@ -76,36 +79,31 @@ def _utf16_units(text: str) -> str:
     return "".join(chr(low | high << 8) for low, high in zip(raw[::2], raw[1::2], strict=True))
 
 
-def _rules(secret: Secret) -> list[tuple[str, Any, Any]]:
-    match secret:
-        case SimpleSecret():
-            return [("passphrase", secret.value.passphrase, is_fixed_mask)]
-        case ApiKeySecret():
-            return [("key", secret.value.key, is_starred)]
-        case OAuth2Secret():
-            return [
-                ("accessToken", secret.value.access_token, is_starred),
-                ("refreshToken", secret.value.refresh_token, is_starred),
-            ]
-        case SessionSecret():  # its accessToken is never masked
-            return [("inputFields", secret.value.input_fields, is_fixed_mask)]
-        case MixedSecret():
-            return [("payload", secret.value.payload, is_starred)]
-        case OAuth1Secret():
-            return [
-                ("accessToken", secret.value.access_token, is_starred),
-                ("accessTokenSecret", secret.value.access_token_secret, is_starred),
-            ]
-        case UnknownSecret():
-            return [(name, value, _is_any_mask) for name, value in _strings(secret.value)]
+_OF_OAUTH1 = (
+    ("accessToken", "access_token", is_starred),
+    ("accessTokenSecret", "access_token_secret", is_starred),
+)
+_FIELDS: dict[type, tuple[tuple[str, str, Callable[[str], bool]], ...]] = {
+    SimpleSecret: (("passphrase", "passphrase", is_fixed_mask),),
+    ApiKeySecret: (("key", "key", is_starred),),
+    OAuth2Secret: (
+        ("accessToken", "access_token", is_starred),
+        ("refreshToken", "refresh_token", is_starred),
+    ),
+    SessionSecret: (("inputFields", "input_fields", is_fixed_mask),),  # its accessToken is never masked
+    MixedSecret: (("payload", "payload", is_starred),),
+    OAuth1Secret: _OF_OAUTH1,
+    OAuth1TwoLeggedSecret: _OF_OAUTH1,
+}
+"""What upstream masks of each known type: a field as upstream names it, as we do, and how it is masked."""
 
 
-def _is_any_mask(value: str) -> bool:
+def _is_any_mask(part: Any) -> bool:
     """For types the contract does not know: fail closed on anything that looks masked."""
-    return is_fixed_mask(value) or is_starred(value)
+    return isinstance(part, str) and (is_fixed_mask(part) or is_starred(part))
 
 
-def _strings(value: Any) -> list[tuple[str, Any]]:
+def _parts(value: Any) -> list[tuple[str, Any]]:
     """Every part of a free-form value, however deep, by the name it goes by."""
     found, waiting = [], [("value", value)]
     while waiting:

@@ -15,7 +15,7 @@ from msgspec import structs
 from flowmate_async.dates import parse_http_date
 from flowmate_async.decoding import decode_safely
 from flowmate_async.errors import InvalidIdError, MaskedSecretError, ProtocolError
-from flowmate_async.masks import masked_fields, may_have_stars
+from flowmate_async.masks import masked_fields
 from flowmate_async.models import SecretPage, User, UserToken
 from flowmate_async.redaction import one_line
 from flowmate_async.secrets import Secret, decode_answer, drop_refresh_fields
@@ -239,7 +239,7 @@ def read_secret(response: Response, request: Request, *, keep_refresh_fields: bo
     secret = _read(decode_answer, response, GET)
     if secret.id != request.secret_id:
         raise ProtocolError("the answer is another secret than the one asked for", endpoint=GET)
-    if may_have_stars(response.body) and (masked := masked_fields(secret)):
+    if masked := masked_fields(secret):
         raise MaskedSecretError(
             f"upstream masked {', '.join(masked)}",
             advice="Grant the token the permission secrets.secret.readRaw",
