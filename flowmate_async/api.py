@@ -62,13 +62,13 @@ class Api:
 
     async def users(self, admin: Headers) -> list[User]:
         """``GET /users/``: every account of the tenant, administrators and service accounts included."""
-        errand = Errand(protocol.users(), admin, self._users)
+        errand = Errand(protocol.users(), admin, self._users, OFF_WIRE)
         return protocol.read_users(await self._dispatcher.send(errand))
 
     async def list_secrets_page(self, user: Headers, *, username: str, number: int, size: int) -> SecretPage:
         """``GET /secrets/``: one page of a user's secrets, without credentials."""
         request = protocol.list_secrets(number=number, size=size, username=username)
-        errand = Errand(request, user, self._plain)
+        errand = Errand(request, user, self._plain, OFF_WIRE)
         return protocol.read_page(await self._dispatcher.send(errand))
 
     async def get_secret(

@@ -123,7 +123,7 @@ class Exchange:
         self.in_flight -= 1
         outcome: Outcome | Exception
         try:
-            if not isinstance(answer, Response | TransportError):
+            if isinstance(answer, Exception) and not isinstance(answer, TransportError):
                 raise answer  # noqa: TRY301 - like any other fault
             outcome = self._read(answer, errand.request, errand.sent_at)
         except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
