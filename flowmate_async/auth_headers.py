@@ -1,6 +1,7 @@
 """From a credential to the HTTP header that presents it, without a guess and without an injection.
 
-Pure rules on header names and values; which secret uses which rule is said in ``secrets.py``.
+Pure rules on header names and values; which secret uses which rule is said in ``secrets.py``. A secret's id
+is there for the errors.
 """
 
 import base64
@@ -30,7 +31,7 @@ _FRAMING = frozenset(
 )
 
 
-def basic(username: str, passphrase: str) -> dict[str, str]:
+def basic(username: str, passphrase: str, *, secret_id: str | None = None) -> dict[str, str]:
     """HTTP Basic (RFC 7617).
 
     Raises:
@@ -38,12 +39,16 @@ def basic(username: str, passphrase: str) -> dict[str, str]:
     """
     if ":" in username:
         del passphrase
-        raise ConfigurationError("HTTP Basic cannot carry a username that contains a colon")
+        raise ConfigurationError(
+            "HTTP Basic cannot carry a username that contains a colon",
+            advice="Build the request from secret.value",
+            secret_id=secret_id,
+        )
     encoded = base64.b64encode(f"{username}:{passphrase}".encode()).decode()
     return {"Authorization": f"Basic {encoded}"}
 
 
-def bearer(token: str) -> dict[str, str]:
+def bearer(token: str, *, secret_id: str | None = None) -> dict[str, str]:
     """A bearer token (RFC 6750).
 
     Raises:
@@ -51,11 +56,11 @@ def bearer(token: str) -> dict[str, str]:
     """
     if (error := _value_error(token)) is not None:
         del token
-        raise error
+        raise error.about(secret_id=secret_id)
     return {"Authorization": f"Bearer {token}"}
 
 
-def api_key(name: str | None, key: str) -> dict[str, str]:
+def api_key(name: str | None, key: str, *, secret_id: str | None = None) -> dict[str, str]:
     """An API key in the header that its secret, or you, named.
 
     Raises:
@@ -64,7 +69,7 @@ def api_key(name: str | None, key: str) -> dict[str, str]:
     name = name or ""
     if (error := _name_error(name) or _value_error(key)) is not None:
         del key
-        raise error
+        raise error.about(secret_id=secret_id)
     return {name: key}
 
 
@@ -75,7 +80,7 @@ def _name_error(name: str) -> ConfigurationError | None:
     if not name:
         return ConfigurationError(
             "the API key names no header of its own",
-            advice="Pass auth_headers(default_header=…) with the header its app expects",
+            advice="Pass default_header=…, the header that its app expects",
         )
     if not _TOKEN.fullmatch(name) or name.lower() in _FRAMING:
         return ConfigurationError(
@@ -88,4 +93,7 @@ def _name_error(name: str) -> ConfigurationError | None:
 def _value_error(value: str) -> ConfigurationError | None:
     if _VALUE.fullmatch(value):
         return None
-    return ConfigurationError("the credential has characters that no HTTP header can carry")
+    return ConfigurationError(
+        "the credential has characters that no HTTP header can carry",
+        advice="Build the request from secret.value, or have the user enter it anew",
+    )

@@ -5,6 +5,7 @@ Pure: the contract's rules on statuses, ambiguous 401s, throttling and the refre
 """
 
 import enum
+import re
 
 import msgspec
 
@@ -28,6 +29,7 @@ from flowmate_async.transport.base import Response, TransportError
 LOCK_SECONDS = 10.0
 """How long upstream's refresh lock may stay taken (§ Concurrent GETs of one secret)."""
 
+_OBJECT_ID = re.compile("[0-9A-Fa-f]{24}")
 _LOCKED = "Max secret refresh retry"
 _TOKEN_UNKNOWN = "Token not found"  # noqa: S105 - a message of upstream's
 _IAM_DOWN = "Authorization failed"
@@ -163,9 +165,12 @@ def _unauthorized(request: Request, response: Response) -> Failure:
     if _TOKEN_UNKNOWN in said:
         error = _error(AuthenticationError, request, response, "the user token was rejected")
     else:
-        # A malformed id was refused before it was sent, so: the database is down, or a gateway's own words.
+        # An id that is none, or the database is down, or a gateway's own words.
         what = "401 without a usable reason; FlowMate's database may be down"
-        error = _error(UpstreamUnavailableError, request, response, what, "Try again later")
+        advice = "Try again later"
+        if request.secret_id is not None and not _OBJECT_ID.fullmatch(request.secret_id):
+            advice = "Check the secret id, which looks unlike FlowMate's (24 hex digits), or try again later"
+        error = _error(UpstreamUnavailableError, request, response, what, advice)
     return Failure(error, Remedy.REPLACE_TOKEN)
 
 

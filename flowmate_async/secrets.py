@@ -212,7 +212,7 @@ class SimpleSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
         Raises:
             ConfigurationError: the username cannot be sent in this scheme.
         """
-        return auth_headers.basic(self.value.username or "", self.value.passphrase)
+        return auth_headers.basic(self.value.username or "", self.value.passphrase, secret_id=self.id)
 
 
 class ApiKeySecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="API_KEY"):
@@ -226,7 +226,8 @@ class ApiKeySecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
         Raises:
             ConfigurationError: it names none and none was given, or the header or key cannot be sent.
         """
-        return auth_headers.api_key(self.value.header_name or default_header, self.value.key)
+        header = self.value.header_name or default_header
+        return auth_headers.api_key(header, self.value.key, secret_id=self.id)
 
 
 class OAuth2Secret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="OA2_AUTHORIZATION_CODE"):
@@ -245,7 +246,7 @@ class OAuth2Secret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
         Raises:
             ConfigurationError: no header can carry the token.
         """
-        return auth_headers.bearer(self.value.access_token)
+        return auth_headers.bearer(self.value.access_token, secret_id=self.id)
 
 
 class SessionSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="SESSION_AUTH"):
@@ -264,7 +265,7 @@ class SessionSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", ta
         Raises:
             ConfigurationError: no header can carry the token.
         """
-        return auth_headers.bearer(self.value.access_token)
+        return auth_headers.bearer(self.value.access_token, secret_id=self.id)
 
 
 class MixedSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="MIXED"):

@@ -60,7 +60,11 @@ class Binding:
         Raises:
             ConfigurationError: it has no header form, or the caller has set such a header himself.
         """
-        headers = Headers(tuple(secret.auth_headers(default_header=self._default_header).items()))
+        try:
+            headers = Headers(tuple(secret.auth_headers(default_header=self._default_header).items()))
+        except ConfigurationError as error:
+            error.about(username=self._username, secret_id=self._secret_id)
+            raise
         for name in headers.names:
             if name in present:
                 raise ConfigurationError(

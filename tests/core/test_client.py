@@ -14,6 +14,7 @@ from flowmate_async import (
     PermissionDeniedError,
     RefreshFailedError,
     SecretNotFoundError,
+    UpstreamUnavailableError,
     UserNotFoundError,
 )
 
@@ -118,6 +119,10 @@ class TestErrors:
             with pytest.raises(error) as raised:
                 await call
             assert all(part in str(raised.value) for part in said), str(raised.value)
+
+    async def test_an_id_that_may_be_mistyped_is_said_to_be(self, sandbox, fm):
+        with pytest.raises(UpstreamUnavailableError, match="Check the secret id"):
+            await fm.get_secret(USER, "xyz")
 
     async def test_masked_values_never_arrive(self, sandbox, fm):
         sandbox.configure(raw_read=False)

@@ -89,6 +89,24 @@ class TestEachType:
         with pytest.raises(ConfigurationError, match=f"{secret.type} has no header form"):
             secret.auth_headers()
 
+    @pytest.mark.parametrize(
+        "secret",
+        [
+            api_key(None),
+            api_key("Host"),
+            api_key("X-Api-Key", "never\nshown"),
+            SimpleSecret(id="i", value=SimpleValue(username="a:b", passphrase="never")),
+            OAuth2Secret(id="i", value=OAuth2Value(access_token="never\nshown")),
+            MixedSecret(id="i", value=MixedValue(payload="never")),
+        ],
+    )
+    def test_an_error_names_the_secret_and_what_to_do(self, secret):
+        with pytest.raises(ConfigurationError) as caught:
+            secret.auth_headers()
+        assert caught.value.secret_id == "i"
+        assert caught.value.advice
+        assert "never" not in str(caught.value)
+
 
 class TestInjection:
     @pytest.mark.parametrize("header", FRAMING)

@@ -4,7 +4,7 @@ import pytest
 
 from flowmate_async import ConfigurationError, SecretNotFoundError, UpstreamUnavailableError
 
-from .conftest import FIRST, KEY_HEADER, SECOND
+from .conftest import FIRST, KEY_HEADER, SECOND, WORKER
 
 pytestmark = pytest.mark.anyio
 
@@ -166,8 +166,9 @@ async def test_a_key_without_a_header_takes_the_default_one(attach_per_hop, api_
 async def test_a_key_without_any_header_is_not_guessed(attach, api_key, app):
     del api_key.value["headerName"]
     send = await attach(api_key)
-    with pytest.raises(ConfigurationError, match="names no header"):
+    with pytest.raises(ConfigurationError, match=r"names no header.*default_header") as caught:
         await send("GET", f"{app.url}/")
+    assert (caught.value.username, caught.value.secret_id) == (WORKER, api_key.id)
     assert app.seen == []
 
 
