@@ -66,8 +66,9 @@ def make_app(url: SecretUrl, names: Names, queueing: Queueing) -> "Celery":
     """The application, for whoever submits and for whoever works.
 
     Raises:
-        ConfigurationError: the extra ``celery`` is not installed.
+        ConfigurationError: the extra ``celery``, or what this kind of broker takes, is not installed.
     """
+    _require_transport(url)
     app: Celery = _celery("celery").Celery("flowmate_async", set_as_current=False)
     queue = names.of("queue")
     app.conf.update(
@@ -97,6 +98,21 @@ def make_app(url: SecretUrl, names: Names, queueing: Queueing) -> "Celery":
     if url.text.startswith("rediss://"):
         app.conf.broker_use_ssl = {"ssl_cert_reqs": import_module("ssl").CERT_REQUIRED}
     return app
+
+
+def _require_transport(url: SecretUrl) -> None:
+    try:
+        _celery("kombu.transport").get_transport_cls(url.text.partition(":")[0])
+    except ImportError as error:
+        problem = f"{error.name} is not installed"
+    except KeyError:
+        problem = "Celery knows no broker of that scheme"
+    else:
+        return
+    raise ConfigurationError(
+        f"the broker in {BROKER_VARIABLE} cannot be used: {problem}",
+        advice="A Redis is rediss://user:password@host:port/0; for others see Celery's documentation",
+    )
 
 
 def publisher(app: "Celery", names: Names) -> Callable[[Shard], Any]:
