@@ -80,7 +80,7 @@ class PostgresStore:
     async def __aenter__(self) -> Self:
         """Connect; make the tables where there are none."""
         pool = driver().create_pool(
-            min_size=1, max_size=_CONNECTIONS, reset=_nothing_to_reset, **self._options()
+            min_size=0, max_size=_CONNECTIONS, reset=_nothing_to_reset, **self._options()
         )
         try:
             self._pool = await guarded(pool, self.address)

@@ -25,6 +25,10 @@ _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _OPTIONS = frozenset({"host", "schema", "sslmode", "sslrootcert", "sslcert", "sslkey"})
 _EXAMPLE = "It looks like postgresql://user@host:5432/database, with ?schema=name for another schema"
 _UNREACHABLE = "Check host, port and TLS; run again once the server is back: what was acknowledged is kept"
+_NO_AUTHORITY = (
+    "Name the authority behind the server's certificate with ?sslrootcert=FILE or PGSSLROOTCERT; public ones "
+    "are in the system's file, as /etc/ssl/certs/ca-certificates.crt"
+)
 _ADVICE = {
     "08": _UNREACHABLE,
     "28": "Check the role, and its password in PGPASSWORD or the file named by PGPASSFILE",
@@ -130,8 +134,9 @@ async def guarded(work: Awaitable[T], address: Address) -> T:
 
 
 def _unreachable(error: Exception, address: Address) -> StoreError:
-    reason = one_line(str(error)) or "no answer in time"
-    return StoreError(f"the store {address.where} cannot be used: {reason}", advice=_UNREACHABLE)
+    reason = one_line(str(error).partition("\n")[0]) or "no answer in time"
+    advice = _NO_AUTHORITY if reason.startswith("root certificate file") else _UNREACHABLE
+    return StoreError(f"the store {address.where} cannot be used: {reason}", advice=advice)
 
 
 def _refused(error: Any, address: Address) -> StoreError:

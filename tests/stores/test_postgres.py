@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC110, ASYNC220 - other processes are waited for
 
 import asyncio
+import contextlib
 import gc
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from flowmate_async.stores.postgres_address import parse_address
 from flowmate_async.testing.samples import api_key
 from flowmate_async.testing.store_writes import ORIGIN, synced, write
 
-from .postgres_server import PostgresServer
+from .postgres_server import PASSWORD, PostgresServer, postgres_server
 
 pytestmark = pytest.mark.anyio
 
@@ -201,6 +202,17 @@ class TestAddress:
         with pytest.raises(StoreError, match=r"(?i)certificate"):
             await postgres_store(bad, key=key).__aenter__()
 
+    async def test_without_an_authority_it_is_said_how_to_name_one(
+        self, key: StoreKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The driver knows none of the system's; nothing is connected to."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name in ("PGSSLMODE", "PGSSLROOTCERT"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(StoreError, match=r"root certificate.*\?sslrootcert=FILE") as caught:
+            await postgres_store("postgresql://me@db.invalid/x", key=key).__aenter__()
+        assert "HINT" not in str(caught.value)
+
     @pytest.mark.parametrize(
         ("url", "mode"),
         [
@@ -244,6 +256,26 @@ class TestAddress:
         monkeypatch.setitem(sys.modules, "asyncpg", None)
         with pytest.raises(ConfigurationError, match=r"flowmate-async\[postgres\]"):
             open_store("postgresql://host/db", key=key)
+
+
+async def test_a_server_that_goes_away_is_told_by_an_error_alone(
+    program: Callable[..., Path],
+    key: StoreKey,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not by tracebacks of the driver's as well, which would keep connections that nobody asks for."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    found = program("postgres", package="postgresql", folders="usr/lib/postgresql/*/bin/postgres")
+    server = contextlib.ExitStack()
+    url = server.enter_context(postgres_server(found)).url("flowmate")
+    async with postgres_store(url, key=key) as store:
+        await store.bind(ORIGIN)
+        await asyncio.to_thread(server.close)
+        await asyncio.sleep(0.5)  # for whatever the driver does by itself
+        with pytest.raises(StoreError, match="cannot be used"):
+            await store.bind(ORIGIN)
+    assert caplog.records == []
 
 
 async def _end_session(postgres: PostgresServer) -> None:
