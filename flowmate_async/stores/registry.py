@@ -73,14 +73,13 @@ def _scheme(url: str) -> str:
 def _registered(scheme: str) -> StoreFactory:
     for entry in entry_points(group=ENTRY_POINTS, name=scheme):
         return _loaded(entry)
+    known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+    advice = f"Known schemes: {', '.join(known)}"
     if not scheme:
         raise ConfigurationError(
-            "the store is not named by a URL", advice="Write sqlite:///relative.db for a file"
+            "the store is not named by a URL", advice=f"Write sqlite:///relative.db for a file. {advice}"
         )
-    known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
-    raise ConfigurationError(
-        f"no store has the scheme '{one_line(scheme, limit=40)}'", advice=f"Known schemes: {', '.join(known)}"
-    )
+    raise ConfigurationError(f"no store has the scheme '{one_line(scheme, limit=40)}'", advice=advice)
 
 
 def _loaded(entry: EntryPoint) -> StoreFactory:
