@@ -8,19 +8,10 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from flowmate_async import __version__
-from flowmate_async.cli.bench_command import bench
-from flowmate_async.cli.cluster import worker
 from flowmate_async.cli.configuration import fill_from_file
-from flowmate_async.cli.demo_command import demo
-from flowmate_async.cli.doctor_command import doctor
 from flowmate_async.cli.examples import show_examples
 from flowmate_async.cli.exits import Exit, complain, exit_code
 from flowmate_async.cli.loop import run_async
-from flowmate_async.cli.read_commands import get, list_, users
-from flowmate_async.cli.run_command import run as run_
-from flowmate_async.cli.sandbox_command import sandbox
-from flowmate_async.cli.store_commands import store_app
-from flowmate_async.cli.sync_command import sync
 from flowmate_async.errors import FlowMateError
 
 app: App = App(
@@ -31,19 +22,24 @@ app: App = App(
     help_epilogue="Exit codes: 0 ok, 1 some users failed, 2 usage or configuration, 3 FlowMate unusable, "
     "130 interrupted (what was acknowledged is kept). flowmate run ends as its command does.",
 )
-app.command(demo)
-app.command(sync)
-app.command(users)
-app.command(list_, name="list")
-app.command(get)
-app.command(run_, name="run")
-app.command(store_app)
-app.command(worker)
-app.command(sandbox)
-app.command(bench)
-app.command(doctor)
+_HELP = frozenset({"--help", "-h"})
+
+# By name, so that a command imports what it needs and nothing of the others.
+for _name, _where in {
+    "demo": "demo_command:demo",
+    "sync": "sync_command:sync",
+    "users": "read_commands:users",
+    "list": "read_commands:list_",
+    "get": "read_commands:get",
+    "run": "run_command:run",
+    "store": "store_commands:store_app",
+    "worker": "cluster:worker",
+    "sandbox": "sandbox_command:sandbox",
+    "bench": "bench_command:bench",
+    "doctor": "doctor_command:doctor",
+}.items():
+    app.command(f"flowmate_async.cli.{_where}", name=_name)
 app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")
-show_examples(app)
 
 
 def main() -> NoReturn:
@@ -57,6 +53,8 @@ def run(arguments: list[str]) -> int:
     Args:
         arguments: the command line without the program's name.
     """
+    if not _HELP.isdisjoint(arguments):
+        show_examples(app)  # which imports every command
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         return _ended(command, bound.args, bound.kwargs)

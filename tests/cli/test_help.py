@@ -12,7 +12,7 @@ import time
 import pytest
 
 import flowmate_async
-from flowmate_async.cli.app import app
+from flowmate_async.cli.app import app, run
 from flowmate_async.cli.examples import examples
 
 from .conftest import FLOWMATE
@@ -61,7 +61,7 @@ def on_a_terminal(*arguments, columns=100, **env):
 class TestHelp:
     @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
     def test_every_command_shows_examples(self, path, capsys):
-        app([*path, "--help"], exit_on_error=False, result_action="return_value")
+        assert run([*path, "--help"]) == 0
         shown = " ".join(capsys.readouterr().out.split())
         lines = examples(COMMANDS[path].default_command)
         assert lines, "it has none"
@@ -160,3 +160,14 @@ def test_where_the_loop_has_no_signal_handlers_the_twin_still_runs_and_ends(tmp_
         process.communicate()
     assert "Traceback" not in err
     assert process.returncode in (0, 130)
+
+
+def test_a_command_imports_nothing_of_the_others(home):
+    """Which would take as long again as the command itself."""
+    script = "import sys; from flowmate_async.cli.app import run; run(['users']); print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert "no admin token" in ended.stderr, "it came to what the command does"
+    others = {
+        f"flowmate_async.{room}" for room in ("bench", "sandbox", "workers", "distributed", "reporting")
+    }
+    assert not others & set(ended.stdout.split())
