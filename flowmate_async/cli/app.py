@@ -19,8 +19,9 @@ app: App = App(
     help="Fetch the credentials that users left in FlowMate: safely, quickly, all of them.",
     version=__version__,
     config=(fill_from_file,),
-    help_epilogue="Exit codes: 0 ok, 1 some users failed, 2 usage or configuration, 3 FlowMate unusable, "
-    "130 interrupted (what was acknowledged is kept). flowmate run ends as its command does.",
+    help_epilogue="Exit codes: 0 ok, 1 some users failed, 2 usage, configuration or store, "
+    "3 FlowMate unusable, 130 interrupted (what was acknowledged is kept). flowmate run ends as its command "
+    "does.",
 )
 _HELP = frozenset({"--help", "-h"})
 
