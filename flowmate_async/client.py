@@ -260,7 +260,7 @@ class FlowMate:
             MaskedSecretError: the raw-read permission is missing.
             RefreshFailedError: upstream could not refresh it with its provider.
         """
-        return await self._fetcher.get(username, secret_id)
+        return (await self._fetcher.get(username, secret_id)).secret
 
     def credential(
         self, username: str, secret_id: str, *, min_valid: float = 60.0

@@ -47,12 +47,14 @@ class SharedSecret(Redacted, frozen=True):
     Attributes:
         secret: the credential.
         age_seconds: how long ago it was fetched.
+        newest: whether upstream was asked while the caller waited, and so has no newer one.
     """
 
     secret: Secret
     age_seconds: float = 0.0
+    newest: bool = True
 
-    __shown__: ClassVar[tuple[str, ...]] = ("age_seconds",)
+    __shown__: ClassVar[tuple[str, ...]] = ("age_seconds", "newest")
 
 
 Acceptable = Callable[[SharedSecret], bool]

@@ -66,16 +66,28 @@ class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
 class Entry:
     """One credential as it is held; its ``repr`` is the default one, without fields."""
 
-    __slots__ = ("failure", "generation", "refreshing", "rejected_until", "retry_at", "secret", "timeline")
+    __slots__ = (
+        "failure",
+        "generation",
+        "newest",
+        "refreshing",
+        "rejected_until",
+        "retry_at",
+        "secret",
+        "timeline",
+        "told",
+    )
 
-    def __init__(self, secret: Secret, when: Timeline, generation: int) -> None:
-        self.secret: Secret = secret
+    def __init__(self, answer: SharedSecret, when: Timeline, generation: int) -> None:
+        self.secret: Secret = answer.secret
+        self.newest: bool = answer.newest
         self.timeline: Timeline = when
         self.generation: int = generation
         self.failure: FlowMateError | None = None
         self.retry_at: float = float("-inf")
         self.rejected_until: float = float("-inf")
         self.refreshing: bool = False
+        self.told: bool = False
 
     def call_in(self) -> None:
         """Have nobody handed it before upstream has been asked again, since an app rejected it."""
@@ -153,11 +165,11 @@ class Credentials:
             # The crowd's path: thousands may wait for one flight, so each goes the shortest way.
             self._misses += 1
             try:
-                secret = await joined
+                answer = await joined
             except FlowMateError as error:
                 self._note_failure(key, error)
                 raise
-            return (await self._arrived(key, self._keep(key, SharedSecret(secret)), min_valid)).secret
+            return (await self._arrived(key, self._keep(key, answer), min_valid)).secret
         return (await self.entry(key, min_valid)).secret
 
     async def entry(self, key: _Key, min_valid: float) -> Entry:
@@ -190,6 +202,7 @@ class Credentials:
         await self._fetcher.settled(*key)
         current = self._entries.get(key)
         if current is not None and presented(current.secret) != presented(rejected.secret):
+            await self._tell(key, rejected)
             return await self.entry(key, min_valid)
         known = rejected if current is None else current
         if self._clock.monotonic() < max(known.rejected_until, rejected.rejected_until):
@@ -200,22 +213,38 @@ class Credentials:
         if self._shared is not None and await self._shared.reject(*key, rejected.secret):
             rejected.rejected_until = known.rejected_until = self._clock.monotonic() + self._cool_down()
             raise _rejected(key)
-        fetched = await self._fetch_instead_of(known, key)
+        fetched = await self._fetch_instead_of(known, key, min_valid)
         if presented(fetched.secret) == presented(rejected.secret):
             seconds = self._cool_down()
             rejected.rejected_until = fetched.rejected_until = self._clock.monotonic() + seconds
             if self._shared is not None:
                 await self._shared.confirm(*key, rejected.secret, seconds=seconds)
             raise _rejected(key)
+        # Again, for those who were being answered with it when they heard: now there is something else.
+        await self._tell(key, rejected)
         return await self._arrived(key, fetched, min_valid)
 
-    async def _fetch_instead_of(self, rejected: Entry, key: _Key) -> Entry:
+    async def _tell(self, key: _Key, rejected: Entry) -> None:
+        """Have other processes hand out no more what was rejected, since there is something newer; once."""
+        if self._shared is None or rejected.told:
+            return
+        rejected.told = True
+        try:
+            await self._shared.reject(*key, rejected.secret)
+        except BaseException:
+            rejected.told = False
+            raise
+
+    async def _fetch_instead_of(self, rejected: Entry, key: _Key, min_valid: float) -> Entry:
         """Fetch by force; meanwhile nobody is handed the rejected value."""
         before, old = rejected.timeline, rejected.secret
+        lasts = self._is_valid_for(min_valid)
         rejected.call_in()
         try:
             return await self._fetch(
-                key, forced=True, acceptable=lambda answer: presented(answer.secret) != presented(old)
+                key,
+                forced=True,
+                acceptable=lambda answer: presented(answer.secret) != presented(old) and lasts(answer),
             )
         finally:
             if rejected.called_in:
@@ -278,8 +307,12 @@ class Credentials:
         return await self._arrived(key, fetched, min_valid)
 
     async def _arrived(self, key: _Key, entry: Entry, min_valid: float) -> Entry:
-        """What a flight brought; a newer one, if an app rejected it before the caller's turn came."""
-        while entry.called_in:
+        """What a flight brought, or a newer one.
+
+        If an app rejected it before the caller's turn came; or if whoever began the flight needed it for less
+        time, and so did with what another process had.
+        """
+        while entry.called_in or not (entry.newest or self._lasts(entry, min_valid)):
             entry = await self._fetch(key, acceptable=self._is_valid_for(min_valid))
         return self._long_enough(key, entry, min_valid)
 
@@ -316,7 +349,7 @@ class Credentials:
     async def _fetch(self, key: _Key, *, acceptable: Acceptable, forced: bool = False) -> Entry:
         entry = self._entries.get(key)
         try:
-            secret = await self._fetcher.get(
+            answer = await self._fetcher.get(
                 *key,
                 may_refresh=entry is None or not never_refreshed(entry.secret.type),
                 auth_client_id=None if entry is None else _auth_client_id(entry.secret),
@@ -328,7 +361,7 @@ class Credentials:
             self._note_failure(key, error)
             raise
         # The flight has kept it already, unless somebody else's flight was joined.
-        return self._keep(key, SharedSecret(secret))
+        return self._keep(key, answer)
 
     def _timeline(self, answer: SharedSecret) -> Timeline:
         """The timeline of an answer, which another process may have got a while ago."""
@@ -358,22 +391,24 @@ class Credentials:
             return entry
         when = self._timeline(answer)
         if entry is not None and presented(entry.secret) == presented(secret):
-            self._keep_unchanged(entry, secret, when)
+            self._keep_unchanged(entry, answer, when)
         else:
-            entry = Entry(secret, when, next(self._generations))
+            entry = Entry(answer, when, next(self._generations))
             self._insert(key, entry)
             self._refreshes += 1
             self._emitter.emit(Refreshed(*key))
-        if self._remaining(entry) <= 0:
+        if entry.newest and self._remaining(entry) <= 0:
             entry.retry_at = self._clock.monotonic() + self._cool_down()
         self._failures.pop(key, None)
         return entry
 
-    def _keep_unchanged(self, entry: Entry, secret: Secret, when: Timeline) -> None:
+    def _keep_unchanged(self, entry: Entry, answer: SharedSecret, when: Timeline) -> None:
         """The same value again. If it also ends when it did, asking again at once would bring no more."""
-        if secret.expires_at is not None and secret.expires_at == entry.secret.expires_at:
+        secret = answer.secret
+        if answer.newest and secret.expires_at is not None and secret.expires_at == entry.secret.expires_at:
             entry.retry_at = self._clock.monotonic() + self._cool_down()
         entry.secret = secret
+        entry.newest = answer.newest
         entry.timeline = when
         entry.failure = None
 
@@ -429,9 +464,9 @@ class Credentials:
         Raises:
             CredentialExpiredError: it is not, though upstream has nothing newer.
         """
-        remaining = self._remaining(entry)
-        if remaining > 0 and remaining >= min_valid:
+        if self._lasts(entry, min_valid):
             return entry
+        remaining = self._remaining(entry)
         if self._clock.monotonic() >= entry.retry_at:
             # Asking again at once would bring nothing that lasts longer, and may cost a login.
             entry.retry_at, entry.failure = self._clock.monotonic() + self._cool_down(), None
@@ -443,6 +478,10 @@ class Credentials:
             what = f"upstream's newest credential is valid for {remaining:.0f} s, not for {min_valid:.0f} s"
             advice = "Ask for less: upstream makes a new one only when less than 15 minutes are left"
         raise CredentialExpiredError(what, advice=advice, username=username, secret_id=secret_id)
+
+    def _lasts(self, entry: Entry, min_valid: float) -> bool:
+        remaining = self._remaining(entry)
+        return remaining > 0 and remaining >= min_valid
 
     def _remaining(self, entry: Entry) -> float:
         return entry.timeline.remaining_seconds(wall=self._clock.wall(), monotonic=self._clock.monotonic())

@@ -48,7 +48,7 @@ class SecretFetcher:
         self._tokens = tokens
         self._base_url = base_url
         self._shared = shared
-        self._flights: SingleFlight[_Key, Secret] = SingleFlight(
+        self._flights: SingleFlight[_Key, SharedSecret] = SingleFlight(
             on_join=partial(emitter.emit, FlightJoined("secret"))
         )
 
@@ -62,7 +62,7 @@ class SecretFetcher:
         forced: bool = False,
         keep: Keep | None = None,
         acceptable: Acceptable | None = None,
-    ) -> Coroutine[Any, Any, Secret]:
+    ) -> Coroutine[Any, Any, SharedSecret]:
         """The wait for the secret as upstream has it now, or had it when another process asked.
 
         Args:
@@ -90,7 +90,7 @@ class SecretFetcher:
         """Wait until nothing is being fetched that was not forced."""
         await self._flights.settled((self._base_url, username, secret_id))
 
-    def join(self, username: str, secret_id: str) -> Coroutine[Any, Any, Secret] | None:
+    def join(self, username: str, secret_id: str) -> Coroutine[Any, Any, SharedSecret] | None:
         """The wait for this secret's flight that is under way, boarded already; ``None`` if there is none."""
         return self._flights.join((self._base_url, username, secret_id))
 
@@ -116,13 +116,18 @@ class _Fetch:
         self._username = username
         self._request = request
         self._keep = keep
-        self._flight: Flight[Secret]
+        self._flight: Flight[SharedSecret]
         self._held: Held
 
     async def launch(
-        self, flight: Flight[Secret], *, held: Held | None = None, failed: Failure | None = None
-    ) -> Secret:
+        self, flight: Flight[SharedSecret], *, held: Held | None = None, failed: Failure | None = None
+    ) -> SharedSecret:
         """Ask for the secret; ``held`` and ``failed`` tell of a first attempt, if one was made at once."""
+        return SharedSecret(await self._ask(flight, held, failed))
+
+    async def _ask(
+        self, flight: Flight[SharedSecret], held: Held | None = None, failed: Failure | None = None
+    ) -> Secret:
         first = [failed]  # taken by the first operation; one with a new token begins anew
         try:
             secret = await self._tokens.call(
@@ -135,10 +140,10 @@ class _Fetch:
         except FlowMateError as error:
             error.about(secret_id=self._request.secret_id)
             raise
-        self._kept(secret)
+        self._kept(SharedSecret(secret))
         return secret
 
-    def at_once(self, flight: Flight[Secret]) -> bool:
+    def at_once(self, flight: Flight[SharedSecret]) -> bool:
         """Ask for it without a task, if nothing has to be waited for but the answer; whether it was asked."""
         held = self._tokens.held(self._username)
         if held is None:
@@ -157,31 +162,31 @@ class _Fetch:
                 raise outcome  # noqa: TRY301 - like any other fault
             secret = self._api.read_secret(outcome, self._request)
             self._tokens.accepted(held)
-            self._kept(secret)
+            self._kept(SharedSecret(secret))
         except Exception as error:  # noqa: BLE001 - there is no task to raise it in
             if isinstance(error, FlowMateError):
                 error.about(username=self._username, secret_id=self._request.secret_id)
             flight.fail(error)
         else:
-            flight.land(secret)
+            flight.land(SharedSecret(secret))
 
     async def launch_in_turn(
-        self, shared: SharedCredentials, acceptable: Acceptable | None, flight: Flight[Secret]
-    ) -> Secret:
+        self, shared: SharedCredentials, acceptable: Acceptable | None, flight: Flight[SharedSecret]
+    ) -> SharedSecret:
         """Ask for the secret in one flight of all processes together, or take what another was answered."""
         try:
             answer = await shared.fetch(
                 self._username,
                 self._request.secret_id or "",
-                partial(self.launch, flight),
+                partial(self._ask, flight),
                 acceptable=acceptable,
             )
         except FlowMateError as error:
             error.about(username=self._username, secret_id=self._request.secret_id)
             raise
-        self._kept(answer.secret, answer.age_seconds)
-        return answer.secret
+        self._kept(answer)
+        return answer
 
-    def _kept(self, secret: Secret, age_seconds: float = 0.0) -> None:
+    def _kept(self, answer: SharedSecret) -> None:
         if self._keep is not None:
-            self._keep((self._username, secret.id), SharedSecret(secret, age_seconds))
+            self._keep((self._username, answer.secret.id), answer)

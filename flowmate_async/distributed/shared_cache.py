@@ -19,30 +19,36 @@ from flowmate_async.stores.sealing import Sealed, Sealing
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-_CREDENTIAL, _FAILURE = b"=", b"!"
-"""What a record begins with; a credential's goes on with 32 bytes of fingerprint."""
+_CREDENTIAL = b"="
+"""What a credential's record begins with; it goes on with 32 bytes of fingerprint."""
 
 _FAILURE_SECONDS = 5.0
 
 _TAKE_BACK = """
-if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
 local held = redis.call('GET', KEYS[1])
-if held and string.sub(held, 2, 33) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+if held and string.sub(held, 2, 33) ~= ARGV[1] then return 0 end
+if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
+if held then redis.call('DEL', KEYS[1], KEYS[2]) end
 return 0
 """
-"""Whether upstream is known to have no other than the rejected value; if not, that one is deleted."""
+"""Whether upstream is known to have no other than the rejected value; if not, that one is deleted.
+
+Once a process was answered with another one, nothing is known of an earlier one any more.
+"""
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What a process was answered by upstream: a credential, or a failure.
+class Answers(msgspec.Struct, frozen=True):
+    """What processes were answered by upstream: the last credential, and that asking failed since.
 
     Attributes:
-        raw: as it is in Redis; tells one answer from another.
-        secret: the credential, if it was one.
-        error: the failure, if it was one.
+        credential: as it is in Redis; tells one answer from another.
+        failure: the same.
+        secret: the credential, if there is one.
+        error: the failure, if there is one.
     """
 
-    raw: bytes
+    credential: bytes | None = None
+    failure: bytes | None = None
     secret: SharedSecret | None = None
     error: FlowMateError | None = None
 
@@ -86,18 +92,20 @@ class SharedCache:
         self._process = os.urandom(8).hex()
         self._take_back: Any = redis.register_script(_TAKE_BACK)
 
-    async def read(self, username: str, secret_id: str) -> Answer | None:
-        """The last answer; ``None`` when there is none, or one that does not open.
+    async def read(self, username: str, secret_id: str) -> Answers:
+        """The last answers; what does not open is as if it were not there.
 
         Raises:
             RedisError: Redis is away.
         """
-        raw: Any = await self._redis.get(self._names.of("answer", username, secret_id))
-        if raw is None:
-            return None
-        if raw[:1] == _FAILURE:
-            return self._failure(raw)
-        return self._credential(username, secret_id, raw)
+        found: Any = await self._redis.mget(self._keys("answer", "failure", username, secret_id))
+        credential, failure = found
+        return Answers(
+            credential,
+            failure,
+            None if credential is None else self._credential(username, secret_id, credential),
+            None if failure is None else self._failure(failure),
+        )
 
     async def put(self, username: str, secret_id: str, secret: Secret) -> None:
         """Let others use a credential for as long as it is valid.
@@ -113,19 +121,21 @@ class SharedCache:
             return
         record = msgspec.msgpack.encode(_Record(sealed.run_id, sealed.data, sealed.fingerprint))
         presented = self._names.fingerprint(username, secret_id, secret)
-        name = self._names.of("answer", username, secret_id)
-        await self._redis.set(name, _CREDENTIAL + presented + record, px=max(1, int(seconds * 1000)))
+        answer, failure = self._keys("answer", "failure", username, secret_id)
+        async with self._redis.pipeline() as both:
+            both.set(answer, _CREDENTIAL + presented + record, px=max(1, int(seconds * 1000)))
+            both.delete(failure)
+            await both.execute()
 
     async def put_failure(self, username: str, secret_id: str, error: FlowMateError) -> None:
-        """Let those who wait for the same answer share a failure.
+        """Let those who wait for the same answer share a failure. What is still valid may be used as before.
 
         Raises:
             RedisError: Redis is away.
         """
         record = msgspec.msgpack.encode(ErrorRecord.of(error))
-        name = self._names.of("answer", username, secret_id)
-        sealed = _FAILURE + self._names.seal(record, kind="failure")
-        await self._redis.set(name, sealed, px=int(_FAILURE_SECONDS * 1000))
+        name = self._names.of("failure", username, secret_id)
+        await self._redis.set(name, self._names.seal(record, kind="failure"), px=int(_FAILURE_SECONDS * 1000))
 
     async def take_back(self, username: str, secret_id: str, rejected: Secret) -> bool:
         """Drop a credential that an app rejected; whether upstream is known to have no other.
@@ -133,7 +143,7 @@ class SharedCache:
         Raises:
             RedisError: Redis is away.
         """
-        keys = [self._names.of(kind, username, secret_id) for kind in ("answer", "rejected")]
+        keys = self._keys("answer", "rejected", username, secret_id)
         fingerprint = self._names.fingerprint(username, secret_id, rejected)
         return bool(await self._take_back(keys=keys, args=[fingerprint]))
 
@@ -146,6 +156,9 @@ class SharedCache:
         fingerprint = self._names.fingerprint(username, secret_id, rejected)
         name = self._names.of("rejected", username, secret_id)
         await self._redis.set(name, fingerprint, px=max(1, int(seconds * 1000)))
+
+    def _keys(self, one: str, other: str, username: str, secret_id: str) -> list[str]:
+        return [self._names.of(kind, username, secret_id) for kind in (one, other)]
 
     def _life(self, secret: Secret) -> float:
         if secret.expires_at is not None:
@@ -162,7 +175,7 @@ class SharedCache:
         except StoreError:  # it cannot be encoded, so it is not shared
             return None
 
-    def _credential(self, username: str, secret_id: str, raw: bytes) -> Answer | None:
+    def _credential(self, username: str, secret_id: str, raw: bytes) -> SharedSecret | None:
         try:
             record = msgspec.msgpack.decode(raw[33:], type=_Record)
             sealed = Sealed(record.run_id, record.data, record.fingerprint)
@@ -170,10 +183,8 @@ class SharedCache:
             age = max(0.0, self._wall() - int(record.run_id.partition(":")[2]))
         except (StoreError, msgspec.MsgspecError, ValueError):
             return None
-        return Answer(raw, secret=SharedSecret(secret, age))
+        return SharedSecret(secret, age, newest=False)
 
-    def _failure(self, raw: bytes) -> Answer | None:
-        record = self._names.open(raw[1:], kind="failure")
-        if record is None:
-            return None
-        return Answer(raw, error=msgspec.msgpack.decode(record, type=ErrorRecord).restored())
+    def _failure(self, raw: bytes) -> FlowMateError | None:
+        record = self._names.open(raw, kind="failure")
+        return None if record is None else msgspec.msgpack.decode(record, type=ErrorRecord).restored()

@@ -9,7 +9,7 @@ from flowmate_async.distributed.announcements import Announcements, Rejected
 from flowmate_async.distributed.budget import OnOutage
 from flowmate_async.distributed.connection import redis_errors, unreachable
 from flowmate_async.distributed.names import Names
-from flowmate_async.distributed.shared_cache import Answer, SharedCache
+from flowmate_async.distributed.shared_cache import Answers, SharedCache
 from flowmate_async.distributed.turns import Turn
 from flowmate_async.errors import (
     FlowMateError,
@@ -84,8 +84,8 @@ class RedisCredentials:
         async with Turn(self._redis, self._names.of("turn", flight.username, flight.secret_id)) as turn:
             while self._clock.monotonic() < give_up_at:
                 taken = await turn.take()
-                answer = await flight.answered()
-                if (shared := _usable(answer, acceptable) or _joined(answer, before, acceptable)) is not None:
+                now = await flight.answered()
+                if (shared := _usable(now, acceptable) or _joined(now, before, acceptable)) is not None:
                     return shared
                 if taken:
                     return await flight.fly(turn)
@@ -148,8 +148,8 @@ class _Flight:
         self.ask = ask
         self.landed: Secret | None = None
 
-    async def answered(self) -> Answer | None:
-        """What a process was answered last.
+    async def answered(self) -> Answers:
+        """What processes were answered last.
 
         Raises:
             RedisError: Redis is away.
@@ -174,23 +174,21 @@ class _Flight:
         return SharedSecret(self.landed)
 
 
-def _usable(answer: Answer | None, acceptable: Acceptable | None) -> SharedSecret | None:
+def _usable(answers: Answers, acceptable: Acceptable | None) -> SharedSecret | None:
     """A credential that another process was answered, if it will do."""
-    if answer is None or answer.secret is None or acceptable is None:
+    if answers.secret is None or acceptable is None:
         return None
-    return answer.secret if acceptable(answer.secret) else None
+    return answers.secret if acceptable(answers.secret) else None
 
 
-def _joined(
-    answer: Answer | None, before: Answer | None, acceptable: Acceptable | None
-) -> SharedSecret | None:
+def _joined(answers: Answers, before: Answers, acceptable: Acceptable | None) -> SharedSecret | None:
     """The answer of a flight that ended while this process waited; ``None`` when it has to ask for itself.
 
     Raises:
         FlowMateError: what that flight failed with.
     """
-    if answer is None or (before is not None and answer.raw == before.raw):
+    if answers.error is not None and answers.failure != before.failure:
+        raise answers.error
+    if answers.secret is None or acceptable is not None or answers.credential == before.credential:
         return None
-    if answer.error is not None:
-        raise answer.error
-    return answer.secret if acceptable is None else None
+    return SharedSecret(answers.secret.secret)

@@ -137,7 +137,7 @@ class UserReader:
     async def _fetch(self, username: str, summary: SecretSummary, *, refreshing: bool) -> Secret | None:
         """The secret; ``None`` when it was deleted after it was listed."""
         try:
-            return await self._fetcher.get(
+            answer = await self._fetcher.get(
                 username, summary.id, may_refresh=refreshing, auth_client_id=summary.auth_client_id
             )
         except SecretNotFoundError:
@@ -145,6 +145,7 @@ class UserReader:
             if any(secret.id == summary.id for secret in listed_again.secrets):
                 raise
             return None
+        return answer.secret
 
 
 def _is_hopeless(failure: FlowMateError) -> bool:

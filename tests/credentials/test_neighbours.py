@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from flowmate_async import CredentialExpiredError
@@ -11,10 +12,15 @@ pytestmark = pytest.mark.anyio
 
 
 class Neighbours:
-    """A coordination with processes that fetch nothing, and reject what this one is answered."""
+    """A coordination with processes that fetch nothing, and reject what this one is answered.
+
+    What they were answered earlier is ``held``.
+    """
 
     def __init__(self, *, rejections=0):
         self.rejections = rejections
+        self.held = None
+        self.told = []
         self._listener = None
 
     async def __aenter__(self):
@@ -45,13 +51,29 @@ class Neighbours:
         """They have rejected whatever this process holds of the secret."""
         self._listener(username, secret_id, lambda _secret: True)
 
+    async def reject(self, username, secret_id, rejected):
+        self.told.append(rejected)
+        return False
+
     async def fetch(self, username, secret_id, ask, *, acceptable=None):
+        await asyncio.sleep(0.01)
+        if self.held is not None and acceptable is not None:
+            theirs = SharedSecret(msgspec.structs.replace(self.held), self.age(), newest=False)
+            if acceptable(theirs):
+                return theirs
         secret = await ask()
         if self.rejections:
             self.rejections -= 1
             # Heard in the step in which the flight lands, before those who waited for it have their turn.
             asyncio.get_running_loop().call_soon(self.announce, username, secret_id)
         return SharedSecret(secret)
+
+    async def were_answered(self, world, *, left, then_left):
+        """They hold what upstream has with so many seconds left; later so many are left of it."""
+        world.upstream.kept["secret"].expires = world.upstream.now() + left
+        self.held, at = await world.fm.get_secret("ali", "secret"), world.clock.monotonic()
+        self.age = lambda: world.clock.monotonic() - at
+        await asyncio.sleep(left - then_left)
 
 
 async def test_what_they_reject_as_it_arrives_is_asked_for_again(kit):
@@ -84,3 +106,52 @@ async def test_what_they_reject_while_the_refresh_fails_is_not_asked_for_before_
             await world.together(10, "ali", "secret")
             neighbours.announce("ali", "secret")
         assert world.upstream.gets["secret"] == 2
+
+
+async def test_whoever_needs_it_for_longer_than_the_one_who_took_theirs_is_not_told_that_there_is_no_newer(
+    kit,
+):
+    neighbours = Neighbours()
+    async with kit.world_with(options={"coordination": neighbours}) as world:
+        await neighbours.were_answered(world, left=1000, then_left=200)
+        needs = (60, 60, 300, 300)
+        got = await asyncio.gather(*(world.token("ali", "secret", min_valid=need) for need in needs))
+        assert got == ["ali/secret/1"] * 2 + ["ali/secret/2"] * 2
+        assert world.upstream.gets["secret"] == 2
+
+
+async def test_theirs_once_more_does_not_mean_that_upstream_has_no_newer(kit):
+    neighbours = Neighbours()
+    async with kit.world_with(options={"coordination": neighbours}) as world:
+        await neighbours.were_answered(world, left=1000, then_left=200)
+        assert await world.token("ali", "secret") == "ali/secret/1"
+        neighbours.announce("ali", "secret")
+        assert await world.token("ali", "secret") == "ali/secret/1"
+        assert await world.token("ali", "secret", min_valid=300) == "ali/secret/2"
+
+
+async def test_instead_of_a_rejected_one_theirs_is_taken_only_if_it_lasts_as_long_as_the_lease_asked_for(kit):
+    neighbours = Neighbours()
+    options = {"coordination": neighbours}
+    async with (
+        kit.world_with(options=options) as world,
+        world.fm.lease("ali", "secret", min_valid=300) as lease,
+    ):
+        world.upstream.kept["secret"].number = 2
+        await neighbours.were_answered(world, left=1000, then_left=200)
+        assert kit.presented(await lease.reject()) == "ali/secret/3"
+
+
+async def test_they_are_told_of_a_rejection_also_when_a_newer_one_is_here_already(kit):
+    neighbours = Neighbours()
+    options = {"coordination": neighbours}
+    async with kit.world_with(kind=kit.SESSION, options=options) as world:
+        leases = [world.fm.lease("ali", "secret") for _ in range(5)]
+        for lease in leases:
+            await lease.__aenter__()
+        old = leases[0].secret
+        await asyncio.sleep(601)  # its time is over
+        newer = await world.token("ali", "secret")
+        for lease in leases:
+            assert kit.presented(await lease.reject()) == newer
+        assert neighbours.told == [old]

@@ -18,6 +18,7 @@ from flowmate_async import (
 )
 from flowmate_async.distributed import turns
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
+from flowmate_async.events import Refreshed
 from flowmate_async.sandbox import ProviderFault
 
 from .conftest import KEY
@@ -45,6 +46,12 @@ def expire(sandbox, secret_id, *, seconds=-60.0):
     moment = datetime.fromtimestamp(time.time() + seconds, UTC)
     text = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     secret.value = {**secret.value, "expires": text}
+
+
+def change_key(sandbox, secret_id):
+    """Let the user have entered another API key."""
+    secret = sandbox.world.secret(secret_id)
+    secret.value = {**secret.value, "key": secret.value["key"] + "-changed"}
 
 
 def gets(sandbox, secret_id):
@@ -187,6 +194,41 @@ class TestRejection:
                     await lease.reject()
             assert gets(sandbox, secret_id) == 2, number
 
+    async def test_but_not_any_more_once_a_process_was_answered_with_another(self, sandbox, join, redis):
+        user, secret_id = find(sandbox, "API_KEY")
+        slow, quick, third = [await join(redis) for _ in range(3)]
+        async with slow.lease(user, secret_id) as lease, quick.lease(user, secret_id) as other:
+            with pytest.raises(CredentialRejectedError):
+                await other.reject()
+            change_key(sandbox, secret_id)
+            newer = await third.get_secret(user, secret_id)
+            assert (await lease.reject()).value == newer.value
+        assert gets(sandbox, secret_id) == 3
+
+    async def test_whoever_is_answered_with_it_meanwhile_hears_of_it_as_well(self, sandbox, join, redis):
+        user, secret_id = find(sandbox, "API_KEY")
+        first, second = await join(redis), await join(redis, on_event=lambda event: arrived(event))  # noqa: PLW0108
+        async with first.lease(user, secret_id) as lease:
+            redis.ask("FLUSHALL")  # so that the second has to ask
+
+            def arrived(event):
+                if isinstance(event, Refreshed):
+                    change_key(sandbox, secret_id)
+
+            sandbox.configure(latency_seconds=0.2)
+            asked = asyncio.ensure_future(second.credential(user, secret_id))
+            name = second._coordination._names.of("turn", user, secret_id)
+            while "$-1" in redis.ask("GET", name):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            newer = await lease.reject()
+            rejected = await asked
+            assert rejected.value != newer.value
+            async with asyncio.timeout(10):
+                while (await second.credential(user, secret_id)).value == rejected.value:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        assert (await second.credential(user, secret_id)).value == newer.value
+        assert gets(sandbox, secret_id) == 3
+
 
 async def test_a_failed_refresh_is_everybodys_who_waited_for_it(sandbox, join, redis):
     """And is not tried again by each of them in turn."""
@@ -199,6 +241,19 @@ async def test_a_failed_refresh_is_everybodys_who_waited_for_it(sandbox, join, r
     assert {type(error) for error in ended} == {RefreshFailedError}
     assert {(error.username, error.secret_id) for error in ended} == {(user, secret_id)}
     assert sum(sandbox.stats().refreshes.values()) == 1
+
+
+async def test_a_failed_early_refresh_leaves_everybody_what_is_still_valid(sandbox, join, redis):
+    user, secret_id = find(sandbox)
+    expire(sandbox, secret_id, seconds=950)
+    first, newcomer = await join(redis), await join(redis)
+    valid = await first.credential(user, secret_id, min_valid=1)
+    expire(sandbox, secret_id, seconds=600)
+    sandbox.configure(provider_fault=ProviderFault.ERROR_BODY)
+    with pytest.raises(RefreshFailedError):
+        await first.get_secret(user, secret_id)
+    assert await newcomer.credential(user, secret_id, min_valid=1) == valid
+    assert gets(sandbox, secret_id) == 2
 
 
 async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lock(sandbox, join, redis, monkeypatch):
