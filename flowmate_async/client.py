@@ -24,7 +24,7 @@ from flowmate_async.prefetch import Prefetch
 from flowmate_async.secrets import Secret
 from flowmate_async.settings import DEFAULT_BASE_URL, check_rate, checked_base_url, proxy_problem
 from flowmate_async.stats import Stats, StatsListener
-from flowmate_async.stores.base import Store
+from flowmate_async.stores.base import Store, require_store
 from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.dry_run import DryRun, SyncPlan
 from flowmate_async.sync.ends import Executor
@@ -353,13 +353,14 @@ class FlowMate:
             CheckpointError: another run holds the store.
             StoreError: the store belongs to another upstream, or cannot be written.
             ConfigurationError: the store cannot keep tokens, and ``options.delta`` wants that; or ``users``
-                is a single username.
+                is a single username, or ``store`` a URL.
             AuthenticationError: the admin token was rejected; the run can be resumed.
             MaskedSecretError: everything came back masked.
             UpstreamUnavailableError: too many users in a row met an unusable upstream.
             TooManyFailuresError: more users failed than ``options.max_failures``.
         """
         options = options or SyncOptions()
+        require_store(store)
         if options.delta.keep_tokens:
             require_keeper(store)
         with self.listening(on_event):
@@ -408,10 +409,11 @@ class FlowMate:
 
         Raises:
             ConfigurationError: the store cannot keep tokens, and ``delta`` wants that; or ``users`` is a
-                single username.
+                single username, or ``store`` a URL.
             AuthenticationError: the admin token was rejected.
             StoreError: the store cannot be read.
         """
+        require_store(store)
         dry_run = DryRun(self._reader, store, delta=delta or DeltaPolicy(), workers=self._concurrency)
         usernames, left_out, _ = await self._selected(users)
         return await dry_run.plan(usernames, left_out=left_out)

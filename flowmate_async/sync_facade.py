@@ -38,7 +38,7 @@ from flowmate_async.leases import Lease
 from flowmate_async.models import SecretSummary, User, UserToken
 from flowmate_async.secrets import Secret
 from flowmate_async.stats import Stats
-from flowmate_async.stores.base import Store
+from flowmate_async.stores.base import Store, require_store
 from flowmate_async.sync.dry_run import SyncPlan
 from flowmate_async.sync.engine import SyncOptions
 from flowmate_async.sync.outcomes import Outcome
@@ -190,6 +190,7 @@ class FlowMateSync:
         """
 
         async def synced() -> SyncReport:
+            require_store(store)
             async with store:
                 names = None if users is None else _pulled_elsewhere(users)
                 return await self._client.sync(store, names, options=options, on_event=on_event)
@@ -208,6 +209,7 @@ class FlowMateSync:
         """
 
         async def planned() -> SyncPlan:
+            require_store(store)
             async with store:
                 names = None if users is None else _pulled_elsewhere(users)
                 return await self._client.plan_sync(store, names, delta=delta)

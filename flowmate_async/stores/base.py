@@ -5,6 +5,7 @@ of runs. It knows nothing of HTTP, of rates or of which users a run covers. The 
 method are tested by the public conformance suite in ``flowmate_async.testing.store_suite``.
 """
 
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +14,7 @@ from typing import Literal, Protocol, Self
 
 import msgspec
 
-from flowmate_async.errors import CheckpointError
+from flowmate_async.errors import CheckpointError, ConfigurationError
 from flowmate_async.models import KeptToken
 from flowmate_async.secrets import Secret
 
@@ -186,6 +187,21 @@ def totals_of(checkpoints: Sequence[Checkpoint]) -> RunTotals:
         requests=sum(checkpoint.requests for checkpoint in checkpoints),
         errors=dict(sorted(errors.items())),
     )
+
+
+def require_store(store: object) -> None:
+    """Refuse what only names a store.
+
+    Args:
+        store: what was passed for one.
+
+    Raises:
+        ConfigurationError: it is a URL or a path.
+    """
+    if isinstance(store, str | os.PathLike):
+        raise ConfigurationError(
+            "the store is a URL or a path", advice="Enter it first: async with open_store(url) as store"
+        )
 
 
 def no_such_run() -> CheckpointError:

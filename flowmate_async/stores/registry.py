@@ -51,8 +51,16 @@ def open_store(
             points do as they like.
 
     Raises:
-        ConfigurationError: unknown scheme, a URL that cannot work or that holds a credential, no key.
+        ConfigurationError: unknown scheme, a URL that cannot work or that holds a credential, no key or none
+            that is a :class:`StoreKey`.
     """
+    kinds = {type(one).__name__ for one in (key, other_key) if not isinstance(one, StoreKey | None)}
+    if kinds:
+        key = other_key = None  # a key as text must not stay a local of a frame that raises
+        raise ConfigurationError(
+            f"the store's key is a StoreKey, not {kinds.pop()}",
+            advice="Make one with StoreKey.parse(text) or read_key_file(path)",
+        )
     if _CREDENTIALS.search(url):
         del url
         raise ConfigurationError(

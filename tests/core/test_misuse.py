@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowmate_async import ConfigurationError, FlowMate, FlowMateSync, open_store
+from flowmate_async import ConfigurationError, FlowMate, FlowMateSync, StoreKey, open_store
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +47,25 @@ class TestOneUsernameForMany:
     async def test_bytes_among_usernames_are_called_what_they_are(self, fm):
         [outcome] = [outcome async for outcome in fm.sweep([USER.encode()])]
         assert "text, not bytes" in str(outcome.error)
+
+
+class TestStore:
+    async def test_a_url_is_not_a_store_yet(self, fm):
+        for job in (fm.sync, fm.plan_sync):
+            with pytest.raises(ConfigurationError, match="open_store"):
+                await job("sqlite:///credentials.db")
+
+    @pytest.mark.parametrize("name", ["key", "other_key"])
+    @pytest.mark.parametrize("key", ["5a" * 32, b"Z" * 32])
+    async def test_a_key_as_text_is_refused_and_not_shown(self, name, key):
+        keys = {"key": StoreKey.generate()} | {name: key}
+        with pytest.raises(
+            ConfigurationError, match=r"StoreKey, not (str|bytes)\b.*StoreKey\.parse"
+        ) as raised:
+            open_store("sqlite:///credentials.db", **keys)
+        frame = raised.traceback[-1].frame
+        assert "open_store" in str(frame.code.name)
+        assert repr(key) not in repr(frame.f_locals)
 
 
 class TestKeepFresh:

@@ -279,3 +279,10 @@ def test_ctrl_c_ends_what_is_under_way_and_does_not_hang(twin, call, caught_insi
             call(fm)
         assert source.cancelled.wait(5)
     assert source.cancelled.is_set()
+
+
+def test_a_url_is_not_a_store_yet(options):
+    with FlowMateSync(**options) as fm:
+        for job in (fm.sync, fm.plan_sync):
+            with pytest.raises(ConfigurationError, match="open_store"):
+                job("sqlite:///credentials.db")
