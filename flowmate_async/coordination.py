@@ -64,6 +64,28 @@ Recognizes = Callable[[Secret], bool]
 """Whether a credential is the one that was rejected, without saying which that was."""
 
 
+class Ask(Protocol):
+    """Asks upstream for one credential, when it is called."""
+
+    @property
+    def forced(self) -> bool:
+        """Whether an app rejected what was held; an answer to somebody who asked for less will not do."""
+        ...
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether upstream may still be at work on what was asked, though nobody here waits for it."""
+        ...
+
+    def __call__(self) -> Awaitable[Secret]:
+        """Ask.
+
+        Raises:
+            FlowMateError: upstream has failed, or may not be asked now.
+        """
+        ...
+
+
 class SharedCredentials(Protocol):
     """Single flight and cache of credentials across processes."""
 
@@ -71,7 +93,7 @@ class SharedCredentials(Protocol):
         self,
         username: str,
         secret_id: str,
-        ask: Callable[[], Awaitable[Secret]],
+        ask: Ask,
         *,
         acceptable: Acceptable | None = None,
     ) -> SharedSecret:

@@ -72,10 +72,12 @@ class Entry:
         "newest",
         "refreshing",
         "rejected_until",
+        "rejecters",
         "retry_at",
         "secret",
         "timeline",
         "told",
+        "unrejected",
     )
 
     def __init__(self, answer: SharedSecret, when: Timeline, generation: int) -> None:
@@ -88,6 +90,8 @@ class Entry:
         self.rejected_until: float = float("-inf")
         self.refreshing: bool = False
         self.told: bool = False
+        self.rejecters: int = 0
+        self.unrejected: Timeline = when
 
     def call_in(self) -> None:
         """Have nobody handed it before upstream has been asked again, since an app rejected it."""
@@ -237,7 +241,10 @@ class Credentials:
 
     async def _fetch_instead_of(self, rejected: Entry, key: _Key, min_valid: float) -> Entry:
         """Fetch by force; meanwhile nobody is handed the rejected value."""
-        before, old = rejected.timeline, rejected.secret
+        old = rejected.secret
+        if not rejected.rejecters:
+            rejected.unrejected = rejected.timeline
+        rejected.rejecters += 1
         lasts = self._is_valid_for(min_valid)
         rejected.call_in()
         try:
@@ -247,8 +254,9 @@ class Credentials:
                 acceptable=lambda answer: presented(answer.secret) != presented(old) and lasts(answer),
             )
         finally:
-            if rejected.called_in:
-                rejected.timeline = before
+            rejected.rejecters -= 1
+            if rejected.called_in and not rejected.rejecters:
+                rejected.timeline = rejected.unrejected
 
     def _rejected_elsewhere(self, username: str, secret_id: str, recognizes: Recognizes) -> None:
         """Hand out no more what the app rejected when another process presented it."""

@@ -1,5 +1,6 @@
 """One secret from upstream: as its user, one flight a secret, its token replaced when rejected."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -178,7 +179,7 @@ class _Fetch:
             answer = await shared.fetch(
                 self._username,
                 self._request.secret_id or "",
-                partial(self._ask, flight),
+                _Ask(flight, partial(self._ask, flight)),
                 acceptable=acceptable,
             )
         except FlowMateError as error:
@@ -190,3 +191,31 @@ class _Fetch:
     def _kept(self, answer: SharedSecret) -> None:
         if self._keep is not None:
             self._keep((self._username, answer.secret.id), answer)
+
+
+class _Ask:
+    """How a flight asks in its turn."""
+
+    __slots__ = ("_ask", "_flight")
+
+    def __init__(self, flight: Flight[SharedSecret], ask: Callable[[], Coroutine[Any, Any, Secret]]) -> None:
+        self._flight = flight
+        self._ask = ask
+
+    @property
+    def forced(self) -> bool:
+        return self._flight.forced
+
+    @property
+    def abandoned(self) -> bool:
+        # Of one that is hurried another task goes on.
+        return self._flight.sent and self._flight.task in {None, asyncio.current_task()}
+
+    async def __call__(self) -> Secret:
+        try:
+            secret = await self._ask()
+        except FlowMateError:
+            self._flight.hold()
+            raise
+        self._flight.hold()
+        return secret

@@ -7,6 +7,7 @@ a waiter is cancelled          the others wait on; nothing else changes
 the last waiter is cancelled   the flight is dropped, if it is not on the wire
 … while it is on the wire      it is let finish; its answer is the flight's, for whoever joins
 … and then leaves the wire     without an answer: it is dropped before it is sent again
+… or tells others the answer   it is let finish as well, and not begun again for an interactive caller
 the flight fails               every waiter gets an error of its own; the next caller flies anew
 the flight is cancelled        newcomers never join it; they fly anew
 an interactive caller joins    one that is queued in the background begins again, with the caller's priority
@@ -57,12 +58,24 @@ class Flight(Generic[V]):
     Attributes:
         launch: asks upstream, in a task.
         forced: whether it was asked for by force.
-        on_wire: whether its request is on the wire.
+        on_wire: whether its request is on the wire, or what came of it is told to other processes.
+        sent: whether a request was ever on the wire.
         priority: of the most urgent of its callers.
         task: the task that flies it; ``None`` while it waits for the answer to what was asked at once.
     """
 
-    __slots__ = ("_first", "_key", "_others", "_table", "forced", "launch", "on_wire", "priority", "task")
+    __slots__ = (
+        "_first",
+        "_key",
+        "_others",
+        "_table",
+        "forced",
+        "launch",
+        "on_wire",
+        "priority",
+        "sent",
+        "task",
+    )
 
     def __init__(
         self,
@@ -75,6 +88,7 @@ class Flight(Generic[V]):
         self.launch: Launch[V] = launch
         self.forced: bool = forced
         self.on_wire: bool = False
+        self.sent: bool = False
         self.priority: Priority = current_priority()
         self._table: SingleFlight[Any, V] | None = table
         self._key = key
@@ -84,7 +98,7 @@ class Flight(Generic[V]):
         self._others: set[asyncio.Future[V]] | None = None
 
     def __enter__(self) -> Self:
-        self.on_wire = True
+        self.on_wire = self.sent = True
         return self
 
     def __exit__(
@@ -95,6 +109,10 @@ class Flight(Generic[V]):
             # An answer ends the flight in this very step of the loop; only what goes on to another
             # attempt is still there in the next one, and nobody wants it.
             asyncio.get_running_loop().call_soon(self._drop_if_unwanted)
+
+    def hold(self) -> None:
+        """Count as on the wire until it ends: upstream has answered, and would be asked once more."""
+        self.on_wire = True
 
     @property
     def waiting(self) -> int:

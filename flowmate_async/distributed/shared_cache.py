@@ -19,8 +19,8 @@ from flowmate_async.stores.sealing import Sealed, Sealing
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-_CREDENTIAL = b"="
-"""What a credential's record begins with; it goes on with 32 bytes of fingerprint."""
+_UNFORCED, _FORCED = b"=", b"+"
+"""How a credential's record begins, by how it was asked for; it goes on with 32 bytes of fingerprint."""
 
 _FAILURE_SECONDS = 5.0
 
@@ -43,12 +43,14 @@ class Answers(msgspec.Struct, frozen=True):
     Attributes:
         credential: as it is in Redis; tells one answer from another.
         failure: the same.
+        forced: whether the credential was asked for since an app had rejected one.
         secret: the credential, if there is one.
         error: the failure, if there is one.
     """
 
     credential: bytes | None = None
     failure: bytes | None = None
+    forced: bool = False
     secret: SharedSecret | None = None
     error: FlowMateError | None = None
 
@@ -103,12 +105,19 @@ class SharedCache:
         return Answers(
             credential,
             failure,
+            credential is not None and credential[:1] == _FORCED,
             None if credential is None else self._credential(username, secret_id, credential),
             None if failure is None else self._failure(failure),
         )
 
-    async def put(self, username: str, secret_id: str, secret: Secret) -> None:
+    async def put(self, username: str, secret_id: str, secret: Secret, *, forced: bool) -> None:
         """Let others use a credential for as long as it is valid.
+
+        Args:
+            username: the user.
+            secret_id: the secret.
+            secret: what upstream answered.
+            forced: whether it was asked for since an app had rejected one.
 
         Raises:
             RedisError: Redis is away.
@@ -123,7 +132,11 @@ class SharedCache:
         presented = self._names.fingerprint(username, secret_id, secret)
         answer, failure = self._keys("answer", "failure", username, secret_id)
         async with self._redis.pipeline() as both:
-            both.set(answer, _CREDENTIAL + presented + record, px=max(1, int(seconds * 1000)))
+            both.set(
+                answer,
+                (_FORCED if forced else _UNFORCED) + presented + record,
+                px=max(1, int(seconds * 1000)),
+            )
             both.delete(failure)
             await both.execute()
 

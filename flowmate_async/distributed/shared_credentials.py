@@ -1,10 +1,12 @@
 """Single flight of credentials across processes: one asks upstream, the others take what it was answered."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from flowmate_async.clock import Clock
-from flowmate_async.coordination import Acceptable, Recognizes, SharedSecret
+from flowmate_async.coordination import Acceptable, Ask, Recognizes, SharedSecret
 from flowmate_async.distributed.announcements import Announcements, Rejected
 from flowmate_async.distributed.budget import OnOutage
 from flowmate_async.distributed.connection import redis_errors, unreachable
@@ -18,6 +20,7 @@ from flowmate_async.errors import (
     UpstreamUnavailableError,
 )
 from flowmate_async.secrets import Secret
+from flowmate_async.stores.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -64,7 +67,7 @@ class RedisCredentials:
         self,
         username: str,
         secret_id: str,
-        ask: Callable[[], Awaitable[Secret]],
+        ask: Ask,
         *,
         acceptable: Acceptable | None = None,
     ) -> SharedSecret:
@@ -85,7 +88,9 @@ class RedisCredentials:
             while self._clock.monotonic() < give_up_at:
                 taken = await turn.take()
                 now = await flight.answered()
-                if (shared := _usable(now, acceptable) or _joined(now, before, acceptable)) is not None:
+                if (
+                    shared := _usable(now, acceptable) or _joined(now, before, forced=flight.ask.forced)
+                ) is not None:
                     return shared
                 if taken:
                     return await flight.fly(turn)
@@ -139,9 +144,7 @@ class RedisCredentials:
 class _Flight:
     """One asking of upstream, and telling the others; upstream is asked once, whatever Redis does."""
 
-    def __init__(
-        self, cache: SharedCache, username: str, secret_id: str, ask: Callable[[], Awaitable[Secret]]
-    ) -> None:
+    def __init__(self, cache: SharedCache, username: str, secret_id: str, ask: Ask) -> None:
         self._cache = cache
         self.username = username
         self.secret_id = secret_id
@@ -168,9 +171,14 @@ class _Flight:
         except FlowMateError as error:
             if isinstance(error, _PERHAPS_UNDER_WAY) and error.status not in _NEVER_UNDER_WAY:
                 await turn.keep()
-            await self._cache.put_failure(self.username, self.secret_id, error)
+            with suppress(*redis_errors()):  # or it would seem that upstream has not been asked
+                await self._cache.put_failure(self.username, self.secret_id, error)
             raise
-        await self._cache.put(self.username, self.secret_id, self.landed)
+        except asyncio.CancelledError:
+            if self.ask.abandoned:
+                await uninterrupted(turn.keep())
+            raise
+        await self._cache.put(self.username, self.secret_id, self.landed, forced=self.ask.forced)
         return SharedSecret(self.landed)
 
 
@@ -181,7 +189,7 @@ def _usable(answers: Answers, acceptable: Acceptable | None) -> SharedSecret | N
     return answers.secret if acceptable(answers.secret) else None
 
 
-def _joined(answers: Answers, before: Answers, acceptable: Acceptable | None) -> SharedSecret | None:
+def _joined(answers: Answers, before: Answers, *, forced: bool) -> SharedSecret | None:
     """The answer of a flight that ended while this process waited; ``None`` when it has to ask for itself.
 
     Raises:
@@ -189,6 +197,6 @@ def _joined(answers: Answers, before: Answers, acceptable: Acceptable | None) ->
     """
     if answers.error is not None and answers.failure != before.failure:
         raise answers.error
-    if answers.secret is None or acceptable is not None or answers.credential == before.credential:
+    if answers.secret is None or answers.credential == before.credential or (forced and not answers.forced):
         return None
     return SharedSecret(answers.secret.secret)

@@ -263,3 +263,19 @@ async def test_a_renewal_under_way_is_taken_for_the_newer_value(kit):
         newer = kit.presented(await lease.reject())
         assert newer == await first
         assert world.upstream.gets["secret"] == 2
+
+
+async def test_one_who_rejects_and_gives_up_does_not_bring_the_rejected_value_back_for_others(kit):
+    """As long as somebody else waits for the newer one."""
+    options = {"latency": 5.0}
+    async with kit.world_with(kind=kit.SESSION, options=options) as world:
+        leases = [world.fm.lease("ali", "secret") for _ in range(2)]
+        for lease in leases:
+            await lease.__aenter__()
+        old = kit.presented(leases[0].secret)
+        first, second = [asyncio.create_task(rejected(lease, kit)) for lease in leases]
+        await asyncio.sleep(1)
+        first.cancel()
+        await asyncio.sleep(1)
+        newer = await world.token("ali", "secret")
+        assert newer == await second != old

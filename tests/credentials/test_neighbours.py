@@ -7,6 +7,7 @@ import pytest
 
 from flowmate_async import CredentialExpiredError
 from flowmate_async.coordination import SharedSecret
+from flowmate_async.traffic.priority import set_background
 
 pytestmark = pytest.mark.anyio
 
@@ -21,6 +22,8 @@ class Neighbours:
         self.rejections = rejections
         self.held = None
         self.told = []
+        self.telling = asyncio.Event()
+        self.answered = 0
         self._listener = None
 
     async def __aenter__(self):
@@ -62,6 +65,9 @@ class Neighbours:
             if acceptable(theirs):
                 return theirs
         secret = await ask()
+        self.telling.set()
+        await asyncio.sleep(1)  # the others are told
+        self.answered += 1
         if self.rejections:
             self.rejections -= 1
             # Heard in the step in which the flight lands, before those who waited for it have their turn.
@@ -155,3 +161,29 @@ async def test_they_are_told_of_a_rejection_also_when_a_newer_one_is_here_alread
         for lease in leases:
             assert kit.presented(await lease.reject()) == newer
         assert neighbours.told == [old]
+
+
+async def test_what_upstream_answered_they_are_told_though_nobody_waits_for_it_any_more(kit):
+    neighbours = Neighbours()
+    async with kit.world_with(kind=kit.SESSION, options={"coordination": neighbours}) as world:
+        nobody = asyncio.create_task(world.token("ali", "secret"))
+        await neighbours.telling.wait()
+        nobody.cancel()
+        await asyncio.sleep(2)
+        assert neighbours.answered == 1
+        assert await world.token("ali", "secret") == "ali/secret/2"
+        assert world.upstream.gets["secret"] == 1
+
+
+async def test_what_upstream_answered_is_not_asked_for_once_more_because_somebody_is_in_a_hurry(kit):
+    neighbours = Neighbours()
+
+    async def in_the_background():
+        set_background()
+        return await world.token("ali", "secret")
+
+    async with kit.world_with(kind=kit.SESSION, options={"coordination": neighbours}) as world:
+        patient = asyncio.create_task(in_the_background())
+        await neighbours.telling.wait()
+        assert kit.presented(await world.fm.get_secret("ali", "secret")) == await patient
+        assert world.upstream.gets["secret"] == 1

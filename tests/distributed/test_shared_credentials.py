@@ -194,6 +194,17 @@ class TestRejection:
                     await lease.reject()
             assert gets(sandbox, secret_id) == 2, number
 
+    async def test_and_is_asked_once_when_many_want_to_know_at_the_same_time(self, sandbox, join, redis):
+        user, secret_id = find(sandbox, "API_KEY")
+        clients = [await join(redis) for _ in range(4)]
+        leases = [client.lease(user, secret_id) for client in clients]
+        for lease in leases:
+            await lease.__aenter__()
+        sandbox.configure(latency_seconds=0.2)
+        ended = await asyncio.gather(*(lease.reject() for lease in leases), return_exceptions=True)
+        assert {type(error) for error in ended} == {CredentialRejectedError}
+        assert gets(sandbox, secret_id) == 2
+
     async def test_but_not_any_more_once_a_process_was_answered_with_another(self, sandbox, join, redis):
         user, secret_id = find(sandbox, "API_KEY")
         slow, quick, third = [await join(redis) for _ in range(3)]
@@ -270,6 +281,30 @@ async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lock(sandbox,
     assert gets(sandbox, secret_id) == 1
 
 
+async def test_whoever_leaves_while_upstream_is_at_work_does_not_let_others_in(
+    sandbox, join, redis, monkeypatch
+):
+    """The next one would meet upstream's lock, and be told to come again."""
+    monkeypatch.setattr(turns, "LIFE_SECONDS", 3.0)
+    monkeypatch.setattr("flowmate_async.client._DRAIN_SECONDS", 0.1)
+    user, secret_id = find(sandbox)
+    expire(sandbox, secret_id)
+    sandbox.configure(provider_seconds=1.0)
+    staying = await join(redis)
+    coordination = RedisCoordination(redis.url, key=KEY)
+    async with FlowMate(
+        admin_token=sandbox.admin_token, base_url=sandbox.url, rate=None, coordination=coordination
+    ) as leaving:
+        asked = asyncio.ensure_future(leaving.credential(user, secret_id))
+        while not sandbox.stats().refreshes:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    with pytest.raises(ConfigurationError):
+        await asked
+    await staying.credential(user, secret_id)
+    assert sandbox.stats().lock_waits == {}
+    assert sandbox.stats().refreshes == {secret_id: 1}
+
+
 async def test_a_waiter_that_gives_up_leaves_no_lock_behind(sandbox, join, redis):
     user, secret_id = find(sandbox)
     first, second = await join(redis, rate=0.5, burst=1), await join(redis)
@@ -329,6 +364,19 @@ class TestOutage:
         assert await client.credential(user, secret_id) == alone
         assert await other.credential(user, secret_id) == alone
         assert gets(sandbox, secret_id) == 2
+
+    async def test_a_refresh_that_failed_meanwhile_is_not_tried_again(self, sandbox, join, mortal_redis):
+        user, secret_id = find(sandbox)
+        expire(sandbox, secret_id)
+        sandbox.configure(provider_fault=ProviderFault.ERROR_BODY, provider_seconds=0.5)
+        client = await join(mortal_redis)
+        asked = asyncio.ensure_future(client.credential(user, secret_id))
+        while not sandbox.stats().refreshes:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        mortal_redis.kill()
+        with pytest.raises(RefreshFailedError):
+            await asked
+        assert gets(sandbox, secret_id) == 1
 
     async def test_or_nobody_asks_when_that_was_chosen(self, sandbox, join, mortal_redis):
         user, secret_id = find(sandbox)
