@@ -33,7 +33,8 @@ class Errand(msgspec.Struct, eq=False):
     limits: Limits
     wire: AbstractContextManager[Any]
 
-    __repr__ = object.__repr__
+    def __repr__(self) -> str:
+        return object.__repr__(self)
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
