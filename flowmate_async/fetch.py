@@ -124,11 +124,6 @@ class _Fetch:
         self, flight: Flight[SharedSecret], *, held: Held | None = None, failed: Failure | None = None
     ) -> SharedSecret:
         """Ask for the secret; ``held`` and ``failed`` tell of a first attempt, if one was made at once."""
-        return SharedSecret(await self._ask(flight, held, failed))
-
-    async def _ask(
-        self, flight: Flight[SharedSecret], held: Held | None = None, failed: Failure | None = None
-    ) -> Secret:
         first = [failed]  # taken by the first operation; one with a new token begins anew
         try:
             secret = await self._tokens.call(
@@ -141,8 +136,7 @@ class _Fetch:
         except FlowMateError as error:
             error.about(secret_id=self._request.secret_id)
             raise
-        self._kept(SharedSecret(secret))
-        return secret
+        return self._kept(SharedSecret(secret))
 
     def at_once(self, flight: Flight[SharedSecret]) -> bool:
         """Ask for it without a task, if nothing has to be waited for but the answer; whether it was asked."""
@@ -163,13 +157,13 @@ class _Fetch:
                 raise outcome  # noqa: TRY301 - like any other fault
             secret = self._api.read_secret(outcome, self._request)
             self._tokens.accepted(held)
-            self._kept(SharedSecret(secret))
+            answer = self._kept(SharedSecret(secret))
         except Exception as error:  # noqa: BLE001 - there is no task to raise it in
             if isinstance(error, FlowMateError):
                 error.about(username=self._username, secret_id=self._request.secret_id)
             flight.fail(error)
         else:
-            flight.land(SharedSecret(secret))
+            flight.land(answer)
 
     async def launch_in_turn(
         self, shared: SharedCredentials, acceptable: Acceptable | None, flight: Flight[SharedSecret]
@@ -179,28 +173,30 @@ class _Fetch:
             answer = await shared.fetch(
                 self._username,
                 self._request.secret_id or "",
-                _Ask(flight, partial(self._ask, flight)),
+                _Ask(flight, partial(self.launch, flight)),
                 acceptable=acceptable,
             )
         except FlowMateError as error:
             error.about(username=self._username, secret_id=self._request.secret_id)
             raise
-        self._kept(answer)
-        return answer
+        return self._kept(answer)
 
-    def _kept(self, answer: SharedSecret) -> None:
+    def _kept(self, answer: SharedSecret) -> SharedSecret:
         if self._keep is not None:
             self._keep((self._username, answer.secret.id), answer)
+        return answer
 
 
 class _Ask:
     """How a flight asks in its turn."""
 
-    __slots__ = ("_ask", "_flight")
+    __slots__ = ("_flight", "_launch")
 
-    def __init__(self, flight: Flight[SharedSecret], ask: Callable[[], Coroutine[Any, Any, Secret]]) -> None:
+    def __init__(
+        self, flight: Flight[SharedSecret], launch: Callable[[], Coroutine[Any, Any, SharedSecret]]
+    ) -> None:
         self._flight = flight
-        self._ask = ask
+        self._launch = launch
 
     @property
     def forced(self) -> bool:
@@ -213,9 +209,9 @@ class _Ask:
 
     async def __call__(self) -> Secret:
         try:
-            secret = await self._ask()
+            answer = await self._launch()
         except FlowMateError:
             self._flight.hold()
             raise
         self._flight.hold()
-        return secret
+        return answer.secret
