@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.pretty import pretty_repr
 
-from flowmate_async import Headers, Response, UserToken
+from flowmate_async import Headers, Limits, Response, UserToken
+from flowmate_async.protocol import impersonate
 from flowmate_async.redaction import one_line, safe_text
 from flowmate_async.sync.outcomes import UserFailed, UserSynced
+from flowmate_async.traffic.errand import OFF_WIRE, Errand
 
 TOKENS = st.from_regex(r"[A-Za-z0-9_-]{32,64}", fullmatch=True)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -95,3 +97,14 @@ class TestHolders:
     def test_a_copy_is_the_credential_itself(self, holder):
         assert copy.copy(holder) is holder
         assert copy.deepcopy([holder])[0] is holder
+
+
+def test_an_errand_shows_nothing_of_its_request():
+    """It can not be one of those: they are frozen, and it is filled in on its way."""
+    headers = Headers((("Authorization", f"Bearer {SECRET}"),))
+    limits = Limits(timeout_seconds=1.0, max_body_bytes=1)
+    errand = Errand(impersonate("ali@tenant.example"), headers, limits, OFF_WIRE)
+    for shown in (repr(errand), f"{errand}", pretty_repr(errand)):
+        assert "Errand" in shown
+        assert SECRET not in shown
+        assert "ali@tenant" not in shown
