@@ -6,7 +6,6 @@ in the same order and never wait for each other in a circle. Nothing here opens 
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,10 +26,10 @@ from flowmate_async.stores.base import (
 from flowmate_async.stores.paging import SealedRow
 from flowmate_async.stores.postgres_address import Connection
 from flowmate_async.stores.rekeying import KeyChanged, Resealed
+from flowmate_async.stores.sealed_secrets import Place, places, sealed_secrets
 from flowmate_async.stores.sealing import Sealed, Sealing
 
 T = TypeVar("T", bound=msgspec.Struct)
-Place = tuple[str, str]
 
 _LAST_RUN = """
     SELECT id, started_at, finished_at, selection FROM runs
@@ -161,22 +160,10 @@ async def _write_secrets(
     connection: Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]
 ) -> int:
     """Write what differs from what is stored; how many that were."""
-    places = {(user.checkpoint.username, secret.id) for user in batch for secret in user.secrets}
-    stored = await _find_many(connection, sorted(places))
-    rows: dict[Place, tuple[Any, ...]] = {}
-    changed = 0
-    for user in batch:
-        username, at = user.checkpoint.username, user.checkpoint.at
-        for secret in user.secrets:
-            place = (username, secret.id)
-            sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=stored.get(place))
-            if sealed is not None:
-                changed += 1
-                stored[place] = sealed
-                shown = (secret.type, _iso(secret.expires_at), run.id, at)
-                rows[place] = (*place, *shown, sealed.fingerprint, sealed.data)
+    stored = await _find_many(connection, places(batch))
+    rows, changed = sealed_secrets(sealing, run, batch, stored)
     if rows:
-        await connection.execute(_PUT, *_columns([rows[place] for place in sorted(rows)]))
+        await connection.execute(_PUT, *_columns([msgspec.structs.astuple(row) for row in rows]))
     return changed
 
 
@@ -194,8 +181,8 @@ async def _write_checkpoints(connection: Connection, run: Run, checkpoints: Sequ
 
 
 async def _note_listed(connection: Connection, run: Run, users: Sequence[UserWrite]) -> None:
-    places = {(user.checkpoint.username, secret_id) for user in users for secret_id in user.present}
-    present = _columns(sorted(places)) or [[], []]
+    listed = {(user.checkpoint.username, secret_id) for user in users for secret_id in user.present}
+    present = _columns(sorted(listed)) or [[], []]
     await connection.execute(_NOTE_PRESENT, *present)
     proven = sorted(user.checkpoint.username for user in users if user.listed is not None)
     if proven:
@@ -292,7 +279,3 @@ async def _require_run(connection: Connection, run: Run) -> None:
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
     """Rows as the arrays that ``unnest`` makes rows of again."""
     return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

@@ -227,5 +227,5 @@ def subkey(key: StoreKey, purpose: str, *context: str) -> Subkey:
 
 def length_prefixed(*texts: str) -> bytes:
     """Length-prefixed, so that no two lists of texts give the same bytes."""
-    encoded = (text.encode("utf-8", "surrogatepass") for text in texts)
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return b"".join([len(part).to_bytes(4, "big") + part for part in encoded])

@@ -5,7 +5,9 @@ holds on it, those of other connections too. Which tables are inside is ``sqlite
 """
 
 import os
+import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,6 +21,9 @@ from flowmate_async.redaction import one_line
 T = TypeVar("T")
 
 _PREFIX = "sqlite:///"
+_TURN_SECONDS = (0.0005, 0.002)
+"""How often to ask for the turn to write, at least and at most."""
+
 _ADVICE = {
     "SQLITE_FULL": "Free some disk space, then run again: what was acknowledged is kept",
     "SQLITE_IOERR": "Free some disk space, or check the disk, then run again: what was acknowledged is kept",
@@ -108,7 +113,7 @@ def has_write_ahead_log(path: Path) -> bool:
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Everything or nothing; no transaction stays open, whatever happens."""
-    connection.execute("BEGIN IMMEDIATE")
+    _begin(connection)
     try:
         yield
         connection.execute("COMMIT")
@@ -116,6 +121,29 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    """Wait for the turn to write, for as long as the connection's timeout says.
+
+    SQLite's own waiting sleeps for ever longer, up to 100 ms; meanwhile another writer that never pauses has
+    its turn again and again.
+    """
+    (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    until = time.monotonic() + milliseconds / 1000
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+            else:
+                return
+            time.sleep(random.uniform(*_TURN_SECONDS))  # noqa: S311 - so that two do not ask in step
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
 
 
 def guarded(work: Callable[[], T], *, path: Path) -> T:

@@ -6,7 +6,7 @@ Nothing here opens a credential, and nothing here awaits. Pages follow keys, so 
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 import msgspec
@@ -26,7 +26,9 @@ from flowmate_async.stores.base import (
 )
 from flowmate_async.stores.paging import SealedRow
 from flowmate_async.stores.rekeying import KeyChanged, Resealed
+from flowmate_async.stores.sealed_secrets import Place, places, sealed_secrets
 from flowmate_async.stores.sealing import Sealed, Sealing
+from flowmate_async.stores.sqlite_batches import by_keys, insert, joined
 from flowmate_async.stores.sqlite_files import transaction
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -36,13 +38,18 @@ _LAST_RUN = """
     WHERE :selection IS NULL OR selection = :selection ORDER BY number DESC LIMIT 1
 """
 _FIND = "SELECT run_id, sealed, fingerprint FROM secrets WHERE username = ? AND secret_id = ?"
+# The wanted ones first, so that each is looked up by the primary key.
+_FIND_WANTED = """
+    SELECT username, secret_id, run_id, sealed, fingerprint
+    FROM wanted CROSS JOIN secrets ON username = column1 AND secret_id = column2
+"""
 _PUT = """
     INSERT OR REPLACE INTO secrets
         (username, secret_id, type, expires_at, run_id, stored_at, fingerprint, sealed)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 _STORED = """
-    SELECT secret_id, missing_run IS NOT NULL OR removed_at IS NOT NULL FROM secrets WHERE username = ?
+    SELECT username, secret_id, missing_run IS NOT NULL OR removed_at IS NOT NULL FROM secrets
+    WHERE username IN
 """
 _NOTE_PRESENT = """
     UPDATE secrets SET missing_run = NULL, removed_at = NULL WHERE username = ? AND secret_id = ?
@@ -62,12 +69,12 @@ _REMOVE_MISSING = {
 _PUT_CHECKPOINT = """
     INSERT OR REPLACE INTO checkpoints
         (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven, seen)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _RUNS_KEPT = """
     SELECT id FROM runs WHERE EXISTS (SELECT 1 FROM checkpoints WHERE run_id = runs.id) ORDER BY number DESC
 """
-_SEEN = "SELECT seen FROM checkpoints WHERE run_id = ? AND username = ?"
+_STATUSES = "SELECT username, status FROM checkpoints WHERE run_id = ? AND username IN"
+_SEEN = "SELECT username, seen FROM checkpoints WHERE run_id = ? AND username IN"
 _RESEAL = """
     UPDATE secrets SET fingerprint = ?, sealed = ? WHERE username = ? AND secret_id = ? AND sealed = ?
 """
@@ -134,41 +141,52 @@ def finish_run(connection: sqlite3.Connection, run: Run, *, at: float | None) ->
 
 def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> Written:
     """Write whole users in one transaction."""
-    changed = 0
+    # Of a user or secret that is there twice the later one counts.
+    users = {user.checkpoint.username: user for user in batch}
     with transaction(connection):
         _require_run(connection, run)
         _require_key(connection, sealing)
-        for user in batch:
-            changed += _write_secrets(connection, sealing, run, user)
-            _note_listed(connection, run, user)
-            _write_checkpoint(connection, run, user.checkpoint)
+        stored = by_keys(connection, _STORED, list(users))
+        _note_listed(connection, run, users, stored)
+        changed = _write_secrets(connection, sealing, run, batch, {(name, id_) for name, id_, _ in stored})
+        checkpoints = [(run.id, *msgspec.structs.astuple(user.checkpoint)) for user in users.values()]
+        insert(connection, _PUT_CHECKPOINT, checkpoints)
         tokens.write(connection, sealing, run, batch)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
 
-def _write_secrets(connection: sqlite3.Connection, sealing: Sealing, run: Run, user: UserWrite) -> int:
-    """Write what differs from what is stored; how many that were."""
-    username, changed = user.checkpoint.username, 0
-    for secret in user.secrets:
-        stored = find(connection, username, secret.id)
-        sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=stored)
-        if sealed is None:
-            continue
-        changed += 1
-        shown = (secret.type, _iso(secret.expires_at), run.id, user.checkpoint.at)
-        connection.execute(_PUT, (username, secret.id, *shown, sealed.fingerprint, sealed.data))
-    return changed
-
-
-def _note_listed(connection: sqlite3.Connection, run: Run, user: UserWrite) -> None:
-    """Note what is missing and what is back; nearly always nothing is, and looking costs least."""
-    username, present = user.checkpoint.username, set(user.present)
-    stored = connection.execute(_STORED, (username,)).fetchall()
-    back = [(username, secret_id) for secret_id, gone in stored if gone and secret_id in present]
+def _note_listed(
+    connection: sqlite3.Connection,
+    run: Run,
+    users: Mapping[str, UserWrite],
+    stored: Sequence[tuple[str, str, bool]],
+) -> None:
+    """Note what is missing and what is back; nearly always nothing is."""
+    back, missing = [], []
+    present = {username: set(user.present) for username, user in users.items()}
+    for username, secret_id, gone in stored:
+        if secret_id in present[username]:
+            if gone:
+                back.append((username, secret_id))
+        elif users[username].listed is not None:
+            missing.append((run.id, username, secret_id))
     connection.executemany(_NOTE_PRESENT, back)
-    if user.listed is not None:
-        missing = [(run.id, username, secret_id) for secret_id, _ in stored if secret_id not in present]
-        connection.executemany(_NOTE_MISSING, missing)
+    connection.executemany(_NOTE_MISSING, missing)
+
+
+def _write_secrets(
+    connection: sqlite3.Connection,
+    sealing: Sealing,
+    run: Run,
+    batch: Sequence[UserWrite],
+    stored: AbstractSet[Place],
+) -> int:
+    """Write what differs from what is stored; how many that were."""
+    wanted = [place for place in places(batch) if place in stored]
+    found = {(name, id_): Sealed(*rest) for name, id_, *rest in joined(connection, wanted, _FIND_WANTED)}
+    rows, changed = sealed_secrets(sealing, run, batch, found)
+    insert(connection, _PUT, [msgspec.structs.astuple(row) for row in rows])
+    return changed
 
 
 def note_missing(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> None:
@@ -191,10 +209,6 @@ def remove_missing(connection: sqlite3.Connection, run: Run, *, how: Removal, at
         return connection.execute(_REMOVE_MISSING[how], {"run": run.id, "at": at}).rowcount
 
 
-def _write_checkpoint(connection: sqlite3.Connection, run: Run, checkpoint: Checkpoint) -> None:
-    connection.execute(_PUT_CHECKPOINT, (run.id, *msgspec.structs.astuple(checkpoint)))
-
-
 def find(connection: sqlite3.Connection, username: str, secret_id: str) -> Sealed | None:
     """One credential, sealed."""
     row = connection.execute(_FIND, (username, secret_id)).fetchone()
@@ -203,14 +217,7 @@ def find(connection: sqlite3.Connection, username: str, secret_id: str) -> Seale
 
 def statuses(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
     """How those of these users ended that have a checkpoint."""
-    found = {}
-    for username in usernames:
-        row = connection.execute(
-            "SELECT status FROM checkpoints WHERE run_id = ? AND username = ?", (run.id, username)
-        ).fetchone()
-        if row is not None:
-            found[username] = row[0]
-    return found
+    return dict(by_keys(connection, _STATUSES, usernames, run.id))
 
 
 def seen(connection: sqlite3.Connection, usernames: Sequence[str]) -> Mapping[str, str]:
@@ -221,11 +228,8 @@ def seen(connection: sqlite3.Connection, usernames: Sequence[str]) -> Mapping[st
     """
     found: dict[str, str] = {}
     for (run_id,) in connection.execute(_RUNS_KEPT).fetchall():
-        for username in usernames:
-            if username not in found:
-                row = connection.execute(_SEEN, (run_id, username)).fetchone()
-                if row is not None:
-                    found[username] = row[0]
+        left = [username for username in usernames if username not in found]
+        found.update(by_keys(connection, _SEEN, left, run_id))
     return found
 
 
@@ -286,7 +290,3 @@ def _require_run(connection: sqlite3.Connection, run: Run) -> None:
 def _struct(kind: type[T], row: tuple[object, ...]) -> T:
     """A row whose columns are the struct's fields, in their order; SQLite has no booleans."""
     return msgspec.convert(dict(zip(kind.__struct_fields__, row, strict=True)), kind, strict=False)
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

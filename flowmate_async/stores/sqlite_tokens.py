@@ -3,29 +3,31 @@
 import sqlite3
 from collections.abc import Sequence
 
+import msgspec
+
 from flowmate_async.stores.base import Run, UserWrite
 from flowmate_async.stores.sealed_tokens import ResealedToken, TokenRow, sealed_tokens
 from flowmate_async.stores.sealing import Sealing
+from flowmate_async.stores.sqlite_batches import by_keys, insert
 from flowmate_async.stores.sqlite_files import transaction
 
-_PUT = "INSERT OR REPLACE INTO tokens (username, run_id, used_at, sealed) VALUES (?, ?, ?, ?)"
-_FIND = "SELECT username, run_id, used_at, sealed FROM tokens WHERE username = ?"
+_PUT = "INSERT OR REPLACE INTO tokens (username, run_id, used_at, sealed)"
+_FIND = "SELECT username, run_id, used_at, sealed FROM tokens WHERE username IN"
 _AFTER = "SELECT username, run_id, used_at, sealed FROM tokens WHERE username > ? ORDER BY username LIMIT ?"
-_FORGET = "DELETE FROM tokens WHERE username = ?"
+_FORGET = "DELETE FROM tokens WHERE username IN"
 _RESEAL = "UPDATE tokens SET sealed = ? WHERE username = ? AND sealed = ?"
 
 
 def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> None:
     """Keep these users' tokens, or none, within the transaction of their checkpoints."""
     rows, without = sealed_tokens(sealing, run.id, batch)
-    connection.executemany(_PUT, [(row.username, row.run_id, row.used_at, row.sealed) for row in rows])
+    insert(connection, _PUT, [msgspec.structs.astuple(row) for row in rows])
     forget(connection, without)
 
 
 def find(connection: sqlite3.Connection, usernames: Sequence[str]) -> list[TokenRow]:
     """The tokens of these users."""
-    rows = (connection.execute(_FIND, (username,)).fetchone() for username in usernames)
-    return [TokenRow(*row) for row in rows if row is not None]
+    return [TokenRow(*row) for row in by_keys(connection, _FIND, usernames)]
 
 
 def after(connection: sqlite3.Connection, username: str, limit: int) -> list[TokenRow]:
@@ -35,7 +37,7 @@ def after(connection: sqlite3.Connection, username: str, limit: int) -> list[Tok
 
 def forget(connection: sqlite3.Connection, usernames: Sequence[str]) -> None:
     """Forget these users' tokens, within somebody's transaction."""
-    connection.executemany(_FORGET, [(username,) for username in usernames])
+    by_keys(connection, _FORGET, usernames)
 
 
 def forget_used_before(connection: sqlite3.Connection, used_before: float) -> None:

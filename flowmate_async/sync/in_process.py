@@ -1,9 +1,10 @@
 """The executor of one process: sweep, and write what came in one transaction a batch."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
+from typing import TypeVar
 
 from flowmate_async.clock import Clock
 from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite, is_proven
@@ -15,6 +16,11 @@ from flowmate_async.sync.read_ahead import Known, ReadAhead
 from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.storable import storable
 from flowmate_async.sync.sweep import Usernames, sweep_in_batches
+
+T = TypeVar("T")
+
+_BATCHES_APART_SECONDS = 0.02
+"""A transaction costs as much as writing ten users; so many wait for company, and none for long."""
 
 
 class InProcess:
@@ -54,17 +60,27 @@ class InProcess:
         """See :meth:`Executor.execute`."""
         async with AsyncExitStack() as entered:
             if self._delta.full and not self._delta.keep_tokens:
-                batches = sweep_in_batches(self._reader.read, usernames, workers=self._workers, stop=stop)
+                batches = self._swept(self._reader.read, usernames, stop)
             else:
                 ahead = ReadAhead(usernames, self._store, tokens=self._delta.keep_tokens)
                 users = await entered.enter_async_context(ahead)
                 read = partial(self._read_wanted, run)
-                batches = sweep_in_batches(read, users, workers=self._workers, stop=stop)
+                batches = self._swept(read, users, stop)
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 at = self._clock.wall()
                 written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
                 ends = tuple(ended(outcome) for outcome in batch)
                 yield StoredBatch(ends=ends, changed=written.changed, unchanged=written.unchanged)
+
+    def _swept(
+        self,
+        read: Callable[[T], Awaitable[Outcome]],
+        users: Iterable[T] | AsyncIterable[T],
+        stop: asyncio.Event | None,
+    ) -> AsyncGenerator[list[Outcome], None]:
+        return sweep_in_batches(
+            read, users, workers=self._workers, stop=stop, apart_seconds=_BATCHES_APART_SECONDS
+        )
 
     async def _read_wanted(self, run: Run, user: Known) -> Outcome:
         plan = await self._plan(run, user)

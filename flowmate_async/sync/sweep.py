@@ -14,6 +14,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from flowmate_async.errors import ConfigurationError
@@ -81,6 +82,7 @@ async def sweep_in_batches(
     *,
     workers: int,
     stop: asyncio.Event | None = None,
+    apart_seconds: float = 0.0,
 ) -> AsyncGenerator[list[Outcome], None]:
     """Outcomes in the order they come, in batches of what has come since the last one.
 
@@ -89,11 +91,12 @@ async def sweep_in_batches(
         users: any iterable or async iterable, of whatever tells ``read`` who is to be read.
         workers: users read at once.
         stop: when set, no further user is begun; those begun are finished.
+        apart_seconds: how long after one batch the next is at the earliest, unless half of the queue is full.
 
     Raises:
         Exception: what the iterable of users raised.
     """
-    crew = _Crew(read, _Users(users, stop), size=workers)
+    crew = _Crew(read, _Users(users, stop), size=workers, apart_seconds=apart_seconds)
     try:
         while crew.working:
             batch, crash = await crew.next_batch()
@@ -108,18 +111,36 @@ async def sweep_in_batches(
 class _Crew(Generic[T]):
     """The workers of one sweep, and the queue they fill; ``None`` in it is a worker that ended."""
 
-    def __init__(self, read: Callable[[T], Awaitable[Outcome]], users: _Users[T], *, size: int) -> None:
+    def __init__(
+        self,
+        read: Callable[[T], Awaitable[Outcome]],
+        users: _Users[T],
+        *,
+        size: int,
+        apart_seconds: float,
+    ) -> None:
         self._read = read
         self._users = users
         self._done: asyncio.Queue[Outcome | _Crash | None] = asyncio.Queue(maxsize=size)
+        self._apart_seconds = apart_seconds
+        self._enough = asyncio.Event()
+        self._earliest = 0.0
         self._dismissed = False
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._work()) for _ in range(size)]
+        self._loop = asyncio.get_running_loop()
+        self._tasks = [self._loop.create_task(self._work()) for _ in range(size)]
+        self._at_work = size
         self.working = size
 
     async def next_batch(self) -> tuple[list[Outcome], _Crash | None]:
-        """All that has come since the last batch, waiting for the first of it."""
-        arrived = [await self._done.get()]
+        """All that has come since the last batch, waiting for the first, or for more if that was just now."""
+        first = await self._done.get()
+        if (pause := self._earliest - self._loop.time()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._enough.wait()
+        self._earliest = self._loop.time() + self._apart_seconds
+        self._enough.clear()
+        arrived = [first]
         while not self._done.empty():
             arrived.append(self._done.get_nowait())
         self.working -= arrived.count(None)
@@ -138,15 +159,21 @@ class _Crew(Generic[T]):
         set_background()
         try:
             while not isinstance(user := await self._users.pull(), _End):
-                await self._done.put(await self._read(user))
+                await self._put(await self._read(user))
         except asyncio.CancelledError:
             if self._dismissed:
                 raise
-            await self._done.put(_Crash(RuntimeError("the iterable of usernames was cancelled")))
+            await self._put(_Crash(RuntimeError("the iterable of usernames was cancelled")))
         except Exception as error:  # noqa: BLE001 - raised again where the sweep is consumed
-            await self._done.put(_Crash(error))
+            await self._put(_Crash(error))
         else:
-            await self._done.put(None)
+            await self._put(None)
+
+    async def _put(self, item: Outcome | _Crash | None) -> None:
+        await self._done.put(item)
+        self._at_work -= item is None
+        if 2 * self._done.qsize() >= self._done.maxsize or not self._at_work:
+            self._enough.set()  # before it is full, so that nobody has to wait for room
 
 
 async def each(usernames: Usernames) -> AsyncIterator[str]:

@@ -1,8 +1,16 @@
-"""What the statements of a sqlite store cost: of one user, the same however many others there are."""
+"""The statements of a sqlite store: what they cost, and that many rows at once end as one by one."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flowmate_async.stores import Checkpoint, UserWrite
+from flowmate_async.stores.base import Written
+from flowmate_async.stores.sqlite import SqliteStore
 from flowmate_async.testing.samples import api_key
 
 pytestmark = pytest.mark.anyio
@@ -45,3 +53,104 @@ async def test_a_user_costs_the_same_among_many(open_sqlite, runs):
             ]
             assert await store.seen([*few, "nobody"]) == {name: name for name in few}
     assert all(many <= 2 * one + 5 for one, many in zip(cost[50], cost[5000], strict=True)), cost
+
+
+async def test_a_batch_is_a_few_statements_however_many_users_it_has(open_sqlite):
+    """After every step of a statement the thread waits for the interpreter's lock."""
+    statements = []
+    async with open_sqlite() as store:
+        await store.bind("https://flowmate.example")
+        run = await store.begin_run(at=1.0)
+        store._connection.set_trace_callback(statements.append)
+        for number, size in enumerate((1, 64)):
+            before = len(statements)
+            await store.write(run, [user(f"{number}-{place}") for place in range(size)])
+            statements[before:] = [len(statements) - before]
+        await store.seen([f"1-{place}" for place in range(64)])
+        await store.statuses(run, [f"1-{place}" for place in range(64)])
+        one, many, *reads = statements
+    assert many <= one
+    assert len(reads) <= 3
+
+
+NAMES = st.sampled_from(["ann", "bo", "cy", "nul\0ed"])
+IDS = st.sampled_from(["s1", "s2", "s3"])
+WRITES = st.lists(
+    st.tuples(
+        NAMES,
+        st.lists(st.tuples(IDS, st.sampled_from(["old", "new"])), max_size=3),
+        st.none() | st.lists(IDS, max_size=3),
+    ),
+    max_size=9,
+)
+
+
+def batch_of(writes):
+    return [
+        UserWrite(
+            checkpoint=Checkpoint(username=name, status="synced", seen=str(number)),
+            secrets=tuple(api_key(id_, key) for id_, key in secrets),
+            listed=None if listed is None else tuple({*listed, *(id_ for id_, _ in secrets)}),
+        )
+        for number, (name, secrets, listed) in enumerate(writes)
+    ]
+
+
+async def contents(store, run):
+    gone = await store.missing(run)
+    await store.remove_missing(run, how="mark", at=3.0)
+    return (
+        [pair async for pair in store.secrets()],
+        [(item.username, item.secret_id, item.removed_at) async for item in store.items()],
+        [checkpoint async for checkpoint in store.checkpoints(run)],
+        gone,
+    )
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=WRITES, batch=st.lists(WRITES.map(lambda found: found[:1]), max_size=6, unique_by=repr))
+def test_a_batch_ends_as_its_users_written_one_by_one(tmp_path, key, before, batch):
+    """As long as nobody is in it twice."""
+    one_each = {found[0][0]: found[0] for found in batch if found}
+    users = batch_of([*one_each.values()])
+
+    async def written(folder, batches):
+        async with SqliteStore(folder / "creds.db", key=key) as store:
+            await store.bind("https://flowmate.example")
+            run = await store.begin_run(at=1.0)
+            for earlier in batch_of(before):
+                await store.write(run, [earlier])
+            await store.remove_missing(run, how="mark", at=2.0)
+            done = [await store.write(run, users) for users in batches]
+            return (
+                await contents(store, run),
+                sum(one.changed for one in done),
+                sum(one.unchanged for one in done),
+            )
+
+    async def both():
+        with TemporaryDirectory(dir=tmp_path) as a, TemporaryDirectory(dir=tmp_path) as b:
+            return await written(Path(a), [users]), await written(Path(b), [[one] for one in users])
+
+    together, alone = anyio.run(both)
+    assert together == alone
+
+
+async def test_a_credential_that_is_twice_in_a_batch_changed_once(open_sqlite):
+    async with open_sqlite() as store:
+        await store.bind("https://flowmate.example")
+        run = await store.begin_run(at=1.0)
+        assert await store.write(run, [user("ann"), user("ann")]) == Written(1, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 63, 64, 65, 127, 200])
+async def test_a_batch_of_any_size_is_stored_whole(open_sqlite, size):
+    names = [f"{number:03d}" for number in range(size)]
+    async with open_sqlite() as store:
+        await store.bind("https://flowmate.example")
+        run = await store.begin_run(at=1.0)
+        assert await store.write(run, [user(name) for name in names]) == Written(size, 0)
+        assert await store.write(run, [user(name) for name in names]) == Written(0, size)
+        assert [item.username async for item in store.items()] == names
+        assert list(await store.statuses(run, names)) == names
+        assert await store.seen(names) == {name: name for name in names}

@@ -1,0 +1,80 @@
+"""The credentials of a batch as stores of rows write them: sealed, and only what differs from what is stored.
+
+Nothing here knows where the rows are.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from flowmate_async.stores.base import Run, UserWrite
+from flowmate_async.stores.sealing import Sealed, Sealing
+
+Place = tuple[str, str]
+"""Username and secret id."""
+
+
+class SecretRow(msgspec.Struct, frozen=True):
+    """A credential as it is written; its fields are the columns, in their order.
+
+    Attributes:
+        username: whose it is.
+        secret_id: which it is.
+        type: upstream's word for its type.
+        expires_at: when it expires, in ISO 8601; ``None`` when it does not, or when that is not known.
+        run_id: the run under whose subkey it is sealed.
+        stored_at: when it was read, in seconds since the Unix epoch.
+        fingerprint: see :class:`~flowmate_async.stores.sealing.Sealed`.
+        sealed: nonce, ciphertext and tag.
+    """
+
+    username: str
+    secret_id: str
+    type: str
+    expires_at: str | None
+    run_id: str
+    stored_at: float
+    fingerprint: bytes
+    sealed: bytes
+
+
+def places(batch: Sequence[UserWrite]) -> list[Place]:
+    """Where the credentials of a batch belong, each place once, in order."""
+    return sorted({(user.checkpoint.username, secret.id) for user in batch for secret in user.secrets})
+
+
+def sealed_secrets(
+    sealing: Sealing, run: Run, batch: Sequence[UserWrite], stored: Mapping[Place, Sealed]
+) -> tuple[list[SecretRow], int]:
+    """The credentials of a batch that differ from what is stored, sealed, by place; of doubles the later.
+
+    Args:
+        sealing: seals them.
+        run: the run they were read in.
+        batch: the credentials.
+        stored: what is stored in :func:`places` of them.
+
+    Returns:
+        The rows, and how many credentials differed, doubles counted each.
+    """
+    now = dict(stored)
+    rows: dict[Place, SecretRow] = {}
+    changed = 0
+    for user in batch:
+        username, at = user.checkpoint.username, user.checkpoint.at
+        for secret in user.secrets:
+            place = (username, secret.id)
+            sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=now.get(place))
+            if sealed is not None:
+                changed += 1
+                now[place] = sealed
+                expires_at = _iso(secret.expires_at)
+                rows[place] = SecretRow(
+                    *place, secret.type, expires_at, run.id, at, sealed.fingerprint, sealed.data
+                )
+    return [rows[place] for place in sorted(rows)], changed
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,89 @@
+"""Statements over many rows at once.
+
+SQLite is stepped without the interpreter's lock, and after each step a thread has to get it back: beside an
+event loop that is always busy that takes up to ``sys.getswitchinterval()``, 5 ms. So what a batch costs is
+its statements and the rows they return, and a statement a row would be three hundred times as slow.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+_MOST = 64
+"""Most rows of one statement: with eleven columns as many variables as any SQLite takes."""
+
+
+def insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert these rows, in their order.
+
+    Args:
+        connection: within a transaction.
+        into: the statement up to its ``VALUES``.
+        rows: their columns.
+    """
+    for chunk in _chunks(rows):
+        connection.execute(_with_rows(f"{into} VALUES ", len(chunk), len(chunk[0])), _flat(chunk))
+
+
+def by_keys(
+    connection: sqlite3.Connection, statement: str, keys: Sequence[str], *before: object
+) -> list[tuple[Any, ...]]:
+    """What a statement does to the rows with these keys, or returns of them.
+
+    Args:
+        connection: where.
+        statement: it ends with ``column IN``.
+        keys: the keys.
+        before: the values of other variables, which come before.
+    """
+    found: list[tuple[Any, ...]] = []
+    for start in range(0, len(keys), _MOST):
+        chunk = list(keys[start : start + _MOST])
+        length = 1 << (len(chunk) - 1).bit_length()
+        chunk += chunk[-1:] * (length - len(chunk))  # a key that is there twice counts once
+        found += connection.execute(_with_keys(statement, length), (*before, *chunk))
+    return found
+
+
+def joined(
+    connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], statement: str
+) -> list[tuple[Any, ...]]:
+    """What a statement returns that has these rows as a table, ``wanted``.
+
+    Args:
+        connection: where.
+        rows: the table, which has at least a column.
+        statement: names the columns ``column1``, ``column2`` …
+    """
+    found: list[tuple[Any, ...]] = []
+    for chunk in _chunks(rows):
+        wanted = _with_rows("WITH wanted AS (VALUES ", len(chunk), len(chunk[0]))
+        found += connection.execute(f"{wanted}) {statement}", _flat(chunk))
+    return found
+
+
+def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Pieces of a few lengths only, so that their statements are prepared once."""
+    start, length = 0, _MOST
+    while left := len(rows) - start:
+        while length > left:
+            length //= 2
+        yield rows[start : start + length]
+        start += length
+
+
+def _flat(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    return list(chain.from_iterable(rows))
+
+
+@lru_cache
+def _with_rows(before: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return before + ", ".join([row] * rows)
+
+
+@lru_cache
+def _with_keys(before: str, keys: int) -> str:
+    return f"{before} ({', '.join('?' * keys)})"
