@@ -1,8 +1,8 @@
 """Statements over many rows at once.
 
 SQLite is stepped without the interpreter's lock, and after each step a thread has to get it back: beside an
-event loop that is always busy that takes up to ``sys.getswitchinterval()``, 5 ms. So what a batch costs is
-its statements and the rows they return, and a statement a row would be three hundred times as slow.
+event loop that never rests that takes up to ``sys.getswitchinterval()``, 5 ms. So it is statements that cost,
+and the rows they return; how many rows they write matters little.
 """
 
 import sqlite3
