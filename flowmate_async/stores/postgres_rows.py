@@ -6,6 +6,7 @@ in the same order and never wait for each other in a circle. Nothing here opens 
 
 import os
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,6 +24,7 @@ from flowmate_async.stores.base import (
     Written,
     no_such_run,
 )
+from flowmate_async.stores.notes import Notes, notes_of
 from flowmate_async.stores.paging import SealedRow
 from flowmate_async.stores.postgres_address import Connection
 from flowmate_async.stores.rekeying import KeyChanged, Resealed
@@ -74,18 +76,20 @@ _PUT_CHECKPOINTS = """
         requests = excluded.requests, seconds = excluded.seconds, at = excluded.at, error = excluded.error,
         message = excluded.message, listing_proven = excluded.listing_proven, seen = excluded.seen
 """
+_STORED = """
+    SELECT username, secret_id, missing_run IS NOT NULL OR removed_at IS NOT NULL FROM secrets
+    WHERE username = ANY ($1::text[])
+"""
 _NOTE_PRESENT = """
     UPDATE secrets SET missing_run = NULL, removed_at = NULL
     FROM unnest($1::text[], $2::text[]) AS present (username, secret_id)
     WHERE secrets.username = present.username AND secrets.secret_id = present.secret_id
-        AND (missing_run IS NOT NULL OR removed_at IS NOT NULL)
 """
 _NOTE_MISSING = """
-    UPDATE secrets SET missing_run = $1 WHERE username = ANY ($2::text[]) AND NOT EXISTS (
-        SELECT 1 FROM unnest($3::text[], $4::text[]) AS present (username, secret_id)
-        WHERE secrets.username = present.username AND secrets.secret_id = present.secret_id
-    )
+    UPDATE secrets SET missing_run = $1 FROM unnest($2::text[], $3::text[]) AS missing (username, secret_id)
+    WHERE secrets.username = missing.username AND secrets.secret_id = missing.secret_id
 """
+_NOTE_ALL_MISSING = "UPDATE secrets SET missing_run = $1 WHERE username = ANY ($2::text[])"
 _MISSING = """
     SELECT count(*) FILTER (WHERE missing_run = $1), count(*) FROM secrets
     WHERE removed_at IS NULL AND (missing_run = $1 OR username IN (
@@ -144,24 +148,28 @@ async def finish_run(connection: Connection, run: Run, *, at: float | None) -> N
 
 async def write(connection: Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> Written:
     """Write whole users in one transaction."""
-    # Of a user or secret that is there twice the later one counts.
-    users = {user.checkpoint.username: user for user in batch}
+    checkpoints = {user.checkpoint.username: user.checkpoint for user in batch}  # of doubles the later
     async with connection.transaction():
         await _require_run(connection, run)
         await _require_key(connection, sealing)
-        changed = await _write_secrets(connection, sealing, run, batch)
-        await _note_listed(connection, run, list(users.values()))
-        await _write_checkpoints(connection, run, [users[name].checkpoint for name in sorted(users)])
+        stored = [tuple(row) for row in await connection.fetch(_STORED, sorted(checkpoints))]
+        changed = await _write_secrets(connection, sealing, run, batch, {place[:2] for place in stored})
+        await _note(connection, run, notes_of(batch, stored))
+        await _write_checkpoints(connection, run, [checkpoints[name] for name in sorted(checkpoints)])
         await tokens.write(connection, sealing, run, batch)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
 
 async def _write_secrets(
-    connection: Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]
+    connection: Connection,
+    sealing: Sealing,
+    run: Run,
+    batch: Sequence[UserWrite],
+    stored: AbstractSet[Place],
 ) -> int:
     """Write what differs from what is stored; how many that were."""
-    stored = await _find_many(connection, places(batch))
-    rows, changed = sealed_secrets(sealing, run, batch, stored)
+    found = await _find_many(connection, [place for place in places(batch) if place in stored])
+    rows, changed = sealed_secrets(sealing, run, batch, found)
     if rows:
         await connection.execute(_PUT, *_columns([msgspec.structs.astuple(row) for row in rows]))
     return changed
@@ -180,20 +188,18 @@ async def _write_checkpoints(connection: Connection, run: Run, checkpoints: Sequ
         await connection.execute(_PUT_CHECKPOINTS, run.id, *_columns(rows))
 
 
-async def _note_listed(connection: Connection, run: Run, users: Sequence[UserWrite]) -> None:
-    listed = {(user.checkpoint.username, secret_id) for user in users for secret_id in user.present}
-    present = _columns(sorted(listed)) or [[], []]
-    await connection.execute(_NOTE_PRESENT, *present)
-    proven = sorted(user.checkpoint.username for user in users if user.listed is not None)
-    if proven:
-        await connection.execute(_NOTE_MISSING, run.id, proven, *present)
+async def _note(connection: Connection, run: Run, notes: Notes) -> None:
+    if notes.back:
+        await connection.execute(_NOTE_PRESENT, *_columns(notes.back))
+    if notes.missing:
+        await connection.execute(_NOTE_MISSING, run.id, *_columns(notes.missing))
 
 
 async def note_missing(connection: Connection, run: Run, usernames: Sequence[str]) -> None:
     """Note everything of these users as missing, and forget their tokens."""
     async with connection.transaction():
         await _require_run(connection, run)
-        await connection.execute(_NOTE_MISSING, run.id, sorted(usernames), [], [])
+        await connection.execute(_NOTE_ALL_MISSING, run.id, sorted(usernames))
         await tokens.forget(connection, usernames)
 
 

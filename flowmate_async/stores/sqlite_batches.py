@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any
 
 _MOST = 64
-"""Most rows of one statement: with eleven columns as many variables as any SQLite takes."""
+"""Most rows of one statement: with eleven columns 704 variables, of the 999 that any SQLite takes."""
 
 
 def insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -24,13 +24,13 @@ def insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, 
         rows: their columns.
     """
     for chunk in _chunks(rows):
-        connection.execute(_with_rows(f"{into} VALUES ", len(chunk), len(chunk[0])), _flat(chunk))
+        connection.execute(_rows_after(f"{into} VALUES ", len(chunk), len(chunk[0])), _flat(chunk))
 
 
-def by_keys(
+def with_keys(
     connection: sqlite3.Connection, statement: str, keys: Sequence[str], *before: object
 ) -> list[tuple[Any, ...]]:
-    """What a statement does to the rows with these keys, or returns of them.
+    """Carry out a statement for the rows with these keys; what it returns of them.
 
     Args:
         connection: where.
@@ -43,23 +43,23 @@ def by_keys(
         chunk = list(keys[start : start + _MOST])
         length = 1 << (len(chunk) - 1).bit_length()
         chunk += chunk[-1:] * (length - len(chunk))  # a key that is there twice counts once
-        found += connection.execute(_with_keys(statement, length), (*before, *chunk))
+        found += connection.execute(_keys_after(statement, length), (*before, *chunk))
     return found
 
 
-def joined(
-    connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], statement: str
+def with_rows(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]
 ) -> list[tuple[Any, ...]]:
-    """What a statement returns that has these rows as a table, ``wanted``.
+    """Carry out a statement that has these rows as a table, ``wanted``; what it returns.
 
     Args:
         connection: where.
+        statement: names the table's columns ``column1``, ``column2`` …
         rows: the table, which has at least a column.
-        statement: names the columns ``column1``, ``column2`` …
     """
     found: list[tuple[Any, ...]] = []
     for chunk in _chunks(rows):
-        wanted = _with_rows("WITH wanted AS (VALUES ", len(chunk), len(chunk[0]))
+        wanted = _rows_after("WITH wanted AS (VALUES ", len(chunk), len(chunk[0]))
         found += connection.execute(f"{wanted}) {statement}", _flat(chunk))
     return found
 
@@ -79,11 +79,11 @@ def _flat(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
 
 
 @lru_cache
-def _with_rows(before: str, rows: int, columns: int) -> str:
+def _rows_after(before: str, rows: int, columns: int) -> str:
     row = f"({', '.join('?' * columns)})"
     return before + ", ".join([row] * rows)
 
 
 @lru_cache
-def _with_keys(before: str, keys: int) -> str:
+def _keys_after(before: str, keys: int) -> str:
     return f"{before} ({', '.join('?' * keys)})"

@@ -24,11 +24,12 @@ from flowmate_async.stores.base import (
     Written,
     no_such_run,
 )
+from flowmate_async.stores.notes import notes_of
 from flowmate_async.stores.paging import SealedRow
 from flowmate_async.stores.rekeying import KeyChanged, Resealed
 from flowmate_async.stores.sealed_secrets import Place, places, sealed_secrets
 from flowmate_async.stores.sealing import Sealed, Sealing
-from flowmate_async.stores.sqlite_batches import by_keys, insert, joined
+from flowmate_async.stores.sqlite_batches import insert, with_keys, with_rows
 from flowmate_async.stores.sqlite_files import transaction
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -141,37 +142,19 @@ def finish_run(connection: sqlite3.Connection, run: Run, *, at: float | None) ->
 
 def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> Written:
     """Write whole users in one transaction."""
-    # Of a user or secret that is there twice the later one counts.
-    users = {user.checkpoint.username: user for user in batch}
+    checkpoints = {user.checkpoint.username: user.checkpoint for user in batch}  # of doubles the later
     with transaction(connection):
         _require_run(connection, run)
         _require_key(connection, sealing)
-        stored = by_keys(connection, _STORED, list(users))
-        _note_listed(connection, run, users, stored)
+        stored = with_keys(connection, _STORED, list(checkpoints))
         changed = _write_secrets(connection, sealing, run, batch, {(name, id_) for name, id_, _ in stored})
-        checkpoints = [(run.id, *msgspec.structs.astuple(user.checkpoint)) for user in users.values()]
-        insert(connection, _PUT_CHECKPOINT, checkpoints)
+        notes = notes_of(batch, stored)
+        connection.executemany(_NOTE_PRESENT, notes.back)
+        connection.executemany(_NOTE_MISSING, [(run.id, *place) for place in notes.missing])
+        rows = [(run.id, *msgspec.structs.astuple(checkpoint)) for checkpoint in checkpoints.values()]
+        insert(connection, _PUT_CHECKPOINT, rows)
         tokens.write(connection, sealing, run, batch)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
-
-
-def _note_listed(
-    connection: sqlite3.Connection,
-    run: Run,
-    users: Mapping[str, UserWrite],
-    stored: Sequence[tuple[str, str, bool]],
-) -> None:
-    """Note what is missing and what is back; nearly always nothing is."""
-    back, missing = [], []
-    present = {username: set(user.present) for username, user in users.items()}
-    for username, secret_id, gone in stored:
-        if secret_id in present[username]:
-            if gone:
-                back.append((username, secret_id))
-        elif users[username].listed is not None:
-            missing.append((run.id, username, secret_id))
-    connection.executemany(_NOTE_PRESENT, back)
-    connection.executemany(_NOTE_MISSING, missing)
 
 
 def _write_secrets(
@@ -183,7 +166,7 @@ def _write_secrets(
 ) -> int:
     """Write what differs from what is stored; how many that were."""
     wanted = [place for place in places(batch) if place in stored]
-    found = {(name, id_): Sealed(*rest) for name, id_, *rest in joined(connection, wanted, _FIND_WANTED)}
+    found = {(name, id_): Sealed(*rest) for name, id_, *rest in with_rows(connection, _FIND_WANTED, wanted)}
     rows, changed = sealed_secrets(sealing, run, batch, found)
     insert(connection, _PUT, [msgspec.structs.astuple(row) for row in rows])
     return changed
@@ -217,7 +200,7 @@ def find(connection: sqlite3.Connection, username: str, secret_id: str) -> Seale
 
 def statuses(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
     """How those of these users ended that have a checkpoint."""
-    return dict(by_keys(connection, _STATUSES, usernames, run.id))
+    return dict(with_keys(connection, _STATUSES, usernames, run.id))
 
 
 def seen(connection: sqlite3.Connection, usernames: Sequence[str]) -> Mapping[str, str]:
@@ -229,7 +212,7 @@ def seen(connection: sqlite3.Connection, usernames: Sequence[str]) -> Mapping[st
     found: dict[str, str] = {}
     for (run_id,) in connection.execute(_RUNS_KEPT).fetchall():
         left = [username for username in usernames if username not in found]
-        found.update(by_keys(connection, _SEEN, left, run_id))
+        found.update(with_keys(connection, _SEEN, left, run_id))
     return found
 
 

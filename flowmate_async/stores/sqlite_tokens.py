@@ -8,7 +8,7 @@ import msgspec
 from flowmate_async.stores.base import Run, UserWrite
 from flowmate_async.stores.sealed_tokens import ResealedToken, TokenRow, sealed_tokens
 from flowmate_async.stores.sealing import Sealing
-from flowmate_async.stores.sqlite_batches import by_keys, insert
+from flowmate_async.stores.sqlite_batches import insert, with_keys
 from flowmate_async.stores.sqlite_files import transaction
 
 _PUT = "INSERT OR REPLACE INTO tokens (username, run_id, used_at, sealed)"
@@ -27,7 +27,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
 
 def find(connection: sqlite3.Connection, usernames: Sequence[str]) -> list[TokenRow]:
     """The tokens of these users."""
-    return [TokenRow(*row) for row in by_keys(connection, _FIND, usernames)]
+    return [TokenRow(*row) for row in with_keys(connection, _FIND, usernames)]
 
 
 def after(connection: sqlite3.Connection, username: str, limit: int) -> list[TokenRow]:
@@ -37,7 +37,7 @@ def after(connection: sqlite3.Connection, username: str, limit: int) -> list[Tok
 
 def forget(connection: sqlite3.Connection, usernames: Sequence[str]) -> None:
     """Forget these users' tokens, within somebody's transaction."""
-    by_keys(connection, _FORGET, usernames)
+    with_keys(connection, _FORGET, usernames)
 
 
 def forget_used_before(connection: sqlite3.Connection, used_before: float) -> None:

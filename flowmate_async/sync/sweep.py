@@ -91,14 +91,15 @@ async def sweep_in_batches(
         users: any iterable or async iterable, of whatever tells ``read`` who is to be read.
         workers: users read at once.
         stop: when set, no further user is begun; those begun are finished.
-        apart_seconds: how long after one batch the next is at the earliest, unless half of the queue is full.
+        apart_seconds: how long after one batch the next is at the earliest, unless half of the workers wait
+            with an outcome or none is left at work: so with one or two workers nobody ever waits.
 
     Raises:
         Exception: what the iterable of users raised.
     """
     crew = _Crew(read, _Users(users, stop), size=workers, apart_seconds=apart_seconds)
     try:
-        while crew.working:
+        while not crew.is_done():
             batch, crash = await crew.next_batch()
             if batch:
                 yield batch
@@ -129,7 +130,10 @@ class _Crew(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._tasks = [self._loop.create_task(self._work()) for _ in range(size)]
         self._at_work = size
-        self.working = size
+
+    def is_done(self) -> bool:
+        """Whether every worker has ended and all that they brought is handed out."""
+        return not self._at_work and self._done.empty()
 
     async def next_batch(self) -> tuple[list[Outcome], _Crash | None]:
         """All that has come since the last batch, waiting for the first, or for more if that was just now."""
@@ -143,7 +147,6 @@ class _Crew(Generic[T]):
         arrived = [first]
         while not self._done.empty():
             arrived.append(self._done.get_nowait())
-        self.working -= arrived.count(None)
         crashes = [item for item in arrived if isinstance(item, _Crash)]
         outcomes = [item for item in arrived if item is not None and not isinstance(item, _Crash)]
         return outcomes, crashes[0] if crashes else None

@@ -92,3 +92,29 @@ class RemovalLaws:
             assert await places(store) == ["bob a"]
             with pytest.raises(CheckpointError):
                 await store.note_missing(Run(id="no-such-run", started_at=1.0), ["bob"])
+
+    async def test_a_user_twice_in_a_batch_is_back_wholly(self, open_store: OpenStore) -> None:
+        """Every credential that any of the user's writes has, whether marked, noted or changed."""
+        async with open_store() as store:
+            run = await write(store, synced("ann", *named("a", "b", "c", "d")))
+            await store.write(run, [listing("ann")])
+            await store.remove_missing(run, how="mark", at=3.0)
+            run = await store.begin_run(at=4.0)
+            changed = synced("ann", api_key("b", key="new"))
+            await store.write(run, [synced("ann", *named("a")), changed, listing("ann", *named("c", "d"))])
+            assert [item.removed_at async for item in store.items()] == [None] * 4
+            await store.write(run, [synced("ann", *named("a")), synced("ann", *named("b"))])
+            assert await store.remove_missing(run, how="delete", at=5.0) == 0
+
+    async def test_a_user_twice_in_a_batch_lacks_what_the_last_listing_lacks(
+        self, open_store: OpenStore
+    ) -> None:
+        """Also what the batch itself wrote before that; a write without a listing leaves the notes."""
+        async with open_store() as store:
+            await write(store, synced("ann", *named("a")), synced("bob", *named("a", "b")))
+            run = await store.begin_run(at=2.0)
+            await store.write(run, [listing("ann", *named("b")), listing("ann", *named("c"))])
+            assert await store.missing(run) == Missing(missing=2, stored=3)
+            await store.write(run, [listing("bob", *named("a")), failed("bob", "protocol", *named("a"))])
+            assert await store.remove_missing(run, how="delete", at=3.0) == 3
+            assert await places(store) == ["ann c", "bob a"]

@@ -11,7 +11,7 @@ from flowmate_async.stores import Store, StoreKey, open_store
 from flowmate_async.stores.copying import Copied, copy_store, is_empty
 from flowmate_async.stores.memory import MemoryStore
 from flowmate_async.testing.samples import api_key, every_type
-from flowmate_async.testing.store_writes import ORIGIN, collect, synced, write
+from flowmate_async.testing.store_writes import ORIGIN, collect, listing, named, synced, write
 
 from .postgres_server import PostgresServer
 
@@ -60,6 +60,23 @@ async def test_what_the_other_store_has_besides_stays() -> None:
         assert not await is_empty(target)
         assert await copy_store(source, target, at=1.0) == Copied(users=1, secrets=1, changed=1)
         assert [item.secret_id async for item in target.items("ann")] == ["a", "b", "c"]
+
+
+async def test_what_was_missing_in_the_other_store_is_back_in_it(urls: dict[str, str], key: StoreKey) -> None:
+    """All that was copied of a user, marked or only noted: the next removal takes none of it away."""
+    secrets = [api_key("a"), api_key("b"), api_key("c", key="new")]
+    async with MemoryStore() as source:
+        await write(source, synced("ann", *secrets))
+        for name, url in urls.items():
+            async with open_store(url, key=key) as target:
+                run = await write(target, synced("ann", *named("a", "b", "c")))
+                await target.write(run, [listing("ann", api_key("a"))])
+                await target.remove_missing(run, how="mark", at=3.0)
+                await target.write(run, [listing("ann")])
+                await copy_store(source, target, at=4.0)
+                assert await target.remove_missing(run, how="delete", at=5.0) == 0, name
+                assert [item.removed_at async for item in target.items()] == [None] * 3, name
+                assert await collect(target.secrets()) == [("ann", secret) for secret in secrets], name
 
 
 async def test_a_copy_of_another_upstreams_store_is_refused() -> None:

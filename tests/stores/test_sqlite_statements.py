@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flowmate_async.stores import Checkpoint, UserWrite
 from flowmate_async.stores.base import Written
+from flowmate_async.stores.memory import MemoryStore
 from flowmate_async.stores.sqlite import SqliteStore
 from flowmate_async.testing.samples import api_key
 
@@ -62,15 +63,21 @@ async def test_a_batch_is_a_few_statements_however_many_users_it_has(open_sqlite
         await store.bind("https://flowmate.example")
         run = await store.begin_run(at=1.0)
         store._connection.set_trace_callback(statements.append)
-        for number, size in enumerate((1, 64)):
+
+        async def taken(work):
             before = len(statements)
-            await store.write(run, [user(f"{number}-{place}") for place in range(size)])
-            statements[before:] = [len(statements) - before]
-        await store.seen([f"1-{place}" for place in range(64)])
-        await store.statuses(run, [f"1-{place}" for place in range(64)])
-        one, many, *reads = statements
-    assert many <= one
-    assert len(reads) <= 3
+            await work
+            return len(statements) - before
+
+        alone = await taken(store.write(run, [user("alone")]))
+        for size in (2, 63, 64, 65, 127, 200):
+            names = [f"{size}-{place}" for place in range(size)]
+            chunks = -(-size // 64)
+            inserts = size // 64 + (size % 64).bit_count()
+            written = await taken(store.write(run, [user(name) for name in names]))
+            assert written <= alone + 2 * (chunks - 1) + 2 * (inserts - 1)
+            assert await taken(store.seen(names)) <= 1 + chunks
+            assert await taken(store.statuses(run, names)) <= chunks
 
 
 NAMES = st.sampled_from(["ann", "bo", "cy", "nul\0ed"])
@@ -107,15 +114,14 @@ async def contents(store, run):
     )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(before=WRITES, batch=st.lists(WRITES.map(lambda found: found[:1]), max_size=6, unique_by=repr))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=WRITES, batch=WRITES)
 def test_a_batch_ends_as_its_users_written_one_by_one(tmp_path, key, before, batch):
-    """As long as nobody is in it twice."""
-    one_each = {found[0][0]: found[0] for found in batch if found}
-    users = batch_of([*one_each.values()])
+    """Also of a user who is in it more than once."""
+    users = batch_of(batch)
 
-    async def written(folder, batches):
-        async with SqliteStore(folder / "creds.db", key=key) as store:
+    async def written(store, batches):
+        async with store:
             await store.bind("https://flowmate.example")
             run = await store.begin_run(at=1.0)
             for earlier in batch_of(before):
@@ -128,12 +134,16 @@ def test_a_batch_ends_as_its_users_written_one_by_one(tmp_path, key, before, bat
                 sum(one.unchanged for one in done),
             )
 
-    async def both():
+    async def everywhere():
         with TemporaryDirectory(dir=tmp_path) as a, TemporaryDirectory(dir=tmp_path) as b:
-            return await written(Path(a), [users]), await written(Path(b), [[one] for one in users])
+            return (
+                await written(SqliteStore(Path(a, "creds.db"), key=key), [users]),
+                await written(SqliteStore(Path(b, "creds.db"), key=key), [[one] for one in users]),
+                await written(MemoryStore(), [users]),
+            )
 
-    together, alone = anyio.run(both)
-    assert together == alone
+    together, alone, in_memory = anyio.run(everywhere)
+    assert together == alone == in_memory
 
 
 async def test_a_credential_that_is_twice_in_a_batch_changed_once(open_sqlite):

@@ -1,0 +1,51 @@
+"""What a batch says of the credentials that are stored: which are back, and which are missing.
+
+For stores that write a whole batch at once; it ends as if its users were written one by one, in their order.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from flowmate_async.stores.base import UserWrite
+from flowmate_async.stores.sealed_secrets import Place
+
+
+class Notes(msgspec.Struct, frozen=True):
+    """What to note once a batch's credentials are written: first who is back, then what is missing.
+
+    Attributes:
+        back: noted as missing or marked as removed before, and there again, if only for a while.
+        missing: stored, and not in the last listing that their user's writes prove complete.
+    """
+
+    back: list[Place]
+    missing: list[Place]
+
+
+def notes_of(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> Notes:
+    """What to note of a batch's users; nearly always nothing.
+
+    Args:
+        batch: the users.
+        stored: username and secret id of all that was stored of them before, and whether it was noted as
+            missing or marked as removed.
+    """
+    gone: dict[str, dict[str, bool]] = {}
+    for username, secret_id, is_gone in stored:
+        gone.setdefault(username, {})[secret_id] = is_gone
+    back: set[Place] = set()
+    missing: set[Place] = set()
+    for user in batch:
+        username, present = user.checkpoint.username, set(user.present)
+        known = gone.setdefault(username, {})
+        for secret in user.secrets:
+            known.setdefault(secret.id, False)
+        for secret_id, was_gone in known.items():
+            if secret_id in present:
+                missing.discard((username, secret_id))
+                if was_gone:
+                    back.add((username, secret_id))
+            elif user.listed is not None:
+                missing.add((username, secret_id))
+    return Notes(sorted(back), sorted(missing))
