@@ -30,12 +30,9 @@ def show(report: SyncReport, *, as_json: bool) -> None:
 def summary(report: SyncReport) -> str:
     """The totals in a line."""
     how = "complete" if report.complete else "incomplete"
-    left = sum(report.left.values())
-    written = f" ({report.changed:,} written, {report.unchanged:,} fetched and unchanged, {left:,} left)"
-    known = report.changed or report.unchanged or left  # a cluster does not tell
     text = (
         f"Run {report.run_id} {how}: {report.synced:,} users synced, {report.failed:,} failed; "
-        f"{report.secrets:,} credentials{written if known else ''}; "
+        f"{report.secrets:,} credentials{_written(report)}; "
         f"{report.requests:,} requests in {report.seconds:.1f} s"
     )
     if report.removed:
@@ -45,6 +42,13 @@ def summary(report: SyncReport) -> str:
     if report.errors:
         text += f"; failures: {_counts(report.errors)}"
     return text
+
+
+def _written(report: SyncReport) -> str:
+    if report.changed is None or report.unchanged is None or report.left is None:
+        return ""
+    left = sum(report.left.values())
+    return f" ({report.changed:,} written, {report.unchanged:,} fetched and unchanged, {left:,} left)"
 
 
 def planned(plan: SyncPlan) -> str:

@@ -121,7 +121,7 @@ class Following:
                 await _either(stop, self._clock.sleep(_LOOK_SECONDS))
         if not job.outstanding:
             await self._marks.forget(run.id)
-        yield StoredBatch(ends=(), requests=await job.requests())
+        yield StoredBatch(ends=(), requests=await job.requests(), counted=False)
 
     async def _hand_in(self, job: "_Job") -> None:
         for usernames in list(job.outstanding):
@@ -162,7 +162,7 @@ class _Job:
         while self.outstanding and not self.outstanding[0]:
             self.outstanding.popleft()
         self.outstanding = deque(names for names in self.outstanding if names)
-        return StoredBatch(ends=tuple(ends))
+        return StoredBatch(ends=tuple(ends), counted=False)
 
     async def requests(self) -> int:
         """How many requests the users took that have ended meanwhile."""

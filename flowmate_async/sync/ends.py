@@ -44,15 +44,17 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         ends: how they ended.
-        changed: credentials rewritten, as far as that is known.
-        unchanged: credentials found unchanged, likewise.
+        changed: credentials rewritten.
+        unchanged: credentials found unchanged.
         requests: requests that ``ends`` do not tell of.
+        counted: whether ``changed``, ``unchanged`` and what ``ends`` left are known.
     """
 
     ends: tuple[UserEnd, ...]
     changed: int = 0
     unchanged: int = 0
     requests: int = 0
+    counted: bool = True
 
 
 class Executor(Protocol):

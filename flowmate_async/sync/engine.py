@@ -88,6 +88,7 @@ class SyncEngine:
         self._clock = clock
         self._emitter = emitter
         self._skipped = 0
+        self._counted = True
         self._changed = 0
         self._unchanged = 0
         self._requests = 0
@@ -182,6 +183,7 @@ class SyncEngine:
         return rules.at_end()
 
     def _note(self, batch: StoredBatch) -> None:
+        self._counted = self._counted and batch.counted
         self._changed += batch.changed
         self._unchanged += batch.unchanged
         self._requests += batch.requests
@@ -221,15 +223,15 @@ class SyncEngine:
             failed=totals.failed,
             skipped=self._skipped,
             secrets=totals.secrets,
-            changed=self._changed,
-            unchanged=self._unchanged,
+            changed=self._changed if self._counted else None,
+            unchanged=self._unchanged if self._counted else None,
             requests=self._requests,
             errors=totals.errors,
             left_out=left_out,
             missing=removed.missing,
             removed=removed.removed,
             removal_refused=removed.refused,
-            left=dict(sorted(self._left.items())),
+            left=dict(sorted(self._left.items())) if self._counted else None,
         )
 
 

@@ -30,10 +30,10 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         failed: users something of whom could not be fetched, likewise.
         skipped: users that an earlier part of the run had done.
         secrets: credentials the run vouches for.
-        changed: credentials this call wrote.
-        unchanged: credentials this call found unchanged.
+        changed: credentials this call wrote; ``None`` after a sync by Celery workers, which do not tell.
+        unchanged: credentials this call found unchanged, likewise.
         left: credentials this call left as they are stored, by why: ``unchanged``, ``failed_before``,
-            ``volatile``; see :class:`~flowmate_async.DeltaPolicy`.
+            ``volatile``; see :class:`~flowmate_async.DeltaPolicy`. Likewise.
         requests: requests of this call.
         errors: failed users of the run by kind of error.
         left_out: accounts that were not selected.
@@ -51,15 +51,15 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     skipped: int
     secrets: int
-    changed: int
-    unchanged: int
+    changed: int | None
+    unchanged: int | None
     requests: int
     errors: dict[str, int]
     left_out: tuple[LeftOut, ...] = ()
     missing: int = 0
     removed: int = 0
     removal_refused: bool = False
-    left: dict[str, int] = {}
+    left: dict[str, int] | None = {}
 
 
 def select(users: list[User]) -> tuple[list[str], tuple[LeftOut, ...]]:

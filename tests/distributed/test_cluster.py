@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.cli.conftest import twin_process
+from tests.reporting.pages import Page
 from tests.workers.conftest import acknowledged, contents, kept_tokens, needs_proc, until
 
 from .cluster import Cluster, ending
@@ -131,9 +132,15 @@ def test_whoever_follows_may_go_and_come_back_and_a_worker_returns_what_it_has_n
     assert 0 < begun < USERS
     cluster.worker()
     until(lambda: len(acknowledged(cluster.store)) > begun, seconds=WAIT)  # nobody follows
-    code, out, _ = cluster.follow().ended(WAIT)
+    page = cluster.store.with_name("report.html")
+    code, out, _ = cluster.follow("--report", str(page)).ended(WAIT)
     report = msgspec.json.decode(out)
     assert (code, report["resumed"], report["synced"]) == (0, True, USERS)
+    # What the workers found changed nobody knows here; a nought would be a lie.
+    assert (report["changed"], report["unchanged"], report["left"]) == (None, None, None)
+    shown_numbers = Page(page.read_text(encoding="utf-8")).numbers
+    assert shown_numbers["synced"] == USERS
+    assert "changed" not in shown_numbers
     assert set(twin.stats()["lists"].values()) == {1}
     assert contents(cluster.store) == twin.truth()
 
