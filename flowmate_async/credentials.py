@@ -1,7 +1,7 @@
 """Credentials that are valid when they are handed out: a cache by expiry, refreshed once, rejected once.
 
 What may be served when is decided in ``freshness.py``; that one secret is fetched once however many ask is
-``fetch.py``'s. Here: what is kept, and what a failure means for what is kept.
+``fetch.py``'s; how it is held is ``entries.py``'s. Here: what is kept, and what a failure means for it.
 """
 
 import asyncio
@@ -10,10 +10,9 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable
 
-import msgspec
-
 from flowmate_async.clock import Clock
 from flowmate_async.coordination import Acceptable, Recognizes, SharedCredentials, SharedSecret
+from flowmate_async.entries import CacheStatistics, Entry, Key, RecentFailures
 from flowmate_async.errors import (
     CredentialExpiredError,
     CredentialRejectedError,
@@ -30,79 +29,11 @@ from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
 from flowmate_async.secrets import OAuth2Value, Secret, SessionValue, presented
 
-_Key = tuple[str, str]
-
 _TRANSIENT = (UpstreamUnavailableError, RateLimitedError, RefreshFailedError)
 """Failures that say nothing about the value that is held."""
 
 _NEGATIVE = (PermissionDeniedError, SecretNotFoundError, UserNotFoundError)
 """Answers that end the right to the value that is held."""
-
-
-_CALLED_IN = Timeline(float("-inf"), float("-inf"), float("-inf"), float("-inf"))
-"""Of a value that was rejected, until upstream has been asked for a newer one."""
-
-
-class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The cache as it stands, and what it did so far.
-
-    Attributes:
-        entries: credentials held.
-        failures: failures remembered, as "no such secret".
-        hits: credentials served from the cache.
-        misses: credentials that had to be waited for.
-        refreshes: values that came from upstream.
-        stale_served: values served although their refresh had failed, since they were still valid.
-    """
-
-    entries: int
-    failures: int
-    hits: int
-    misses: int
-    refreshes: int
-    stale_served: int
-
-
-class Entry:
-    """One credential as it is held; its ``repr`` is the default one, without fields."""
-
-    __slots__ = (
-        "failure",
-        "generation",
-        "newest",
-        "refreshing",
-        "rejected_until",
-        "rejecters",
-        "retry_at",
-        "secret",
-        "timeline",
-        "told",
-        "unrejected",
-    )
-
-    def __init__(self, answer: SharedSecret, when: Timeline, generation: int) -> None:
-        self.secret: Secret = answer.secret
-        self.newest: bool = answer.newest
-        self.timeline: Timeline = when
-        self.generation: int = generation
-        self.failure: FlowMateError | None = None
-        self.retry_at: float = float("-inf")
-        self.rejected_until: float = float("-inf")
-        self.refreshing: bool = False
-        self.told: bool = False
-        self.rejecters: int = 0
-        self.unrejected: Timeline = when
-
-    def call_in(self) -> None:
-        """Have nobody handed it before upstream has been asked again, since an app rejected it."""
-        self.timeline = _CALLED_IN
-        if self.failure is None:
-            self.retry_at = float("-inf")  # it was upstream's newest, and that is what is in doubt
-
-    @property
-    def called_in(self) -> bool:
-        """Whether an app rejected it since it came."""
-        return self.timeline is _CALLED_IN
 
 
 class Credentials:
@@ -141,8 +72,8 @@ class Credentials:
         self._clock = clock
         self._emitter = emitter
         self._uniform = uniform
-        self._entries: OrderedDict[_Key, Entry] = OrderedDict()
-        self._failures: OrderedDict[_Key, tuple[FlowMateError, float]] = OrderedDict()
+        self._entries: OrderedDict[Key, Entry] = OrderedDict()
+        self._failures = RecentFailures(capacity=capacity, clock=clock)
         self._generations = itertools.count(1)
         self._background: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -176,7 +107,7 @@ class Credentials:
             return (await self._arrived(key, self._keep(key, answer), min_valid)).secret
         return (await self.entry(key, min_valid)).secret
 
-    async def entry(self, key: _Key, min_valid: float) -> Entry:
+    async def entry(self, key: Key, min_valid: float) -> Entry:
         """The entry to serve: at once when it may be, otherwise after one refresh."""
         entry = self._entries.get(key)
         if entry is None:
@@ -194,7 +125,7 @@ class Credentials:
             self._refresh_in_background(key, entry)
         return entry
 
-    async def replaced(self, key: _Key, rejected: Entry, min_valid: float) -> Entry:
+    async def replaced(self, key: Key, rejected: Entry, min_valid: float) -> Entry:
         """The entry after one that the app rejected: compare-and-swap, so that many rejections fetch once.
 
         What is compared is the credential itself: evicted and fetched again, it is in another entry.
@@ -211,7 +142,7 @@ class Credentials:
         known = rejected if current is None else current
         if self._clock.monotonic() < max(known.rejected_until, rejected.rejected_until):
             raise _rejected(key)
-        self._raise_remembered(key)
+        self._failures.raise_if_any(key)
         if known.failure is not None and self._clock.monotonic() < known.retry_at:
             raise known.failure.clone()
         if self._shared is not None and await self._shared.reject(*key, rejected.secret):
@@ -228,7 +159,7 @@ class Credentials:
         await self._tell(key, rejected)
         return await self._arrived(key, fetched, min_valid)
 
-    async def _tell(self, key: _Key, rejected: Entry) -> None:
+    async def _tell(self, key: Key, rejected: Entry) -> None:
         """Have other processes hand out no more what was rejected, since there is something newer; once."""
         if self._shared is None or rejected.told:
             return
@@ -239,7 +170,7 @@ class Credentials:
             rejected.told = False
             raise
 
-    async def _fetch_instead_of(self, rejected: Entry, key: _Key, min_valid: float) -> Entry:
+    async def _fetch_instead_of(self, rejected: Entry, key: Key, min_valid: float) -> Entry:
         """Fetch by force; meanwhile nobody is handed the rejected value."""
         old = rejected.secret
         if not rejected.rejecters:
@@ -267,9 +198,9 @@ class Credentials:
     def forget(self, username: str, secret_id: str) -> None:
         """Drop what is held of a secret."""
         self._entries.pop((username, secret_id), None)
-        self._failures.pop((username, secret_id), None)
+        self._failures.forget((username, secret_id))
 
-    async def refresh_if_due(self, key: _Key) -> None:
+    async def refresh_if_due(self, key: Key) -> None:
         """Fetch a credential that is not held, or whose early refresh is due; otherwise do nothing."""
         entry = self._entries.get(key)
         if entry is None:
@@ -277,7 +208,7 @@ class Credentials:
         elif (due := self.refresh_at(key)) is not None and due <= self._clock.monotonic():
             await self._fetch(key, acceptable=self._is_fresh)
 
-    def refresh_at(self, key: _Key) -> float | None:
+    def refresh_at(self, key: Key) -> float | None:
         """When an early refresh is due, in monotonic seconds; ``None`` for never.
 
         A credential that is not held is due now.
@@ -308,13 +239,13 @@ class Credentials:
         self._entries.clear()
         self._failures.clear()
 
-    async def _first(self, key: _Key, min_valid: float) -> Entry:
+    async def _first(self, key: Key, min_valid: float) -> Entry:
         """Fetch what is not held, unless that failed a moment ago."""
-        self._raise_remembered(key)
+        self._failures.raise_if_any(key)
         fetched = await self._fetch(key, acceptable=self._is_valid_for(min_valid))
         return await self._arrived(key, fetched, min_valid)
 
-    async def _arrived(self, key: _Key, entry: Entry, min_valid: float) -> Entry:
+    async def _arrived(self, key: Key, entry: Entry, min_valid: float) -> Entry:
         """What a flight brought, or a newer one.
 
         If an app rejected it before the caller's turn came; or if whoever began the flight needed it for less
@@ -324,15 +255,7 @@ class Credentials:
             entry = await self._fetch(key, acceptable=self._is_valid_for(min_valid))
         return self._long_enough(key, entry, min_valid)
 
-    def _raise_remembered(self, key: _Key) -> None:
-        """Raise what fetching it failed with a moment ago, if it did."""
-        error, until = self._failures.get(key, (None, 0.0))
-        if error is not None:
-            if self._clock.monotonic() < until:
-                raise error.clone()
-            del self._failures[key]
-
-    async def _renewed(self, key: _Key, entry: Entry, min_valid: float) -> Entry:
+    async def _renewed(self, key: Key, entry: Entry, min_valid: float) -> Entry:
         """Wait for a newer value than one that has ended or ends too soon."""
         if self._clock.monotonic() < entry.retry_at:
             if entry.failure is None:
@@ -346,7 +269,7 @@ class Credentials:
             return await self._arrived(key, renewed, min_valid)
         return self._despite(failure, key, entry)
 
-    def _despite(self, failure: FlowMateError, key: _Key, entry: Entry) -> Entry:
+    def _despite(self, failure: FlowMateError, key: Key, entry: Entry) -> Entry:
         """The old value, if the failure says nothing about it and it is still valid; else the failure."""
         if not isinstance(failure, _TRANSIENT) or self._remaining(entry) <= 0:
             raise failure
@@ -354,7 +277,7 @@ class Credentials:
         self._emitter.emit(ServedStale(*key, failure.kind))
         return entry
 
-    async def _fetch(self, key: _Key, *, acceptable: Acceptable, forced: bool = False) -> Entry:
+    async def _fetch(self, key: Key, *, acceptable: Acceptable, forced: bool = False) -> Entry:
         entry = self._entries.get(key)
         try:
             answer = await self._fetcher.get(
@@ -392,7 +315,7 @@ class Credentials:
     def _is_valid_for(self, min_valid: float) -> Acceptable:
         return lambda answer: self._state(answer, min_valid) is not State.EXPIRED
 
-    def _keep(self, key: _Key, answer: SharedSecret) -> Entry:
+    def _keep(self, key: Key, answer: SharedSecret) -> Entry:
         """Hold what a flight brought; called once by the flight and again by everyone who waited for it."""
         entry, secret = self._entries.get(key), answer.secret
         if entry is not None and entry.secret is secret:
@@ -407,7 +330,7 @@ class Credentials:
             self._emitter.emit(Refreshed(*key))
         if entry.newest and self._remaining(entry) <= 0:
             entry.retry_at = self._clock.monotonic() + self._cool_down()
-        self._failures.pop(key, None)
+        self._failures.forget(key)
         return entry
 
     def _keep_unchanged(self, entry: Entry, answer: SharedSecret, when: Timeline) -> None:
@@ -420,7 +343,7 @@ class Credentials:
         entry.timeline = when
         entry.failure = None
 
-    def _insert(self, key: _Key, entry: Entry) -> None:
+    def _insert(self, key: Key, entry: Entry) -> None:
         if self._closed:
             return
         self._entries[key] = entry
@@ -428,28 +351,21 @@ class Credentials:
         while len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
 
-    def _note_failure(self, key: _Key, error: FlowMateError) -> None:
+    def _note_failure(self, key: Key, error: FlowMateError) -> None:
         """What a failure means for what is held. Idempotent: everyone who waited for the flight calls it."""
         entry = self._entries.get(key)
         now = self._clock.monotonic()
         if isinstance(error, _NEGATIVE):
             self._entries.pop(key, None)
-            self._remember(key, error, now + self._policy.negative_ttl_seconds)
+            self._failures.add(key, error, until=now + self._policy.negative_ttl_seconds)
         elif entry is not None:
             if entry.retry_at <= now:
                 entry.retry_at = now + self._cool_down()
                 entry.failure = error.clone()
         elif isinstance(error, RefreshFailedError):
-            self._remember(key, error, now + self._cool_down())
+            self._failures.add(key, error, until=now + self._cool_down())
 
-    def _remember(self, key: _Key, error: FlowMateError, until: float) -> None:
-        if key in self._failures:
-            return
-        self._failures[key] = (error.clone(), until)
-        while len(self._failures) > self._capacity:
-            self._failures.popitem(last=False)
-
-    def _refresh_in_background(self, key: _Key, entry: Entry) -> None:
+    def _refresh_in_background(self, key: Key, entry: Entry) -> None:
         """Start one early refresh, if none is under way; its failure is nobody's but the entry's."""
         if entry.refreshing or self._clock.monotonic() < entry.retry_at:
             return
@@ -458,7 +374,7 @@ class Credentials:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _refresh_early(self, key: _Key, entry: Entry) -> None:
+    async def _refresh_early(self, key: Key, entry: Entry) -> None:
         try:
             await self._fetch(key, acceptable=self._is_fresh)
         except FlowMateError:
@@ -466,7 +382,7 @@ class Credentials:
         finally:
             entry.refreshing = False
 
-    def _long_enough(self, key: _Key, entry: Entry, min_valid: float) -> Entry:
+    def _long_enough(self, key: Key, entry: Entry, min_valid: float) -> Entry:
         """The entry, if it is valid for as long as the caller needs it.
 
         Raises:
@@ -503,7 +419,7 @@ def _auth_client_id(secret: Secret) -> str | None:
     return value.auth_client_id if isinstance(value, OAuth2Value | SessionValue) else None
 
 
-def _rejected(key: _Key) -> CredentialRejectedError:
+def _rejected(key: Key) -> CredentialRejectedError:
     username, secret_id = key
     return CredentialRejectedError(
         "the app rejected the credential, and upstream has no other",

@@ -6,7 +6,8 @@ What is held, and what a rejection means for it, is ``credentials.py``'s.
 from types import TracebackType
 from typing import Self
 
-from flowmate_async.credentials import Credentials, Entry
+from flowmate_async.credentials import Credentials
+from flowmate_async.entries import Entry
 from flowmate_async.secrets import Secret
 
 

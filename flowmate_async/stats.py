@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from flowmate_async.credentials import CacheStatistics
+from flowmate_async.entries import CacheStatistics
 from flowmate_async.events import (
     Answered,
     Broken,

@@ -1,0 +1,122 @@
+"""What the cache of credentials holds: each with what is known of it, and failures that still count."""
+
+from collections import OrderedDict
+
+import msgspec
+
+from flowmate_async.clock import Clock
+from flowmate_async.coordination import SharedSecret
+from flowmate_async.errors import FlowMateError
+from flowmate_async.freshness import Timeline
+from flowmate_async.secrets import Secret
+
+Key = tuple[str, str]
+"""Username and secret id."""
+
+_CALLED_IN = Timeline(float("-inf"), float("-inf"), float("-inf"), float("-inf"))
+"""Of a value that was rejected, until upstream has been asked for a newer one."""
+
+
+class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The cache as it stands, and what it did so far.
+
+    Attributes:
+        entries: credentials held.
+        failures: failures remembered, as "no such secret".
+        hits: credentials served from the cache.
+        misses: credentials that had to be waited for.
+        refreshes: values that came from upstream.
+        stale_served: values served although their refresh had failed, since they were still valid.
+    """
+
+    entries: int
+    failures: int
+    hits: int
+    misses: int
+    refreshes: int
+    stale_served: int
+
+
+class Entry:
+    """One credential as it is held; its ``repr`` is the default one, without fields."""
+
+    __slots__ = (
+        "failure",
+        "generation",
+        "newest",
+        "refreshing",
+        "rejected_until",
+        "rejecters",
+        "retry_at",
+        "secret",
+        "timeline",
+        "told",
+        "unrejected",
+    )
+
+    def __init__(self, answer: SharedSecret, when: Timeline, generation: int) -> None:
+        self.secret: Secret = answer.secret
+        self.newest: bool = answer.newest
+        self.timeline: Timeline = when
+        self.generation: int = generation
+        self.failure: FlowMateError | None = None
+        self.retry_at: float = float("-inf")
+        self.rejected_until: float = float("-inf")
+        self.refreshing: bool = False
+        self.told: bool = False
+        self.rejecters: int = 0
+        self.unrejected: Timeline = when
+
+    def call_in(self) -> None:
+        """Have nobody handed it before upstream has been asked again, since an app rejected it."""
+        self.timeline = _CALLED_IN
+        if self.failure is None:
+            self.retry_at = float("-inf")  # it was upstream's newest, and that is what is in doubt
+
+    @property
+    def called_in(self) -> bool:
+        """Whether an app rejected it since it came."""
+        return self.timeline is _CALLED_IN
+
+
+class RecentFailures:
+    """Failures that are answered again for a while, so that asking again and again costs nothing.
+
+    The oldest go first when there are too many.
+
+    Args:
+        capacity: most failures held.
+        clock: monotonic time.
+    """
+
+    def __init__(self, *, capacity: int, clock: Clock) -> None:
+        self._capacity = capacity
+        self._clock = clock
+        self._failures: OrderedDict[Key, tuple[FlowMateError, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._failures)
+
+    def add(self, key: Key, error: FlowMateError, *, until: float) -> None:
+        """Hold one until then, in monotonic seconds, unless one is held already."""
+        if key in self._failures:
+            return
+        self._failures[key] = (error.clone(), until)
+        while len(self._failures) > self._capacity:
+            self._failures.popitem(last=False)
+
+    def raise_if_any(self, key: Key) -> None:
+        """Raise what fetching it failed with a moment ago, if it did."""
+        error, until = self._failures.get(key, (None, 0.0))
+        if error is not None:
+            if self._clock.monotonic() < until:
+                raise error.clone()
+            del self._failures[key]
+
+    def forget(self, key: Key) -> None:
+        """Drop what is held of a secret."""
+        self._failures.pop(key, None)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._failures.clear()
