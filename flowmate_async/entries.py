@@ -98,7 +98,7 @@ class RecentFailures:
         return len(self._failures)
 
     def add(self, key: Key, error: FlowMateError, *, until: float) -> None:
-        """Hold one until then, in monotonic seconds, unless one is held already."""
+        """Hold one until then, in monotonic seconds, unless one is held, be it over."""
         if key in self._failures:
             return
         self._failures[key] = (error.clone(), until)

@@ -12,11 +12,12 @@ from flowmate_async.stores.sealed_secrets import Place
 
 
 class Notes(msgspec.Struct, frozen=True):
-    """What to note once a batch's credentials are written: first who is back, then what is missing.
+    """What to note once a batch's credentials are written: first what is back, then what is missing.
 
     Attributes:
-        back: noted as missing or marked as removed before, and there again, if only for a while.
-        missing: stored, and not in the last listing that their user's writes prove complete.
+        back: noted as missing or marked as removed before, and in one of the writes.
+        missing: stored, and neither in the last listing that is proven complete of their user nor in a write
+            after it.
     """
 
     back: list[Place]
@@ -31,14 +32,14 @@ def notes_of(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]
         stored: username and secret id of all that was stored of them before, and whether it was noted as
             missing or marked as removed.
     """
-    gone: dict[str, dict[str, bool]] = {}
+    gone_by_user: dict[str, dict[str, bool]] = {}
     for username, secret_id, is_gone in stored:
-        gone.setdefault(username, {})[secret_id] = is_gone
+        gone_by_user.setdefault(username, {})[secret_id] = is_gone
     back: set[Place] = set()
     missing: set[Place] = set()
     for user in batch:
         username, present = user.checkpoint.username, set(user.present)
-        known = gone.setdefault(username, {})
+        known = gone_by_user.setdefault(username, {})
         for secret in user.secrets:
             known.setdefault(secret.id, False)
         for secret_id, was_gone in known.items():

@@ -1,7 +1,8 @@
 """The statements of a PostgreSQL store: rows in, rows out, over a connection that somebody else guards.
 
-Batches travel as arrays, a statement a batch. They are sorted by name, so that two writers lock the same rows
-in the same order and never wait for each other in a circle. Nothing here opens a credential.
+Batches travel as arrays, a statement a batch. A batch begins with its checkpoints, sorted by name: two
+writers of the same users in a run take turns there, and never wait for each other in a circle. Nothing here
+opens a credential.
 """
 
 import os
@@ -152,10 +153,11 @@ async def write(connection: Connection, sealing: Sealing, run: Run, batch: Seque
     async with connection.transaction():
         await _require_run(connection, run)
         await _require_key(connection, sealing)
+        # First, since it has other writers of the same users wait: what is read then is what is written over.
+        await _write_checkpoints(connection, run, [checkpoints[name] for name in sorted(checkpoints)])
         stored = [tuple(row) for row in await connection.fetch(_STORED, sorted(checkpoints))]
         changed = await _write_secrets(connection, sealing, run, batch, {place[:2] for place in stored})
         await _note(connection, run, notes_of(batch, stored))
-        await _write_checkpoints(connection, run, [checkpoints[name] for name in sorted(checkpoints)])
         await tokens.write(connection, sealing, run, batch)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 

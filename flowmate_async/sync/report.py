@@ -30,7 +30,8 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         failed: users something of whom could not be fetched, likewise.
         skipped: users that an earlier part of the run had done.
         secrets: credentials the run vouches for.
-        changed: credentials this call wrote; ``None`` after a sync by Celery workers, which do not tell.
+        changed: credentials this call wrote; ``None`` when somebody could not tell: after a sync by
+            Celery workers, or when a worker process died after it had stored something.
         unchanged: credentials this call found unchanged, likewise.
         left: credentials this call left as they are stored, by why: ``unchanged``, ``failed_before``,
             ``volatile``; see :class:`~flowmate_async.DeltaPolicy`. Likewise.

@@ -91,8 +91,8 @@ async def sweep_in_batches(
         users: any iterable or async iterable, of whatever tells ``read`` who is to be read.
         workers: users read at once.
         stop: when set, no further user is begun; those begun are finished.
-        apart_seconds: how long after one batch the next is at the earliest, unless half of the workers wait
-            with an outcome or none is left at work: so with one or two workers nobody ever waits.
+        apart_seconds: how long after one batch the next is at the earliest, unless outcomes fill half of the
+            queue, which has a place per worker, or no worker is left: with one or two workers nobody waits.
 
     Raises:
         Exception: what the iterable of users raised.

@@ -105,6 +105,8 @@ class RemovalLaws:
             assert [item.removed_at async for item in store.items()] == [None] * 4
             await store.write(run, [synced("ann", *named("a")), synced("ann", *named("b"))])
             assert await store.remove_missing(run, how="delete", at=5.0) == 0
+            await store.write(run, [listing("ann"), synced("ann", *named("a", "b", "c", "d"))])
+            assert await store.missing(run) == Missing(missing=0, stored=4)
 
     async def test_a_user_twice_in_a_batch_lacks_what_the_last_listing_lacks(
         self, open_store: OpenStore
@@ -118,3 +120,8 @@ class RemovalLaws:
             await store.write(run, [listing("bob", *named("a")), failed("bob", "protocol", *named("a"))])
             assert await store.remove_missing(run, how="delete", at=3.0) == 3
             assert await places(store) == ["ann c", "bob a"]
+            await store.write(run, [listing("bob")])
+            await store.remove_missing(run, how="mark", at=4.0)
+            await store.write(run, [synced("bob", *named("a")), listing("bob")])
+            assert [item.removed_at async for item in store.items("bob")] == [None], "it was back, once"
+            assert await store.remove_missing(run, how="delete", at=5.0) == 1

@@ -200,7 +200,9 @@ class _Crew:
         self._handout.ended(len(ended))
         self._handout.give_back([name for name in names if storable(name) not in synced])
         if ended:
-            await self._arrived.put(StoredBatch(ends=tuple(UserEnd(username=name) for name in ended)))
+            await self._arrived.put(
+                StoredBatch(ends=tuple(UserEnd(username=name) for name in ended), counted=False)
+            )
 
 
 class _Post:

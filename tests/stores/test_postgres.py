@@ -18,10 +18,11 @@ import trustme
 from flowmate_async.errors import CheckpointError, ConfigurationError, StoreError
 from flowmate_async.secrets import MixedSecret, MixedValue
 from flowmate_async.stores import StoreKey, Written, open_store
+from flowmate_async.stores.base import Missing
 from flowmate_async.stores.postgres import PostgresStore, postgres_store
 from flowmate_async.stores.postgres_address import parse_address
 from flowmate_async.testing.samples import api_key
-from flowmate_async.testing.store_writes import ORIGIN, synced, write
+from flowmate_async.testing.store_writes import ORIGIN, listing, named, synced, write
 
 from .postgres_server import PASSWORD, PostgresServer, postgres_server
 
@@ -123,6 +124,22 @@ class TestFailure:
             assert await store.get("bob", "secret-1") is None
             assert await store.statuses(run, ["ann", "bob"]) == {"ann": "synced"}
             assert await store.write(run, batch) == Written(2, 0)
+
+    async def test_two_who_write_the_same_user_at_once_take_turns(self, open_postgres: OpenPostgres) -> None:
+        """Neither waits for the other in a circle, and what is missing is what the later of them lacks."""
+        async with open_postgres() as one, open_postgres() as other:
+            await other.bind(ORIGIN)
+            for attempt in range(10):
+                run = await write(one, synced("ann", *named("a", "z")))
+                key = f"renewed {attempt}"
+                await asyncio.gather(
+                    one.write(run, [listing("ann", api_key("a", key=key)), synced("bob", api_key(key=key))]),
+                    other.write(
+                        run, [listing("ann", api_key("z", key=key)), synced("bob", api_key(key=key))]
+                    ),
+                )
+                assert await one.missing(run) == Missing(missing=1, stored=3)
+                assert await one.remove_missing(run, how="delete", at=3.0) == 1
 
     async def test_a_server_that_is_gone_is_named_without_the_password(
         self, key: StoreKey, monkeypatch: pytest.MonkeyPatch, exposed: Callable[[BaseException], str]
