@@ -7,7 +7,6 @@ opens a credential.
 
 import os
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,7 +28,7 @@ from flowmate_async.stores.notes import Notes, notes_of
 from flowmate_async.stores.paging import SealedRow
 from flowmate_async.stores.postgres_address import Connection
 from flowmate_async.stores.rekeying import KeyChanged, Resealed
-from flowmate_async.stores.sealed_secrets import Place, places, sealed_secrets
+from flowmate_async.stores.sealed_secrets import Place, sealed_secrets, stored_places
 from flowmate_async.stores.sealing import Sealed, Sealing
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -156,7 +155,7 @@ async def write(connection: Connection, sealing: Sealing, run: Run, batch: Seque
         # First, since it has other writers of the same users wait: what is read then is what is written over.
         await _write_checkpoints(connection, run, [checkpoints[name] for name in sorted(checkpoints)])
         stored = [tuple(row) for row in await connection.fetch(_STORED, sorted(checkpoints))]
-        changed = await _write_secrets(connection, sealing, run, batch, {place[:2] for place in stored})
+        changed = await _write_secrets(connection, sealing, run, batch, stored)
         await _note(connection, run, notes_of(batch, stored))
         await tokens.write(connection, sealing, run, batch)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
@@ -167,10 +166,10 @@ async def _write_secrets(
     sealing: Sealing,
     run: Run,
     batch: Sequence[UserWrite],
-    stored: AbstractSet[Place],
+    stored: Sequence[tuple[str, str, bool]],
 ) -> int:
     """Write what differs from what is stored; how many that were."""
-    found = await _find_many(connection, [place for place in places(batch) if place in stored])
+    found = await _find_many(connection, stored_places(batch, stored))
     rows, changed = sealed_secrets(sealing, run, batch, found)
     if rows:
         await connection.execute(_PUT, *_columns([msgspec.structs.astuple(row) for row in rows]))

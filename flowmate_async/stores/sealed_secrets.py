@@ -3,7 +3,7 @@
 Nothing here knows where the rows are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -39,9 +39,15 @@ class SecretRow(msgspec.Struct, frozen=True):
     sealed: bytes
 
 
-def places(batch: Sequence[UserWrite]) -> list[Place]:
-    """Where the credentials of a batch belong, each place once, in order."""
-    return sorted({(user.checkpoint.username, secret.id) for user in batch for secret in user.secrets})
+def stored_places(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> list[Place]:
+    """Where credentials of a batch belong that are stored already, each place once, in order.
+
+    Args:
+        batch: the credentials.
+        stored: username and secret id of all that is stored of their users, and something more.
+    """
+    wanted = {(user.checkpoint.username, secret.id) for user in batch for secret in user.secrets}
+    return sorted(wanted.intersection((username, secret_id) for username, secret_id, _ in stored))
 
 
 def sealed_secrets(
@@ -53,7 +59,7 @@ def sealed_secrets(
         sealing: seals them.
         run: the run they were read in.
         batch: the credentials.
-        stored: what is stored in :func:`places` of them.
+        stored: what is stored in :func:`stored_places` of them.
 
     Returns:
         The rows, and how many credentials differed, doubles counted each.

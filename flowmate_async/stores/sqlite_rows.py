@@ -6,7 +6,6 @@ Nothing here opens a credential, and nothing here awaits. Pages follow keys, so 
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 import msgspec
@@ -27,7 +26,7 @@ from flowmate_async.stores.base import (
 from flowmate_async.stores.notes import notes_of
 from flowmate_async.stores.paging import SealedRow
 from flowmate_async.stores.rekeying import KeyChanged, Resealed
-from flowmate_async.stores.sealed_secrets import Place, places, sealed_secrets
+from flowmate_async.stores.sealed_secrets import sealed_secrets, stored_places
 from flowmate_async.stores.sealing import Sealed, Sealing
 from flowmate_async.stores.sqlite_batches import insert, with_keys, with_rows
 from flowmate_async.stores.sqlite_files import transaction
@@ -147,7 +146,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
         _require_run(connection, run)
         _require_key(connection, sealing)
         stored = with_keys(connection, _STORED, list(checkpoints))
-        changed = _write_secrets(connection, sealing, run, batch, {(name, id_) for name, id_, _ in stored})
+        changed = _write_secrets(connection, sealing, run, batch, stored)
         notes = notes_of(batch, stored)
         connection.executemany(_NOTE_PRESENT, notes.back)
         connection.executemany(_NOTE_MISSING, [(run.id, *place) for place in notes.missing])
@@ -162,10 +161,10 @@ def _write_secrets(
     sealing: Sealing,
     run: Run,
     batch: Sequence[UserWrite],
-    stored: AbstractSet[Place],
+    stored: Sequence[tuple[str, str, bool]],
 ) -> int:
     """Write what differs from what is stored; how many that were."""
-    wanted = [place for place in places(batch) if place in stored]
+    wanted = stored_places(batch, stored)
     found = {(name, id_): Sealed(*rest) for name, id_, *rest in with_rows(connection, _FIND_WANTED, wanted)}
     rows, changed = sealed_secrets(sealing, run, batch, found)
     insert(connection, _PUT, [msgspec.structs.astuple(row) for row in rows])

@@ -234,6 +234,9 @@ def test_where_a_process_cannot_be_replaced_ctrl_c_is_left_to_a_command_that_has
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
-    before = signal.getsignal(signal.SIGINT)  # ignored where the tests run in a shell's background
-    assert wait_for([sys.executable, "-c", "raise SystemExit(6)"], Environment(dict(os.environ))) == 6
-    assert signal.getsignal(signal.SIGINT) is before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert wait_for([sys.executable, "-c", "raise SystemExit(6)"], Environment(dict(os.environ))) == 6
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
