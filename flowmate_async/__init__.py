@@ -164,5 +164,3 @@ __all__ = [
 __version__ = "0.1.0"
 
 _logging.getLogger("flowmate_async").addHandler(_logging.NullHandler())
-# stamina logs each retry; without any handler Python would print its bare event name to stderr.
-_logging.getLogger("stamina").addHandler(_logging.NullHandler())

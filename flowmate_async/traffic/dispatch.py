@@ -1,14 +1,13 @@
-"""The one way out: every request passes here, attempt by attempt, until it is answered or nothing helps.
+"""Send every request, attempt by attempt, until it is answered or another attempt would not help.
 
-How one attempt is made is ``attempt.py``'s; whether and when there is another is decided by the schedule
-(``retry.py``) and paid for by the retry budget.
+``attempt.py`` makes one attempt. The schedule (``retry.py``) decides whether and when there is another one,
+and the retry budget pays for it. The waits in between are on the client's own clock.
 """
 
 import random
 from collections.abc import Callable
 
-import stamina
-
+from flowmate_async.clock import Clock
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, Retried, RetryRefused
 from flowmate_async.failures import Failure, Remedy
@@ -18,9 +17,6 @@ from flowmate_async.traffic.errand import Errand, Outcome, UnawaitedErrand
 from flowmate_async.traffic.retry import RetryPolicy, RetrySchedule
 from flowmate_async.traffic.retry_budget import RetryBudget
 from flowmate_async.transport.base import Response
-
-# Otherwise stamina looks for observers at the first retry, and imports prometheus_client in the running loop.
-stamina.instrumentation.get_on_retry_hooks()
 
 
 class TokenRejected(Exception):  # noqa: N818 - a signal to the token room, never the caller's error
@@ -39,6 +35,7 @@ class Dispatcher:
         budget: pays for retries.
         policy: the bounds of retrying.
         emitter: told of retries.
+        clock: times the waits between attempts.
         uniform: the source of jitter.
     """
 
@@ -49,12 +46,14 @@ class Dispatcher:
         budget: RetryBudget,
         policy: RetryPolicy,
         emitter: Emitter,
+        clock: Clock,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._attempts = attempts
         self._budget = budget
         self._policy = policy
         self._emitter = emitter
+        self._clock = clock
         self._uniform = uniform
 
     def send_at_once(self, errand: UnawaitedErrand) -> bool:
@@ -93,45 +92,22 @@ class Dispatcher:
             return outcome
         raise outcome.error if outcome.remedy is not Remedy.REPLACE_TOKEN else TokenRejected(outcome.error)
 
-    async def _retry(self, outcome: Outcome, errand: Errand) -> Outcome:
-        """The attempts after a failed first one: stamina loops and waits, the schedule says how long."""
+    async def _retry(self, failure: Failure, errand: Errand) -> Outcome:
+        """Make further attempts after a failed first one, as far as the schedule and the budget allow."""
         schedule = RetrySchedule(self._policy, uniform=self._uniform)
-
-        def backoff(error: Exception) -> bool | float:
-            if not isinstance(error, _Failed):
-                return False
-            wait = schedule.next_wait(error.failure)
-            if wait is None or not self._can_afford(error.failure, errand.request):
-                return False
-            self._emitter.emit(Retried(errand.request.endpoint, error.failure.error.kind, wait))
-            return wait
-
-        # stamina is entered only now, since entering costs as much as a small request; so its first round
-        # stands for the attempt that has failed already.
-        failed_before = True
-        try:
-            async for attempt in stamina.retry_context(on=backoff, attempts=None, timeout=None):
-                with attempt:
-                    if not failed_before:
-                        outcome = await self._attempts.attempt(errand)
-                    failed_before = False
-                    if isinstance(outcome, Failure):
-                        raise _Failed(outcome)  # noqa: TRY301 - how stamina is told
-        except _Failed:
-            pass
+        outcome: Outcome = failure
+        while isinstance(outcome, Failure):
+            wait = schedule.next_wait(outcome)
+            if wait is None or not self._can_afford(outcome, errand.request):
+                break
+            self._emitter.emit(Retried(errand.request.endpoint, outcome.error.kind, wait))
+            await self._clock.sleep(wait)
+            outcome = await self._attempts.attempt(errand)
         return outcome
 
     def _can_afford(self, failure: Failure, request: Request) -> bool:
-        """Whether the retry budget pays; not asked after a 429, which slows everybody down already."""
+        """Return whether the retry budget pays. A 429 is exempt, since it slows everything down already."""
         if failure.throttled or self._budget.withdraw():
             return True
         self._emitter.emit(RetryRefused(request.endpoint, failure.error.kind))
         return False
-
-
-class _Failed(Exception):  # noqa: N818 - never leaves this module
-    """A failed attempt, in the shape stamina wants."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.error.kind)
-        self.failure = failure

@@ -136,7 +136,7 @@ class FlowControl:
         )
         self._budget = RetryBudget(share=retry.budget_share, reserve=retry.budget_reserve)
         self.dispatcher: Dispatcher = Dispatcher(
-            attempts, budget=self._budget, policy=retry, emitter=emitter, uniform=uniform
+            attempts, budget=self._budget, policy=retry, emitter=emitter, clock=clock, uniform=uniform
         )
 
     def statistics(self) -> TrafficStatistics:

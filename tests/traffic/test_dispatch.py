@@ -125,6 +125,46 @@ class TestHarmlessRequests:
         assert 2 <= len(script.sent) <= 4
 
 
+class TestWhatMovesRetries:
+    async def test_waits_are_on_the_injected_clock(self):
+        """A clock that jumps over every wait makes retries immediate, whatever the loop's time does."""
+
+        class JumpingClock:
+            def __init__(self):
+                self.now, self.waits = 0.0, []
+
+            def monotonic(self):
+                return self.now
+
+            def wall(self):
+                return 1.8e9 + self.now
+
+            async def sleep(self, seconds):
+                self.waits.append(seconds)
+                self.now += seconds
+
+        clock, script = JumpingClock(), Script(**{"GET_secrets/id": [LOCKED]})
+        async with client(script, clock=clock) as fm:
+            await fm.impersonate("u")
+            await fm.get_secret("u", "s")
+        first, second = script.times("GET /secrets/id")
+        assert second == first, "the loop's own time stood still"
+        assert sum(clock.waits) >= failures.LOCK_SECONDS
+
+    async def test_staminas_global_switch_does_not_stop_them(self):
+        """Stamina's manual recommends ``set_active(False)`` for every conftest, and it is process-wide."""
+        stamina = pytest.importorskip("stamina")
+        script = Script(POST_impersonate=[json_response(b"", 503)] * 99)
+        stamina.set_active(False)
+        try:
+            async with client(script) as fm:
+                with pytest.raises(UpstreamUnavailableError):
+                    await fm.impersonate("u")
+        finally:
+            stamina.set_active(True)
+        assert len(script.sent) == RetryPolicy().attempts
+
+
 class TestRefreshingGets:
     @pytest.mark.parametrize(
         "trouble", [broken("stale"), broken("interrupted"), 30.0, LOCKED, json_response(b"", 504)]
