@@ -1,0 +1,43 @@
+"""The boundary to code that is not ours: drivers, HTTP clients, the keyring.
+
+Their frames have passwords, tokens and bodies among their locals, and error trackers print the locals of
+every frame. :class:`DriverBoundary` goes around each call into such code. Nothing here knows any driver.
+"""
+
+from types import TracebackType
+
+
+class DriverBoundary:
+    """Context manager that drops the frames of everything raised inside it: errors, timeouts, cancellation.
+
+    What is raised stays the same exception, but it brings no frames along from inside the ``with`` block, and
+    it is no longer chained to other exceptions. Keep plain secrets out of the frames around the block. Turn
+    errors into messages outside it, or inside, if their chain is needed to tell what happened::
+
+        try:
+            with DriverBoundary():
+                return await connection.fetch(query)
+        except DriverError as error:
+            failure = _translated(error)
+        raise failure
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drop the frames and the chain of the exception, if there is one."""
+        if error is not None:
+            _forget(error)
+
+
+def _forget(error: BaseException) -> None:
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    error.__suppress_context__ = False  # setting the cause sets this, too
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            _forget(one)
