@@ -13,16 +13,23 @@ from .faults import (
     Fault,
     Html,
     HugeJson,
+    IngressPage,
     InvalidJson,
     InvalidUtf8,
     Throttle,
 )
 
-__all__ = ["bent", "failed", "iam_down", "throttle"]
+__all__ = ["bent", "failed", "iam_down", "ingress_page", "throttle"]
 
 _STRING_BEGINS = re.compile(rb'":"')
 _NO_UTF8 = b"\xff\xfe"
-_REASONS = {502: "Bad Gateway", 503: "Service Temporarily Unavailable"}
+_REASONS = {
+    403: "Forbidden",
+    502: "Bad Gateway",
+    503: "Service Temporarily Unavailable",
+    504: "Gateway Time-out",
+}
+_INGRESS_STATUSES = {"firewall": 403, "unavailable": 503, "bad_gateway": 502, "gateway_timeout": 504}
 
 
 def throttle(fault: Throttle, now: float) -> Answer:
@@ -42,12 +49,19 @@ def failed(fault: Error | ErrorAfter) -> Answer:
     retry_after = None if seconds is None else str(seconds)
     if fault.status == 500:
         return msgspec.structs.replace(error(500), retry_after=retry_after)
-    return Answer(
-        status=fault.status,
-        body=_page(f"{fault.status} {_REASONS[fault.status]}"),
-        content_type="text/html",
-        retry_after=retry_after,
-    )
+    return msgspec.structs.replace(_gateway_page(fault.status), retry_after=retry_after)
+
+
+def ingress_page(fault: IngressPage) -> Answer:
+    """Return the page that the ingress or a firewall answers with, in the service's place."""
+    if fault.page == "default_backend":
+        body = b"default backend - 404"
+        return Answer(status=404, body=body, content_type="text/plain; charset=utf-8")
+    return _gateway_page(_INGRESS_STATUSES[fault.page])
+
+
+def _gateway_page(status: int) -> Answer:
+    return Answer(status=status, body=_page(f"{status} {_REASONS[status]}"), content_type="text/html")
 
 
 def iam_down(*, authorized: bool) -> Answer:

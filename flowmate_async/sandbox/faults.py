@@ -31,6 +31,7 @@ __all__ = [
     "Html",
     "HugeJson",
     "IamDown",
+    "IngressPage",
     "InvalidJson",
     "InvalidUtf8",
     "ItemsMove",
@@ -254,6 +255,21 @@ class Html(_Rule, frozen=True, kw_only=True):
     """200 with a page of HTML, as a captive proxy answers. **Processed**."""
 
 
+class IngressPage(_Rule, frozen=True, kw_only=True):
+    """A page of what stands in front of the service, none of the service's answers; **not processed**.
+
+    docs/contract/OBSERVED.md § Second look, "Outages"
+
+    Attributes:
+        page: `default_backend` is a `text/plain` 404 during a deployment, `firewall` an HTML 403,
+            `unavailable` an HTML 503, `bad_gateway` and `gateway_timeout` an HTML 502 and 504.
+    """
+
+    page: Literal["default_backend", "firewall", "unavailable", "bad_gateway", "gateway_timeout"] = (
+        "default_backend"
+    )
+
+
 class InvalidUtf8(_Rule, frozen=True, kw_only=True):
     """JSON with a byte that is no UTF-8, inside of a string where there is one. **Processed**."""
 
@@ -351,6 +367,7 @@ Fault = (
     | Overlong
     | WrongLength
     | Html
+    | IngressPage
     | InvalidUtf8
     | InvalidJson
     | HugeJson

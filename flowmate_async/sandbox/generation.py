@@ -10,6 +10,7 @@ from random import Random
 
 from .ids import IdSpace
 from .moments import iso
+from .provider_faults import ProviderFault
 from .secret import Owner, Secret, Value
 
 __all__ = ["SecretGenerator"]
@@ -45,6 +46,12 @@ _VARIANTS: tuple[tuple[str, str, int], ...] = (
     ("OA1_THREE_LEGGED", "plain", 4),
     ("FUTURE_TYPE", "plain", 1),
 )
+_SHARED_KINDS = (
+    ("SESSION_AUTH", "null"),
+    ("OA2_AUTHORIZATION_CODE", "expired"),
+    ("API_KEY", "header"),
+    ("OA2_AUTHORIZATION_CODE", "expiring"),
+)
 _WEIGHTS = tuple(weight for _, _, weight in _VARIANTS)
 _CUMULATIVE = tuple(sum(_WEIGHTS[: i + 1]) for i in range(len(_WEIGHTS)))
 
@@ -52,11 +59,12 @@ _CUMULATIVE = tuple(sum(_WEIGHTS[: i + 1]) for i in range(len(_WEIGHTS)))
 class SecretGenerator:
     """Seeded generator: `of_user(index)` always gives equal secrets in the same natural order."""
 
-    __slots__ = ("_auth_clients", "_born_at", "_ids", "_seed")
+    __slots__ = ("_auth_clients", "_born_at", "_ids", "_no_expires_in_share", "_seed")
 
-    def __init__(self, *, seed: int, born_at: float) -> None:
+    def __init__(self, *, seed: int, born_at: float, no_expires_in_share: float = 0.0) -> None:
         self._seed = seed
         self._born_at = born_at
+        self._no_expires_in_share = no_expires_in_share
         self._ids = IdSpace(seed, "secret")
         clients = IdSpace(seed, "auth-client")
         self._auth_clients = [clients.id_of(0, slot) for slot in range(6)]
@@ -86,6 +94,12 @@ class SecretGenerator:
         kinds = ("SIMPLE", "plain"), ("API_KEY", "header"), ("OA2_AUTHORIZATION_CODE", "valid")
         return [self._make(rng, ids.id_of(0, slot), owner, *kind) for slot, kind in enumerate(kinds, 1)]
 
+    def shared(self, number: int, owners: tuple[Owner, ...]) -> Secret:
+        """Make the n-th secret of several owners: in turn a session, an expired OAuth secret and so on."""
+        rng = Random(f"{self._seed}/shared/{number}")  # noqa: S311 - a reproducible world, not a key
+        kind = _SHARED_KINDS[number % len(_SHARED_KINDS)]
+        return self._make(rng, IdSpace(self._seed, "shared-secret").id_of(number), owners, *kind)
+
     def _make(
         self, rng: Random, secret_id: str, owners: tuple[Owner, ...], kind: str, variant: str
     ) -> Secret:
@@ -100,7 +114,14 @@ class SecretGenerator:
             updated_at=created,
             domain="crm" if variant == "plain" else None,
             mixed_properties={"environment": "production"} if kind == "MIXED" else None,
+            fault=self._provider_fault(kind, secret_id),
         )
+
+    def _provider_fault(self, kind: str, secret_id: str) -> ProviderFault | None:
+        # A generator of its own: the option changes nothing else of the world.
+        share = self._no_expires_in_share if kind == "OA2_AUTHORIZATION_CODE" else 0.0
+        roll = Random(f"{self._seed}/expires-in/{secret_id}").random()  # noqa: S311 - repeatable
+        return ProviderFault.NO_EXPIRES_IN if roll < share else None
 
     def _simple(self, rng: Random, variant: str, mark: str) -> Value:
         word = _word(rng, "pass", mark)

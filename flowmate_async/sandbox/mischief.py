@@ -10,7 +10,7 @@ import anyio
 from aiohttp import web
 
 from .answers import Answer, error
-from .bent_answers import bent, failed, iam_down, throttle
+from .bent_answers import bent, failed, iam_down, ingress_page, throttle
 from .chance import Chance
 from .delivery import deliver
 from .endpoints import bearer_of
@@ -22,6 +22,7 @@ from .faults import (
     Hang,
     HangAfter,
     IamDown,
+    IngressPage,
     ItemsMove,
     Refused,
     Reset,
@@ -93,6 +94,8 @@ class Mischief:
                 return deliver(request, throttle(fault, self._now()))
             case Error():
                 return deliver(request, failed(fault))
+            case IngressPage():
+                return deliver(request, ingress_page(fault))
             case DatabaseDown(seconds=seconds):
                 await anyio.sleep(seconds)
                 return deliver(request, error(401))

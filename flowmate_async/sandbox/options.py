@@ -89,6 +89,12 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
         now: the wall clock, in seconds since the Unix epoch.
         token_life_seconds: the sliding life of a user token (docs/contract/OBSERVED.md § Impersonation).
         create_users_on_impersonate: whether an unknown username becomes a user, as FlowMate's guide says.
+        masked_share: share of the generated users without the raw-read permission, spread evenly over the
+            tenant: the first is masked only if all are. The permission belongs to each user
+            (docs/contract/OBSERVED.md § Second look).
+        shared_secrets: how many further secrets have several users as owners.
+        owners_per_shared_secret: how many owners each of them has (fewer in a smaller tenant).
+        no_expires_in_share: share of the generated OAuth secrets whose provider sends no `expires_in`.
         latency_seconds: the first value of the setting, see `Settings`, as the next six are.
         rate: requests/s, see there.
         burst: see there.
@@ -119,6 +125,10 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     now: Callable[[], float] = time.time
     token_life_seconds: float = 3 * 3600.0
     create_users_on_impersonate: bool = False
+    masked_share: float = 0.0
+    shared_secrets: int = 0
+    owners_per_shared_secret: int = 10
+    no_expires_in_share: float = 0.0
 
     latency_seconds: float = 0.0
     rate: float | None = None
@@ -138,6 +148,13 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     lock_seconds: float = 10.0
     lock_wait_seconds: tuple[float, float] = (1.0, 1.4)
     lock_wait_attempts: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside 0 to 1 and negative counts."""
+        if not (0 <= self.masked_share <= 1 and 0 <= self.no_expires_in_share <= 1):
+            raise ValueError("masked_share and no_expires_in_share must be between 0 and 1")
+        if self.shared_secrets < 0 or self.owners_per_shared_secret < 1:
+            raise ValueError("shared_secrets cannot be negative, owners_per_shared_secret must be at least 1")
 
     def settings(self) -> Settings:
         """Return the first run-time settings; raise `ValueError` when no server could obey them."""

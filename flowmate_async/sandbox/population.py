@@ -17,15 +17,17 @@ _UNCONFIRMED_AT = 13
 _BORN = "2022-11-29T14:44:11.143Z"
 _ADMIN_ROLE_SLOT = 0xA0
 _TENANT_SLOT = 0x7E
+_ROUNDING = 1e-9
 
 
 class Population:
     """Deterministic accounts: `size` active tenant users by index, and a few `others`."""
 
-    __slots__ = ("_ids", "size", "tenant_id")
+    __slots__ = ("_ids", "_masked_share", "size", "tenant_id")
 
-    def __init__(self, *, seed: int, size: int) -> None:
+    def __init__(self, *, seed: int, size: int, masked_share: float = 0.0) -> None:
         self.size: int = size
+        self._masked_share = masked_share
         self._ids = IdSpace(seed, "user")
         self.tenant_id: str = IdSpace(seed, "tenant").id_of(0, _TENANT_SLOT)
 
@@ -38,11 +40,18 @@ class Population:
             lastname="Tenant",
             confirmed=index % _UNCONFIRMED_EVERY != _UNCONFIRMED_AT,
             tenant=self.tenant_id,
-            permissions=(RAW_READ,),
+            permissions=() if self._masked(index) else (RAW_READ,),
             id=self._ids.id_of(index),
             created_at=_BORN,
             updated_at=_BORN,
         )
+
+    def _masked(self, index: int) -> bool:
+        """Return whether a user lacks the raw-read permission: exactly the share of them, spread evenly."""
+        masked_before, masked_with = (
+            int(count * self._masked_share + _ROUNDING) for count in (index, index + 1)
+        )
+        return masked_with > masked_before
 
     def index_of_username(self, username: str) -> int | None:
         """Return the index behind a generated username."""

@@ -42,7 +42,7 @@ class Granted(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """Error body under a status of 200."""
+    """A body without a token under a status of 200."""
 
     body: dict[str, Any]
 
@@ -72,6 +72,8 @@ class Provider:
             await anyio.sleep_forever()
         if latency_seconds > 0:
             await anyio.sleep(latency_seconds)
+        if fault is ProviderFault.NO_TOKEN:
+            return Rejected({"status": "ok"})
         if fault is ProviderFault.ERROR_BODY or secret.id in self._rotated_away:
             return Rejected(dict(_ERROR_BODY))
         if fault is ProviderFault.ROTATION_LOST:

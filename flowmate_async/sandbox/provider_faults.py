@@ -8,11 +8,17 @@ __all__ = ["ProviderFault"]
 class ProviderFault(StrEnum):
     """Refresh failure.
 
-    docs/contract/OBSERVED.md § Refresh failures
+    docs/contract/OBSERVED.md § Refresh failures and § Second look, "Refreshes and logins"
     """
 
     ERROR_BODY = "error_body"
-    """Answers 200 with an error in its body: `currentError`, and the lock is released."""
+    """Answers 200 with an error in its body, and the lock is released.
+
+    OAuth: the GET is a 500 and `currentError` stays. A session: the GET is a 200 without `accessToken`.
+    """
+
+    NO_TOKEN = "no_token"  # noqa: S105 - a fault's name
+    """Answers 200 without a token at the configured path. Readers see the same as with `ERROR_BODY`."""
 
     HTTP_ERROR = "http_error"
     """Answers 400: the lock stays taken."""

@@ -87,7 +87,7 @@ class Refresher:
         except ProviderError as failure:
             # The lock stays: every GET of this secret fails until it is too old.
             raise RefreshError(str(failure)) from None
-        if isinstance(outcome, Rejected):
+        if isinstance(outcome, Rejected) and secret.type != "SESSION_AUTH":
             secret.current_error = outcome.body
             self._unlock(secret)
             raise RefreshError(NOTHING_SAID)
@@ -120,9 +120,12 @@ class Refresher:
         secret.locked_at = None
         secret.updated_at = iso(self._options.now())
 
-    def _save(self, secret: Secret, granted: Granted, locked_at: str) -> dict[str, Any]:
-        """Store the new tokens; the refreshing reader sees the rest as it was before the save."""
-        secret.value = self._renewed(secret, granted)
+    def _save(self, secret: Secret, outcome: Granted | Rejected, locked_at: str) -> dict[str, Any]:
+        """Store what the provider sent; the refreshing reader sees the rest as it was before the save."""
+        if isinstance(outcome, Granted):
+            secret.value = self._renewed(secret, outcome)
+        else:
+            secret.value = _without_token(secret.value)
         secret.sealed.clear()
         secret.updated_at = locked_at
         shown = view(secret, locked_at=locked_at, in_clear=True)
@@ -151,6 +154,12 @@ def _refreshable(secret: Secret) -> bool:
     if secret.type == "OA2_AUTHORIZATION_CODE":
         return bool(secret.value.get("refreshToken"))
     return secret.type == "SESSION_AUTH"
+
+
+def _without_token(value: Value) -> Value:
+    """Return a session as a login without a token leaves it: due for the next login (§ Second look)."""
+    kept = {name: field for name, field in value.items() if name != "accessToken"}
+    return {**kept, "expires": kept.get("expires")}
 
 
 def _version_conflict(secret_id: str, version: int) -> str:

@@ -50,9 +50,13 @@ class World:
     def __init__(self, options: SandboxOptions) -> None:
         self._now: Callable[[], float] = options.now
         size = 0 if options.empty_world else options.users
-        self._population = Population(seed=options.seed, size=size)
+        self._population = Population(seed=options.seed, size=size, masked_share=options.masked_share)
         self._creates_users = options.create_users_on_impersonate
-        self._estates = Estates(SecretGenerator(seed=options.seed, born_at=options.now()))
+        self._estates = Estates(
+            SecretGenerator(
+                seed=options.seed, born_at=options.now(), no_expires_in_share=options.no_expires_in_share
+            )
+        )
         self._added_ids = IdSpace(options.seed, "added")
         self._added = 0
         self._by_username: dict[str, User] = {}
@@ -66,12 +70,24 @@ class World:
         )
         self.administrator: User = self._admit(self._population.administrator())
         if not options.empty_world:
-            self._settle(options.disabled_users)
+            self._settle(options)
 
-    def _settle(self, disabled_users: int) -> None:
-        for user in self._population.others(disabled_users):
+    def _settle(self, options: SandboxOptions) -> None:
+        for user in self._population.others(options.disabled_users):
             self._admit(user)
         self._estates.add_tenant_secrets(self.tenant_id)
+        self._share(options.shared_secrets, options.owners_per_shared_secret)
+
+    def _share(self, secrets: int, owners_each: int) -> None:
+        """Generate secrets with several owners: the first users share the first, the next ones the next."""
+        size = self._population.size
+        owners_each = min(owners_each, size)
+        for number in range(secrets if size else 0):
+            indices = [(number * owners_each + place) % size for place in range(owners_each)]
+            owners = tuple(Owner(self._touch(index).id) for index in indices)
+            secret = self._estates.generator.shared(number, owners)
+            for owner in owners:
+                self._give(owner, secret)
 
     @property
     def tenant_id(self) -> str:
@@ -329,7 +345,7 @@ class World:
         return user
 
     def _touch(self, index: int) -> User:
-        user = self._population.at(index)
+        user = self._by_index(index)
         self._by_username[user.username] = user
         self._by_id[user.id] = user
         return user

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowmate_async.sandbox import Faults, ProviderFault, faults
+from flowmate_async.sandbox import Faults, ProviderFault, faults, faults_from_text
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +56,42 @@ async def test_a_server_error_may_come_before_or_after_processing(
         assert (reply.status, reply.headers["retry-after"]) == (status, "3")
         assert reply.headers["content-type"].startswith(kind)
         assert sandbox.stats().impersonations == processed
+
+
+PAGES = [
+    # Page, status, content type, what the body says.
+    ("default_backend", 404, "text/plain; charset=utf-8", b"default backend - 404"),
+    ("firewall", 403, "text/html", b"403 Forbidden"),
+    ("unavailable", 503, "text/html", b"503 Service Temporarily Unavailable"),
+    ("bad_gateway", 502, "text/html", b"502 Bad Gateway"),
+    ("gateway_timeout", 504, "text/html", b"504 Gateway Time-out"),
+]
+
+
+@pytest.mark.parametrize(("page", "status", "kind", "says"), PAGES)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_the_ingress_may_answer_instead_of_the_service(
+    running: Any, page: Any, status: int, kind: str, says: bytes, method: str
+) -> None:
+    """Not JSON, not processed, and only where the rule applies; the text form names the page too."""
+    path = {"GET": "/users/", "POST": "/impersonate"}[method]
+    rules = faults_from_text(f"ingress_page page={page} at_most=1 @ {method} {path}")
+    async with running(faults=rules) as (sandbox, call):
+        replies = [
+            await call.send(method, path, sandbox.admin_token, json={"username": ALICE}) for _ in range(2)
+        ]
+        assert (replies[0].status, replies[0].headers["content-type"]) == (status, kind)
+        assert says in replies[0].body
+        assert "etag" not in replies[0].headers
+        assert replies[1].status == 200
+        assert sandbox.stats().faults == {"ingress_page": 1}
+        assert sandbox.stats().impersonations == (method == "POST")
+
+
+def test_an_ingress_page_that_does_not_exist_is_refused() -> None:
+    """The message names the pages."""
+    with pytest.raises(ValueError, match="page"):
+        faults_from_text("ingress_page page=nonsense")
 
 
 async def listing(running: Any, rule: faults.Fault) -> Any:

@@ -1,11 +1,13 @@
 """docs/contract/OBSERVED.md § Refresh failures."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from flowmate_async.sandbox import ProviderFault
+from flowmate_async.sandbox.moments import instant_of
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +50,58 @@ async def test_an_error_body_is_kept_for_ever_and_the_lock_is_released(running: 
         assert listed["currentError"]["error"] == "bad_refresh_token"
         assert reply.json()["data"]["currentError"] == listed["currentError"]
         assert sum("currentError" in item for item in listing) == 1
+
+
+NO_TOKEN = [ProviderFault.ERROR_BODY, ProviderFault.NO_TOKEN]
+
+
+def session(sandbox: Any, expires: Any) -> Any:
+    value = {
+        "authClientId": "1" * 24,
+        "inputFields": {"username": "u", "password": "p"},
+        "accessToken": "stored-session-token",
+        "expires": expires,
+    }
+    return sandbox.world.add_secret(ALICE, type="SESSION_AUTH", value=value)
+
+
+@pytest.mark.parametrize("fault", NO_TOKEN)
+@pytest.mark.parametrize("expires", [None, "2020-01-01T00:00:00.000Z"])
+async def test_a_session_answered_without_a_token_has_no_access_token(
+    running: Any, fault: ProviderFault, expires: Any
+) -> None:
+    """200 and a value without `accessToken`; every further GET logs in again, until the provider is well."""
+    async with running() as (sandbox, call):
+        secret, token = session(sandbox, expires), await call.impersonate(ALICE)
+        secret.fault = fault
+        for version in range(3):
+            reply = await call.get(f"/secrets/{secret.id}", token)
+            data = reply.json()["data"]
+            assert (reply.status, data["__v"], data["encryptedFields"]) == (200, version, [])
+            assert data["value"] == {
+                "authClientId": "1" * 24,
+                "inputFields": {"username": "u", "password": "p"},
+                "expires": expires,
+            }
+            assert "currentError" not in data
+        assert sandbox.stats().refreshes == {secret.id: 3}
+        secret.fault = None
+        value = (await call.get(f"/secrets/{secret.id}", token)).json()["data"]["value"]
+        assert list(value) == ["authClientId", "inputFields", "expires", "accessToken"]
+
+
+@pytest.mark.parametrize("fault", NO_TOKEN)
+async def test_an_oauth_secret_answered_without_a_token_is_a_silent_500(
+    running: Any, fault: ProviderFault
+) -> None:
+    """The stored token stays, and every further GET asks the provider again."""
+    async with running() as (sandbox, call):
+        secret, token = expired(sandbox), await call.impersonate(ALICE)
+        secret.fault = fault
+        assert [await outcome(call, token, secret) for _ in range(2)] == [(500, "")] * 2
+        assert secret.value["accessToken"] == "stored-access-token"
+        assert secret.current_error is not None
+        assert sandbox.stats().refreshes == {secret.id: 2}
 
 
 @pytest.mark.observes("Refresh failures", "Provider answers 4xx/5xx", "The upstream lock is not released")
@@ -128,6 +182,30 @@ async def test_no_expires_in_makes_every_get_refresh(running: Any, clock: Any) -
             assert (await outcome(call, token, secret))[0] == 200
             assert secret.value["expires"] == "2027-01-15T08:00:00.000Z"
         assert sandbox.stats().refreshes == {secret.id: 3}
+
+
+async def test_without_expires_in_the_token_expires_when_it_was_made(running: Any) -> None:
+    """`expires`, `updatedAt` and `lockedAt` are the moment of the refresh, to a tenth of a second."""
+    async with running(provider_fault=ProviderFault.NO_EXPIRES_IN) as (sandbox, call):
+        secret, token = expired(sandbox), await call.impersonate(ALICE)
+        data = (await call.get(f"/secrets/{secret.id}", token)).json()["data"]
+        moments = [
+            instant_of(text) for text in (data["value"]["expires"], data["updatedAt"], data["lockedAt"])
+        ]
+        assert max(moments) - min(moments) <= 0.1
+        assert abs(moments[0] - time.time()) < 60
+
+
+async def test_a_share_of_providers_may_send_no_expires_in(running: Any) -> None:
+    """Only OAuth secrets, and always the same ones."""
+    async with running(users=30, no_expires_in_share=0.5) as (sandbox, _):
+        without = {}
+        for user in (user for user in sandbox.world.users() if user.active_tenant_user):
+            for secret in sandbox.world.secrets_of(user.username):
+                without.setdefault(secret.type, []).append(secret.fault is ProviderFault.NO_EXPIRES_IN)
+        oauth = without.pop("OA2_AUTHORIZATION_CODE")
+        assert 0.3 < sum(oauth) / len(oauth) < 0.7
+        assert not any(sum(others, start=False) for others in without.values())
 
 
 async def test_one_secrets_fault_spares_the_others(running: Any) -> None:
