@@ -61,19 +61,30 @@ class ClusterFlags:
         int, Parameter(env_var="FLOWMATE_SHARD_USERS", help="Users that are handed to a worker at once.")
     ] = 50
 
+    allow_plaintext: Annotated[
+        bool,
+        Parameter(
+            env_var="FLOWMATE_ALLOW_PLAINTEXT",
+            negative=(),
+            help="Accept a Redis or broker on another machine without TLS, on a network that you trust.",
+        ),
+    ] = False
+
     def policy(self) -> SharingPolicy:
-        """The same for the library.
+        """Return what the library needs to know.
 
         Raises:
             ConfigurationError: a number that cannot be.
         """
         if min(self.processes, self.shard_users) < 1 or not self.visibility >= 1:
             raise ConfigurationError("--processes, --shard-users and --visibility must be at least 1")
-        return SharingPolicy(processes=self.processes, on_outage=self.on_outage)
+        return SharingPolicy(
+            processes=self.processes, on_outage=self.on_outage, allow_plaintext=self.allow_plaintext
+        )
 
     def queueing(self) -> Queueing:
-        """How shards are queued."""
-        return Queueing(visibility_seconds=self.visibility)
+        """Return how shards are queued."""
+        return Queueing(visibility_seconds=self.visibility, allow_plaintext=self.allow_plaintext)
 
 
 class Cluster:
@@ -102,11 +113,12 @@ class Cluster:
         self._store = store
         self._flags = flags
         self._policy = flags.policy()
-        self._redis_url = url_from()
+        self._redis_url = url_from(allow_plaintext=flags.allow_plaintext)
         self._key: StoreKey = store.key()
         base_url = checked_base_url(connection.base_url)
         self._names = Names(self._key, namespace=self._policy.namespace, base_url=base_url)
-        self._app = make_app(broker_from(), self._names, flags.queueing())
+        self._broker = broker_from()
+        self._app = make_app(self._broker, self._names, flags.queueing())
 
     def client(self) -> FlowMate:
         """A client that shares with all the others, not yet entered."""
@@ -153,7 +165,10 @@ class Cluster:
             watched=lambda fm: watch.watched(fm, leaving=lambda: runner.stopping),
         )
         with runner:
-            say("A worker is ready. Ctrl-C or SIGTERM ends it; what it has begun it finishes.")
+            say(
+                f"A worker is ready: broker {self._broker.place}, Redis {self._redis_url.place}. "
+                "Ctrl-C or SIGTERM ends it after the users in flight."
+            )
             serve(self._app, self._names, carry_out=runner.carry_out, on_shutdown=runner.stop)
         return Exit.OK
 

@@ -1,13 +1,15 @@
 """The connection to Redis, and what its failures are called."""
 
 import os
+import ssl
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from flowmate_async.distributed.urls import NamedUrl
+from flowmate_async.distributed.urls import NamedUrl, SecretUrl
 from flowmate_async.errors import ConfigurationError, FlowMateError, UpstreamUnavailableError
-from flowmate_async.redaction import Redacted, one_line
+from flowmate_async.redaction import one_line
+from flowmate_async.transport.tls import client_context
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -18,35 +20,44 @@ _PATIENCE_SECONDS = 1.0
 _SCHEMES = ("redis://", "rediss://", "unix://")
 
 
-class RedisUrl(Redacted, frozen=True):
+class RedisUrl(SecretUrl, frozen=True):
     """Where Redis is, with what it takes to log in; never shows.
 
     Attributes:
-        text: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with ACL user and password if there are any.
+        text: ``rediss://`` (TLS), ``redis://`` or ``unix://``, with ACL user and password if there are any.
+        allow_plaintext: accept ``redis://`` to another machine.
+
+    Raises:
+        ConfigurationError: the URL cannot work, or the connection would not be private.
     """
 
-    text: str
+    allow_plaintext: bool = False
 
     def __post_init__(self) -> None:
         if not self.text.startswith(_SCHEMES):
             raise ConfigurationError(
                 "this is not the URL of a Redis", advice="Write rediss://user:password@host:port/0"
             )
+        self.check("Redis", allow_plaintext=self.allow_plaintext)
 
 
-def url_from(environ: Mapping[str, str] = os.environ) -> RedisUrl:
-    """The URL from ``FLOWMATE_REDIS_URL``, or ``FLOWMATE_BROKER_URL`` when that is a Redis as well.
+def url_from(environ: Mapping[str, str] = os.environ, *, allow_plaintext: bool = False) -> RedisUrl:
+    """Return the URL from ``FLOWMATE_REDIS_URL``, or ``FLOWMATE_BROKER_URL`` if that is a Redis as well.
 
-    Each may be in a private file instead, named by the variable with ``_FILE`` behind it.
+    Each may be in a private file instead, named by the variable with ``_FILE`` appended to its name.
+
+    Args:
+        environ: the environment.
+        allow_plaintext: accept ``redis://`` to another machine.
 
     Raises:
-        ConfigurationError: neither is set to the URL of a Redis, or such a file cannot be read.
+        ConfigurationError: neither is set to a URL of Redis that can be used, or such a file cannot be read.
     """
     named = [NamedUrl.of(environ, variable) for variable in URL_VARIABLES]
     del environ
     for found in (one.read() for one in named):
         if found.text.startswith(_SCHEMES):
-            return RedisUrl(found.text)
+            return RedisUrl(found.text, allow_plaintext=allow_plaintext)
     raise ConfigurationError(
         "no Redis is named",
         advice=f"Set {URL_VARIABLES[0]} to rediss://user:password@host:port/0, "
@@ -55,10 +66,10 @@ def url_from(environ: Mapping[str, str] = os.environ) -> RedisUrl:
 
 
 def connect(url: RedisUrl) -> "Redis":
-    """A client that has not connected yet; it says at once when Redis does not answer.
+    """Return a client that has not connected yet; it fails at once when Redis does not answer.
 
     Raises:
-        ConfigurationError: the URL cannot work, or the extra ``redis`` is not installed.
+        ConfigurationError: the URL or its certificates cannot be used, or the extra ``redis`` is missing.
     """
     asyncio_redis = driver("redis.asyncio")
     backoff, retry = driver("redis.backoff"), driver("redis.asyncio.retry")
@@ -73,10 +84,38 @@ def connect(url: RedisUrl) -> "Redis":
     except ValueError:
         pass  # raised below, where it has no context: that would hold the URL
     else:
+        if url.text.startswith("rediss:"):
+            client.connection_pool.connection_class = _verified(asyncio_redis.SSLConnection, _tls(url))
         return client
     raise ConfigurationError(
         "the URL of Redis cannot work", advice="Write rediss://user:password@host:port/0"
     )
+
+
+def _tls(url: RedisUrl) -> ssl.SSLContext:
+    options = url.tls_files
+    context = client_context(ca_file=options.get("ssl_ca_certs"))
+    certificate = options.get("ssl_certfile")
+    if certificate is None:
+        return context
+    try:
+        context.load_cert_chain(certificate, options.get("ssl_keyfile"))
+    except (OSError, ValueError) as error:
+        reason = one_line(str(error))
+    else:
+        return context
+    raise ConfigurationError(f"the client certificate for Redis cannot be used: {reason}")
+
+
+def _verified(connection: type[Any], tls: ssl.SSLContext) -> type[Any]:
+    """Return a connection class with the library's TLS rules; the driver's would honour ``SSLKEYLOGFILE``."""
+
+    class VerifiedConnection(connection):  # type: ignore[misc]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.ssl_context.context = tls
+
+    return VerifiedConnection
 
 
 def driver(module: str) -> Any:

@@ -19,6 +19,7 @@ from flowmate_async.distributed.shared_cache import SharedCache
 from flowmate_async.distributed.shared_credentials import RedisCredentials
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.freshness import FreshnessPolicy
+from flowmate_async.redaction import Redacted
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.traffic.leased_bucket import lease_terms
 
@@ -37,12 +38,14 @@ class SharingPolicy(msgspec.Struct, frozen=True, kw_only=True):
             itself; ``error``, it sends nothing that would have to be shared, and raises.
         namespace: tells applications apart that share key, Redis and upstream.
         freshness: how long credentials without an expiry are used.
+        allow_plaintext: accept ``redis://`` to another machine, on a network that is trusted.
     """
 
     processes: int = 1
     on_outage: OnOutage = "share"
     namespace: str = ""
     freshness: FreshnessPolicy = FreshnessPolicy()
+    allow_plaintext: bool = False
 
 
 class RedisCoordination:
@@ -51,13 +54,13 @@ class RedisCoordination:
     ``FlowMate(..., coordination=RedisCoordination(url, key=key))``
 
     Args:
-        url: ``rediss://user:password@host:port/0`` (TLS), ``redis://`` or ``unix://``.
+        url: ``rediss://user:password@host:port/0`` (TLS), ``redis://`` to this machine, or ``unix://``.
         key: seals what is kept in Redis, and hashes what it is called; the same for all processes.
         policy: see :class:`SharingPolicy`.
         clock: the time it keeps.
 
     Raises:
-        ConfigurationError: the URL cannot work, or the extra ``redis`` is not installed.
+        ConfigurationError: the URL cannot work, TLS is missing, or the extra ``redis`` is not installed.
     """
 
     def __init__(
@@ -68,9 +71,10 @@ class RedisCoordination:
         policy: SharingPolicy | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._url, url = url if isinstance(url, RedisUrl) else RedisUrl(url), ""
-        self._key = key
         self._policy = policy or SharingPolicy()
+        named, url = _Named(url), ""
+        self._url = named.checked(allow_plaintext=self._policy.allow_plaintext)
+        self._key = key
         if self._policy.processes < 1:
             raise ConfigurationError("processes must be at least 1")
         self._clock = clock or SystemClock()
@@ -150,6 +154,15 @@ class RedisCoordination:
         except redis_errors() as error:
             if self._policy.on_outage == "error":
                 raise unreachable(error) from None
+
+
+class _Named(Redacted, frozen=True):
+    """A URL as it was passed in, kept out of the locals of frames that raise."""
+
+    url: str | RedisUrl
+
+    def checked(self, *, allow_plaintext: bool) -> RedisUrl:
+        return self.url if isinstance(self.url, RedisUrl) else RedisUrl(self.url, allow_plaintext)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -6,6 +6,8 @@ worker takes one at a time. Results are not kept: what was done is in the store.
 
 import logging
 import os
+import socket
+import ssl
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 BROKER_VARIABLE = "FLOWMATE_BROKER_URL"
 DEFAULT_VISIBILITY_SECONDS = 300.0
 
+_FOREIGN = ("CELERY", "KOMBU_", "SSLKEYLOGFILE")
 _TASK = "flowmate_async.carry_out"
 _AGAIN_SECONDS = 0.5
 
@@ -39,9 +42,11 @@ class Queueing(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         visibility_seconds: after so long a shard whose worker has vanished is given to another one. Longer
             than a shard takes: a worker leaves what it cannot do in half of it to others.
+        allow_plaintext: accept a broker on another machine without TLS, on a network that is trusted.
     """
 
     visibility_seconds: float = DEFAULT_VISIBILITY_SECONDS
+    allow_plaintext: bool = False
 
 
 def broker_from(environ: Mapping[str, str] = os.environ) -> SecretUrl:
@@ -63,12 +68,15 @@ def broker_from(environ: Mapping[str, str] = os.environ) -> SecretUrl:
 
 
 def make_app(url: SecretUrl, names: Names, queueing: Queueing) -> "Celery":
-    """The application, for whoever submits and for whoever works.
+    """Return the application, for submitters and workers. Its settings come from here and nowhere else.
 
     Raises:
-        ConfigurationError: the extra ``celery``, or what this kind of broker takes, is not installed.
+        ConfigurationError: the extra ``celery``, or what this kind of broker takes, is not installed; or the
+            broker's URL cannot work, or is plaintext to another machine.
     """
+    ignore_foreign_variables()
     _require_transport(url)
+    url.check("the broker", allow_plaintext=queueing.allow_plaintext)
     app: Celery = _celery("celery").Celery("flowmate_async", set_as_current=False)
     queue = names.of("queue")
     app.conf.update(
@@ -96,8 +104,21 @@ def make_app(url: SecretUrl, names: Names, queueing: Queueing) -> "Celery":
         worker_enable_remote_control=False,
     )
     if url.text.startswith("rediss://"):
-        app.conf.broker_use_ssl = {"ssl_cert_reqs": import_module("ssl").CERT_REQUIRED}
+        app.conf.broker_use_ssl = {**url.tls_files, "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    elif url.text.startswith("amqps://"):
+        options = {name.removeprefix("ssl_"): value for name, value in url.tls_files.items()}
+        app.conf.broker_use_ssl = {**options, "cert_reqs": ssl.CERT_REQUIRED}
     return app
+
+
+def ignore_foreign_variables() -> None:
+    """Remove the variables by which Celery, Kombu and OpenSSL would override this process's settings.
+
+    ``CELERY_BROKER_URL`` beats any ``broker_url``, ``KOMBU_LOG_CHANNEL`` logs messages, and
+    ``SSLKEYLOGFILE`` writes the keys of TLS sessions to a file.
+    """
+    for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+        del os.environ[name]
 
 
 def _require_transport(url: SecretUrl) -> None:
@@ -168,13 +189,23 @@ def serve(
 
     app.task(run, name=_TASK, Request="flowmate_async.distributed.requests:PatientRequest")
     signals.worker_shutting_down.connect(shutting_down, weak=False)
-    arguments = ["worker", "--pool=solo", "--concurrency=1", "--without-gossip", "--without-mingle"]
-    arguments += ["--without-heartbeat", "--loglevel=WARNING", f"--hostname=flowmate-{os.getpid()}@%h"]
+    # Not through Celery's command line: it takes BROKER_URL, APP, CONFIG_MODULE and LOADER from the
+    # environment, and imports from the working directory.
+    worker = app.Worker(
+        hostname=f"flowmate-{os.getpid()}@{socket.gethostname()}",
+        pool_cls="solo",
+        concurrency=1,
+        loglevel="WARNING",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
     with warnings.catch_warnings(), suppress(SystemExit):
         # Of a root user, because of pickles, of which none are accepted; and of a setting that was chosen.
         for name in ("SecurityWarning", "CPendingDeprecationWarning"):
             warnings.simplefilter("ignore", getattr(_celery("celery.exceptions"), name))
-        app.worker_main(["--quiet", *arguments])
+        worker.start()
 
 
 def _return(app: "Celery", text: str) -> None:

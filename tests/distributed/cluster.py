@@ -27,6 +27,7 @@ class Cluster:
     visibility: float = 300.0
     shard_users: int = 50
     told: dict[str, str] = field(default_factory=dict)
+    working_directory: Path | None = None
     processes: list[subprocess.Popen] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
@@ -68,6 +69,7 @@ class Cluster:
         process = subprocess.Popen(
             [*FLOWMATE, *arguments],
             env=self.environment(),
+            cwd=self.working_directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
