@@ -115,7 +115,13 @@ class AgeStore:
         await self._commit(lambda index: _plan_finish(index, run, at), compact=at is not None)
 
     async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
-        return await self._commit(lambda index: plan_write(index, self._bound(index), run, batch))
+        places = {(user.checkpoint.username, one) for user in batch for one in user.renamed}
+
+        def plan(index: Index) -> tuple[list[Line], Written]:
+            renamed = self._opened().newest(places)
+            return plan_write(index, self._bound(index), run, batch, renamed)
+
+        return await self._commit(plan)
 
     async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
         await self._commit(lambda index: plan_note_missing(index, run, usernames))

@@ -7,7 +7,7 @@ readers take none. Nothing here awaits.
 """
 
 import hmac
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -130,6 +130,15 @@ class AgeFolder:
                             break
                 return found
         raise StoreError(f"the store {shown(self.path)} is being rewritten all the time", advice="Try again")
+
+    def newest(self, places: Collection[Place]) -> dict[Place, SecretLine]:
+        """Return the lines of those of these credentials that are stored; call it within a plan."""
+        files = {entry.file for place in places if (entry := self.index.find(*place)) is not None}
+        found: dict[Place, SecretLine] = {}
+        for line in (line for file in sorted(files) for line in self._secrets(file)):
+            if (place := (line.username, line.secret_id)) in places:
+                found[place] = line  # the last one counts
+        return found
 
     def secrets(self) -> Iterator[SecretLine]:
         """Every credential's line in order, as of now; close the iterator when not all of them are taken."""

@@ -4,7 +4,7 @@ About half a kilobyte of memory for each credential and each checkpoint. Nothing
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -157,9 +157,21 @@ def plan_begin(at: float, selection: str) -> tuple[list[Line], Run]:
 
 
 def plan_write(
-    index: Index, fingerprints: Fingerprints, run: Run, batch: Sequence[UserWrite]
+    index: Index,
+    fingerprints: Fingerprints,
+    run: Run,
+    batch: Sequence[UserWrite],
+    renamed: Mapping[Place, SecretLine],
 ) -> tuple[list[Line], Written]:
-    """The lines that write whole users: what differs from what is stored, what is noted, checkpoints."""
+    """Return the lines that write whole users: what differs from what is stored, notes, checkpoints.
+
+    Args:
+        index: what is stored.
+        fingerprints: makes the lines of credentials.
+        run: the run that is writing.
+        batch: the users.
+        renamed: the stored lines of credentials that get a new name.
+    """
     index.require(run)
     lines: list[Line] = []
     drafts = {name: dict(index.entries.get(name, {})) for name in {one.checkpoint.username for one in batch}}
@@ -173,6 +185,9 @@ def plan_write(
                 changed += 1
                 lines.append(line)
                 draft[secret.id] = entry_of(line, 0)
+        for line in _renamed(fingerprints, user, draft, renamed):
+            lines.append(line)
+            draft[line.secret_id] = entry_of(line, 0)
         for note in _notes(run, user, draft):
             lines.append(note)
             draft[note.secret_id] = replace(
@@ -180,6 +195,23 @@ def plan_write(
             )
         lines.append(CheckpointLine(run_id=run.id, checkpoint=user.checkpoint))
     return lines, Written(changed, sum(len(user.secrets) for user in batch) - changed)
+
+
+def _renamed(
+    fingerprints: Fingerprints,
+    user: UserWrite,
+    draft: Mapping[str, Entry],
+    stored: Mapping[Place, SecretLine],
+) -> Iterator[SecretLine]:
+    """Yield the lines of stored credentials under their new names, unless this batch has replaced them."""
+    username = user.checkpoint.username
+    for secret_id, name in user.renamed.items():
+        line = stored.get((username, secret_id))
+        if line is None or draft[secret_id].fingerprint != line.fingerprint:
+            continue
+        secret = fingerprints.opened(line)
+        if secret is not None:
+            yield fingerprints.line_of(username, replace(secret, name=name), at=user.checkpoint.at)
 
 
 def _notes(run: Run, user: UserWrite, draft: dict[str, Entry]) -> list[NoteLine]:

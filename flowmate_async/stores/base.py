@@ -30,8 +30,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: unique within the store.
-        selection: whose run it is: ``all``, or a name for a set of users; only a run of the same selection is
-            resumed.
+        selection: which users the run covers and what it was asked to do, as one opaque name; only a run of
+            the same selection is resumed.
         started_at: seconds since the Unix epoch.
         finished_at: the completion mark, in seconds since the epoch; ``None`` while the run is incomplete.
     """
@@ -80,21 +80,24 @@ class UserWrite(msgspec.Struct, frozen=True, kw_only=True):
             as missing. ``None`` when nothing is proven.
         token: the user's token, for a store that keeps tokens (``kept_tokens.py``); ``None`` when none is
             kept, and an earlier one is forgotten.
+        renamed: new names by secret id, of credentials that were listed and not fetched. The name of a stored
+            credential is replaced; an id that is not stored is ignored.
     """
 
     checkpoint: Checkpoint
     secrets: tuple[Secret, ...] = ()
     listed: tuple[str, ...] | None = None
     token: KeptToken | None = None
+    renamed: Mapping[str, str] = {}
 
     @property
     def present(self) -> tuple[str, ...]:
         """The ids of credentials that upstream certainly has."""
-        return (*(secret.id for secret in self.secrets), *(self.listed or ()))
+        return (*(secret.id for secret in self.secrets), *self.renamed, *(self.listed or ()))
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What a write did.
+    """What a write did with the credentials that were fetched; changed names are not counted.
 
     Attributes:
         changed: credentials written.

@@ -204,6 +204,10 @@ def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocumen
         if secret.id not in secrets or opened(secrets[secret.id]) != opened(new):
             secrets[secret.id] = new
             changed += 1
+    for secret_id, name in user.renamed.items():
+        before = opened(secrets[secret_id]) if secret_id in secrets else None
+        if before is not None:
+            secrets[secret_id] = stored_secret(username, msgspec.structs.replace(before, name=name), at=at)
     present = set(user.present)
     for secret_id, stored in secrets.items():
         if secret_id in present:

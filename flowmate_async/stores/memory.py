@@ -184,6 +184,10 @@ class MemoryStore:
             if secret.id not in rows or rows[secret.id].secret != secret:
                 rows[secret.id] = _Row(secret, user.checkpoint.at)
                 changed += 1
+        for secret_id, name in user.renamed.items():
+            if secret_id in rows:
+                secret = replace(rows[secret_id].secret, name=name)
+                rows[secret_id] = replace(rows[secret_id], secret=secret, stored_at=user.checkpoint.at)
         present = set(user.present)
         for secret_id, row in rows.items():
             if secret_id in present:

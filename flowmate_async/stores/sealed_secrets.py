@@ -3,11 +3,12 @@
 Nothing here knows where the rows are.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
+from flowmate_async.secrets import Secret
 from flowmate_async.stores.base import Run, UserWrite
 from flowmate_async.stores.sealing import Sealed, Sealing
 
@@ -47,6 +48,7 @@ def stored_places(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, b
         stored: username and secret id of all that is stored of their users, and something more.
     """
     wanted = {(user.checkpoint.username, secret.id) for user in batch for secret in user.secrets}
+    wanted |= {(user.checkpoint.username, secret_id) for user in batch for secret_id in user.renamed}
     return sorted(wanted.intersection((username, secret_id) for username, secret_id, _ in stored))
 
 
@@ -62,24 +64,37 @@ def sealed_secrets(
         stored: what is stored in :func:`stored_places` of them.
 
     Returns:
-        The rows, and how many credentials differed, doubles counted each.
+        The rows, and how many of the fetched credentials differed, doubles counted each.
     """
     now = dict(stored)
     rows: dict[Place, SecretRow] = {}
+
+    def differs(user: UserWrite, secret: Secret) -> bool:
+        username, place = user.checkpoint.username, (user.checkpoint.username, secret.id)
+        sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=now.get(place))
+        if sealed is None:
+            return False
+        now[place] = sealed
+        expires_at, at = _iso(secret.expires_at), user.checkpoint.at
+        rows[place] = SecretRow(*place, secret.type, expires_at, run.id, at, sealed.fingerprint, sealed.data)
+        return True
+
     changed = 0
     for user in batch:
-        username, at = user.checkpoint.username, user.checkpoint.at
-        for secret in user.secrets:
-            place = (username, secret.id)
-            sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=now.get(place))
-            if sealed is not None:
-                changed += 1
-                now[place] = sealed
-                expires_at = _iso(secret.expires_at)
-                rows[place] = SecretRow(
-                    *place, secret.type, expires_at, run.id, at, sealed.fingerprint, sealed.data
-                )
+        changed += sum(differs(user, secret) for secret in user.secrets)
+        for secret in _renamed(sealing, user, now):
+            differs(user, secret)
     return [rows[place] for place in sorted(rows)], changed
+
+
+def _renamed(sealing: Sealing, user: UserWrite, stored: Mapping[Place, Sealed]) -> Iterator[Secret]:
+    """Yield the stored credentials of a user under their new names; a damaged one is left as it is."""
+    username = user.checkpoint.username
+    for secret_id, name in user.renamed.items():
+        sealed = stored.get((username, secret_id))
+        secret = None if sealed is None else sealing.opened(username, secret_id, sealed)
+        if secret is not None:
+            yield msgspec.structs.replace(secret, name=name)
 
 
 def _iso(moment: datetime | None) -> str | None:

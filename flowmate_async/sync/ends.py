@@ -87,5 +87,5 @@ def ended(outcome: Outcome) -> UserEnd:
 
 
 def vouched_for(outcome: Outcome) -> int:
-    """How many credentials are stored as upstream has them: those that came and those that did not change."""
-    return len(outcome.secrets) + sum(why == "unchanged" for why in outcome.left.values())
+    """Return how many credentials are stored as upstream has them: fetched, unchanged or merely renamed."""
+    return len(outcome.secrets) + sum(why in ("unchanged", "renamed") for why in outcome.left.values())

@@ -1,9 +1,9 @@
 """The batch job: begin or resume a run, have its users read and stored, end it, report on it.
 
-A run has an id and a completion mark. An incomplete run that is young enough is resumed: users it has
-synced are not fetched again, users that failed are tried again. Who reads and stores the users is the
-executor's business (``in_process.py``, or other processes); which user fails how is in ``reader.py``, when a
-run ends early in ``abort.py``.
+A run has an id, a selection and a completion mark. An incomplete run is resumed if it is young enough, covers
+the same users and was asked to do the same: users it has synced are not fetched again, users that failed are
+tried again. The executor reads and stores the users (``in_process.py``, or other processes); how a user fails
+is decided in ``reader.py``, when a run ends early in ``abort.py``.
 """
 
 import asyncio
@@ -107,7 +107,8 @@ class SyncEngine:
 
         Args:
             usernames: any iterable or async iterable.
-            selection: a name for this set of users; only a run of the same selection is resumed.
+            selection: a name for this set of users. Only a run of the same users that was asked to do the
+                same is resumed.
             stop: when set, no further user is begun.
             left_out: for the report.
             accounts: every username of the tenant, when these users are all of them.
@@ -117,7 +118,7 @@ class SyncEngine:
         """
         began = self._clock.monotonic()
         await forget_tokens(self._store, keep=self._options.delta.keep_tokens, now=self._clock.wall())
-        run, resumed = await self._run(selection or _selection(usernames))
+        run, resumed = await self._run(f"{selection or _selection(usernames)} {_request(self._options)}")
         total = len(usernames) if isinstance(usernames, Sized) else None
         self._emitter.emit(RunBegan(run.id, resumed, total))
         remaining = self._remaining(run, usernames) if resumed else usernames
@@ -241,8 +242,24 @@ def _event(end: UserEnd) -> UserStored | UserNotStored:
     return UserStored(end.username, end.secrets, end.seconds, end.requests)
 
 
+def _request(options: SyncOptions) -> str:
+    """Return what a run is asked to do, as part of its identity: what it fetches and what it removes.
+
+    How it goes about it (limits on failures, age or removals, kept tokens) does not change what a resumed run
+    has to do, and is left out.
+    """
+    delta = options.delta
+    if delta.full:
+        fetched: tuple[object, ...] = ("full", delta.skip_volatile)
+    else:
+        by_type = sorted(delta.staleness_by_type.items())
+        fetched = ("delta", delta.skip_volatile, float(delta.staleness_seconds), by_type)
+    asked = msgspec.json.encode((fetched, options.removed))
+    return hashlib.sha256(asked).hexdigest()[:16]
+
+
 def _selection(usernames: Usernames) -> str:
-    """A name for a set of users: equal for equal sets; all that can be read only once share one."""
+    """Return a stable id for a set of users; all one-shot iterables share one id."""
     if not isinstance(usernames, Collection):
         return "iterable"
     digest = hashlib.sha256()

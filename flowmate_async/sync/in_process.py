@@ -120,4 +120,10 @@ def _user_write(outcome: Outcome, at: float) -> UserWrite:
     )
     here = (*(secret.id for secret in outcome.secrets), *outcome.left)
     listed = here if is_proven(checkpoint) else None
-    return UserWrite(checkpoint=checkpoint, secrets=outcome.secrets, listed=listed, token=outcome.token)
+    return UserWrite(
+        checkpoint=checkpoint,
+        secrets=outcome.secrets,
+        listed=listed,
+        token=outcome.token,
+        renamed=outcome.renamed,
+    )

@@ -19,7 +19,8 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
         requests: how many requests it took.
         seconds: how long it took.
         listing_proven: whether the listing was counted against upstream's total.
-        left: secrets that a delta sync left as they are stored, by id, and why; none in a sweep.
+        left: secrets that a delta sync did not fetch, by id, and why; none in a sweep.
+        renamed: new names of secrets that were not fetched, by id; none in a sweep.
         seen: what the next delta sync compares with.
         token: the user's token, where it is kept for the next sync; none in a sweep.
     """
@@ -30,6 +31,7 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
     seconds: float
     listing_proven: bool = True
     left: Mapping[str, Left] = {}
+    renamed: Mapping[str, str] = {}
     seen: str = ""
     token: KeptToken | None = None
 
@@ -45,7 +47,8 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
         secrets: those that could be fetched.
         requests: how many requests it took.
         seconds: how long it took.
-        left: secrets that a delta sync left as they are stored, by id, and why; none in a sweep.
+        left: secrets that a delta sync did not fetch, by id, and why; none in a sweep.
+        renamed: new names of secrets that were not fetched, by id; none in a sweep.
         seen: what the next delta sync compares with.
         token: the user's token, where it is kept for the next sync; none in a sweep.
     """
@@ -56,6 +59,7 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
     requests: int = 0
     seconds: float = 0.0
     left: Mapping[str, Left] = {}
+    renamed: Mapping[str, str] = {}
     seen: str = ""
     token: KeptToken | None = None
 

@@ -1,8 +1,9 @@
 """Delta sync: which secrets of a listing are worth fetching, and why; pure.
 
-A listing shows of each secret its id, its type, when it expires and whether a refresh has ever failed
-(docs/contract/OBSERVED.md § Listing). What it does not show is that a password or a key was changed: such a
-secret is fetched again once what is stored is old enough. So the greatest age is the greatest staleness.
+A listing shows of each secret its id, its name, its type, when it expires and whether a refresh has ever
+failed (docs/contract/OBSERVED.md § Listing). It does not show that a password or a key was changed: such a
+secret is fetched again once what is stored is old enough. So the maximum age is the maximum staleness. A new
+name is stored without fetching the secret.
 """
 
 import hashlib
@@ -21,9 +22,9 @@ Reason = Literal["new", "changed", "due", "errored", "old"]
 """Why a secret is fetched: never seen; its expiry moved; upstream would refresh it, or log in; a refresh has
 failed since; or what is stored is old."""
 
-Left = Literal["unchanged", "failed_before", "volatile"]
-"""Why a secret is left as it is stored: the listing shows no change; it is due, and its refresh has failed
-before with nothing changed since; or it is volatile, and those are left to the workers."""
+Left = Literal["unchanged", "renamed", "failed_before", "volatile"]
+"""Why a secret is not fetched: the listing shows no change; only its name changed, and is stored; it is due,
+and its refresh has failed before with nothing changed since; or it is volatile, and left to the workers."""
 
 Verdict = Reason | Left
 
@@ -58,12 +59,14 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
         expires: its expiry as a listing would show it afterwards, or nothing.
         error: a digest of the failed refresh that the listing showed, or nothing.
         failed: whether upstream could not refresh it.
+        name: a digest of its name as it was listed; empty when that is not known.
     """
 
     at: float
     expires: str = ""
     error: str = ""
     failed: bool = False
+    name: str = ""
 
 
 _decoder = msgspec.json.Decoder(dict[str, Seen])
@@ -77,11 +80,12 @@ class Plan:
         seen: what the user's last checkpoint keeps; nothing when there is none, or when it cannot be read.
 
     Attributes:
-        left: secrets that were left as they are stored, by id, and why.
+        left: secrets that are not fetched, by id, and why.
+        renamed: new names, by id, of secrets that are not fetched.
         reasons: how many were to be fetched, by why.
     """
 
-    __slots__ = ("_next", "_policy", "_retried", "_seen", "left", "reasons")
+    __slots__ = ("_next", "_policy", "_retried", "_seen", "left", "reasons", "renamed")
 
     def __init__(self, policy: DeltaPolicy | None = None, seen: str = "") -> None:
         self._policy = policy or DeltaPolicy(full=True)
@@ -89,6 +93,7 @@ class Plan:
         self._next: dict[str, Seen] = {}
         self._retried = False
         self.left: dict[str, Left] = {}
+        self.renamed: dict[str, str] = {}
         self.reasons: Counter[Verdict] = Counter()
 
     @property
@@ -111,11 +116,13 @@ class Plan:
         if before is not None:
             self._next[summary.id] = before
         verdict = self._verdict(summary, before, now)
-        if verdict in ("unchanged", "failed_before", "volatile"):
-            self.left[summary.id] = verdict
-            return False
-        self.reasons[verdict] += 1
-        return True
+        if verdict not in ("unchanged", "failed_before", "volatile"):
+            self.reasons[verdict] += 1
+            return True
+        if before is not None and self._renames(summary, before) and verdict == "unchanged":
+            verdict = "renamed"
+        self.left[summary.id] = verdict
+        return False
 
     def fetched(self, summary: SecretSummary, secret: Secret, *, now: float) -> None:
         """Note a secret that was fetched."""
@@ -123,16 +130,29 @@ class Plan:
             secret, OAuth2Secret | SessionSecret
         )  # only these show their expiry in a listing
         expires = _iso(secret.expires_at if refreshed else summary.expires_at)
-        self._next[summary.id] = Seen(now, expires, _digest(summary.current_error))
+        self._next[summary.id] = Seen(
+            now, expires, _digest(summary.current_error), name=_digest(summary.name)
+        )
 
     def failed(self, summary: SecretSummary, *, now: float) -> None:
         """Note a secret that upstream could not refresh."""
-        expires, error = _iso(summary.expires_at), _digest(summary.current_error)
-        self._next[summary.id] = Seen(now, expires, error, failed=True)
+        before, expires = self._seen.get(summary.id), _iso(summary.expires_at)
+        name = "" if before is None else before.name  # what is stored still has that name
+        self._next[summary.id] = Seen(now, expires, _digest(summary.current_error), failed=True, name=name)
 
     def seen(self) -> str:
         """For the user's next checkpoint."""
         return msgspec.json.encode(self._next).decode()
+
+    def _renames(self, summary: SecretSummary, before: Seen) -> bool:
+        """Note the listed name; return whether it changed. An unknown earlier name counts as the same."""
+        name = _digest(summary.name)
+        if summary.name is None or name == before.name:
+            return False
+        self._next[summary.id] = msgspec.structs.replace(before, name=name)
+        if before.name:
+            self.renamed[summary.id] = summary.name
+        return bool(before.name)
 
     def _verdict(self, summary: SecretSummary, before: Seen | None, now: float) -> Verdict:
         due = may_refresh(summary, now=now)
@@ -165,9 +185,9 @@ def _iso(moment: datetime | None) -> str:
     return "" if moment is None else moment.isoformat()
 
 
-def _digest(error: object) -> str:
-    """A failed refresh as it can be compared and cannot be read: upstream shows the provider's own answer."""
-    if error is None:
+def _digest(listed: object) -> str:
+    """Return a short digest: a failed refresh shows the provider's own answer, which must not be stored."""
+    if listed is None:
         return ""
-    shown = msgspec.json.encode(error, order="deterministic")
+    shown = msgspec.json.encode(listed, order="deterministic")
     return hashlib.sha256(shown).hexdigest()[:16]

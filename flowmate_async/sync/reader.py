@@ -174,6 +174,7 @@ def _outcome(  # noqa: PLR0917 - what is known of a user
             requests=cost.requests,
             seconds=cost.seconds,
             left=plan.left,
+            renamed=plan.renamed,
             seen=plan.seen(),
         )
     return UserSynced(
@@ -183,5 +184,6 @@ def _outcome(  # noqa: PLR0917 - what is known of a user
         seconds=cost.seconds,
         listing_proven=listing.proven,
         left=plan.left,
+        renamed=plan.renamed,
         seen=plan.seen(),
     )

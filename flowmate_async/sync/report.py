@@ -33,8 +33,8 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         changed: credentials this call wrote; ``None`` when somebody could not tell: after a sync by
             Celery workers, or when a worker process died after it had stored something.
         unchanged: credentials this call found unchanged, likewise.
-        left: credentials this call left as they are stored, by why: ``unchanged``, ``failed_before``,
-            ``volatile``; see :class:`~flowmate_async.DeltaPolicy`. Likewise.
+        left: credentials this call did not fetch, by why: ``unchanged``, ``renamed`` (the new name was
+            stored), ``failed_before``, ``volatile``; see :class:`~flowmate_async.DeltaPolicy`. Likewise.
         requests: requests of this call.
         errors: failed users of the run by kind of error.
         left_out: accounts that were not selected.

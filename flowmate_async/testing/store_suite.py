@@ -14,6 +14,7 @@ comes with anyio. Nothing here knows any particular store.
 # ruff: noqa: S101, S106 - these are tests
 
 import pytest
+from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError, StoreError
 from flowmate_async.secrets import MixedSecret, MixedValue, Secret, UnknownSecret
@@ -104,6 +105,38 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert await store.write(run, [renewed]) == Written(1, 1)
             assert await store.get("ann", "secret-1") == api_key(key="new")
             assert [item.stored_at async for item in store.items()] == [20.0, 10.0]
+
+    async def test_a_new_name_is_stored_without_the_credential(self, open_store: OpenStore) -> None:
+        """The credential keeps everything else; an id that is not stored is ignored."""
+        async with open_store() as store:
+            await write(store, synced("ann", api_key(), api_key("secret-2")), synced("bob", api_key()))
+        async with open_store() as store:
+            run = await store.begin_run(at=2.0)
+            names = {"secret-1": "a new name", "not-stored": "another"}
+            renamed = replace(synced("ann", api_key("secret-3"), at=20.0), renamed=names)
+            assert await store.write(run, [renamed]) == Written(1, 0)
+            expected = replace(api_key(), name="a new name")
+            assert await store.get("ann", "secret-1") == expected
+        async with open_store() as store:
+            assert await store.get("ann", "secret-1") == expected
+            assert await store.get("bob", "secret-1") == api_key()
+            assert [item.secret_id async for item in store.items("ann")] == [
+                "secret-1",
+                "secret-2",
+                "secret-3",
+            ]
+            assert (await store.verify()).damaged == ()
+
+    async def test_a_new_name_never_undoes_a_fetched_credential(self, open_store: OpenStore) -> None:
+        """A user may be twice in a batch, renamed in one part and fetched in the other."""
+        async with open_store() as store:
+            run = await write(store, synced("ann", api_key(key="old")))
+            fetched = synced("ann", api_key(key="new"))
+            renamed = replace(synced("ann"), renamed={"secret-1": "a new name"})
+            await store.write(run, [renamed, fetched])
+            assert await store.get("ann", "secret-1") == api_key(key="new")
+            await store.write(run, [fetched, renamed])
+            assert await store.get("ann", "secret-1") == replace(api_key(key="new"), name="a new name")
 
     async def test_what_upstream_no_longer_lists_is_kept(self, open_store: OpenStore) -> None:
         """A write adds and replaces; it never removes."""

@@ -1,6 +1,7 @@
 """Delta sync against the twin: the second sync costs listings and what is due, and misses no change."""
 
 import pytest
+from msgspec.structs import replace
 
 from flowmate_async import DeltaPolicy, SyncOptions, open_store
 from flowmate_async.sandbox import ProviderFault
@@ -55,6 +56,22 @@ async def test_a_new_secret_and_a_moved_expiry_are_fetched(sandbox, fm, store):
     stored = {secret_id: secret for (_, secret_id), secret in (await contents(store)).items()}
     assert stored[added.id].value.passphrase == "p"
     assert moved.id not in stored or stored[moved.id].value.access_token == "newer"
+
+
+async def test_a_new_name_is_stored_without_a_get(sandbox, fm, store):
+    """The listing shows it, and a name is no credential."""
+    await fm.sync(store, NAMES)
+    before = await contents(store)
+    simple = next(one for one in sandbox.world.truth() if one.type == "SIMPLE" and one.username in NAMES)
+    sandbox.world.secret(simple.secret_id).name = "a new name"
+    for expected in (1, 0):
+        sandbox.reset_stats()
+        report = await fm.sync(store, NAMES)
+        assert simple.secret_id not in sandbox.stats().secret_gets
+        assert report.left.get("renamed", 0) == expected
+        assert report.secrets == len(before)
+    key = (simple.username, simple.secret_id)
+    assert (await contents(store))[key] == replace(before[key], name="a new name")
 
 
 async def test_a_changed_password_is_seen_when_what_is_stored_is_old_enough(sandbox, fm, store):

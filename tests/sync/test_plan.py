@@ -110,6 +110,42 @@ def test_what_failed_otherwise_is_tried_again_for_the_same_reason():
     assert why(oauth(11 * HOUR), plan.seen()) == "changed"
 
 
+class TestNames:
+    def renamed(self, summary, seen, **policy):
+        plan = Plan(DeltaPolicy(**policy), seen)
+        assert not plan.wants(summary, now=NOW)
+        return plan.left["s"], plan.renamed, plan.seen()
+
+    def test_a_new_name_is_stored_once(self):
+        seen = after(key(name="old"), API_KEY)
+        left, renamed, seen = self.renamed(key(name="new"), seen)
+        assert (left, renamed) == ("renamed", {"s": "new"})
+        assert self.renamed(key(name="new"), seen)[:2] == ("unchanged", {})
+
+    @pytest.mark.parametrize("name", [None, "old"])
+    def test_no_name_and_the_same_name_change_nothing(self, name):
+        assert self.renamed(key(name=name), after(key(name="old"), API_KEY))[:2] == ("unchanged", {})
+
+    def test_an_unknown_earlier_name_is_only_noted(self):
+        """Checkpoints of earlier versions have none: their secrets are not all written again."""
+        earlier = f'{{"s":[{NOW},"","",false]}}'
+        left, renamed, seen = self.renamed(key(name="any"), earlier)
+        assert (left, renamed) == ("unchanged", {})
+        assert self.renamed(key(name="new"), seen)[1] == {"s": "new"}
+
+    def test_a_secret_left_for_another_reason_is_renamed_as_well(self):
+        seen = after(oauth(600, name="old"), token(600))
+        left, renamed, _ = self.renamed(oauth(600, name="new"), seen, skip_volatile=True)
+        assert (left, renamed) == ("volatile", {"s": "new"})
+
+    def test_a_failed_refresh_keeps_the_name_that_is_stored(self):
+        plan = Plan(DeltaPolicy(), after(oauth(600, name="old"), token(600)))
+        assert plan.wants(oauth(600, name="new"), now=NOW)
+        assert not plan.renamed, "it is fetched, with its name"
+        plan.failed(oauth(600, name="new"), now=NOW)
+        assert self.renamed(oauth(600, name="new"), plan.seen())[:2] == ("failed_before", {"s": "new"})
+
+
 def test_volatile_ones_can_be_left_to_the_workers():
     assert why(oauth(600), "", skip_volatile=True) == "volatile"
     assert why(SecretSummary(id="s", type="SESSION_AUTH"), "", skip_volatile=True, full=True) == "volatile"
