@@ -1,10 +1,11 @@
-"""Files that hold a key or a token: who may read them, and how they are written.
+"""Files that hold or decide something secret: whose they must be, who may read them, how they are written.
 
-A private file is a regular file that only its owner may read. One exception: mode 0440 and owned by
-root, as Kubernetes mounts a secret. Nothing here knows what the files are for, and nothing
-here keeps what it read.
+A private file is a regular file of this user or of root that nobody else may read. One exception: mode 0440
+and owned by root, as Kubernetes mounts a secret. A trusted file may be read by everybody, but only this user
+or root may own it and write to it. Nothing here knows what the files are for, or keeps what it read.
 """
 
+import codecs
 import contextlib
 import os
 import stat
@@ -22,6 +23,7 @@ MAX_BYTES = 65_536
 _CHECK_PATH = "Check the path and its permissions"
 _CHECK_FOLDER = "Check that its folder exists and is writable"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _MOUNTED_BY_ROOT = 0o440
 _CHECKS_MODES = os.name == "posix"
 # Opening a named pipe must not wait for its writer; the check that follows refuses it.
@@ -51,27 +53,42 @@ def require_private(
         error: the error to raise.
 
     Raises:
-        FlowMateError: missing, not a regular file, or readable by others.
+        FlowMateError: missing, not a regular file, another user's, or readable by others.
     """
-    try:
-        found = Path(path).stat(follow_symlinks=follow_symlinks)
-    except OSError as failure:
-        reason = _reason(failure)
-    else:
-        _require_private_status(found, path, what=what, error=error)
-        return
-    raise error(f"{what} {_shown(path)} cannot be read: {reason}", advice=_CHECK_PATH)
+    found = _status(path, what=what, follow_symlinks=follow_symlinks, error=error)
+    _require_private_status(found, path, what=what, error=error)
+
+
+def require_trusted(path: str | os.PathLike[str], *, what: str) -> None:
+    """Refuse a file or folder that another user could change; anybody may read it.
+
+    Args:
+        path: the file or folder; a symbolic link is judged by what it points to.
+        what: what it is, for the message: ``the CA file``.
+
+    Raises:
+        ConfigurationError: missing, another user's, or writable by others.
+    """
+    found = _status(path, what=what, follow_symlinks=True, error=ConfigurationError)
+    _require_own(found, path, what=what, error=ConfigurationError)
+    mode = stat.S_IMODE(found.st_mode)
+    if _CHECKS_MODES and mode & _WRITABLE_BY_OTHERS:
+        raise ConfigurationError(
+            f"{what} {_shown(path)} has mode {mode:04o}, so other users of this machine can change it",
+            advice=f"chmod go-w {_shown(path)}",
+        )
 
 
 def read_private_text(path: str | os.PathLike[str], *, what: str) -> str:
-    """The text of a private file, without surrounding white space.
+    """Return the text of a private file, without a byte order mark and surrounding white space.
 
     Args:
         path: the file; a symbolic link is followed, as Kubernetes mounts are made of them.
         what: what it is, for the message: ``the admin token file``.
 
     Raises:
-        ConfigurationError: missing, not a regular file, readable by others, too large, or not text.
+        ConfigurationError: missing, not a regular file, another user's, readable by others, too large, or
+            not text.
     """
     content, reason = _read(path, what=what)
     text = _text(content) if content is not None else None
@@ -87,7 +104,7 @@ def read_private_text(path: str | os.PathLike[str], *, what: str) -> str:
 def create_private(
     path: str | os.PathLike[str], data: bytes = b"", *, error: type[FlowMateError] = ConfigurationError
 ) -> bool:
-    """Make a private file, unless there is something of that name already.
+    """Create a private file, unless there is something of that name already.
 
     Args:
         path: the file.
@@ -138,7 +155,7 @@ def write_private_atomically(
 def replaced_atomically(
     path: str | os.PathLike[str], *, error: type[FlowMateError] = ConfigurationError
 ) -> Iterator[BinaryIO]:
-    """The same, piece by piece: what is written to the file counts once the block ends without an error.
+    """Write a private file piece by piece; it takes effect once the block ends without an error.
 
     Args:
         path: the file; its folder must exist.
@@ -194,7 +211,7 @@ def require_replaceable(path: str | os.PathLike[str], *, begins: bytes, what: st
 
 
 def _read(path: str | os.PathLike[str], *, what: str) -> tuple[_Content | None, str]:
-    """The content, or the reason there is none."""
+    """Return the content, or the reason there is none."""
     try:
         descriptor = os.open(path, _READING)
     except OSError as failure:
@@ -211,10 +228,33 @@ def _read(path: str | os.PathLike[str], *, what: str) -> tuple[_Content | None, 
 
 
 def _text(content: _Content) -> str | None:
+    # PowerShell writes UTF-16 with a byte order mark, other Windows editors UTF-8 with one.
+    utf_16 = content.data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.data.decode().strip()
+        return content.data.decode("utf-16" if utf_16 else "utf-8-sig").strip()
     except UnicodeDecodeError:
         return None
+
+
+def _status(
+    path: str | os.PathLike[str], *, what: str, follow_symlinks: bool, error: type[FlowMateError]
+) -> os.stat_result:
+    try:
+        return Path(path).stat(follow_symlinks=follow_symlinks)
+    except OSError as failure:
+        reason = _reason(failure)
+    raise error(f"{what} {_shown(path)} cannot be read: {reason}", advice=_CHECK_PATH)
+
+
+def _require_own(
+    found: os.stat_result, path: str | os.PathLike[str], *, what: str, error: type[FlowMateError]
+) -> None:
+    """Refuse what belongs to neither this user nor root: its owner can change it at any time."""
+    if _CHECKS_MODES and found.st_uid not in (os.geteuid(), 0):
+        raise error(
+            f"{what} {_shown(path)} belongs to the user with the id {found.st_uid}, not to you or root",
+            advice=f"Use a file of your own, or, if you trust it: chown {os.geteuid()} {_shown(path)}",
+        )
 
 
 def _require_private_status(
@@ -222,6 +262,7 @@ def _require_private_status(
 ) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise error(f"{what} {_shown(path)} is not a regular file", advice="Name a regular file")
+    _require_own(found, path, what=what, error=error)
     mode = stat.S_IMODE(found.st_mode)
     mounted = mode == _MOUNTED_BY_ROOT and found.st_uid == 0
     if _CHECKS_MODES and mode & _OTHERS and not mounted:
@@ -232,7 +273,7 @@ def _require_private_status(
 
 
 def _fill(descriptor: int, path: str | os.PathLike[str], content: _Content) -> str:
-    """Write and sync; the reason when that failed, after removing the file."""
+    """Write and sync. If that fails, remove the file and return the reason."""
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content.data)

@@ -1,4 +1,4 @@
-"""Private files: who may read them, and that a reader finds the old content or the new."""
+"""Private and trusted files: whose they are, who may read them; a reader finds the old content or the new."""
 
 import os
 import stat
@@ -12,7 +12,9 @@ from flowmate_async.private_files import (
     MAX_BYTES,
     create_private,
     read_private_text,
+    replaced_atomically,
     require_private,
+    require_trusted,
     write_private_atomically,
 )
 
@@ -24,6 +26,21 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "token"
     create_private(path, b" the token \n")
     return path
+
+
+def in_child(body: Callable[[], None]) -> str:
+    """Run something in a child process and return what it writes to standard error."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writing, 2)
+        body()
+        os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        text = said.read()
+    os.waitpid(child, 0)
+    return text
 
 
 def mode(path: Path) -> int:
@@ -59,12 +76,68 @@ def test_a_file_as_kubernetes_mounts_it_is_read(file: Path, tmp_path: Path) -> N
 
 
 @as_root
-def test_mode_0440_of_somebody_else_is_refused(file: Path) -> None:
-    """The group of a file of root's is root's doing; anybody else's may be anything."""
-    file.chmod(0o440)
-    os.chown(file, 65534, 65534)
-    with pytest.raises(ConfigurationError, match="0440"):
-        read_private_text(file, what="the token file")
+@pytest.mark.parametrize("bits", [0o600, 0o400, 0o440])
+def test_a_file_of_another_user_is_refused(file: Path, bits: int) -> None:
+    """Its owner could put another token or key into it at any time."""
+    file.chmod(bits)
+    os.chown(file, 65534, 0)
+    for check in (require_private, read_private_text, require_trusted):
+        with pytest.raises(ConfigurationError, match="belongs to the user with the id 65534") as caught:
+            check(file, what="the token file")
+        assert str(caught.value).endswith(f"chown 0 {file}")
+
+
+@as_root
+@pytest.mark.parametrize("owner", [65534, 0])
+def test_a_user_reads_its_own_files_and_those_of_root(tmp_path: Path, owner: int) -> None:
+    """Private ones of root with mode 0440 only, which the group may read."""
+    path = tmp_path / "token"
+    create_private(path, b"the token")
+    os.chown(path, owner, 65534)
+    path.chmod(0o600 if owner else 0o440)
+    for folder in path.parents[:-2]:  # pytest's folders are root's alone
+        folder.chmod(0o755)
+
+    def read_as_nobody() -> None:
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        try:
+            require_trusted(path, what="the token file")
+            text = read_private_text(path, what="the token file")
+        except ConfigurationError as error:
+            text = str(error)
+        os.write(2, text.encode())
+        os._exit(0)
+
+    assert in_child(read_as_nobody) == "the token"
+
+
+@pytest.mark.parametrize("bits", [0o600, 0o644, 0o444, 0o755])
+def test_a_file_or_folder_that_only_the_owner_can_change_is_trusted(file: Path, bits: int) -> None:
+    file.chmod(bits)
+    require_trusted(file, what="the CA file")
+    require_trusted(file.parent, what="the folder")
+
+
+@pytest.mark.parametrize("bits", [0o664, 0o646, 0o666, 0o620, 0o602])
+def test_a_file_or_folder_that_others_can_change_is_not_trusted(file: Path, bits: int) -> None:
+    for path in (file, file.parent):
+        path.chmod(bits | (0o700 if path.is_dir() else 0))
+        with pytest.raises(
+            ConfigurationError, match=r"so other users of this machine can change it"
+        ) as caught:
+            require_trusted(path, what="the CA file")
+        assert str(caught.value).endswith(f"chmod go-w {path}")
+        path.chmod(0o700)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n", " \r\n\r\n"])
+def test_text_is_read_in_the_encodings_of_windows(tmp_path: Path, encoding: str, ending: str) -> None:
+    """Editors and PowerShell write byte order marks."""
+    create_private(tmp_path / "token", f"the-töken{ending}".encode(encoding))
+    assert read_private_text(tmp_path / "token", what="the token file") == "the-töken"
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
@@ -96,7 +169,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"\xff\xfe", "not a text"), (b"x" * (MAX_BYTES + 1), "larger than")]
+    ("content", "reason"),
+    [
+        (b"\xff\xfe\x00", "not a text"),
+        (b"\xef\xbb\xbf\xff", "not a text"),
+        (b"x" * (MAX_BYTES + 1), "larger than"),
+    ],
 )
 def test_a_file_that_holds_no_token_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     """Bytes that are no text, and far too many of them."""
@@ -147,6 +225,23 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(
     with pytest.raises(ConfigurationError, match="cannot be written: no space left"):
         write_private_atomically(file, b"new")
     monkeypatch.undo()
+    assert file.read_bytes() == b" the token \n"
+    assert [one.name for one in tmp_path.iterdir()] == ["token"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_a_write_that_is_broken_off_leaves_the_old_content(
+    file: Path, tmp_path: Path, error: BaseException
+) -> None:
+    """And no temporary file, which would hold half of the new content."""
+
+    def write_half() -> None:
+        with replaced_atomically(file) as half:
+            half.write(b"new")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
     assert file.read_bytes() == b" the token \n"
     assert [one.name for one in tmp_path.iterdir()] == ["token"]
 

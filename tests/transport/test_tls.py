@@ -228,6 +228,14 @@ def test_an_unusable_ca_file_is_a_configuration_error(tmp_path, content):
         client_context(ca_file=path)
 
 
+def test_a_ca_file_that_others_can_change_is_refused(ca_file, tmp_path):
+    path = tmp_path / "ca.pem"
+    path.write_bytes(ca_file.read_bytes())
+    path.chmod(0o646)
+    with pytest.raises(ConfigurationError, match="so other users of this machine can change it"):
+        client_context(ca_file=path)
+
+
 @contextlib.contextmanager
 def server_with_tickets(issuer):
     """A TLS 1.3 server, in threads: its session tickets come after the handshake, and before any answer."""
