@@ -15,6 +15,7 @@ from flowmate_async.errors import AuthenticationError as AuthenticationError
 from flowmate_async.errors import CheckpointError as CheckpointError
 from flowmate_async.errors import ConfigurationError as ConfigurationError
 from flowmate_async.errors import CredentialExpiredError as CredentialExpiredError
+from flowmate_async.errors import CredentialMissingError as CredentialMissingError
 from flowmate_async.errors import CredentialRejectedError as CredentialRejectedError
 from flowmate_async.errors import FlowMateError as FlowMateError
 from flowmate_async.errors import IncompleteListingError as IncompleteListingError
@@ -95,6 +96,7 @@ __all__ = [
     "ConfigurationError",
     "Coordination",
     "CredentialExpiredError",
+    "CredentialMissingError",
     "CredentialRejectedError",
     "DeltaPolicy",
     "FlowMate",

@@ -10,7 +10,8 @@ import re
 from flowmate_async.errors import ConfigurationError
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 § 5.6.2
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 § 5.5: no control characters
+# RFC 9110 § 5.5: no control characters, and no blanks around, which a recipient would drop.
+_VALUE = re.compile(r"[!-~\xa1-\xff](?:[\t -~\xa0-\xff]*[!-~\xa1-\xff])?")
 _FRAMING = frozenset(
     {
         "host",
@@ -52,7 +53,7 @@ def bearer(token: str, *, secret_id: str | None = None) -> dict[str, str]:
     """A bearer token (RFC 6750).
 
     Raises:
-        ConfigurationError: the token has characters that no header can carry.
+        ConfigurationError: the token is empty, or no header can carry it.
     """
     if (error := _value_error(token)) is not None:
         del token
@@ -64,7 +65,7 @@ def api_key(name: str | None, key: str, *, secret_id: str | None = None) -> dict
     """An API key in the header that its secret, or you, named.
 
     Raises:
-        ConfigurationError: no name, or one that is no HTTP token, or one that frames the message.
+        ConfigurationError: no name, or one that may not be set; or the key is empty or not a header value.
     """
     name = name or ""
     if (error := _name_error(name) or _value_error(key)) is not None:
@@ -93,7 +94,11 @@ def _name_error(name: str) -> ConfigurationError | None:
 def _value_error(value: str) -> ConfigurationError | None:
     if _VALUE.fullmatch(value):
         return None
+    what = (
+        "the credential is empty"
+        if not value.strip()
+        else "the credential has blanks around it, or characters that no HTTP header can carry"
+    )
     return ConfigurationError(
-        "the credential has characters that no HTTP header can carry",
-        advice="Build the request from secret.value, or have the user enter it anew",
+        what, advice="Have the user connect the app again, or build the request from secret.value"
     )

@@ -15,9 +15,12 @@ from flowmate_async.coordination import Acceptable, Recognizes, SharedCredential
 from flowmate_async.entries import CacheStatistics, Entry, Key, RecentFailures
 from flowmate_async.errors import (
     CredentialExpiredError,
+    CredentialMissingError,
     CredentialRejectedError,
     FlowMateError,
+    MaskedSecretError,
     PermissionDeniedError,
+    ProtocolError,
     RateLimitedError,
     RefreshFailedError,
     SecretNotFoundError,
@@ -29,11 +32,21 @@ from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
 from flowmate_async.secrets import OAuth2Value, Secret, SessionValue, presented
 
-_TRANSIENT = (UpstreamUnavailableError, RateLimitedError, RefreshFailedError)
-"""Failures that say nothing about the value that is held."""
+_TRANSIENT = (
+    CredentialMissingError,
+    MaskedSecretError,
+    ProtocolError,
+    RateLimitedError,
+    RefreshFailedError,
+    UpstreamUnavailableError,
+)
+"""Failures that say nothing about the cached value: it is served while it is valid."""
 
 _NEGATIVE = (PermissionDeniedError, SecretNotFoundError, UserNotFoundError)
-"""Answers that end the right to the value that is held."""
+"""Answers that end the right to the cached value; a masked one, which is a subclass, does not."""
+
+_COOLED_DOWN = (CredentialMissingError, RefreshFailedError)
+"""Failures that are remembered for the cool-down, because asking again may cost a provider login."""
 
 
 class Credentials:
@@ -355,14 +368,14 @@ class Credentials:
         """What a failure means for what is held. Idempotent: everyone who waited for the flight calls it."""
         entry = self._entries.get(key)
         now = self._clock.monotonic()
-        if isinstance(error, _NEGATIVE):
+        if isinstance(error, _NEGATIVE) and not (entry is not None and isinstance(error, MaskedSecretError)):
             self._entries.pop(key, None)
             self._failures.add(key, error, until=now + self._policy.negative_ttl_seconds)
         elif entry is not None:
             if entry.retry_at <= now:
                 entry.retry_at = now + self._cool_down()
                 entry.failure = error.clone()
-        elif isinstance(error, RefreshFailedError):
+        elif isinstance(error, _COOLED_DOWN):
             self._failures.add(key, error, until=now + self._cool_down())
 
     def _refresh_in_background(self, key: Key, entry: Entry) -> None:

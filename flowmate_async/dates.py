@@ -1,7 +1,7 @@
 """Read upstream's dates: free strings that must never fail a decode (docs/contract/OBSERVED.md § One secret).
 
-A date is read only when its form leaves no doubt. Everything else is unknown, which is safe: a credential with an
-unknown end is served for a short while only.
+A date is read only when its form leaves no doubt. Everything else is unknown, which is safe: a credential
+with an unknown end is served for a short while only.
 """
 
 import email.utils
@@ -21,7 +21,10 @@ _LATEST_MS = 100_000_000_000_000.0
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _CLOCK = r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d+))?)?"
-_ZONE = r"(?:\s*(?:Z|(?:GMT|UTC|UT)?\s*(?P<sign>[+-])(?P<zone_hour>\d{2}):?(?P<zone_minute>\d{2})|GMT|UTC|UT))?"
+_ZONE = (
+    r"(?:\s*(?:Z|(?:GMT|UTC|UT)?\s*(?P<sign>[+-])(?P<zone_hour>\d{2}):?(?P<zone_minute>\d{2})|GMT|UTC|UT))?"
+)
+_BASIC_CLOCK = r"(?P<hour>\d{2})(?P<minute>\d{2})(?:(?P<second>\d{2})(?:[.,](?P<fraction>\d+))?)?"
 _COMMENT = r"(?:\s*(?:\([^()]*\)|UTC|GMT))?"  # JavaScript's "(Coordinated …)", Go's second "UTC"
 _WEEKDAY = r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,?\s+)?"
 _FORMS = tuple(
@@ -29,8 +32,7 @@ _FORMS = tuple(
     for form in (
         # ISO 8601 and RFC 3339, extended or basic; also with a blank or comma before the time.
         rf"\+?(?P<year>\d{{4,}})-(?P<month>\d{{2}})-(?P<day>\d{{2}})(?:(?:T|,?\s+){_CLOCK}{_ZONE})?",
-        r"(?P<year>\d{4})(?P<month>\d{2})(?P<day>\d{2})T(?P<hour>\d{2})(?P<minute>\d{2})"
-        rf"(?:(?P<second>\d{{2}})(?:[.,](?P<fraction>\d+))?)?{_ZONE}",
+        rf"(?P<year>\d{{4}})(?P<month>\d{{2}})(?P<day>\d{{2}})T{_BASIC_CLOCK}{_ZONE}",
         # RFC 2822 and the dates of HTTP.
         rf"{_WEEKDAY}(?P<day>\d{{1,2}})[ -](?P<name>[a-z]{{3}})[ -](?P<year>\d{{4,}}),?\s+{_CLOCK}{_ZONE}",
         # JavaScript's Date.toString().
@@ -49,7 +51,8 @@ def parse_date(raw: object) -> datetime | None:
 
     Args:
         raw: ISO 8601 or RFC 3339, epoch seconds or milliseconds (number or string), RFC 2822, JavaScript's
-            ``Date.toString()``, a year beyond 9999, garbage, ``None``, or anything else. Without a zone it is UTC.
+            ``Date.toString()``, a year beyond 9999, garbage, ``None``, or anything else. The zone is UTC if
+            none is given.
 
     Returns:
         An aware datetime in UTC; :data:`FAR_FUTURE` for a year beyond 9999; ``None`` for anything that is not
@@ -106,8 +109,8 @@ def _from_parts(parts: dict[str, str | None]) -> datetime | None:
     name, month = parts.get("name"), parts.get("month")
     number = int(month) if month else _MONTHS.index((name or "").lower()) + 1
     hour, minute, second = (int(parts.get(unit) or 0) for unit in ("hour", "minute", "second"))
-    if year > datetime.max.year:
-        datetime(datetime.max.year - 1, number, day, tzinfo=UTC)  # raises unless the rest is a date
+    if year > FAR_FUTURE.year:
+        datetime(2000, number, day, tzinfo=UTC)  # raises unless the rest is a date
         return FAR_FUTURE
     midnight = hour == 24 and not (minute or second or int(parts.get("fraction") or 0))
     micro = int((parts.get("fraction") or "0")[:6].ljust(6, "0"))

@@ -11,6 +11,7 @@
     ├── UserNotFoundError         no such user, or the user is disabled
     ├── SecretNotFoundError       no such secret
     ├── CredentialExpiredError    the newest credential there is has expired
+    ├── CredentialMissingError    the secret exists and holds no credential
     ├── CredentialRejectedError   the app rejected the credential and upstream has no newer one
     ├── RefreshFailedError        upstream could not refresh the credential with its provider
     ├── RateLimitedError          still throttled after every allowed retry
@@ -152,6 +153,14 @@ class CredentialExpiredError(FlowMateError):
     """
 
 
+class CredentialMissingError(FlowMateError):
+    """Raised when a password, key, payload or OAuth 1 token is missing, ``null`` or empty upstream.
+
+    For OAuth 2 and sessions that is a :class:`RefreshFailedError`: the provider behind them gave no token
+    (docs/contract/OBSERVED.md § Second look).
+    """
+
+
 class CredentialRejectedError(FlowMateError):
     """Raised when the app rejected a credential and upstream still answers with the same one.
 
@@ -160,9 +169,9 @@ class CredentialRejectedError(FlowMateError):
 
 
 class RefreshFailedError(FlowMateError):
-    """Raised when upstream could not refresh a secret with the provider behind it.
+    """Raised when upstream could not refresh a secret with the provider behind it, or got no token from it.
 
-    See docs/contract/OBSERVED.md § Refresh failures.
+    See docs/contract/OBSERVED.md § Refresh failures and § Second look.
     """
 
 

@@ -1,20 +1,19 @@
 """Recognise masked values (docs/contract/OBSERVED.md § One secret, "Masking is silent").
 
-Without the raw-read permission upstream answers an ordinary 200 whose values are stars. A masked value that is
-stored destroys a good one; a good value that is taken for a masked one is lost until it changes. So each type
-is judged only by its conclusive field, one that upstream always masks and that looks masked by chance in
-practice never:
+Without the raw-read permission upstream answers an ordinary 200 whose values are stars. A masked value that
+is stored destroys a good one; a good value that is taken for a masked one is lost until it changes. So each
+type is judged only by its conclusive field: upstream always masks it, and it never looks masked by chance:
 
 ==================  ================  =====================================================================
 type                judged by         odds that a genuine value looks masked
 ==================  ================  =====================================================================
 SIMPLE              ``passphrase``    only the passphrase ``***`` itself
-API_KEY             ``key``           one line of n ≥ 10 printable characters: 95^-(n-4), below 1 in 7 * 10^11;
-                                      of n < 10: 95^-n, the key would be nothing but stars
+API_KEY             ``key``           one line of n ≥ 10 random printable characters: 95^-(n-4), at most
+                                      1 in 7 * 10^11; of n < 10: 95^-n, since it would be stars only
 OA2_…               ``accessToken``   as a key, and a token has no line breaks (RFC 6750 § 2.1)
 SESSION_AUTH        ``inputFields``   none: it is an object or a ciphertext of 16 bytes or more
-MIXED               ``payload``       one line: as a key. Several lines: when the last one is stars followed by
-                                      exactly four characters, such as ``*note``
+MIXED               ``payload``       one line: as a key. Several lines: if the last one is stars followed
+                                      by exactly four characters, such as ``*note``
 OA1_…               both tokens       as an OAuth 2 token
 unknown             every text        as a payload; ``refreshToken`` as a single line only
 ==================  ================  =====================================================================
@@ -41,8 +40,8 @@ from flowmate_async.secrets import (
 
 _FIXED_MASK = "***"
 _WHOLE = re.compile(r"[*\n\r\u2028\u2029]*\*[*\n\r\u2028\u2029]*")
-# Upstream replaces every "." that at least four others follow up to the end. In JavaScript "." does not match a
-# line break, so only the last line of a multi-line value is masked.
+# Upstream replaces every "." that at least four others follow up to the end. In JavaScript "." does not
+# match a line break, so only the last line of a multi-line value is masked.
 _LAST_LINE = re.compile(r"(?:.*[\n\r\u2028\u2029])?\*+[^\n\r\u2028\u2029]{4}", re.DOTALL)
 _LINE_END = re.compile(r"[\n\r\u2028\u2029]")
 _SHORT = 10

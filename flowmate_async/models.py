@@ -1,6 +1,7 @@
 """What FlowMate answers besides secrets: user tokens, accounts and listings, as msgspec structs.
 
-Forgiving where the contract is: unknown fields are ignored, dates are kept as they came. Which bytes
+Lenient about decoration: unknown fields are ignored, dates are kept as they came, and a name or an owner of
+another type than documented never costs a record (the ``lenient_*`` functions). Strict about ids. Which bytes
 become which struct is decided in ``protocol.py``; the secrets themselves are in ``secrets.py``.
 """
 
@@ -104,6 +105,31 @@ class Owner(msgspec.Struct, frozen=True):
     type: str = ""
 
 
+def lenient_text(value: object) -> str | None:
+    """Return a decorative text: a number as its digits, ``None`` for anything else that is not a text."""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def lenient_scope(value: object) -> str | None:
+    """Return a scope as text; a list of texts is joined by blanks, as RFC 6749 § 3.3 writes it."""
+    if isinstance(value, list):
+        return " ".join(part for part in value if isinstance(part, str)) or None
+    return lenient_text(value)
+
+
+def lenient_owners(value: object) -> tuple[Owner, ...]:
+    """Return the owners that can be read; none of anything that is not a list."""
+    parts = value if isinstance(value, list | tuple) else ()
+    owners = (
+        Owner(id=lenient_text(part.get("id")) or "", type=lenient_text(part.get("type")) or "")
+        for part in parts
+        if isinstance(part, dict)
+    )
+    return tuple(owners)
+
+
 class SummaryValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The part of a secret's value that a listing shows: never a credential.
 
@@ -154,6 +180,56 @@ class SecretSummary(msgspec.Struct, frozen=True, kw_only=True):
     def expires_at(self) -> datetime | None:
         """When the credential expires, as the listing shows it; ``None`` when unknown."""
         return None if self.value is None else parse_date(self.value.expires)
+
+
+def lenient_summary(item: object) -> SecretSummary:
+    """Return an item of a listing whose decoration is odd.
+
+    Raises:
+        msgspec.ValidationError: it has no id or no type.
+    """
+    if not isinstance(item, dict):
+        return msgspec.convert(item, SecretSummary)  # raises
+    value = item.get("value")
+    shown = (
+        dict(value, authClientId=lenient_text(value.get("authClientId"))) if isinstance(value, dict) else None
+    )
+    item |= {
+        "name": lenient_text(item.get("name")),
+        "owners": lenient_owners(item.get("owners")),
+        "value": shown,
+    }
+    return msgspec.convert(item, SecretSummary)
+
+
+def lenient_user(item: object) -> User:
+    """Return an account some of whose fields are odd; whatever cannot be read is left out.
+
+    A username that is not a text is not guessed at: such an account cannot be impersonated.
+    """
+    fields = item if isinstance(item, dict) else {}
+    tenant = fields.get("tenant")
+    if isinstance(tenant, dict):  # shown in full instead of by its id
+        tenant = tenant.get("_id")
+    username, status, confirmed = (fields.get(name) for name in ("username", "status", "confirmed"))
+    return User(
+        username=username if isinstance(username, str) else None,
+        id=lenient_text(fields.get("_id")) or "",
+        firstname=lenient_text(fields.get("firstname")),
+        lastname=lenient_text(fields.get("lastname")),
+        status=status if isinstance(status, str) else None,
+        confirmed=confirmed if isinstance(confirmed, bool) else None,
+        tenant=lenient_text(tenant),
+        roles=_as_tuple(fields.get("roles")),
+        permissions=_as_tuple(fields.get("permissions")),
+    )
+
+
+def _as_tuple(value: object) -> tuple[Any, ...]:
+    """Return a list as a tuple, nothing as an empty one, and anything else as its only item."""
+    if isinstance(value, list):
+        return tuple(value)
+    return () if value is None else (value,)
 
 
 class PageMeta(msgspec.Struct, frozen=True, rename="camel"):

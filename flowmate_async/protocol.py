@@ -14,11 +14,34 @@ from msgspec import structs
 
 from flowmate_async.dates import parse_http_date
 from flowmate_async.decoding import decode_safely
-from flowmate_async.errors import InvalidIdError, MaskedSecretError, ProtocolError
+from flowmate_async.errors import (
+    CredentialMissingError,
+    FlowMateError,
+    InvalidIdError,
+    MaskedSecretError,
+    ProtocolError,
+    RefreshFailedError,
+)
 from flowmate_async.masks import masked_fields
-from flowmate_async.models import SecretPage, User, UserToken
+from flowmate_async.models import (
+    PageMeta,
+    SecretPage,
+    SecretSummary,
+    User,
+    UserToken,
+    lenient_summary,
+    lenient_text,
+    lenient_user,
+)
 from flowmate_async.redaction import one_line
-from flowmate_async.secrets import Secret, decode_answer, drop_refresh_fields
+from flowmate_async.secrets import (
+    OAuth2Secret,
+    Secret,
+    SessionSecret,
+    decode_answer,
+    drop_refresh_fields,
+    missing_credential,
+)
 from flowmate_async.transport.base import Response
 
 T = TypeVar("T")
@@ -30,6 +53,7 @@ GET = "GET /secrets/{id}"
 
 _MAX_USERNAME = 1024
 _MAX_PAGE = 2**31 - 1
+_MAX_DIGITS = 18
 _ID = re.compile(r"[0-9A-Za-z_-]{1,128}")
 _PLAIN = re.compile(r"[!-~]{1,256}")
 # Control characters, and those that only change how a text looks: a byte order mark makes another user.
@@ -176,56 +200,145 @@ def checked_id(secret_id: str) -> str:
     return secret_id
 
 
-class _UserPage(msgspec.Struct):
+class _Envelope(msgspec.Struct):
+    """A list in its envelope, undecoded."""
+
+    data: list[msgspec.Raw]
+    meta: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Users(msgspec.Struct):
     data: list[User]
-    meta: dict[str, Any] = {}
+    meta: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Page(msgspec.Struct):
+    data: tuple[SecretSummary, ...]
+    meta: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    """What a list says about itself; only the total counts."""
+
+    total: Any = None
+    page: Any = None
+    per_page: Any = None
+    total_pages: Any = None
 
 
 _token_decoder = msgspec.json.Decoder(UserToken)
-_users_decoder: msgspec.json.Decoder[_UserPage | list[User]] = msgspec.json.Decoder(_UserPage | list[User])
-_page_decoder = msgspec.json.Decoder(SecretPage)
+_object_decoder = msgspec.json.Decoder(dict[str, Any])
+_users_decoder: msgspec.json.Decoder[_Users | list[User]] = msgspec.json.Decoder(_Users | list[User])
+_page_decoder = msgspec.json.Decoder(_Page)
+_any_list_decoder: msgspec.json.Decoder[_Envelope | list[msgspec.Raw]] = msgspec.json.Decoder(
+    _Envelope | list[msgspec.Raw]
+)
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_meta_decoder = msgspec.json.Decoder(_Meta)
 
 
 def read_user_token(response: Response) -> UserToken:
-    """The token of a good answer to :func:`impersonate`.
+    """Return the token of a good answer to :func:`impersonate`.
 
     Raises:
         ProtocolError: there is none.
     """
-    token = _read(_token_decoder.decode, response, IMPERSONATE)
+    token = _read(_decode_token, response, IMPERSONATE)
     if not token.token.isascii() or not token.token.isprintable() or " " in token.token or not token.token:
         raise ProtocolError("the answer holds a token that no header can carry", endpoint=IMPERSONATE)
     return token
 
 
+def _decode_token(body: bytes) -> UserToken:
+    try:
+        return _token_decoder.decode(body)
+    except msgspec.ValidationError:
+        fields = _object_decoder.decode(body)
+        return msgspec.convert({**fields, "id": lenient_text(fields.get("id")) or ""}, UserToken)
+
+
 def read_users(response: Response) -> list[User]:
-    """The accounts of a good answer to :func:`users`, bare array or enveloped.
+    """Return the accounts of a good answer to :func:`users`, bare array or enveloped.
+
+    An account with odd fields is read as far as it can be (§ Users of the tenant).
 
     Raises:
-        ProtocolError: there are none, or fewer than the answer's own total.
+        ProtocolError: there are none, or another number than the answer's own total.
     """
-    answer = _read(_users_decoder.decode, response, USERS)
-    if isinstance(answer, list):
-        return answer
-    total = answer.meta.get("total", len(answer.data))
-    if total != len(answer.data):
-        said = one_line(str(total), limit=40)
-        raise ProtocolError(f"the answer has {len(answer.data)} users and says {said}", endpoint=USERS)
-    return answer.data
+    users, meta = _read(_decode_users, response, USERS)
+    total = None if meta is None else meta.total
+    if total is not None and total != len(users):
+        raise ProtocolError(f"the answer has {len(users)} users and says {total}", endpoint=USERS)
+    return users
+
+
+def _decode_users(body: bytes) -> tuple[list[User], PageMeta | None]:
+    answer: Any
+    try:
+        answer = _users_decoder.decode(body)
+    except msgspec.ValidationError:
+        answer = _any_list_decoder.decode(body)
+        items = answer if isinstance(answer, list) else answer.data
+        users = [lenient_user(msgspec.json.decode(item)) for item in items]
+    else:
+        users = answer if isinstance(answer, list) else answer.data
+    return users, None if isinstance(answer, list) else _decode_meta(answer.meta)
 
 
 def read_page(response: Response) -> SecretPage:
-    """The page of a good answer to :func:`list_secrets`, with the time of its ``Date`` header.
+    """Return the page of a good answer to :func:`list_secrets`, with the time of its ``Date`` header.
 
     Raises:
-        ProtocolError: there is none.
+        ProtocolError: there is none, or an item has no id or type.
     """
-    page = _read(_page_decoder.decode, response, LIST)
+    page = _read(_decode_page, response, LIST)
     return structs.replace(page, served_at=parse_http_date(response.headers.get("date", "")))
 
 
+def _decode_page(body: bytes) -> SecretPage:
+    try:
+        page = _page_decoder.decode(body)
+        return SecretPage(page.data, _decode_meta(page.meta))
+    except msgspec.ValidationError:
+        envelope = _envelope_decoder.decode(body)
+        items = tuple(lenient_summary(msgspec.json.decode(item)) for item in envelope.data)
+        return SecretPage(items, _decode_meta(envelope.meta))
+
+
+def _decode_meta(raw: msgspec.Raw) -> PageMeta | None:
+    """Return what a list says about itself; ``None`` without a total, which may be missing (§ Listing).
+
+    Raises:
+        msgspec.ValidationError: there is a total, and it is not a number of items.
+    """
+    try:
+        meta = _meta_decoder.decode(raw)
+    except msgspec.ValidationError:
+        return None  # not an object, so it has no total
+    if meta.total is None:
+        return None
+    total = _whole(meta.total)
+    if total is None:
+        raise msgspec.ValidationError("the total is not a number of items")
+    return PageMeta(
+        total=total,
+        page=_whole(meta.page),
+        per_page=_whole(meta.per_page),
+        total_pages=_whole(meta.total_pages),
+    )
+
+
+def _whole(value: object) -> int | None:
+    """Return a number of things, written as a number or as text; ``None`` for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
 def read_secret(response: Response, request: Request, *, keep_refresh_fields: bool = False) -> Secret:
-    """The secret of a good answer to :func:`get_secret`.
+    """Return the secret of a good answer to :func:`get_secret`.
 
     Args:
         response: the answer.
@@ -235,6 +348,8 @@ def read_secret(response: Response, request: Request, *, keep_refresh_fields: bo
     Raises:
         ProtocolError: there is none, or another one.
         MaskedSecretError: its values are masked.
+        RefreshFailedError: upstream refreshed it, or logged in, and got no token (§ Second look).
+        CredentialMissingError: it is of another type and holds no credential.
     """
     secret = _read(decode_answer, response, GET)
     if secret.id != request.secret_id:
@@ -245,13 +360,27 @@ def read_secret(response: Response, request: Request, *, keep_refresh_fields: bo
             advice="Grant the token the permission secrets.secret.readRaw",
             endpoint=GET,
         )
+    if (field := missing_credential(secret)) is not None:
+        raise _no_credential(secret, field)
     if not keep_refresh_fields:
         drop_refresh_fields(secret)
     return secret
 
 
+def _no_credential(secret: Secret, field: str) -> FlowMateError:
+    """Return the error for a secret without its credential: for a refreshed type its provider gave none."""
+    what = f"the answer holds no credential: {field} is missing or empty"
+    if isinstance(secret, OAuth2Secret | SessionSecret):
+        advice = (
+            "Its provider gave no token. Try again later; if it stays, the user must connect the app again"
+        )
+        return RefreshFailedError(what, advice=advice, endpoint=GET, status=200)
+    advice = "The user must connect the app again"
+    return CredentialMissingError(what, advice=advice, endpoint=GET, status=200)
+
+
 def _read(decode: Callable[[Any], T], response: Response, endpoint: str) -> T:
-    """Decode a body; what is no JSON at all is said in the reader's words."""
+    """Decode a body; an answer that is not JSON gets an error that says so."""
     if not _is_json(response.headers.get("content-type", "")):
         media_type = _media_type(response.headers["content-type"])
         raise ProtocolError(

@@ -1,8 +1,8 @@
 """The secrets themselves: a tagged union of msgspec structs, and how one is decoded.
 
-Forgiving where the contract is: an unknown type becomes :class:`UnknownSecret`, an unknown field of a value
-is kept in its ``extra``. Strict where a credential would be wrong: a known type without its credential
-does not decode.
+Lenient about decoration: an unknown type becomes :class:`UnknownSecret`, an unknown field of a value is kept
+in its ``extra``, and a name, owner or scope of another type than documented never costs a credential. Strict
+about ids and about what is presented to an app: a known type without its credential does not decode.
 
 A secret does not print its value and refuses to be pickled. There are two deliberate ways out, for code that
 means it: ``msgspec.structs.asdict(secret.value)`` and ``msgspec.json.encode(secret)``.
@@ -19,7 +19,7 @@ from flowmate_async import auth_headers
 from flowmate_async.dates import parse_date
 from flowmate_async.decoding import decode_safely
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.models import Owner
+from flowmate_async.models import Owner, lenient_owners, lenient_scope, lenient_text
 from flowmate_async.redaction import Redacted
 
 __all__ = [
@@ -152,7 +152,7 @@ class _SecretBase(Redacted, frozen=True, kw_only=True, omit_defaults=True):
         id: the secret's id.
         name: the name its user gave it.
         owners: who owns it: users, or the whole tenant.
-        created: when it was made, as upstream sent it; read it as ``created_at``.
+        created: when it was created, as upstream sent it; read it as ``created_at``.
         updated: when it last changed, as upstream sent it; read it as ``updated_at``.
         value: the credential itself; its fields depend on the type.
     """
@@ -160,8 +160,8 @@ class _SecretBase(Redacted, frozen=True, kw_only=True, omit_defaults=True):
     id: str = msgspec.field(name="_id")
     name: str | None = None
     owners: tuple[Owner, ...] = ()
-    created: str | None = msgspec.field(default=None, name="createdAt")
-    updated: str | None = msgspec.field(default=None, name="updatedAt")
+    created: Any = msgspec.field(default=None, name="createdAt")
+    updated: Any = msgspec.field(default=None, name="updatedAt")
 
     __shown__: ClassVar[tuple[str, ...]] = ("id", "type", "expires_at")
 
@@ -327,6 +327,16 @@ _KNOWN_TYPES: dict[str, Any] = {str(known.__struct_config__.tag): known for know
 SECRET_TYPES: tuple[str, ...] = tuple(sorted(_KNOWN_TYPES))
 """What FlowMate calls the types that are known here."""
 
+_CREDENTIALS: dict[type, tuple[str, ...]] = {
+    SimpleSecret: ("passphrase",),
+    ApiKeySecret: ("key",),
+    OAuth2Secret: ("access_token",),
+    SessionSecret: ("access_token",),
+    MixedSecret: ("payload",),
+    OAuth1Secret: ("access_token", "access_token_secret"),
+}
+"""The fields without which a secret of a type is useless. Two-legged OAuth 1 has none of its own."""
+
 _UPSTREAMS_BUSINESS = frozenset({"refreshToken", "inputFields"})
 
 
@@ -347,16 +357,30 @@ _any_answer_decoder = msgspec.json.Decoder(_AnyAnswer)
 
 
 def decode_answer(body: bytes | msgspec.Raw) -> Secret:
-    """Decode the body of a whole answer: the secret in its envelope, in one pass where its type is known.
+    """Decode the body of an answer: the secret in its envelope, in one pass if its type is known.
+
+    A credential that is missing or ``null`` decodes as an empty one; see :func:`missing_credential`.
 
     Raises:
-        msgspec.MsgspecError: not JSON, no envelope, or not a secret of its type; call it by way of
+        msgspec.MsgspecError: not JSON, no envelope, or not a secret of its type. Call this by way of
             :func:`~flowmate_async.decoding.decode_safely`.
     """
     try:
         return _answer_decoder.decode(body).data
     except msgspec.ValidationError:
-        return _decode(_any_answer_decoder.decode(body).data)
+        return _decode_leniently(_object_decoder.decode(_any_answer_decoder.decode(body).data), fill=True)
+
+
+def missing_credential(secret: Secret) -> str | None:
+    """Return the field that should hold this secret's credential and is blank; ``None`` if none is.
+
+    A blank credential is not one: no app accepts it, and no header can carry it.
+    """
+    for attribute in _CREDENTIALS.get(type(secret), ()):
+        part = getattr(secret.value, attribute)
+        if part is None or not part.strip():
+            return _wire_name(_value_type(type(secret)), attribute)
+    return None
 
 
 def decode_secret(data: bytes | msgspec.Raw, *, keep_refresh_fields: bool = False) -> Secret:
@@ -381,29 +405,67 @@ def _decode(data: bytes | msgspec.Raw) -> Secret:
     try:
         return _known_decoder.decode(data)
     except msgspec.ValidationError:
-        # An unknown type, an unknown field, or really wrong: only now is a closer look worth its time.
-        return _decode_leniently(_object_decoder.decode(data))
+        # An unknown type, an unknown field, odd decoration, or really wrong: worth a closer look only now.
+        return _decode_leniently(_object_decoder.decode(data), fill=False)
 
 
-def _decode_leniently(fields: dict[str, Any]) -> Secret:
+def _decode_leniently(fields: dict[str, Any], *, fill: bool) -> Secret:
+    """Decode what the strict decoder refused.
+
+    Args:
+        fields: the secret's JSON object, changed in place.
+        fill: whether a credential that is missing or ``null`` becomes an empty one instead of an error.
+    """
+    fields["name"] = lenient_text(fields.get("name"))
+    fields["owners"] = lenient_owners(fields.get("owners"))
     known = _KNOWN_TYPES.get(str(fields.get("type")))
     if known is None:
         return msgspec.convert(fields, UnknownSecret)
     value = fields.get("value")
+    if value is None and fill:
+        value = fields["value"] = {}
     if isinstance(value, dict):
-        names = _value_fields(known)
-        extra = {name: value.pop(name) for name in list(value) if name not in names}
-        kept = value.get("_extra")
-        value["_extra"] = {**(kept if isinstance(kept, dict) else {}), **extra}
+        _tidy(value, known, fill=fill)
     secret: Secret = msgspec.convert(fields, known)
     return secret
 
 
+def _tidy(value: dict[str, Any], known: Any, *, fill: bool) -> None:
+    """Make a value fit its type: unknown fields move to ``extra``, odd decoration becomes text or nothing."""
+    names = _value_fields(known)
+    extra = {name: value.pop(name) for name in list(value) if name not in names}
+    kept = value.get("_extra")
+    value["_extra"] = {**(kept if isinstance(kept, dict) else {}), **extra}
+    for name in ("authClientId", "externalId"):
+        if name in value:
+            value[name] = lenient_text(value[name])
+    if "scope" in value:
+        value["scope"] = lenient_scope(value["scope"])
+    if type(value.get("username")) is int:  # it is presented to the app, so nothing else is converted
+        value["username"] = str(value["username"])
+    if fill:
+        for attribute in _CREDENTIALS.get(known, ()):
+            name = _wire_name(_value_type(known), attribute)
+            if value.get(name) is None:
+                value[name] = ""
+
+
+@functools.cache
+def _value_type(known: Any) -> Any:
+    """Return the struct of a known type's value."""
+    return next(field.type for field in structs.fields(known) if field.name == "value")
+
+
 @functools.cache
 def _value_fields(known: Any) -> frozenset[str]:
-    """The names of a known type's value's fields, as upstream writes them."""
-    value = next(field.type for field in structs.fields(known) if field.name == "value")
-    return frozenset(value.__struct_encode_fields__)
+    """Return the names of the fields of a known type's value, as upstream writes them."""
+    return frozenset(_value_type(known).__struct_encode_fields__)
+
+
+@functools.cache
+def _wire_name(value_type: Any, attribute: str) -> str:
+    """Return the name of a field as upstream writes it."""
+    return next(field.encode_name for field in structs.fields(value_type) if field.name == attribute)
 
 
 def drop_refresh_fields(secret: Secret) -> None:

@@ -12,6 +12,7 @@ from flowmate_async.errors import (
     CheckpointError,
     ConfigurationError,
     CredentialExpiredError,
+    CredentialMissingError,
     FlowMateError,
     IncompleteListingError,
     RefreshFailedError,
@@ -25,6 +26,7 @@ from flowmate_async.redaction import one_line
 _CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ONE_USERS = (
     CredentialExpiredError,
+    CredentialMissingError,
     IncompleteListingError,
     RefreshFailedError,
     SecretNotFoundError,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _PERHAPS_UNDER_WAY = (RefreshFailedError, UpstreamTimeoutError, UpstreamUnavailableError)
 """Failures after which upstream may still hold its own lock of the secret."""
 
-_NEVER_UNDER_WAY = (429, 503)
+_NEVER_UNDER_WAY = (200, 429, 503)
 _PATIENCE_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
 

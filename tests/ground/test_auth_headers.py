@@ -126,7 +126,9 @@ class TestInjection:
         assert TCHAR.fullmatch(header)
         assert header.lower() not in {name.lower() for name in FRAMING}
         assert headers[header] == key
-        assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f]", key)
+        assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", key)
+        assert key
+        assert key == key.strip()
         key.encode("latin-1")
 
     @given(st.text(max_size=40), st.sampled_from("\r\n\0\x7f\x0b\u2028"), st.text(max_size=40))
@@ -141,8 +143,47 @@ class TestInjection:
                 secret.auth_headers()
 
     @pytest.mark.parametrize(
+        "value",
+        [
+            "",
+            " ",
+            "\t",
+            "t-1 ",
+            " t-1",
+            "\tt-1",
+            "t-1\xa0",
+            "t-1\x85",
+            "t\x801",
+            "t-\u2026",
+            "t-\ud800",
+            "t\n1",
+            "\ufefft",
+        ],
+    )
+    def test_what_cannot_be_a_header_value_is_refused(self, value):
+        """An HTTP client would drop the blank, cut the value, or show it in its own error."""
+        for secret in (
+            api_key("X-Key", value),
+            OAuth2Secret(id="i", value=OAuth2Value(access_token=value)),
+            SessionSecret(id="i", value=SessionValue(access_token=value)),
+        ):
+            with pytest.raises(
+                ConfigurationError, match="empty" if not value.strip() else "blanks around"
+            ) as refused:
+                secret.auth_headers()
+            assert "t-1" not in str(refused.value)
+
+    @pytest.mark.parametrize("value", ["t", "t 1", "t\t1", "é", "a\xa0b", "~", "t,1;=" * 2000])
+    def test_what_a_header_can_carry_is_sent_as_it_is(self, value):
+        assert OAuth2Secret(id="i", value=OAuth2Value(access_token=value)).auth_headers() == {
+            "Authorization": f"Bearer {value}"
+        }
+
+    @pytest.mark.parametrize(
         "secret",
         [
+            api_key("X-Key", "5ecr3t-5ecr3t "),
+            OAuth2Secret(id="i", value=OAuth2Value(access_token=" 5ecr3t-5ecr3t")),
             api_key("X-Key", "5ecr3t-5ecr3t\n"),
             api_key("bad header", "5ecr3t-5ecr3t"),
             OAuth2Secret(id="i", value=OAuth2Value(access_token="5ecr3t-5ecr3t\n")),

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmate_async import ProtocolError, Response, protocol
+from flowmate_async import (
+    CredentialMissingError,
+    FlowMateError,
+    ProtocolError,
+    RefreshFailedError,
+    Response,
+    protocol,
+)
 
 READERS = {
     "token": protocol.read_user_token,
@@ -55,7 +62,7 @@ class TestEveryReader:
     def test_arbitrary_json_is_read_or_a_protocol_error_that_shows_nothing(self, kind, exposed, data):
         try:
             READERS[kind](answer(without_planted_ids(data)))
-        except ProtocolError as error:
+        except FlowMateError as error:
             refused = error
         else:
             return
@@ -85,6 +92,10 @@ class TestTokens:
     def test_json_by_any_of_its_names_is_read(self, content_type):
         assert protocol.read_user_token(answer({"token": "t"}, content_type)).token == "t"
 
+    @pytest.mark.parametrize("token_id", [None, 5, {}, "i"])
+    def test_an_odd_id_of_a_token_does_not_cost_the_token(self, token_id):
+        assert protocol.read_user_token(answer({"token": "t", "id": token_id})).token == "t"
+
     @pytest.mark.parametrize("token", ["", "a b", "a\r\nX: y", "é", "a\0"])
     def test_a_token_that_no_header_can_carry_is_refused(self, token):
         with pytest.raises(ProtocolError):
@@ -101,18 +112,106 @@ class TestUsers:
             {"data": list(USERS)},
             {"data": list(USERS), "meta": {}},
             {"data": list(USERS), "meta": {"total": 2}},
+            {"data": list(USERS), "meta": {"total": "2"}},
+            {"data": list(USERS), "meta": {"total": 2.0, "page": "x"}},
+            {"data": list(USERS), "meta": {"total": None}},
+            {"data": list(USERS), "meta": None},
+            {"data": list(USERS), "meta": []},
         ],
     )
     def test_bare_or_enveloped(self, body):
         assert [user.username for user in protocol.read_users(answer(body))] == ["a", "b"]
 
-    @pytest.mark.parametrize("total", [0, 1, 3, 10**30, "2", None, {}])
+    @pytest.mark.parametrize("total", [0, 1, 3, 10**30, "3", "two", "", "-2", -2, 2.5, True, {}, [], [2]])
     def test_a_list_that_disagrees_with_its_own_total_is_refused(self, total):
         with pytest.raises(ProtocolError):
             protocol.read_users(answer({"data": list(self.USERS), "meta": {"total": total}}))
 
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            5,
+            None,
+            "x",
+            [],
+            {},
+            {"username": 5},
+            {"username": None},
+            {"username": ["a"], "roles": "x"},
+            {"_id": {}},
+        ],
+    )
+    def test_one_odd_account_among_thousands_costs_only_itself(self, odd):
+        """Strict about ids: what is not certainly a username is not one."""
+        users = protocol.read_users(answer({"data": [*self.USERS, odd], "meta": {"total": 3}}))
+        assert [user.username for user in users] == ["a", "b", None]
+        assert not users[2].is_active_tenant_user
+
+    @pytest.mark.parametrize(
+        "decoration",
+        [
+            {"firstname": 5}, {"lastname": ["x"]}, {"confirmed": "yes"}, {"_id": 7}, {"tenant": 12},
+            {"tenant": {"_id": "t", "name": "T"}}, {"roles": None}, {"permissions": {"a": 1}},
+        ],
+    )  # fmt: skip
+    def test_odd_decoration_of_an_account_does_not_leave_it_out(self, decoration):
+        account = {"username": "a", "_id": "1", "status": "ACTIVE", "tenant": "t", "roles": []}
+        [user] = protocol.read_users(answer([account | decoration]))
+        assert user.username == "a"
+        assert user.is_active_tenant_user
+
+    @pytest.mark.parametrize(
+        "odd", [{"roles": "ADMIN"}, {"roles": {"name": "ADMIN"}}, {"status": 1}, {"tenant": {}}]
+    )
+    def test_odd_rights_of_an_account_leave_it_out(self, odd):
+        """Whoever may be an administrator is not taken for a user of the tenant."""
+        account = {"username": "a", "_id": "1", "status": "ACTIVE", "tenant": "t", "roles": []}
+        [user] = protocol.read_users(answer([account | odd]))
+        assert not user.is_active_tenant_user
+
 
 class TestPages:
+    ITEM: ClassVar = {"_id": "s", "type": "SIMPLE"}
+
+    @pytest.mark.parametrize(
+        ("meta", "total"),
+        [
+            ({"total": 1}, 1),
+            ({"total": "1"}, 1),
+            ({"total": 1.0, "page": "1", "perPage": [], "totalPages": None}, 1),
+            ({"total": 0}, 0),
+            ({"total": None}, None),
+            ({}, None),
+            (None, None),
+            ("1", None),
+        ],
+    )
+    def test_a_total_is_a_number_or_missing(self, meta, total):
+        page = protocol.read_page(answer({"data": [self.ITEM], "meta": meta}))
+        assert (None if page.meta is None else page.meta.total) == total
+
+    @pytest.mark.parametrize("total", ["one", "", "-1", -1, 1.5, True, {}, [1]])
+    def test_a_total_that_is_not_a_number_is_refused(self, total):
+        """Nothing may be called complete, or removed, by a total that was guessed."""
+        with pytest.raises(ProtocolError):
+            protocol.read_page(answer({"data": [self.ITEM], "meta": {"total": total}}))
+
+    @pytest.mark.parametrize(
+        "decoration",
+        [
+            {"name": 5}, {"name": {}}, {"owners": None}, {"owners": "x"}, {"owners": [5, {"id": None}]},
+            {"value": 5}, {"value": []}, {"value": {"authClientId": 5, "scope": ["a"], "expires": 1}},
+        ],
+    )  # fmt: skip
+    def test_odd_decoration_of_an_item_does_not_cost_the_listing(self, decoration):
+        page = protocol.read_page(answer({"data": [self.ITEM | decoration], "meta": {"total": 1}}))
+        assert [found.id for found in page.data] == ["s"]
+
+    @pytest.mark.parametrize("odd", [5, None, {}, {"_id": 5, "type": "SIMPLE"}, {"_id": "s", "type": None}])
+    def test_an_item_without_an_id_or_type_is_refused(self, odd):
+        with pytest.raises(ProtocolError):
+            protocol.read_page(answer({"data": [odd], "meta": {"total": 1}}))
+
     def test_meta_may_be_missing_as_in_the_documented_example(self):
         page = protocol.read_page(answer({"data": [{"_id": "s", "type": "SIMPLE"}]}))
         assert page.meta is None
@@ -127,6 +226,87 @@ class TestPages:
 
 class TestSecrets:
     BODY: ClassVar = {"_id": "s", "type": "API_KEY", "value": {"key": PLANTED}}
+
+    @pytest.mark.parametrize("blank", ["", None, "absent", " ", "\t\n"])
+    @pytest.mark.parametrize(
+        ("kind", "field", "error"),
+        [
+            ("OA2_AUTHORIZATION_CODE", "accessToken", RefreshFailedError),
+            ("SESSION_AUTH", "accessToken", RefreshFailedError),
+            ("API_KEY", "key", CredentialMissingError),
+            ("SIMPLE", "passphrase", CredentialMissingError),
+            ("MIXED", "payload", CredentialMissingError),
+            ("OA1_THREE_LEGGED", "accessToken", CredentialMissingError),
+            ("OA1_THREE_LEGGED", "accessTokenSecret", CredentialMissingError),
+        ],
+    )
+    def test_a_blank_credential_is_not_a_credential(self, kind, field, error, blank, exposed):
+        """OBSERVED.md § Second look: a session whose provider refuses comes with 200 and without a token."""
+        value = {"accessToken": f"{PLANTED}-t", "accessTokenSecret": f"{PLANTED}-s", field: blank}
+        if blank == "absent":
+            del value[field]
+        body = {"_id": "s", "type": kind, "value": value | {"username": "u", "inputFields": {"pw": PLANTED}}}
+        with pytest.raises(error, match=f"{field} is missing or empty.*connect the app again") as refused:
+            protocol.read_secret(answer({"data": body}), protocol.get_secret("s"))
+        assert PLANTED not in exposed(refused.value)
+        assert refused.value.status == 200
+
+    @pytest.mark.parametrize("value", [None, {}])
+    def test_a_session_without_any_value_has_no_credential(self, value):
+        body = {"_id": "s", "type": "SESSION_AUTH", "value": value}
+        with pytest.raises(RefreshFailedError):
+            protocol.read_secret(answer({"data": body}), protocol.get_secret("s"))
+
+    @pytest.mark.parametrize(
+        "decoration",
+        [
+            {"owners": None}, {"owners": "x"}, {"owners": [None, {"id": None, "type": 5}]}, {"name": 5},
+            {"name": ["x"]}, {"createdAt": 1669733051143}, {"updatedAt": {}}, {"createdAt": False},
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("kind", ["API_KEY", "FUTURE"])
+    def test_odd_decoration_does_not_cost_a_credential(self, kind, decoration):
+        body = self.BODY | {"type": kind} | decoration
+        secret = protocol.read_secret(answer({"data": body}), protocol.get_secret("s"))
+        assert msgspec.to_builtins(secret)["value"] == {"key": PLANTED}
+        secret.created_at, secret.updated_at  # noqa: B018 - reading them does not raise
+
+    @pytest.mark.parametrize(
+        ("sent", "read"),
+        [
+            ({"externalId": 42}, ("external_id", "42")),
+            ({"externalId": {}}, ("external_id", None)),
+            ({"authClientId": 7}, ("auth_client_id", "7")),
+            ({"scope": ["read", 5, "write"]}, ("scope", "read write")),
+            ({"scope": 5}, ("scope", "5")),
+            ({"scope": []}, ("scope", None)),
+        ],
+    )
+    def test_odd_decoration_of_a_value_becomes_text_or_nothing(self, sent, read):
+        body = {"_id": "s", "type": "OA2_AUTHORIZATION_CODE", "value": {"accessToken": "t"} | sent}
+        secret = protocol.read_secret(answer({"data": body}), protocol.get_secret("s"))
+        assert getattr(secret.value, read[0]) == read[1]
+
+    @pytest.mark.parametrize(
+        ("kind", "value"),
+        [
+            ("SIMPLE", {"passphrase": 5}),
+            ("SIMPLE", {"passphrase": "p", "username": ["u"]}),
+            ("SIMPLE", {"passphrase": "p", "username": True}),
+            ("API_KEY", {"key": ["k"]}),
+            ("API_KEY", {"key": "k", "headerName": 5}),
+            ("OA2_AUTHORIZATION_CODE", {"accessToken": 5}),
+        ],
+    )
+    def test_what_is_presented_to_an_app_is_not_guessed(self, kind, value):
+        with pytest.raises(ProtocolError):
+            protocol.read_secret(
+                answer({"data": {"_id": "s", "type": kind, "value": value}}), protocol.get_secret("s")
+            )
+
+    def test_a_numeric_username_is_its_digits(self):
+        body = {"_id": "s", "type": "SIMPLE", "value": {"passphrase": "p", "username": 5}}
+        assert protocol.read_secret(answer({"data": body}), protocol.get_secret("s")).value.username == "5"
 
     def test_another_secrets_answer_is_refused(self, exposed):
         """A proxy or a cache that mixes answers up must not hand one user's secret to another."""
