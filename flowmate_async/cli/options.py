@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from flowmate_async.coordination import Coordination
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.settings import DEFAULT_BASE_URL, checked_base_url
 from flowmate_async.stores import Store, StoreKey, load_key, load_other_key, needs_key, open_store
+from flowmate_async.system_keyring import ask_keyring
 from flowmate_async.traffic.bulkhead import BulkheadPolicy
 
 _KEYRING_SERVICE = "flowmate_async admin token"
@@ -92,11 +92,15 @@ class Connection:
     def _admin_token(self, base_url: str) -> str | Path:
         if self.admin_token_file is not None:
             return self.admin_token_file
-        token = os.environ.get("FLOWMATE_ADMIN_TOKEN") or _from_keyring(base_url)
-        if token:
+        if token := os.environ.get("FLOWMATE_ADMIN_TOKEN"):
             return token
+        # Kept for this origin: a token must never be sent to another one.
+        found = ask_keyring(_KEYRING_SERVICE, base_url)
+        if found.text:
+            return found.text
+        keyring = f", and the system keyring does not answer: {found.problem}" if found.problem else ""
         raise ConfigurationError(
-            "there is no admin token",
+            f"there is no admin token{keyring}",
             advice=(
                 "Set FLOWMATE_ADMIN_TOKEN, or name a private file with --admin-token-file, or put it in the "
                 f"system keyring (extra 'keyring') as '{_KEYRING_SERVICE}' for {base_url}"
@@ -154,16 +158,3 @@ class StoreAlone(StoreFlags):
     """The same of a command that does not ask FlowMate."""
 
     config: ConfigFile = None
-
-
-def _from_keyring(base_url: str) -> str | None:
-    """The token kept for this origin: a token must never be sent to another one."""
-    try:
-        keyring = import_module("keyring")  # an extra
-    except ImportError:
-        return None
-    try:
-        token: str | None = keyring.get_password(_KEYRING_SERVICE, base_url)
-    except keyring.errors.KeyringError:
-        return None
-    return token

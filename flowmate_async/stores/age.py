@@ -15,7 +15,6 @@ from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Self, TypeVar
-from urllib.parse import unquote
 
 from msgspec.structs import replace
 
@@ -49,6 +48,7 @@ from flowmate_async.stores.one_at_a_time import OneAtATime
 from flowmate_async.stores.paging import PAGE
 from flowmate_async.stores.rekeying import Progress, Rekeyed
 from flowmate_async.stores.sqlite_files import RunLock, shown
+from flowmate_async.stores.store_url import StoreUrl
 from flowmate_async.stores.uninterrupted import uninterrupted
 
 T = TypeVar("T")
@@ -242,20 +242,23 @@ class AgeStore:
         return await self._turn.run(work)
 
 
-def age_store(url: str, *, key: StoreKey, other_key: StoreKey | None = None, create: bool = True) -> AgeStore:
-    """The store behind ``jsonl+age:///relative.age`` or ``jsonl+age:////absolute.age``.
+def age_store(
+    url: str | StoreUrl, *, key: StoreKey, other_key: StoreKey | None = None, create: bool = True
+) -> AgeStore:
+    """Return the store behind ``jsonl+age:///relative.age`` or ``jsonl+age:////absolute.age``.
 
     Raises:
         ConfigurationError: no such URL, or no driver.
     """
+    url = StoreUrl.of(url)
     driver()
-    path = unquote(url.removeprefix(_PREFIX)) if url.startswith(_PREFIX) else ""
-    if not path or "\0" in path or "?" in url or "#" in url:
+    path = url.path_after(_PREFIX)
+    if path is None:
         raise ConfigurationError(
             "this is not the URL of a jsonl+age store",
             advice="Write jsonl+age:///relative.age or jsonl+age:////absolute.age; a ? or # as %3F or %23",
         )
-    return AgeStore(Path(path), key=key, other_key=other_key, create=create)
+    return AgeStore(path, key=key, other_key=other_key, create=create)
 
 
 def _plan_bind(index: Index, *, origin: str) -> tuple[list[Line], str]:

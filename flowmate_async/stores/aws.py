@@ -10,15 +10,23 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from flowmate_async.stores.aws_calls import Address, AwsCalls, Refusal, driver, parse_address
+from flowmate_async.errors import StoreError
+from flowmate_async.redaction import Redacted
+from flowmate_async.stores.aws_calls import Address, Answer, AwsCalls, Refusal, driver, parse_address
 from flowmate_async.stores.aws_parts import Head, PartAt, encoded, head_of, split
 from flowmate_async.stores.document_store import DocumentStore
 from flowmate_async.stores.document_writes import each
-from flowmate_async.stores.documents import Conflict, Document
+from flowmate_async.stores.documents import NOT_OURS, Conflict, Document
 from flowmate_async.stores.encoding import Plaintext
+from flowmate_async.stores.store_url import StoreUrl
 
 # A secret may have 100 versions a day, so the run lock in the store's own must not be renewed too often.
 _LEASE_SECONDS = 1800.0
+_IN_DELETION = "in deletion"
+_NO_VALUE = "no value"
+"""What stands for the version of a secret that has none that can be read."""
+
+_UNREADABLE = ("ResourceNotFound", "InvalidRequest", "DecryptionFailure")
 _AT_ONCE = 20
 _REREADS = 3
 _VERSIONS = uuid.UUID("8f3d2c9e-0b1a-4a51-9d0c-5c1c8a1f6e7b")
@@ -52,18 +60,17 @@ class AwsDocuments:
         await self._calls.close()
 
     async def read(self, name: str) -> Document | None:
-        """A document, or ``None``."""
+        """Return a document, or ``None``; of one without a value, or in deletion, only the place is left."""
         secret = self._secret_of(name)
         for _ in range(_REREADS):
-            answer = await self._calls.call(
-                "get_secret_value", allowed=("ResourceNotFound",), SecretId=secret
-            )
+            answer = await self._calls.attempt("get_secret_value", allowed=_UNREADABLE, SecretId=secret)
             if isinstance(answer, Refusal):
-                return None
-            if (whole := await self._whole(_document(answer))) is not None:
+                return self._without_value(answer, secret)
+            found = _document(answer.fields)
+            if (whole := await self._whole(found)) is not None:
                 return whole
         # Parts that stay lost make a damaged document, which the next write of its user replaces.
-        return Document(b"", answer["VersionId"])
+        return Document(NOT_OURS, found.version)
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
         """Those of these documents that there are."""
@@ -74,6 +81,9 @@ class AwsDocuments:
     async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:
         """Write a document in place of the one that was read, or where there was none."""
         secret, parts = self._secret_of(name), split(text)
+        if replacing is not None and replacing.version == _IN_DELETION:
+            await self._restore(secret)
+            raise Conflict  # what is there again is read, and changed
         if len(parts) > 1:
             places = [await self._put_part(_part(secret, at), part) for at, part in enumerate(parts)]
             text = encoded(Head(tuple(places)))
@@ -106,11 +116,14 @@ class AwsDocuments:
 
     async def _read_batch(self, names: Sequence[str]) -> dict[str, Document]:
         secrets = {self._secret_of(name): name for name in names}
-        answer = await self._calls.call("batch_get_secret_value", SecretIdList=list(secrets))
+        # One secret without a value can make the service refuse the whole batch.
+        answer = await self._calls.attempt(
+            "batch_get_secret_value", allowed=_UNREADABLE, SecretIdList=list(secrets)
+        )
         found: dict[str, Document] = {}
-        for one in answer.get("SecretValues", ()):
-            name = secrets[one["Name"]]
-            whole = await self._whole(_document(one)) or await self.read(name)
+        for one in _values(answer):
+            name = secrets[one.name]
+            whole = await self._whole(one.document) or await self.read(name)
             if whole is not None:
                 found[name] = whole
         # A batch is cut short when it grows too large for one answer, and when one of it may not be read.
@@ -126,26 +139,34 @@ class AwsDocuments:
             return document
         pieces = []
         for part in head.parts:
-            answer = await self._calls.call(
-                "get_secret_value",
-                allowed=("ResourceNotFound",),
-                SecretId=part.name,
-                VersionId=part.version,
+            answer = await self._calls.attempt(
+                "get_secret_value", allowed=_UNREADABLE, SecretId=part.name, VersionId=part.version
             )
             if isinstance(answer, Refusal):
                 return None
-            pieces.append(_document(answer).data)
-        return Document(b"".join(pieces), document.version)
+            pieces.append(_document(answer.fields))
+        return Document(b"".join(piece.data for piece in pieces), document.version)
+
+    def _without_value(self, refusal: Refusal, secret: str) -> Document | None:
+        if refusal.is_deletion:
+            return Document(b"", _IN_DELETION)
+        if refusal.has_no_value:
+            return Document(b"", _NO_VALUE)
+        if refusal.kind == "ResourceNotFound":
+            return None
+        if refusal.kind == "DecryptionFailure":  # sealed with a key of another program
+            return Document(NOT_OURS, _NO_VALUE)
+        raise self._calls.failure(refusal, {"SecretId": secret})
 
     async def _create(self, secret: str, text: Plaintext) -> None:
-        answer = await self._calls.call(
+        answer = await self._calls.attempt(
             "create_secret", text, allowed=("ResourceExists",), Name=secret, **self._new()
         )
         if isinstance(answer, Refusal):
             raise Conflict
 
     async def _replace(self, secret: str, text: Plaintext, replacing: Document) -> None:
-        answer = await self._calls.call(
+        answer = await self._calls.attempt(
             "put_secret_value",
             text,
             allowed=("ResourceExists", "ResourceNotFound"),
@@ -156,15 +177,28 @@ class AwsDocuments:
             raise Conflict
 
     async def _put_part(self, secret: str, part: Plaintext) -> PartAt:
-        answer = await self._calls.call(
-            "put_secret_value", part, allowed=("ResourceNotFound",), SecretId=secret
-        )
-        if isinstance(answer, Refusal):
+        allowed = ("ResourceNotFound", "InvalidRequest")
+        answer = await self._calls.attempt("put_secret_value", part, allowed=allowed, SecretId=secret)
+        if isinstance(answer, Refusal) and answer.is_deletion:
+            await self._restore(secret)
+            answer = await self._calls.call("put_secret_value", part, SecretId=secret)
+        elif isinstance(answer, Refusal) and answer.kind == "ResourceNotFound":
             answer = await self._calls.call("create_secret", part, Name=secret, **self._new())
-        return PartAt(secret, answer["VersionId"])
+        if isinstance(answer, Refusal):
+            raise self._calls.failure(answer, {"SecretId": secret})
+        return PartAt(secret, answer.fields["VersionId"])
+
+    async def _restore(self, secret: str) -> None:
+        """Take back that a secret is scheduled for deletion: no other of its name can be made for days."""
+        answer = await self._calls.attempt("restore_secret", allowed=("AccessDenied",), SecretId=secret)
+        if isinstance(answer, Refusal):
+            raise StoreError(
+                f"the secret {secret} is scheduled for deletion, and these credentials may not restore it",
+                advice="Permit secretsmanager:RestoreSecret, or run: aws secretsmanager restore-secret",
+            )
 
     async def _delete(self, secret: str) -> None:
-        await self._calls.call(
+        await self._calls.attempt(
             "delete_secret", allowed=("ResourceNotFound",), SecretId=secret, ForceDeleteWithoutRecovery=True
         )
 
@@ -173,12 +207,12 @@ class AwsDocuments:
         while True:
             filters = [{"Key": "name", "Values": [begins]}]
             answer = await self._calls.call("list_secrets", MaxResults=100, Filters=filters, **page)
-            for one in answer["SecretList"]:
+            for one in answer.fields["SecretList"]:
                 if one["Name"].startswith(begins):
                     yield one["Name"]
-            if not answer.get("NextToken"):
+            if not answer.fields.get("NextToken"):
                 return
-            page = {"NextToken": answer["NextToken"]}
+            page = {"NextToken": answer.fields["NextToken"]}
 
     def _new(self) -> dict[str, Any]:
         """What a new secret is made with."""
@@ -189,18 +223,34 @@ class AwsDocuments:
         return f"{self._address.prefix}/{name}"
 
 
-def aws_store(url: str, *, create: bool = True) -> DocumentStore:
-    """The store behind a URL.
+def aws_store(url: str | StoreUrl, *, create: bool = True) -> DocumentStore:
+    """Return the store behind a URL.
 
     Raises:
         ConfigurationError: no such URL, or no driver.
     """
+    url = StoreUrl.of(url)
     driver()
     return DocumentStore(AwsDocuments(parse_address(url)), create=create)
 
 
-def _document(answer: Mapping[str, Any]) -> Document:
-    return Document(answer["SecretString"].encode(), answer["VersionId"])
+class _Value(Redacted, frozen=True):
+    """A secret of a batch."""
+
+    name: str
+    document: Document
+
+
+def _values(answer: Answer | Refusal) -> list[_Value]:
+    if isinstance(answer, Refusal):
+        return []
+    return [_Value(one["Name"], _document(one)) for one in answer.fields.get("SecretValues", ())]
+
+
+def _document(fields: Mapping[str, Any]) -> Document:
+    """Return a secret as a document; a binary one is of another program."""
+    text = fields.get("SecretString")
+    return Document(NOT_OURS if not text else text.encode(), fields["VersionId"])
 
 
 def _part(secret: str, at: int | str) -> str:
@@ -213,6 +263,8 @@ def _parts_of(parts: Sequence[Plaintext]) -> int:
     return len(parts) if len(parts) > 1 else 0
 
 
-def _not_found(answer: Mapping[str, Any], secrets: Mapping[str, str]) -> set[str]:
-    missing = [one for one in answer.get("Errors", ()) if "NotFound" in one.get("ErrorCode", "")]
+def _not_found(answer: Answer | Refusal, secrets: Mapping[str, str]) -> set[str]:
+    """Return the names of documents that are certainly not there."""
+    errors = () if isinstance(answer, Refusal) else answer.fields.get("Errors", ())
+    missing = [one for one in errors if "NotFound" in one.get("ErrorCode", "")]
     return {secrets[one["SecretId"]] for one in missing if one.get("SecretId") in secrets}

@@ -6,18 +6,21 @@ here knows what is in a secret, and nothing here logs one.
 
 import logging
 import re
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import cache
 from importlib import import_module
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
+from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.errors import ConfigurationError, StoreError
-from flowmate_async.redaction import safe_text
+from flowmate_async.redaction import Redacted, one_line, safe_text
 from flowmate_async.settings import is_loopback
 from flowmate_async.stores.encoding import Plaintext
+from flowmate_async.stores.store_url import StoreUrl
 
 CONNECTIONS = 20
 
@@ -35,7 +38,6 @@ _ADVICE = {
     "SignatureDoesNotMatch": _CREDENTIALS,
     "UnrecognizedClient": _CREDENTIALS,
     "LimitExceeded": "The secret has too many versions of one day; wait, or sync less often",
-    "InvalidRequest": "A secret of that name may be in deletion; wait until it is gone",
 }
 
 
@@ -52,31 +54,47 @@ class Address(msgspec.Struct, frozen=True):
         return f"awssm://{self.region}/{self.prefix}"
 
 
+class Answer(Redacted, frozen=True, gc=True):
+    """What the service answers, which may hold credentials."""
+
+    fields: Mapping[str, Any]
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """Why a call was refused: the service's word for it, without ``Exception``, and what it says."""
 
     kind: str
     message: str
 
+    @property
+    def is_deletion(self) -> bool:
+        """Return whether the secret is scheduled for deletion."""
+        return self.kind == "InvalidRequest" and "delet" in self.message
 
-def parse_address(url: str) -> Address:
-    """The address in ``awssm://region/prefix?kms_key_id=alias/name``.
+    @property
+    def has_no_value(self) -> bool:
+        """Return whether there is such a secret, and no value in it."""
+        return self.kind == "ResourceNotFound" and "secret value" in self.message
+
+
+def parse_address(url: str | StoreUrl) -> Address:
+    """Return the address in ``awssm://region/prefix?kms_key_id=alias/name``.
 
     A region that is left out comes from ``AWS_REGION`` or the profile, as credentials do.
 
     Raises:
         ConfigurationError: no such URL.
     """
-    try:
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-    except ValueError:
-        raise ConfigurationError("this is not the URL of an AWS store", advice=_EXAMPLE) from None
+    url = StoreUrl.of(url)
+    parts = url.parts()
+    if parts is None:
+        raise ConfigurationError("this is not the URL of an AWS store", advice=_EXAMPLE)
     prefix = parts.path.strip("/")
     plain = all(_SEGMENT.fullmatch(one) for one in prefix.split("/")) and len(prefix) <= _LONGEST_PREFIX
-    if not plain or not _REGION.fullmatch(parts.netloc) or set(options) - {"kms_key_id"} or parts.fragment:
+    unknown = set(parts.options) - {"kms_key_id"}
+    if not plain or not _REGION.fullmatch(parts.netloc) or unknown or parts.fragment:
         raise ConfigurationError("this is not the URL of an AWS store", advice=_EXAMPLE)
-    return Address(parts.netloc, prefix, options.get("kms_key_id", ""))
+    return Address(parts.netloc, prefix, parts.options.get("kms_key_id", ""))
 
 
 def driver() -> Any:
@@ -104,15 +122,16 @@ class AwsCalls:
         """Make the client; nothing is sent yet.
 
         Raises:
-            ConfigurationError: there is no region, or the endpoint is plain HTTP to another machine.
+            ConfigurationError: there is no region, or the endpoint is not one that may be used.
         """
         _hush()
         try:
-            client = _session().create_client(
-                "secretsmanager", region_name=self._address.region or None, config=_config()
-            )
-            self._client = await self._stack.enter_async_context(client)
-        except _errors().BotoCoreError as failure:
+            with DriverBoundary():
+                client = _session().create_client(
+                    "secretsmanager", region_name=self._address.region or None, config=_config()
+                )
+                self._client = await self._stack.enter_async_context(client)
+        except (_errors().BotoCoreError, ValueError) as failure:  # ValueError: an endpoint without a scheme
             reason = safe_text(str(failure))
         else:
             reason = self._way_is_open()
@@ -125,51 +144,78 @@ class AwsCalls:
     async def close(self) -> None:
         """Close the client; harmless when it is not open."""
         self._client = None
-        await self._stack.aclose()
+        with DriverBoundary():
+            await self._stack.aclose()
 
-    async def call(
-        self, operation: str, text: Plaintext | None = None, *, allowed: tuple[str, ...] = (), **options: Any
-    ) -> Any:
-        """What the service answers, or its refusal, when it is one of the allowed ones.
+    async def call(self, operation: str, text: Plaintext | None = None, **options: Any) -> "Answer":
+        """Return the service's answer.
 
         Args:
             operation: the operation's name, as ``get_secret_value``.
             text: the secret's text, for operations that write one.
-            allowed: kinds of refusal that are no failure.
             options: the other parameters of the operation.
 
         Raises:
             StoreError: refused, or not reached after several tries.
         """
+        answer = await self.attempt(operation, text, **options)
+        if isinstance(answer, Refusal):
+            raise self.failure(answer, options)
+        return answer
+
+    async def attempt(
+        self, operation: str, text: Plaintext | None = None, *, allowed: tuple[str, ...] = (), **options: Any
+    ) -> "Answer | Refusal":
+        """Return the service's answer, or its refusal, when it is one of the allowed kinds.
+
+        Args:
+            operation: as for :meth:`call`.
+            text: as for :meth:`call`.
+            allowed: kinds of refusal that are not failures.
+            options: as for :meth:`call`.
+
+        Raises:
+            StoreError: refused in another way, or not reached after several tries.
+        """
         if self._client is None:
             raise StoreError(
                 f"the store {self._address.where} is not open", advice="Enter it with async with"
             )
-        answer, refusal = await self._called(operation, text, options)
-        if refusal is None:
+        answer = await self._called(operation, text, options)
+        if isinstance(answer, Answer) or answer.kind in allowed:
             return answer
-        if refusal.kind in allowed:
-            return refusal
+        raise self.failure(answer, options)
+
+    def failure(self, refusal: "Refusal", options: Mapping[str, Any]) -> StoreError:
+        """Return the error of a refusal, which names the secret.
+
+        Args:
+            refusal: why the service refused.
+            options: the parameters of the operation.
+        """
         advice = next((one for kind, one in _ADVICE.items() if refusal.kind.startswith(kind)), _LATER)
-        raise StoreError(
-            f"the store {self._address.where} failed: {refusal.kind}: {refusal.message}", advice=advice
+        secret = options.get("SecretId") or options.get("Name")
+        which = f" at the secret {one_line(secret)}" if isinstance(secret, str) else ""
+        return StoreError(
+            f"the store {self._address.where} failed{which}: {refusal.kind}: {refusal.message}", advice=advice
         )
 
     async def _called(
         self, operation: str, text: Plaintext | None, options: dict[str, Any]
-    ) -> tuple[Any, Refusal | None]:
+    ) -> "Answer | Refusal":
         errors = _errors()
         call = getattr(self._client, operation)
         try:
-            if text is None:
-                return await call(**options), None
-            return await call(SecretString=text.data.decode(), **options), None
+            with DriverBoundary():
+                if text is None:
+                    return Answer(await call(**options))
+                return Answer(await call(SecretString=text.data.decode(), **options))
         except errors.ClientError as failure:
             said = failure.response.get("Error", {})
             kind = str(said.get("Code", "")).rpartition("#")[2].removesuffix("Exception")
-            return None, Refusal(kind, safe_text(str(said.get("Message", ""))))
+            return Refusal(kind, safe_text(str(said.get("Message", ""))))
         except (errors.BotoCoreError, OSError, TimeoutError) as failure:
-            return None, Refusal(type(failure).__name__, safe_text(str(failure)))
+            return Refusal(type(failure).__name__, safe_text(str(failure)))
 
     def _way_is_open(self) -> str:
         """Why the endpoint must not be used, or nothing."""

@@ -40,6 +40,8 @@ from flowmate_async.stores.documents import (
     Documents,
     State,
     UserDocument,
+    decoded_user,
+    is_hashed,
     judged,
     name_of,
     opened,
@@ -54,6 +56,10 @@ from flowmate_async.stores.meta import not_bound, not_open, require_origin
 from flowmate_async.stores.uninterrupted import uninterrupted
 
 _PAGE = 100
+
+OnRejected = Callable[[str, UserDocument | None], object]
+"""Called with the name of a document and what is in it: another user's document, or ``None``."""
+
 _RUNS_KEPT_OF_A_SELECTION = 2
 _RUNS_KEPT = 40
 
@@ -195,7 +201,7 @@ class DocumentStore:
                 yield user.checkpoints[run.id]
 
     async def get(self, username: str, secret_id: str) -> Secret | None:
-        for user in await self._read([name_of(username)]):
+        for user in await self._read([name_of(username)], on_rejected=_refuse):
             if secret_id in user.secrets:
                 return _opened(user, secret_id)
         return None
@@ -206,16 +212,18 @@ class DocumentStore:
                 yield item
 
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
-        async for user in self._users(username):
+        async for user in self._users(username, on_rejected=_refuse):
             for secret_id in sorted(user.secrets):
                 yield user.username, _opened(user, secret_id)
 
     async def verify(self) -> Verification:
         damaged: list[tuple[str, str]] = []
         intact = 0
-        async for user in self._users(damaged=damaged):
+        async for user in self._users(
+            on_rejected=lambda name, _: damaged.append((username_of(name) or name, "*"))
+        ):
             for secret_id, stored in sorted(user.secrets.items()):
-                if opened(stored) is None:
+                if opened(stored, secret_id) is None:
                     damaged.append((user.username, secret_id))
                 else:
                     intact += 1
@@ -223,20 +231,23 @@ class DocumentStore:
 
     async def _prepare(self) -> None:
         found = await self._documents.read(STATE)
-        if found is None and not self._create:
-            where = self._documents.where
-            raise StoreError(f"there is no store {where}", advice="Check the store's URL")
-        if found is None:
+        if found is not None and not found.is_gone:
+            self._note(state_of(found, where=self._documents.where))
+        elif self._create:
             await self._change(lambda state: state)
         else:
-            self._note(state_of(found, where=self._documents.where))
+            where = self._documents.where
+            raise StoreError(f"there is no store {where}", advice="Check the store's URL")
 
     async def _state(self) -> State:
         if not self._open:
             raise not_open(self._documents.where)
         found = await self._documents.read(STATE)
-        if found is None:
-            raise StoreError(f"the store {self._documents.where} is gone", advice="Check the store's URL")
+        if found is None or found.is_gone:
+            raise StoreError(
+                f"the store {self._documents.where} is gone: its document '{STATE}' was deleted",
+                advice="Restore that document, or sync again, which makes a new one",
+            )
         return self._note(state_of(found, where=self._documents.where))
 
     async def _change(self, change: Callable[[State], State]) -> State:
@@ -283,12 +294,15 @@ class DocumentStore:
         def changed(found: Document | None) -> UserDocument:
             if found is None:
                 return change(UserDocument(username=username)) if create else UserDocument(username=username)
-            user = user_of(found)
-            # A damaged document is replaced by what is written now, so it heals.
-            return change(UserDocument(username=username) if user is None else user)
+            # What is damaged, foreign or another user's is replaced by what is written now, so it heals.
+            return change(user_of(found, name) or UserDocument(username=username))
 
-        if create or await self._documents.read(name_of(username)) is not None:
-            await check_and_set(self._documents, name_of(username), changed, sleep=self._clock.sleep)
+        name = name_of(username)
+        if not create:
+            found = await self._documents.read(name)
+            if found is None or user_of(found, name) is None:
+                return
+        await check_and_set(self._documents, name, changed, sleep=self._clock.sleep)
 
     async def _remove(self, username: str, run: Run, *, how: Removal, at: float) -> None:
         left = UserDocument(username=username)
@@ -310,41 +324,58 @@ class DocumentStore:
             await self._documents.delete(name_of(username))
 
     async def _users(
-        self, username: str | None = None, *, damaged: list[tuple[str, str]] | None = None
+        self, username: str | None = None, *, on_rejected: OnRejected | None = None
     ) -> AsyncIterator[UserDocument]:
-        """Every user's document by username, or one; damaged ones are named in ``damaged``, or an error."""
+        """Yield every user's document by username, or one user's; see :meth:`_read` for ``on_rejected``."""
         names = await self._names() if username is None else [name_of(username)]
         for first in range(0, len(names), _PAGE):
             for user in sorted(
-                await self._read(names[first : first + _PAGE], damaged=damaged), key=lambda one: one.username
+                await self._read(names[first : first + _PAGE], on_rejected=on_rejected),
+                key=lambda one: one.username,
             ):
                 yield user
 
     async def _names(self) -> list[str]:
-        """The names of all users' documents, in the order of the usernames."""
+        """Return the names of all users' documents, in the order of the usernames.
+
+        Names that cannot be a user's are of other programs, as those of folders.
+        """
         if not self._open:
             raise not_open(self._documents.where)
-        names = [name async for name in self._documents.names(USERS)]
-        known = {name: username_of(name) for name in names}
-        hashed = [name for name, username in known.items() if username is None]
-        for user in await self._read(hashed, damaged=[]):
+        known: dict[str, str] = {}
+        hashed: list[str] = []
+        async for name in self._documents.names(USERS):
+            username = username_of(name)
+            if username is not None:
+                known[name] = username
+            elif is_hashed(name):
+                known[name] = ""
+                hashed.append(name)
+        for user in await self._read(hashed):
             known[name_of(user.username)] = user.username
-        return sorted(names, key=lambda name: known[name] or "")
+        return sorted(known, key=lambda name: known[name])
 
     async def _read(
-        self, names: Iterable[str], *, damaged: list[tuple[str, str]] | None = None
+        self, names: Iterable[str], *, on_rejected: OnRejected | None = None
     ) -> list[UserDocument]:
+        """Return the users' documents with these names, without those that are gone.
+
+        Args:
+            names: the documents' names.
+            on_rejected: told of what is not a user's document. Without it such a document is passed over, so
+                that it does not stop the others.
+        """
         if not self._open:
             raise not_open(self._documents.where)
         users = []
         for name, document in (await self._documents.read_many(list(names))).items():
-            user = user_of(document)
-            if user is not None:
+            if document.is_gone:
+                continue
+            user = decoded_user(document)
+            if user is not None and name_of(user.username) == name:
                 users.append(user)
-            elif damaged is not None:
-                damaged.append((username_of(name) or name, "*"))
-            else:
-                raise _damaged(username_of(name) or name, None)
+            elif on_rejected is not None:
+                on_rejected(name, user)
         return users
 
 
@@ -360,16 +391,22 @@ def _kept(runs: tuple[Run, ...]) -> tuple[Run, ...]:
 
 
 def _opened(user: UserDocument, secret_id: str) -> Secret:
-    secret = opened(user.secrets[secret_id])
+    secret = opened(user.secrets[secret_id], secret_id)
     if secret is None:
         raise _damaged(user.username, secret_id)
     return secret
 
 
+def _refuse(name: str, found: UserDocument | None) -> None:
+    """Refuse what is damaged or foreign; another user's document is passed over, as if it were not there."""
+    if found is None:
+        raise _damaged(username_of(name) or name, None)
+
+
 def _damaged(username: str, secret_id: str | None) -> StoreError:
     return StoreError(
-        "what is stored is not a credential: it was damaged, or written by somebody else",
-        advice="Sync this user again, which replaces it",
+        "what is stored is not this user's: it was damaged, moved here, or written by another program",
+        advice="Sync this user again, which replaces it, or remove it if there is no such user",
         username=username,
         secret_id=secret_id,
     )

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import anyio
 
-from flowmate_async.errors import FlowMateError, StoreError
+from flowmate_async.errors import StoreError
 from flowmate_async.stores.documents import (
     Conflict,
     Document,
@@ -46,7 +46,7 @@ async def check_and_set(
     """
     for _ in range(_TRIES):
         found = await documents.read(name)
-        value = change(found)
+        value = change(None if found is None or found.is_gone else found)
         text = plaintext_of(value)
         if found is not None and found.data == text.data:
             return value
@@ -68,7 +68,7 @@ async def each(work: Callable[[Thing], Awaitable[Result]], things: Iterable[Thin
     After a failure nothing more is begun; what has begun is finished, and the first failure raised.
     """
     results: list[Result] = []
-    failures: list[FlowMateError] = []
+    failures: list[Exception] = []
     turns = anyio.Semaphore(_AT_ONCE)
 
     async def one(thing: Thing) -> None:
@@ -77,7 +77,7 @@ async def each(work: Callable[[Thing], Awaitable[Result]], things: Iterable[Thin
                 return
             try:
                 results.append(await work(thing))
-            except FlowMateError as failure:
+            except Exception as failure:  # noqa: BLE001 - raised below, alone instead of in a group
                 failures.append(failure)
 
     async with anyio.create_task_group() as group:

@@ -25,6 +25,7 @@ STATE = "store"
 _USERS = "users/"
 _LONGEST_NAME = 400
 _HASHED = "=sha256="
+_HASHED_NAME = re.compile(f"{_USERS}{_HASHED}[0-9a-f]{{64}}")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
 # A final hyphen and six characters look like the end of an ARN; dots alone are steps in a path.
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@")
@@ -34,7 +35,8 @@ class Document(Redacted, frozen=True):
     """A document as it was read.
 
     Attributes:
-        data: its JSON.
+        data: its JSON; ``NOT_OURS`` when it has another form; empty when only its place is left, as it was
+            deleted or never had a value.
         version: what the service calls this version of it.
     """
 
@@ -42,6 +44,15 @@ class Document(Redacted, frozen=True):
     version: str | int
 
     __shown__: ClassVar[tuple[str, ...]] = ("version",)
+
+    @property
+    def is_gone(self) -> bool:
+        """Return whether nothing but the place is left."""
+        return not self.data
+
+
+NOT_OURS = b"{}"
+"""The data of a document that has not the form of ours, as a binary one, or one without the field."""
 
 
 class Conflict(Exception):  # noqa: N818 - no error: the document is read again
@@ -65,15 +76,15 @@ class Documents(Protocol):
     ) -> None: ...
 
     async def read(self, name: str) -> Document | None:
-        """A document, or ``None``."""
+        """Return a document, or ``None``; what was deleted and keeps its place comes as one that is gone."""
         ...
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
-        """Those of these documents that there are."""
+        """Return those of these documents that there are; those that are gone may be among them."""
         ...
 
     async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:
-        """Write a document in place of the one that was read, or where there was none.
+        """Write a document in place of the one that was read, even if that is gone, or where there was none.
 
         Raises:
             Conflict: it has been written by somebody else since.
@@ -162,12 +173,23 @@ def state_of(document: Document, *, where: str) -> State:
     return state
 
 
-def user_of(document: Document) -> UserDocument | None:
-    """A user's document; ``None`` when it is none."""
+def decoded_user(document: Document) -> UserDocument | None:
+    """Return a document as some user's; ``None`` when it has another form."""
     try:
         return _user_decoder.decode(document.data)
     except msgspec.MsgspecError:
         return None
+
+
+def user_of(document: Document, name: str) -> UserDocument | None:
+    """Return a user's document; ``None`` when it has another form, or says that it is another user's.
+
+    Args:
+        document: what was read.
+        name: where it was read; a copy, a restored version or a rename may have put it there.
+    """
+    user = decoded_user(document)
+    return user if user is not None and name_of(user.username) == name else None
 
 
 def plaintext_of(value: State | UserDocument) -> Plaintext:
@@ -175,9 +197,10 @@ def plaintext_of(value: State | UserDocument) -> Plaintext:
     return Plaintext(msgspec.json.encode(value))
 
 
-def opened(stored: StoredSecret) -> Secret | None:
-    """The credential; ``None`` when it is none."""
-    return secret_of(Plaintext(bytes(stored.secret)))
+def opened(stored: StoredSecret, secret_id: str) -> Secret | None:
+    """Return the credential; ``None`` when it is damaged, or another secret's."""
+    secret = secret_of(Plaintext(bytes(stored.secret)))
+    return secret if secret is not None and secret.id == secret_id else None
 
 
 def stored_secret(username: str, secret: Secret, *, at: float) -> StoredSecret:
@@ -201,7 +224,7 @@ def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocumen
     secrets, changed = dict(found.secrets), 0
     for secret in user.secrets:
         new = stored_secret(username, secret, at=at)
-        if secret.id not in secrets or opened(secrets[secret.id]) != opened(new):
+        if secret.id not in secrets or opened(secrets[secret.id], secret.id) != secret:
             secrets[secret.id] = new
             changed += 1
     for secret_id, name in user.renamed.items():
@@ -226,7 +249,7 @@ def judged(user: UserDocument, run: Run) -> list[StoredSecret]:
 
 
 def name_of(username: str) -> str:
-    """The name of a user's document: what is no plain letter is escaped, what is very long is hashed."""
+    """Return the name of a user's document: all but plain letters is escaped, very long names are hashed."""
     encoded = "".join(chr(one) if one in _PLAIN else f"={one:02X}" for one in username.encode())
     if len(encoded) > _LONGEST_NAME:
         encoded = _HASHED + hashlib.sha256(username.encode()).hexdigest()
@@ -234,14 +257,18 @@ def name_of(username: str) -> str:
 
 
 def username_of(name: str) -> str | None:
-    """The user whose document has this name; ``None`` when only the document says."""
-    encoded = name.removeprefix(_USERS)
-    if encoded.startswith(_HASHED):
-        return None
+    """Return the user whose document has this name; ``None`` if it is hashed, or not a user's."""
     try:
-        return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), encoded).encode("latin-1").decode()
+        username = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name.removeprefix(_USERS))
+        decoded = username.encode("latin-1").decode()
     except UnicodeError:
         return None
+    return decoded if name_of(decoded) == name else None
+
+
+def is_hashed(name: str) -> bool:
+    """Return whether this is the name of a document whose user's name is too long for a name."""
+    return _HASHED_NAME.fullmatch(name) is not None
 
 
 USERS = _USERS

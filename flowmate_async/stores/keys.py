@@ -10,15 +10,16 @@ import hmac
 import os
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from secrets import token_bytes
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.private_files import create_private, read_private_text
 from flowmate_async.redaction import Redacted, one_line
 from flowmate_async.stores import bech32
+from flowmate_async.stores.store_url import absolute
+from flowmate_async.system_keyring import ask_keyring
 
 KEY_BYTES = 32
 KEYRING_SERVICE = "flowmate_async store key"
@@ -217,14 +218,19 @@ def keyring_entry(store_url: str) -> str:
     """The name of a store's entry in the keyring: its URL, with the path made absolute."""
     for prefix in ("sqlite:///", "jsonl+age:///"):
         if store_url.startswith(prefix):
-            return f"{prefix}{Path(store_url.removeprefix(prefix)).absolute()}"
+            return f"{prefix}{absolute(Path(store_url.removeprefix(prefix)))}"
     return store_url
 
 
 def _key_of_keyring(entry: str) -> StoreKey:
-    found = _ask_keyring(entry)
-    if found is not None:
-        return StoreKey.parse(found.encoded, what="the key in the system keyring")
+    found = ask_keyring(KEYRING_SERVICE, entry)
+    if found.problem:
+        raise ConfigurationError(
+            f"the system keyring does not answer: {found.problem}",
+            advice="Unlock or repair it, or set FLOWMATE_STORE_KEY_FILE",
+        )
+    if found.text is not None:
+        return StoreKey.parse(found.text, what="the key in the system keyring")
     raise ConfigurationError(
         "the store is sealed, and no key was given",
         advice=(
@@ -232,26 +238,4 @@ def _key_of_keyring(entry: str) -> StoreKey:
             "key in the system keyring (extra 'keyring') with: "
             f"keyring set '{KEYRING_SERVICE}' '{one_line(entry, limit=1000)}'. {_HOW_TO_MAKE_ONE}"
         ),
-    )
-
-
-def _ask_keyring(entry: str) -> _Sources | None:
-    try:
-        keyring = import_module("keyring")  # an extra
-    except ImportError:
-        return None
-    return _entry_of(keyring, entry)
-
-
-def _entry_of(keyring: Any, entry: str) -> _Sources | None:
-    try:
-        encoded = keyring.get_password(KEYRING_SERVICE, entry)
-    except keyring.errors.NoKeyringError:
-        return None
-    except keyring.errors.KeyringError as failure:
-        reason = type(failure).__name__
-    else:
-        return None if encoded is None else _Sources(key_file="", encoded=encoded, file_of_environment="")
-    raise ConfigurationError(
-        f"the system keyring does not answer: {reason}", advice="Unlock it, or set FLOWMATE_STORE_KEY_FILE"
     )

@@ -49,7 +49,11 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
         mine = state.lease is not None and state.lease.owner == owner
         return replace(state, lease=None) if mine else state
 
-    await change(take)
+    try:
+        await change(take)
+    except asyncio.CancelledError:  # after the writing, perhaps, which is finished in any case
+        await uninterrupted(change(give_back))
+        raise
     renewal = _Renewal(lambda: change(take), clock=clock, seconds=seconds / 3)
     try:
         try:

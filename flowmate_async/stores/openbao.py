@@ -12,21 +12,32 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 
+from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.clock import Clock, SystemClock
 from flowmate_async.errors import StoreError
 from flowmate_async.redaction import Headers, Redacted, safe_text
 from flowmate_async.stores.document_store import DocumentStore
 from flowmate_async.stores.document_writes import each
-from flowmate_async.stores.documents import Conflict, Document
+from flowmate_async.stores.documents import NOT_OURS, Conflict, Document
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.openbao_address import Address, Token, parse_address
+from flowmate_async.stores.store_url import StoreUrl
 
 _LEASE_SECONDS = 60.0
 _TIMEOUT = aiohttp.ClientTimeout(total=30.0, connect=10.0)
 _TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.1
 _REFUSED = 403
-_PASSING = frozenset({412, 429, 500, 502, 503, 504})
+_NOT_FOUND = 404
+_STANDBY = frozenset({307, 472, 473})
+"""A standby redirects to the active node; one for disaster recovery or reading refuses."""
+
+_PASSING = frozenset({412, 429, 500, 502, 503, 504}) | _STANDBY
+_LATER = "Run again once it answers: what was acknowledged is kept"
+_NAME_THE_ACTIVE_NODE = (
+    "Name the active node, or a load balancer that finds it; or set the nodes' api_addr and cluster_addr so "
+    "that standbys forward requests"
+)
 _LARGEST_ANSWER = 64 * 1024 * 1024
 _CAS_FAILED = "check-and-set"
 
@@ -43,9 +54,12 @@ class _Metadata(msgspec.Struct):
 
 
 class _Fields(Redacted, frozen=True):
-    """One field with the document's JSON as text: the server limits how many strings there may be."""
+    """One field with the document's JSON as text: the server limits how many strings there may be.
 
-    document: str
+    Documents of other programs have other fields.
+    """
+
+    document: Any = None
 
 
 class _Read(Redacted, frozen=True):
@@ -64,6 +78,14 @@ class _Write(Redacted, frozen=True):
 
 class _ReadAnswer(Redacted, frozen=True):
     data: _Read
+
+
+class _Gone(msgspec.Struct):
+    metadata: _Metadata
+
+
+class _GoneAnswer(msgspec.Struct):
+    data: _Gone
 
 
 class _Keys(msgspec.Struct):
@@ -115,15 +137,19 @@ class OpenBaoDocuments:
         """Close the session."""
         session, self._session, self._token = self._session, None, None
         if session is not None:
-            await session.close()
+            with DriverBoundary():
+                await session.close()
 
     async def read(self, name: str) -> Document | None:
-        """A document, or ``None``."""
+        """Return a document, or ``None``; of a deleted, destroyed or expired one its version is left."""
         answer = await self._ask("GET", "data", name)
         if answer is None:
             return None
+        if answer.status == _NOT_FOUND:
+            return Document(b"", self._decoded(answer, _GoneAnswer).data.metadata.version)
         found = self._decoded(answer, _ReadAnswer).data
-        return Document(found.data.document.encode(), found.metadata.version)
+        text = found.data.document
+        return Document(text.encode() if isinstance(text, str) else NOT_OURS, found.metadata.version)
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
         """Those of these documents that there are."""
@@ -178,7 +204,8 @@ class OpenBaoDocuments:
                 continue
             if answer is not None and answer.status not in _PASSING:
                 return self._judged(answer, reason)
-        raise self._failure(reason, "Run again once it answers: what was acknowledged is kept")
+        standby = answer is not None and answer.status in _STANDBY
+        raise self._failure(reason, _NAME_THE_ACTIVE_NODE if standby else _LATER)
 
     async def _send(self, method: str, path: str, text: Plaintext | None) -> tuple[_Answer | None, str]:
         """The answer, if one came, and what it says is wrong."""
@@ -186,14 +213,15 @@ class OpenBaoDocuments:
             raise StoreError(f"the store {self.where} is not open", advice="Enter it with async with")
         headers = _headers(self._token, self._address.namespace)
         try:
-            async with self._session.request(
-                method,
-                self._address.origin + path,
-                headers=dict(headers.pairs),
-                data=None if text is None else text.data,
-                allow_redirects=False,
-            ) as response:
-                answer = await _received(response)
+            with DriverBoundary():
+                async with self._session.request(
+                    method,
+                    self._address.origin + path,
+                    headers=dict(headers.pairs),
+                    data=None if text is None else text.data,
+                    allow_redirects=False,
+                ) as response:
+                    answer = await _received(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as failure:
             return None, safe_text(str(failure)) or type(failure).__name__
         return answer, _complaint(answer)
@@ -206,8 +234,8 @@ class OpenBaoDocuments:
     def _judged(self, answer: _Answer, complaint: str) -> _Answer | None:
         if 200 <= answer.status < 300:
             return answer
-        if answer.status == 404 and not complaint:
-            return None
+        if answer.status == _NOT_FOUND and not complaint:
+            return answer if _has_version(answer) else None
         if answer.status == 400 and _CAS_FAILED in complaint:
             raise Conflict
         if answer.status == _REFUSED:
@@ -243,6 +271,8 @@ def _complaint(answer: _Answer) -> str:
     """What a bad answer says is wrong."""
     if answer.status < 300:
         return ""
+    if answer.status in _STANDBY:
+        return f"status {answer.status}: this node is a standby, and sends requests to another address"
     try:
         errors = msgspec.json.decode(answer.body, type=_Errors).errors
     except msgspec.MsgspecError:
@@ -250,10 +280,19 @@ def _complaint(answer: _Answer) -> str:
     return safe_text("; ".join(errors))
 
 
-def openbao_store(url: str, *, create: bool = True) -> DocumentStore:
-    """The store behind a URL.
+def _has_version(answer: _Answer) -> bool:
+    """Return whether this 404 is about a document that is there, without its content."""
+    try:
+        return msgspec.json.decode(answer.body, type=_GoneAnswer).data.metadata.version > 0
+    except msgspec.MsgspecError:
+        return False
+
+
+def openbao_store(url: str | StoreUrl, *, create: bool = True) -> DocumentStore:
+    """Return the store behind a URL.
 
     Raises:
         ConfigurationError: no such URL.
     """
+    url = StoreUrl.of(url)
     return DocumentStore(OpenBaoDocuments(parse_address(url)), create=create)

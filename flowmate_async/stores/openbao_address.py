@@ -8,7 +8,7 @@ import os
 import re
 import ssl
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,9 +16,11 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.private_files import read_private_text
 from flowmate_async.redaction import Redacted, one_line
 from flowmate_async.settings import is_loopback
+from flowmate_async.stores.store_url import StoreUrl, UrlParts
 from flowmate_async.transport.tls import client_context
 
 _OPTIONS = frozenset({"tls", "cacert", "token_file", "namespace", "versions"})
+_VERSIONS = re.compile(r"[1-9][0-9]?|100")
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _EXAMPLE = (
     "It looks like openbao://host:8200/secret/flowmate: the mount of a KV engine (version 2), then a path"
@@ -78,8 +80,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         if self.token_file:
             return Token(read_private_text(self.token_file, what="the token file"))
         found = Token(os.environ.get("BAO_TOKEN") or os.environ.get("VAULT_TOKEN") or "")
-        default = Path.home() / _TOKEN_FILE
-        if not found.text and default.is_file():
+        default = None if found.text else _default_token_file()
+        if default is not None:
             found = Token(read_private_text(default, what="the token file"))
         if found.text:
             return found
@@ -89,8 +91,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def parse_address(url: str) -> Address:
-    """The address in ``openbao://host:8200/mount/path``.
+def parse_address(url: str | StoreUrl) -> Address:
+    """Return the address in ``openbao://host:8200/mount/path``.
 
     TLS is the rule; ``?tls=off`` is for this machine only. A host that is left out comes from ``BAO_ADDR`` or
     ``VAULT_ADDR``.
@@ -98,16 +100,15 @@ def parse_address(url: str) -> Address:
     Raises:
         ConfigurationError: no such URL.
     """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or _DEFAULT_PORT
-        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-        versions = int(options.get("versions", "1"))
-    except ValueError:
-        raise ConfigurationError("this is not the URL of an OpenBao store", advice=_EXAMPLE) from None
+    url = StoreUrl.of(url)
+    parts = url.parts()
+    if parts is None:
+        raise ConfigurationError("this is not the URL of an OpenBao store", advice=_EXAMPLE)
+    _check(parts)
+    options = parts.options
     mount, _, path = parts.path.strip("/").partition("/")
-    _check(parts.path, options, versions, fragment=parts.fragment)
-    origin = _origin(host, port, options.get("tls", "on")) if host else _origin_of_environment()
+    port = parts.port or _DEFAULT_PORT
+    origin = _origin(parts.host, port, options.get("tls", "on")) if parts.host else _origin_of_environment()
     return Address(
         origin=origin,
         mount=mount,
@@ -115,8 +116,17 @@ def parse_address(url: str) -> Address:
         ca_file=options.get("cacert") or os.environ.get("BAO_CACERT") or os.environ.get("VAULT_CACERT") or "",
         token_file=options.get("token_file", ""),
         namespace=_namespace(options),
-        versions=versions,
+        versions=int(options.get("versions", "1")),
     )
+
+
+def _default_token_file() -> Path | None:
+    """Return the file that ``bao login`` writes, if there is one and a home whose files may be seen."""
+    try:
+        found = Path.home() / _TOKEN_FILE
+        return found if found.is_file() else None
+    except (RuntimeError, OSError):
+        return None
 
 
 def _namespace(options: dict[str, str]) -> str:
@@ -124,17 +134,14 @@ def _namespace(options: dict[str, str]) -> str:
     return found or ""
 
 
-def _check(path: str, options: dict[str, str], versions: int, *, fragment: str) -> None:
-    unknown = sorted(set(options) - _OPTIONS)
-    segments = path.strip("/").split("/")
+def _check(parts: UrlParts) -> None:
+    unknown = sorted(set(parts.options) - _OPTIONS)
+    segments = parts.path.strip("/").split("/")
     whole = len(segments) >= 2 and all(_SEGMENT.fullmatch(segment) for segment in segments)
-    if (
-        unknown
-        or fragment
-        or not whole
-        or not 1 <= versions <= 100
-        or options.get("tls", "on") not in ("on", "off")
-    ):
+    switches = parts.options.get("tls", "on") in ("on", "off") and _VERSIONS.fullmatch(
+        parts.options.get("versions", "1")
+    )
+    if unknown or parts.fragment or parts.user or not whole or not switches:
         wrong = f": ?{one_line(unknown[0], limit=40)} is unknown" if unknown else ""
         raise ConfigurationError(f"this is not the URL of an OpenBao store{wrong}", advice=_EXAMPLE)
 

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from msgspec.structs import replace
 
+from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.errors import CheckpointError
 from flowmate_async.models import KeptToken
 from flowmate_async.secrets import Secret
@@ -40,6 +41,7 @@ from flowmate_async.stores.postgres_address import Address, Connection, driver, 
 from flowmate_async.stores.postgres_schema import lock_number, prepare, read_meta, write_meta
 from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
 from flowmate_async.stores.sealed_tokens import opened_tokens, reseal_tokens
+from flowmate_async.stores.store_url import StoreUrl
 from flowmate_async.stores.uninterrupted import uninterrupted
 
 T = TypeVar("T")
@@ -263,20 +265,22 @@ class PostgresStore:
         if pool is None:
             return
         try:
-            async with asyncio.timeout(_GOODBYE_SECONDS):
-                await pool.close()
+            with DriverBoundary():
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await pool.close()
         except TimeoutError:
             pool.terminate()
 
 
 def postgres_store(
-    url: str, *, key: StoreKey, other_key: StoreKey | None = None, create: bool = True
+    url: str | StoreUrl, *, key: StoreKey, other_key: StoreKey | None = None, create: bool = True
 ) -> PostgresStore:
-    """The store behind a URL.
+    """Return the store behind a URL.
 
     Raises:
         ConfigurationError: no such URL, or no driver.
     """
+    url = StoreUrl.of(url)
     driver()
     return PostgresStore(parse_address(url), key=key, other_key=other_key, create=create)
 
@@ -292,6 +296,7 @@ async def _nothing_to_reset(connection: object) -> None:
 
 async def _hang_up(connection: Any) -> None:
     try:
-        await connection.close(timeout=_GOODBYE_SECONDS)
+        with DriverBoundary():
+            await connection.close(timeout=_GOODBYE_SECONDS)
     except Exception:  # noqa: BLE001 - the connection was lost before, and its lock with it
         connection.terminate()

@@ -10,13 +10,15 @@ from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlunsplit
 
 import msgspec
 
+from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.errors import ConfigurationError, StoreError
-from flowmate_async.redaction import one_line
+from flowmate_async.redaction import one_line, safe_text
 from flowmate_async.settings import is_loopback
+from flowmate_async.stores.store_url import StoreUrl
 
 T = TypeVar("T")
 
@@ -63,8 +65,8 @@ class Connection(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[object]: ...  # noqa: D102
 
 
-def parse_address(url: str) -> Address:
-    """The address in ``postgresql://user@host:5432/database?schema=name``.
+def parse_address(url: str | StoreUrl) -> Address:
+    """Return the address in ``postgresql://user@host:5432/database?schema=name``.
 
     What is left out the driver takes from ``PGHOST``, ``PGUSER`` and so on. TLS with a verified certificate
     is required of other machines, unless ``sslmode`` or ``PGSSLMODE`` says otherwise.
@@ -72,19 +74,18 @@ def parse_address(url: str) -> Address:
     Raises:
         ConfigurationError: no such URL.
     """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    except ValueError:
-        raise ConfigurationError("this is not the URL of a PostgreSQL store", advice=_EXAMPLE) from None
-    unknown = sorted(set(options) - _OPTIONS)
-    schema = options.pop("schema", _DEFAULT_SCHEMA)
+    url = StoreUrl.of(url)
+    parts = url.parts(keep_blank=True)
+    if parts is None:
+        raise ConfigurationError("this is not the URL of a PostgreSQL store", advice=_EXAMPLE)
+    unknown = sorted(set(parts.options) - _OPTIONS)
+    schema = parts.options.get("schema", _DEFAULT_SCHEMA)
     if unknown or parts.fragment or not _SCHEMA.fullmatch(schema):
-        wrong = f"?{one_line(unknown[0], limit=40)}" if unknown else "a schema that is no plain name"
+        wrong = f"?{one_line(unknown[0], limit=40)}" if unknown else "a schema that is not a plain name"
         raise ConfigurationError(f"the URL of the PostgreSQL store has {wrong}", advice=_EXAMPLE)
+    options = {name: value for name, value in parts.options.items() if name != "schema"}
     if "sslmode" not in options and "PGSSLMODE" not in os.environ:
-        local = _is_local(options.get("host") or host or os.environ.get("PGHOST", ""))
+        local = _is_local(options.get("host") or parts.host or os.environ.get("PGHOST", ""))
         options["sslmode"] = "prefer" if local else "verify-full"
     dsn = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options), ""))
     return Address(dsn, schema, one_line(f"{parts.netloc}{parts.path} (schema {schema})", limit=300))
@@ -111,26 +112,36 @@ def driver() -> Any:
 
 
 async def guarded(work: Awaitable[T], address: Address) -> T:
-    """Do the work; the driver's errors become one line for the reader, without the frames they came from.
+    """Await the driver; its errors become one line for the reader, and none of its frames get out.
 
     Raises:
         StoreError: the server refused, or could not be reached.
     """
     asyncpg = driver()
-    try:
-        return await work
-    except asyncpg.PostgresError as error:
-        failure = _refused(error, address)
-    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        # Leaving a transaction whose connection was lost fails again; why it was lost is what matters.
-        refusal = error.__context__
-        if isinstance(refusal, asyncpg.PostgresError):
-            failure = _refused(refusal, address)
-        else:
-            failure = _unreachable(error, address)
-    except UnicodeError:
-        failure = StoreError(f"the store {address.where} cannot hold a name that is not valid Unicode")
+    with DriverBoundary():  # around the handlers: why a connection was lost is in an error's context
+        try:
+            return await work
+        except asyncpg.PostgresError as error:
+            failure = _refused(error, address)
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
+            # Leaving a transaction whose connection was lost fails again; why it was lost is what matters.
+            refusal = error.__context__
+            if isinstance(refusal, asyncpg.PostgresError):
+                failure = _refused(refusal, address)
+            else:
+                failure = _unreachable(error, address)
+        except UnicodeError:
+            failure = StoreError(f"the store {address.where} cannot hold a name that is not valid Unicode")
+        except ValueError as error:  # of the environment, as PGPORT=tcp://10.0.0.1:5432 of a service link
+            failure = _misconfigured(error, address)
     raise failure
+
+
+def _misconfigured(error: ValueError, address: Address) -> StoreError:
+    return StoreError(
+        f"the store {address.where} cannot be used: {safe_text(str(error))}",
+        advice="Check the URL, and the variables PGHOST, PGPORT and the like",
+    )
 
 
 def _unreachable(error: Exception, address: Address) -> StoreError:

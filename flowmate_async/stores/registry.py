@@ -4,7 +4,6 @@ A driver is imported only when its scheme is asked for. Nothing here touches a s
 is entered.
 """
 
-import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
@@ -13,6 +12,7 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Redacted, one_line
 from flowmate_async.stores.base import Store
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.store_url import StoreUrl
 
 ENTRY_POINTS = "flowmate_async.stores"
 
@@ -21,22 +21,20 @@ StoreFactory = Callable[..., Store]
 
 
 class Asked(Redacted, frozen=True):
-    """How a store is asked for; see :func:`open_store`."""
+    """The arguments of :func:`open_store`."""
 
+    url: StoreUrl
     key: StoreKey | None
     other_key: StoreKey | None
     create: bool
 
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
-# Deliberately wide: a password may hold slashes and question marks that were not escaped.
-_CREDENTIALS = re.compile(
-    r"^[^:]+://[^/@:]*:.*@|[?&](password|passwd|pwd|sslpassword|token)=", re.DOTALL | re.IGNORECASE
-)
-
-
 def open_store(
-    url: str, *, key: StoreKey | None = None, other_key: StoreKey | None = None, create: bool = True
+    url: str | StoreUrl,
+    *,
+    key: StoreKey | None = None,
+    other_key: StoreKey | None = None,
+    create: bool = True,
 ) -> Store:
     """The store behind a URL; enter it with ``async with`` to open it.
 
@@ -54,6 +52,7 @@ def open_store(
         ConfigurationError: unknown scheme, a URL that cannot work or that holds a credential, no key or none
             that is a :class:`StoreKey`.
     """
+    url = StoreUrl.of(url)
     kinds = {type(one).__name__ for one in (key, other_key) if not isinstance(one, StoreKey | None)}
     if kinds:
         key = other_key = None  # a key as text must not stay a local of a frame that raises
@@ -61,21 +60,14 @@ def open_store(
             f"the store's key is a StoreKey, not {kinds.pop()}",
             advice="Make one with StoreKey.parse(text) or read_key_file(path)",
         )
-    if _CREDENTIALS.search(url):
-        del url
+    if url.has_credential:
         raise ConfigurationError(
             "the store's URL holds a credential, and URLs end up in logs and process lists",
             advice="Leave it out of the URL; the store's documentation says where its driver looks for it",
         )
-    scheme = _scheme(url)
-    if scheme in _BUILT_IN:
-        return _BUILT_IN[scheme](url, Asked(key, other_key, create))
-    return _registered(scheme)(url, key=key)
-
-
-def _scheme(url: str) -> str:
-    found = _SCHEME.match(url)
-    return found.group().lower() if found else ""
+    if url.scheme in _BUILT_IN:
+        return _BUILT_IN[url.scheme](Asked(url, key, other_key, create))
+    return _registered(url.scheme)(url.text, key=key)
 
 
 def _registered(scheme: str) -> StoreFactory:
@@ -101,27 +93,27 @@ def _loaded(entry: EntryPoint) -> StoreFactory:
     )
 
 
-def _memory(url: str, asked: Asked) -> Store:  # noqa: ARG001 - nothing to seal
+def _memory(asked: Asked) -> Store:
     from flowmate_async.stores.memory import MemoryStore  # noqa: PLC0415 - by scheme
 
-    if url.partition(":")[2]:
+    if asked.url.text.partition(":")[2]:
         raise ConfigurationError("a store in memory has no name", advice="Write memory:")
     return MemoryStore()
 
 
-def _sqlite(url: str, asked: Asked) -> Store:
+def _sqlite(asked: Asked) -> Store:
     from flowmate_async.stores.sqlite import SqliteStore  # noqa: PLC0415 - by scheme
     from flowmate_async.stores.sqlite_files import path_of_url  # noqa: PLC0415 - by scheme
 
-    path = path_of_url(url)
+    path = path_of_url(asked.url)
     return SqliteStore(path, key=_required(asked, "sqlite"), other_key=asked.other_key, create=asked.create)
 
 
-def _postgres(url: str, asked: Asked) -> Store:
+def _postgres(asked: Asked) -> Store:
     from flowmate_async.stores.postgres import postgres_store  # noqa: PLC0415 - by scheme
 
     return postgres_store(
-        url, key=_required(asked, "PostgreSQL"), other_key=asked.other_key, create=asked.create
+        asked.url, key=_required(asked, "PostgreSQL"), other_key=asked.other_key, create=asked.create
     )
 
 
@@ -131,25 +123,27 @@ def _required(asked: Asked, kind: str) -> StoreKey:
     return asked.key
 
 
-def _age(url: str, asked: Asked) -> Store:
+def _age(asked: Asked) -> Store:
     from flowmate_async.stores.age import age_store  # noqa: PLC0415 - by scheme
 
-    return age_store(url, key=_required(asked, "jsonl+age"), other_key=asked.other_key, create=asked.create)
+    return age_store(
+        asked.url, key=_required(asked, "jsonl+age"), other_key=asked.other_key, create=asked.create
+    )
 
 
-def _openbao(url: str, asked: Asked) -> Store:
+def _openbao(asked: Asked) -> Store:
     from flowmate_async.stores.openbao import openbao_store  # noqa: PLC0415 - by scheme
 
-    return openbao_store(url, create=asked.create)
+    return openbao_store(asked.url, create=asked.create)
 
 
-def _aws(url: str, asked: Asked) -> Store:
+def _aws(asked: Asked) -> Store:
     from flowmate_async.stores.aws import aws_store  # noqa: PLC0415 - by scheme
 
-    return aws_store(url, create=asked.create)
+    return aws_store(asked.url, create=asked.create)
 
 
-_BUILT_IN: dict[str, Callable[[str, Asked], Store]] = {
+_BUILT_IN: dict[str, Callable[[Asked], Store]] = {
     "awssm": _aws,
     "jsonl+age": _age,
     "memory": _memory,
@@ -160,10 +154,10 @@ _BUILT_IN: dict[str, Callable[[str, Asked], Store]] = {
 _UNSEALED = frozenset({"awssm", "memory", "openbao"})
 
 
-def needs_key(url: str) -> bool:
-    """Whether a store key is needed for the store behind a URL; stores of entry points may need one.
+def needs_key(url: str | StoreUrl) -> bool:
+    """Return whether a store key is needed for the store behind a URL; stores of entry points may need one.
 
     Args:
         url: the store's, as for :func:`open_store`.
     """
-    return _scheme(url) not in _UNSEALED
+    return StoreUrl.of(url).scheme not in _UNSEALED

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote
 
 from flowmate_async.errors import CheckpointError, ConfigurationError, StoreError
 from flowmate_async.private_files import create_private, require_private
 from flowmate_async.redaction import one_line
+from flowmate_async.stores.store_url import StoreUrl
 
 T = TypeVar("T")
 
@@ -36,19 +36,20 @@ _ADVICE = {
 }
 
 
-def path_of_url(url: str) -> Path:
-    """The path in ``sqlite:///relative.db`` or ``sqlite:////absolute.db``, made absolute.
+def path_of_url(url: str | StoreUrl) -> Path:
+    """Return the path in ``sqlite:///relative.db`` or ``sqlite:////absolute.db``, made absolute.
 
     Raises:
-        ConfigurationError: no such URL.
+        ConfigurationError: no such URL, or the working directory is gone.
     """
-    path = unquote(url.removeprefix(_PREFIX)) if url.startswith(_PREFIX) else ""
-    if not path or "\0" in path or "?" in url or "#" in url:
+    url = StoreUrl.of(url)
+    path = url.path_after(_PREFIX)
+    if path is None:
         raise ConfigurationError(
             "this is not the URL of a sqlite store",
             advice="Write sqlite:///relative.db or sqlite:////absolute.db; a ? or # in a name as %3F or %23",
         )
-    return Path(path).absolute()
+    return path
 
 
 def prepare_file(path: Path) -> None:

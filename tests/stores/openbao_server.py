@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -34,6 +35,17 @@ class OpenBaoServer:
         request.add_header("X-Vault-Token", self.token)
         with urllib.request.urlopen(request, timeout=30) as answer:
             return msgspec.json.decode(answer.read() or b"{}")
+
+    def wait_until_gone(self, path: str) -> None:
+        """Wait until the server no longer shows a document, as when it expires."""
+        while True:
+            try:
+                self.ask("GET", path)
+            except urllib.error.HTTPError as error:
+                if error.code == 404:
+                    return
+                raise
+            time.sleep(0.05)
 
 
 @contextlib.contextmanager

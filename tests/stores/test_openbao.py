@@ -153,10 +153,27 @@ class TestFailure:
                 await store.__aenter__()
         assert len(asked) == 5
 
-    async def test_a_redirect_is_not_followed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The token would go wherever it leads."""
-        async with scripted([(307, {})], monkeypatch) as (store, asked):
-            with pytest.raises(StoreError, match="307"):
+    @pytest.mark.parametrize("status", [307, 472, 473])
+    async def test_a_standby_is_asked_again_and_then_named(
+        self, status: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The active node may be changing. The redirect is not followed: the token would go along."""
+        async with scripted([(status, {})] * 9, monkeypatch) as (store, asked):
+            with pytest.raises(StoreError, match=rf"{status}: this node is a standby.*api_addr"):
+                await store.__aenter__()
+        assert len(asked) == 5
+        assert not any("elsewhere" in one for one in asked)
+
+    async def test_a_standby_that_becomes_active_is_not_noticed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        state = {"data": {"data": {"document": '{"format":1}'}, "metadata": {"version": 1}}}
+        async with scripted([(307, {}), (473, {}), (200, state)], monkeypatch) as (store, asked), store:
+            assert len(asked) == 3
+
+    async def test_another_redirect_is_not_followed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with scripted([(302, {})], monkeypatch) as (store, asked):
+            with pytest.raises(StoreError, match="302"):
                 await store.__aenter__()
         assert len(asked) == 1
 
@@ -176,6 +193,8 @@ class TestAddress:
             "openbao://host/secret/a?color=red",
             "openbao://host/secret/a?versions=0",
             "openbao://host/secret/a?tls=maybe",
+            "openbao://host/secret/a?versions=101",
+            "openbao://somebody@host/secret/a",
             "openbao:///secret/a",
         ],
     )
@@ -210,6 +229,26 @@ class TestAddress:
         monkeypatch.setenv("HOME", str(tmp_path))
         with pytest.raises(ConfigurationError, match="BAO_TOKEN"):
             await openbao_store("openbao://127.0.0.1:9/secret/a?tls=off").__aenter__()
+
+    @pytest.mark.parametrize("home", [None, "/proc/1/root", "/nowhere"])
+    async def test_a_token_of_the_environment_needs_no_home(
+        self, home: str | None, openbao_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in a container whose user has no home, or another user's."""
+
+        def no_home() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        if home is None:
+            monkeypatch.setattr(Path, "home", no_home)
+        else:
+            monkeypatch.setenv("HOME", home)
+        async with openbao_store(openbao_url):
+            pass
+        monkeypatch.delenv("BAO_TOKEN")
+        monkeypatch.delenv("VAULT_TOKEN", raising=False)
+        with pytest.raises(ConfigurationError, match="there is no token"):
+            await openbao_store(openbao_url).__aenter__()
 
 
 def with_token(openbao: OpenBaoServer, url: str, rules: dict[str, list[str]], folder: Path) -> str:
@@ -250,7 +289,7 @@ async def scripted(
         asked.append(f"{request.method} {request.path_qs}")
         status, body = answers[len(asked) - 1]
         return web.json_response(
-            body, status=status, headers={"Location": "/elsewhere"} if status == 307 else {}
+            body, status=status, headers={"Location": "/elsewhere"} if 300 < status < 400 else {}
         )
 
     runner = web.ServerRunner(web.Server(answer))

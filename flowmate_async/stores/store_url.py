@@ -1,0 +1,118 @@
+"""A store's URL before it is known to be harmless: somebody may have put a password or a token into it.
+
+It travels in a redacted struct from the first line on, since the locals of frames that raise are printed.
+"""
+
+import re
+from pathlib import Path
+from typing import ClassVar, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.redaction import Redacted, one_line
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
+# Deliberately wide: a password may hold slashes and question marks that were not escaped.
+_CREDENTIALS = re.compile(
+    r"^[^:]+://[^/@:]*:.*@|[?&](?!token_file=)[^=&]*(password|passwd|passphrase|pwd|secret|token)[^=&]*=",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+class UrlParts(Redacted, frozen=True, gc=True):
+    """The parts of a URL, see :func:`urllib.parse.urlsplit`.
+
+    Attributes:
+        user: who logs in; empty when left out.
+        netloc: user, host and port as they are written.
+        host: the host; empty when left out.
+        port: the port, if there is one.
+        path: the path.
+        options: the query's names and values.
+        fragment: what follows a ``#``.
+    """
+
+    user: str
+    netloc: str
+    host: str
+    port: int | None
+    path: str
+    options: dict[str, str]
+    fragment: str
+
+    __shown__: ClassVar[tuple[str, ...]] = ("host", "port")
+
+
+class StoreUrl(Redacted, frozen=True):
+    """A store's URL; never shows.
+
+    Attributes:
+        text: the URL.
+    """
+
+    text: str
+
+    @classmethod
+    def of(cls, url: "str | StoreUrl") -> Self:
+        """Wrap a URL, unless it is wrapped already.
+
+        Args:
+            url: assign the result to the same name, so that the text is no longer a local.
+        """
+        return cls(url.text if isinstance(url, StoreUrl) else url)
+
+    @property
+    def scheme(self) -> str:
+        """The scheme in lower case; empty when there is none."""
+        found = _SCHEME.match(self.text)
+        return found.group().lower() if found else ""
+
+    @property
+    def has_credential(self) -> bool:
+        """Return whether it seems to hold a password or a token."""
+        return _CREDENTIALS.search(self.text) is not None
+
+    def parts(self, *, keep_blank: bool = False) -> UrlParts | None:
+        """Split it; ``None`` when it is no URL.
+
+        Args:
+            keep_blank: keep options without a value, instead of refusing them.
+        """
+        try:
+            parts = urlsplit(self.text)
+            options = parse_qsl(parts.query, keep_blank_values=keep_blank, strict_parsing=bool(parts.query))
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            return None
+        user = parts.username or ""
+        return UrlParts(user, parts.netloc, host, port, parts.path, dict(options), parts.fragment)
+
+    def path_after(self, prefix: str) -> Path | None:
+        """Return the absolute path of a file's URL; ``None`` when it is no URL of a file.
+
+        Args:
+            prefix: what the URL begins with, as ``sqlite:///``; other URLs are not of a file.
+
+        Raises:
+            ConfigurationError: the path is relative, and the working directory is gone.
+        """
+        path = unquote(self.text.removeprefix(prefix)) if self.text.startswith(prefix) else ""
+        if not path or "\0" in path or "?" in self.text or "#" in self.text:
+            return None
+        return absolute(Path(path))
+
+
+def absolute(path: Path) -> Path:
+    """Return the path made absolute.
+
+    Raises:
+        ConfigurationError: the working directory is gone.
+    """
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        pass
+    raise ConfigurationError(
+        f"the path {one_line(str(path), limit=1000)} is relative, and the working directory is gone",
+        advice="Change to a directory that exists, or name an absolute path",
+    )
