@@ -224,11 +224,11 @@ def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocumen
     secrets, changed = dict(found.secrets), 0
     for secret in user.secrets:
         new = stored_secret(username, secret, at=at)
-        if secret.id not in secrets or opened(secrets[secret.id], secret.id) != secret:
+        if secret.id not in secrets or opened(secrets[secret.id], secret.id) != opened(new, secret.id):
             secrets[secret.id] = new
             changed += 1
     for secret_id, name in user.renamed.items():
-        before = opened(secrets[secret_id]) if secret_id in secrets else None
+        before = opened(secrets[secret_id], secret_id) if secret_id in secrets else None
         if before is not None:
             secrets[secret_id] = stored_secret(username, msgspec.structs.replace(before, name=name), at=at)
     present = set(user.present)

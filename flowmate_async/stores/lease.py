@@ -6,9 +6,10 @@ than two thirds of it would let two in.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -17,7 +18,7 @@ from flowmate_async.errors import CheckpointError, FlowMateError
 from flowmate_async.stores.documents import Lease, State
 from flowmate_async.stores.uninterrupted import uninterrupted
 
-Change = Callable[[Callable[[State], State]], Awaitable[State]]
+Change = Callable[[Callable[[State], State]], Coroutine[Any, Any, State]]
 
 
 @asynccontextmanager
