@@ -12,18 +12,27 @@ import msgspec
 
 __all__ = [
     "FORBIDDEN",
+    "FOREIGN_ORIGIN",
     "IAM_DOWN",
+    "INVALID_AUTHORIZATION",
+    "INVALID_FILTER",
     "MISSING_AUTHORIZATION",
     "NOTHING_SAID",
     "PRIVATE",
     "TOKEN_NOT_FOUND",
     "TOO_MANY_LOCK_WAITS",
+    "UNKNOWN_ERROR",
+    "UNKNOWN_TOKEN",
     "Answer",
+    "broken_body",
+    "broken_escape",
     "error",
     "json_answer",
     "json_body",
     "not_found_text",
+    "preflight",
     "throttled",
+    "too_large_headers",
     "unknown_route",
     "weak_etag",
 ]
@@ -31,11 +40,16 @@ __all__ = [
 _JSON = "application/json; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(decimal_format="number")
 
 NOTHING_SAID = ""
 FORBIDDEN = "FORBIDDEN"
 MISSING_AUTHORIZATION = "Missing authorization header."
+INVALID_AUTHORIZATION = "Invalid authorization header"
+UNKNOWN_TOKEN = "VALIDATION_ERROR"  # noqa: S105 - IAM's message for a token that it does not know
+INVALID_FILTER = "The filter is invalid."
+UNKNOWN_ERROR = "UNKNOWN_ERROR"
+FOREIGN_ORIGIN = "Not allowed by CORS"
 TOKEN_NOT_FOUND = "Token invalid. Error: Error. Details: Token not found in IAM"  # noqa: S105 - a message
 # "… Details: Authorization failed" was observed; the words before it are those of the other 401.
 IAM_DOWN = "Token invalid. Error: Error. Details: Authorization failed"
@@ -45,14 +59,26 @@ PRIVATE = "no-store, no-cache, must-revalidate, private"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One answer: `etag` is None where the service sends none."""
+    """One answer.
+
+    Attributes:
+        status: its status.
+        body: its body.
+        content_type: None for an answer without a body.
+        etag: None where the service sends none.
+        cache_control: likewise.
+        retry_after: likewise.
+        cross_origin: whether it has `Vary` and `Access-Control-Allow-*`, as nearly every answer of the
+            services has and no answer of the ingress (§ Second look, "Requests").
+    """
 
     status: int
-    body: bytes
-    content_type: str = _JSON
+    body: bytes = b""
+    content_type: str | None = _JSON
     etag: str | None = None
     cache_control: str | None = None
     retry_after: str | None = None
+    cross_origin: bool = True
 
 
 def json_body(value: object) -> bytes:
@@ -71,15 +97,35 @@ def json_answer(body: bytes, *, status: int = 200, cache_control: str | None = N
     return Answer(status=status, body=body, etag=weak_etag(body), cache_control=cache_control)
 
 
-def error(status: int, message: str = NOTHING_SAID) -> Answer:
+def error(status: int, message: str = NOTHING_SAID, *, cache_control: str | None = None) -> Answer:
     """Answer with a JSON error."""
-    return json_answer(json_body({"message": message}), status=status)
+    return json_answer(json_body({"message": message}), status=status, cache_control=cache_control)
+
+
+def broken_body(message: str) -> Answer:
+    """Answer to a body that is not JSON: refused before anything else is looked at."""
+    return msgspec.structs.replace(error(400, message), cross_origin=False)
+
+
+def broken_escape(parameter: str) -> Answer:
+    """Answer to a path whose escapes cannot be decoded."""
+    return error(400, f"Failed to decode param '{parameter}'")
+
+
+def preflight() -> Answer:
+    """Answer to OPTIONS, whatever the path."""
+    return Answer(status=204, content_type=None)
+
+
+def too_large_headers() -> Answer:
+    """Answer to more than 16 KB of headers and URL, by the HTTP server itself."""
+    return Answer(status=431, content_type=None, cross_origin=False)
 
 
 def throttled(retry_after_seconds: int) -> Answer:
     """Answer for a request above the limit. The gateway's own body was never observed."""
     body = json_body({"message": "Too Many Requests"})
-    return Answer(status=429, body=body, retry_after=str(retry_after_seconds))
+    return Answer(status=429, body=body, retry_after=str(retry_after_seconds), cross_origin=False)
 
 
 def not_found_text() -> Answer:

@@ -7,6 +7,7 @@ import msgspec
 
 from . import answers
 from .answers import Answer, error
+from .authorization import token_or_refusal
 from .faults import (
     Error,
     ErrorAfter,
@@ -56,24 +57,25 @@ def ingress_page(fault: IngressPage) -> Answer:
     """Return the page that the ingress or a firewall answers with, in the service's place."""
     if fault.page == "default_backend":
         body = b"default backend - 404"
-        return Answer(status=404, body=body, content_type="text/plain; charset=utf-8")
+        return Answer(status=404, body=body, content_type="text/plain; charset=utf-8", cross_origin=False)
     return _gateway_page(_INGRESS_STATUSES[fault.page])
 
 
 def _gateway_page(status: int) -> Answer:
-    return Answer(status=status, body=_page(f"{status} {_REASONS[status]}"), content_type="text/html")
+    return _html(status, f"{status} {_REASONS[status]}")
 
 
-def iam_down(*, authorized: bool) -> Answer:
-    """401 while nobody can look a token up (§ Errors); without a token nobody tries to."""
-    return error(401, answers.IAM_DOWN if authorized else answers.MISSING_AUTHORIZATION)
+def iam_down(authorization: str | None) -> Answer:
+    """Return the 401 of a secret service that cannot look up the token, or misses it (§ Errors)."""
+    token = token_or_refusal(authorization)
+    return token if isinstance(token, Answer) else error(401, answers.IAM_DOWN)
 
 
 def bent(fault: Fault, answer: Answer) -> Answer:
     """Return what a fault makes of the true answer: the same, for faults of another kind."""
     match fault:
         case Html():
-            return Answer(status=200, body=_page("Sign in to the network"), content_type="text/html")
+            return _html(200, "Sign in to the network")
         case InvalidUtf8():
             return _with_body(answer, _spoilt(answer.body))
         case InvalidJson():
@@ -99,6 +101,7 @@ def _blown_up(body: bytes, size: int) -> bytes:
     return body[:1] + b" " * max(0, size - len(body)) + body[1:]
 
 
-def _page(title: str) -> bytes:
+def _html(status: int, title: str) -> Answer:
     head, body = f"<head><title>{title}</title></head>", f"<body><h1>{title}</h1></body>"
-    return f"<html>\r\n{head}\r\n{body}\r\n</html>\r\n".encode()
+    page = f"<html>\r\n{head}\r\n{body}\r\n</html>\r\n".encode()
+    return Answer(status=status, body=page, content_type="text/html", cross_origin=False)

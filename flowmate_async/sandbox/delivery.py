@@ -1,6 +1,7 @@
-"""Delivery: an answer as bytes with the headers the services send.
+"""Delivery: an answer as bytes with the headers that the services send.
 
-docs/contract/OBSERVED.md § Connections: `Keep-Alive`, weak `ETag`s, 304, no compression.
+docs/contract/OBSERVED.md § Connections: `Keep-Alive`, weak `ETag`s, 304, no compression; § Second look,
+"Requests": `Vary` and `Access-Control-Allow-*`.
 """
 
 from aiohttp import web
@@ -15,6 +16,8 @@ _KEEP_ALIVE = "timeout=5"
 def deliver(request: web.BaseRequest, answer: Answer) -> web.Response:
     """Make the response, a 304 where the reader has this body already."""
     headers = {"Keep-Alive": _KEEP_ALIVE}
+    if answer.cross_origin:
+        headers |= _cross_origin_headers(request)
     if answer.cache_control is not None:
         headers["Cache-Control"] = answer.cache_control
     if answer.retry_after is not None:
@@ -23,8 +26,19 @@ def deliver(request: web.BaseRequest, answer: Answer) -> web.Response:
         headers["ETag"] = answer.etag
         if answer.status == 200 and _is_fresh(request, answer.etag):
             return web.Response(status=304, headers=headers)
-    headers["Content-Type"] = answer.content_type
+    if answer.content_type is not None:
+        headers["Content-Type"] = answer.content_type
     return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+def _cross_origin_headers(request: web.BaseRequest) -> dict[str, str]:
+    headers = {"Vary": "Origin", "Access-Control-Allow-Credentials": "true"}
+    if "Origin" in request.headers:
+        headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+    if request.method == "OPTIONS":
+        headers["Vary"] = "Origin, Access-Control-Request-Headers"
+        headers["Access-Control-Allow-Methods"] = "GET,HEAD,PUT,PATCH,POST,DELETE"
+    return headers
 
 
 def _is_fresh(request: web.BaseRequest, etag: str) -> bool:

@@ -1,7 +1,6 @@
 """Endpoints: one method for each route of the contract, from a request to its answer.
 
-The checks stand in the order in which the services make them. No endpoint knows of latency, limits
-or connections.
+The checks are made in the order of the services. No endpoint knows of latency, limits or connections.
 """
 
 import asyncio
@@ -14,10 +13,13 @@ from aiohttp import web
 
 from . import answers
 from .answers import Answer, error, json_answer, json_body
-from .ids import is_object_id
+from .authorization import carried_token, token_or_refusal
+from .ids import object_id_of
 from .masking import mask_value
 from .options import Settings
-from .pagination import page_of, slice_of
+from .pagination import NegativeSkipError, page_of, slice_of
+from .population import BORN
+from .preliminaries import preliminary_answer
 from .refresh import Refresher, RefreshError
 from .routes import GET_SECRET, GET_USER, IMPERSONATE, LIST_SECRETS, LIST_USERS, UNKNOWN, Route
 from .secret import Secret, list_item
@@ -25,11 +27,22 @@ from .stats import Counters
 from .user import User
 from .world import World
 
-__all__ = ["Endpoint", "Endpoints", "bearer_of"]
+__all__ = ["Endpoints"]
 
-Endpoint = Callable[[web.BaseRequest, Route], Awaitable[Answer]]
+_Endpoint = Callable[[web.BaseRequest, Route], Awaitable[Answer]]
 
 _USERS_A_SLICE = 2000
+_UNCHANGEABLE = "The sandbox changes secrets on its own routes only: see PATCH /_sandbox/secrets/{id}."
+_ADMIN_ROLE = {
+    "name": "ADMIN",
+    "type": "TENANT",
+    "isGlobal": True,
+    "permissions": ["all"],
+    "_id": "",
+    "__v": 0,
+    "createdAt": BORN,
+    "updatedAt": BORN,
+}
 
 
 class _Impersonation(msgspec.Struct):
@@ -56,16 +69,23 @@ class Endpoints:
         self._refresher = refresher
         self._counters = counters
         self._settings = settings
-        self.by_template: dict[str, Endpoint] = {
-            IMPERSONATE: self.impersonate,
-            LIST_USERS: self.list_users,
-            GET_USER: self.get_user,
-            LIST_SECRETS: self.list_secrets,
-            GET_SECRET: self.get_secret,
-            UNKNOWN: self.unknown,
+        self._by_template: dict[str, _Endpoint] = {
+            IMPERSONATE: self._impersonate,
+            LIST_USERS: self._list_users,
+            GET_USER: self._get_user,
+            LIST_SECRETS: self._list_secrets,
+            GET_SECRET: self._get_secret,
+            UNKNOWN: self._unknown,
         }
 
-    async def impersonate(self, request: web.BaseRequest, _route: Route) -> Answer:
+    async def answer(self, request: web.BaseRequest, route: Route) -> Answer:
+        """Answer one request."""
+        refusal = await preliminary_answer(request, route)
+        if refusal is not None:
+            return refusal
+        return await self._by_template[route.template](request, route)
+
+    async def _impersonate(self, request: web.BaseRequest, _route: Route) -> Answer:
         """`POST /impersonate` (§ Impersonation)."""
         refusal = self._refuse_others_than_admin(request)
         if refusal is not None:
@@ -80,18 +100,20 @@ class Endpoints:
         self._counters.impersonations[user.username] += 1
         return json_answer(json_body(self._world.tokens.issue(user)))
 
-    async def list_users(self, request: web.BaseRequest, route: Route) -> Answer:
+    async def _list_users(self, request: web.BaseRequest, route: Route) -> Answer:
         """`GET /users/`: everybody in one body (§ Users of the tenant)."""
         refusal = self._refuse_others_than_admin(request)
         if refusal is not None:
             return refusal
         asked = parse_qs(route.query, keep_blank_values=True)
-        usernames = {name.lower() for name in asked.get("username", ()) if name}
-        user_ids = {user_id for user_id in asked.get("userId", ()) if user_id}
-        if not all(map(is_object_id, user_ids)):
-            return error(500)
-        body, total = await _joined(self._users(usernames, user_ids))
-        if asked.get("meta") == ["true"]:
+        if any(name.startswith(("username[", "userId[")) for name in asked):
+            return error(500, answers.UNKNOWN_ERROR)
+        usernames = {name for name in asked.get("username", ()) if name}
+        user_ids = [object_id_of(user_id) for user_id in asked.get("userId", ()) if user_id]
+        if None in user_ids:
+            return error(500, answers.INVALID_FILTER)
+        body, total = await _joined(self._users(usernames, {user_id for user_id in user_ids if user_id}))
+        if "meta" in asked:
             body = b'{"data":' + body + b',"meta":' + json_body({"total": total}) + b"}"
         return json_answer(body)
 
@@ -104,40 +126,63 @@ class Endpoints:
             found = [self._world.user_by_id(user_id) for user_id in sorted(user_ids)]
         return [user for user in found if user and (not user_ids or user.id in user_ids)]
 
-    async def get_user(self, request: web.BaseRequest, route: Route) -> Answer:
-        """`GET /users/{id}` (§ Users of the tenant)."""
+    async def _get_user(self, request: web.BaseRequest, route: Route) -> Answer:
+        """`GET /users/{id}` (§ Users of the tenant), and `GET /users/me` (§ Second look)."""
+        if route.object_id == "me":
+            return self._get_caller(request)
         refusal = self._refuse_others_than_admin(request)
         if refusal is not None:
             return refusal
-        if not is_object_id(route.object_id):
+        if route.object_id is None:
+            return answers.broken_escape(route.parameter)
+        user_id = object_id_of(route.object_id)
+        if user_id is None:
             return error(500)
-        user = self._world.user_by_id(route.object_id)
+        user = self._world.user_by_id(user_id)
         return answers.not_found_text() if user is None else json_answer(json_body(user))
 
-    async def list_secrets(self, request: web.BaseRequest, route: Route) -> Answer:
+    def _get_caller(self, request: web.BaseRequest) -> Answer:
+        caller = self._iam_caller(request)
+        if isinstance(caller, Answer):
+            return caller
+        roles = [{**_ADMIN_ROLE, "_id": role} for role in caller.roles]
+        return json_answer(json_body({**msgspec.to_builtins(caller), "roles": roles}))
+
+    async def _list_secrets(self, request: web.BaseRequest, route: Route) -> Answer:
         """`GET /secrets/`: one page, without credentials (§ Listing)."""
         reader = self._reader(request)
         if isinstance(reader, Answer):
             return reader
         self._counters.lists[reader.username] += 1
-        page, meta = slice_of(self._world.estate_of(reader), page_of(route.query))
+        try:
+            page, meta = slice_of(self._world.estate_of(reader), page_of(route.query))
+        except NegativeSkipError as refused:
+            return error(500, str(refused), cache_control=answers.PRIVATE)
         body = json_body({"data": [list_item(secret) for secret in page], "meta": meta})
         return json_answer(body, cache_control=answers.PRIVATE)
 
-    async def get_secret(self, request: web.BaseRequest, route: Route) -> Answer:
+    async def _get_secret(self, request: web.BaseRequest, route: Route) -> Answer:
         """`GET /secrets/{id}`: refreshed if needed, masked unless raw (§ One secret)."""
         reader = self._reader(request)
         if isinstance(reader, Answer):
             return reader
-        if not is_object_id(route.object_id):
-            return error(401)
-        secret = self._world.glance(route.object_id.lower())
-        if secret is None:
-            return error(404)
-        if not _owns(reader, secret):
-            return error(403)
+        secret = self._owned(reader, route)
+        if isinstance(secret, Answer):
+            return secret
         self._counters.secret_gets[secret.id] += 1
         return await self._shown(reader, secret)
+
+    def _owned(self, reader: User, route: Route) -> Secret | Answer:
+        """Return the secret that a path names, or why this reader does not get it (§ Errors)."""
+        if route.object_id is None:
+            return answers.broken_escape(route.parameter)
+        secret_id = object_id_of(route.object_id)
+        if secret_id is None:
+            return error(401)
+        secret = self._world.glance(secret_id)
+        if secret is None:
+            return error(404)
+        return secret if _owns(reader, secret) else error(403)
 
     async def _shown(self, reader: User, secret: Secret) -> Answer:
         try:
@@ -148,36 +193,46 @@ class Endpoints:
             shown["value"] = mask_value(secret.type, shown["value"])
         return json_answer(json_body({"data": shown}), cache_control=answers.PRIVATE)
 
-    async def unknown(self, request: web.BaseRequest, route: Route) -> Answer:
-        """Any other route (§ Errors)."""
+    async def _unknown(self, request: web.BaseRequest, route: Route) -> Answer:
+        """Any other route (§ Errors), and changes of a secret."""
+        if request.method in ("DELETE", "PATCH") and route.object_id != "":
+            return self._change_secret(request, route)
         return answers.unknown_route(request.method, route.path)
 
+    def _change_secret(self, request: web.BaseRequest, route: Route) -> Answer:
+        """`DELETE` and `PATCH /secrets/{id}`: only the refusals were observed (§ Second look, "Requests")."""
+        reader = self._reader(request)
+        secret = reader if isinstance(reader, Answer) else self._owned(reader, route)
+        return secret if isinstance(secret, Answer) else error(501, _UNCHANGEABLE)
+
     def _reader(self, request: web.BaseRequest) -> User | Answer:
-        """Whose token this is, as the secret service sees it (§ Errors)."""
-        token = bearer_of(request)
+        """Return whose token this is, as the secret service sees it (§ Errors)."""
+        token = token_or_refusal(request.headers.get("Authorization"))
+        if isinstance(token, Answer):
+            return token
+        return self._account(token) or error(401, answers.TOKEN_NOT_FOUND)
+
+    def _iam_caller(self, request: web.BaseRequest) -> User | Answer:
+        """Return whose token this is, as the identity service sees it; it says nothing of a missing one."""
+        header = request.headers.get("Authorization")
+        if not header:
+            return error(401)
+        token = carried_token(header)
         if token is None:
-            return error(401, answers.MISSING_AUTHORIZATION)
-        user = self._account(token)
-        return error(401, answers.TOKEN_NOT_FOUND) if user is None else user
+            return error(401, answers.INVALID_AUTHORIZATION)
+        return self._account(token) or error(401, answers.UNKNOWN_TOKEN)
 
     def _refuse_others_than_admin(self, request: web.BaseRequest) -> Answer | None:
-        """Refuse as the identity service does: silently 401, or 403 for a mere user."""
-        token = bearer_of(request)
-        if token == self._admin_token:
-            return None
-        user = None if token is None else self._account(token)
-        return error(401) if user is None else error(403, answers.FORBIDDEN)
+        caller = self._iam_caller(request)
+        if isinstance(caller, Answer):
+            return caller
+        is_admin = carried_token(request.headers.get("Authorization")) == self._admin_token
+        return None if is_admin else error(403, answers.FORBIDDEN)
 
     def _account(self, token: str) -> User | None:
         if token == self._admin_token:
             return self._world.administrator
         return self._world.tokens.use(token)
-
-
-def bearer_of(request: web.BaseRequest) -> str | None:
-    """Return the token that a request carries."""
-    header = request.headers.get("Authorization")
-    return None if header is None else header.removeprefix("Bearer ")
 
 
 def _owns(reader: User, secret: Secret) -> bool:

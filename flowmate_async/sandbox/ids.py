@@ -8,15 +8,22 @@ generated before it is asked for. Nothing here knows a user or a secret.
 import hashlib
 import re
 
-__all__ = ["IdSpace", "is_object_id"]
+__all__ = ["IdSpace", "object_id_of"]
 
 _FIRST_SECOND = 0x60000000
 _OBJECT_ID = re.compile(r"[0-9a-fA-F]{24}")
+_OBJECT_ID_BYTES = 12
 
 
-def is_object_id(text: str) -> bool:
-    """Tell a well-formed id from a malformed one (docs/contract/OBSERVED.md § Errors)."""
-    return _OBJECT_ID.fullmatch(text) is not None
+def object_id_of(text: str) -> str | None:
+    """Return the id that a text means to the database; None for a malformed one.
+
+    24 hexadecimal digits in either case, or any 12 bytes (docs/contract/OBSERVED.md § Second look).
+    """
+    if _OBJECT_ID.fullmatch(text) is not None:
+        return text.lower()
+    raw = text.encode("utf-8", "surrogatepass")
+    return raw.hex() if len(raw) == len(text) == _OBJECT_ID_BYTES else None
 
 
 class IdSpace:

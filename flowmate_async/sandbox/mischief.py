@@ -10,10 +10,10 @@ import anyio
 from aiohttp import web
 
 from .answers import Answer, error
+from .authorization import carried_token
 from .bent_answers import bent, failed, iam_down, ingress_page, throttle
 from .chance import Chance
 from .delivery import deliver
-from .endpoints import bearer_of
 from .faults import (
     DatabaseDown,
     Error,
@@ -100,7 +100,7 @@ class Mischief:
                 await anyio.sleep(seconds)
                 return deliver(request, error(401))
             case IamDown():
-                return deliver(request, iam_down(authorized="Authorization" in request.headers))
+                return deliver(request, iam_down(request.headers.get("Authorization")))
             case _:
                 return None
 
@@ -154,5 +154,5 @@ class Mischief:
             self._world.move_first_secret_last(reader.username)
 
     def _reader(self, request: web.BaseRequest) -> User | None:
-        token = bearer_of(request)
+        token = carried_token(request.headers.get("Authorization"))
         return None if token is None else self._world.tokens.holder(token)

@@ -125,7 +125,7 @@ _MEANINGS = {
     "403": "Not yours",
     "404": "Unknown",
     "429": "Above the limit; Retry-After says for how long",
-    "500": "A bad user id, or a refresh that failed",
+    "500": "A bad user id, a page before the first, or a refresh that failed",
 }
 _ADMIN: list[_Schema] = [{"adminToken": []}]
 _USER_TOKEN: list[_Schema] = [{"userToken": []}]
@@ -162,9 +162,7 @@ _PATHS: dict[str, _Schema] = {
             "parameters": [
                 _query("username", _TEXTS, "Exact, on the lower-cased query; empty is no filter"),
                 _query("userId", {"type": "array", "items": _ID}, "Internal ids"),
-                _query(
-                    "meta", {"type": "string", "enum": ["true", "false"]}, "Wrap the array in data and meta"
-                ),
+                _query("meta", _TEXT, "Wrap the array in data and meta, whatever the value"),
             ],
             "responses": _answers(
                 {"anyOf": [_named("Users"), _named("UsersWithMeta")]}, s401=_ERROR, s403=_ERROR, s500=_ERROR
@@ -193,7 +191,7 @@ _PATHS: dict[str, _Schema] = {
                 _query("page[size]", _COUNT, "30 by default, no maximum"),
                 _query("page[number]", {"type": "integer", "minimum": 1}, "From 1"),
             ],
-            "responses": _answers(_named("SecretPage"), s401=_ERROR),
+            "responses": _answers(_named("SecretPage"), s401=_ERROR, s500=_ERROR),
         }
     },
     "/secrets/{id}": {

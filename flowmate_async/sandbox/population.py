@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from .ids import IdSpace
 from .user import RAW_READ, User
 
-__all__ = ["Population"]
+__all__ = ["BORN", "Population"]
 
 _DOMAIN = "tenant.example"
 _UNCONFIRMED_EVERY = 97
 _UNCONFIRMED_AT = 13
-_BORN = "2022-11-29T14:44:11.143Z"
+BORN = "2022-11-29T14:44:11.143Z"
 _ADMIN_ROLE_SLOT = 0xA0
 _TENANT_SLOT = 0x7E
 _ROUNDING = 1e-9
@@ -42,8 +42,8 @@ class Population:
             tenant=self.tenant_id,
             permissions=() if self._masked(index) else (RAW_READ,),
             id=self._ids.id_of(index),
-            created_at=_BORN,
-            updated_at=_BORN,
+            created_at=BORN,
+            updated_at=BORN,
         )
 
     def _masked(self, index: int) -> bool:
@@ -73,7 +73,7 @@ class Population:
         """Make the account behind the admin token: no tenant, and a role."""
         account = self._account(1, "admin", roles=(self._ids.id_of(0, _ADMIN_ROLE_SLOT),))
         account.confirmed = False
-        account.safeguard = {"lastLogin": _BORN, "failedLoginAttempts": 0}
+        account.safeguard = {"lastLogin": BORN, "failedLoginAttempts": 0}
         return account
 
     def others(self, disabled_users: int) -> Iterator[User]:
@@ -93,7 +93,7 @@ class Population:
             "firstname": name,
             "lastname": "Account",
             "id": self._ids.id_of(0, slot),
-            "created_at": _BORN,
-            "updated_at": _BORN,
+            "created_at": BORN,
+            "updated_at": BORN,
         }
         return User(**{**plain, **fields})  # type: ignore[arg-type]

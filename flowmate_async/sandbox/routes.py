@@ -1,9 +1,11 @@
 """Routes: which endpoint a request line means. Pure; an unknown route is an answer too.
 
-docs/contract/OBSERVED.md names the paths; a slash at the end makes no difference to the services.
+docs/contract/OBSERVED.md names the paths; a slash at the end makes no difference to the services, two make
+none after a collection, and HEAD is GET without the body (§ Second look, "Requests").
 """
 
-from urllib.parse import unquote
+import re
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -32,25 +34,56 @@ _WHOLE = {
     "GET /users": LIST_USERS,
     "GET /secrets": LIST_SECRETS,
 }
-_BY_ID = {"GET /users": GET_USER, "GET /secrets": GET_SECRET}
+_BY_ID = {
+    "GET /users": GET_USER,
+    "GET /secrets": GET_SECRET,
+    "DELETE /secrets": UNKNOWN,
+    "PATCH /secrets": UNKNOWN,
+}
+_BROKEN_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})")
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
-    """Matched route: the template it is counted under, and the parts that vary."""
+    """Matched route: the template it is counted under, and the parts that vary.
+
+    Attributes:
+        template: one of `ROUTES`.
+        path: as it was sent, without the query.
+        query: as it was sent.
+        object_id: the id in the path, decoded; empty without one, None if it cannot be decoded.
+    """
 
     template: str
     path: str
     query: str = ""
-    object_id: str = ""
+    object_id: str | None = ""
+
+    @property
+    def parameter(self) -> str:
+        """The last part of the path, as it was sent."""
+        return self.path.removesuffix("/").rpartition("/")[2]
 
 
 def route_of(method: str, target: str) -> Route:
     """Match a request line."""
     path, _, query = target.partition("?")
+    method = "GET" if method == "HEAD" else method
     whole = f"{method} {path.removesuffix('/')}"
-    if whole in _WHOLE:
-        return Route(_WHOLE[whole], path, query)
+    collection = whole.removesuffix("/")
+    if collection in _WHOLE:
+        return Route(_WHOLE[collection], path, query)
     parent, _, last = whole.rpartition("/")
     if parent in _BY_ID:
-        return Route(_BY_ID[parent], path, query, unquote(last) if "%" in last else last)
+        return Route(_BY_ID[parent], path, query, _decoded(last))
     return Route(UNKNOWN, path, query)
+
+
+def _decoded(segment: str) -> str | None:
+    if "%" not in segment:
+        return segment
+    if _BROKEN_ESCAPE.search(segment):
+        return None
+    try:
+        return unquote_to_bytes(segment).decode()
+    except UnicodeDecodeError:
+        return None

@@ -15,6 +15,8 @@ import anyio
 import msgspec
 from aiohttp import web
 
+from . import answers
+from .answers import Answer
 from .chance import Chance
 from .delivery import deliver
 from .desk import PREFIX, Desk
@@ -25,6 +27,7 @@ from .openapi import OPENAPI_PATH, describe
 from .options import SandboxOptions, Settings, SettingsChange
 from .passage import Passage
 from .played import UNANSWERED, Played, StaleConnections
+from .preliminaries import MAX_HEADER_BYTES, header_bytes
 from .refresh import Refresher
 from .routes import route_of
 from .stats import Counters, SandboxStats
@@ -34,6 +37,7 @@ from .world import World
 __all__ = ["Sandbox", "serve_forever"]
 
 _HOST = "127.0.0.1"
+_FRAMEWORK_HEADER_BYTES = 8 * 1024 * 1024
 
 
 class Sandbox:
@@ -77,7 +81,7 @@ class Sandbox:
             refresher=refresher,
             counters=self._counters,
             settings=lambda: self._settings,
-        ).by_template
+        )
         self._desk = Desk(self)
         self._description = describe()
         self._runner: web.ServerRunner | None = None
@@ -148,6 +152,9 @@ class Sandbox:
             self._serve,
             access_log=None,
             keepalive_timeout=self.options.idle_close_seconds,
+            # The services' own limit is `MAX_HEADER_BYTES`, and their answer differs from the framework's.
+            max_line_size=_FRAMEWORK_HEADER_BYTES,
+            max_field_size=_FRAMEWORK_HEADER_BYTES,
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=self.options.shutdown_seconds)
         await self._runner.setup()
@@ -196,13 +203,16 @@ class Sandbox:
         status: int | None = None
         self._counters.request_began()
         try:
-            refusal = await self._passage.before(route)
+            if header_bytes(request) > MAX_HEADER_BYTES:
+                refusal: Answer | None = answers.too_large_headers()
+            else:
+                refusal = await self._passage.before(route)
             if refusal is not None:
                 response: web.Response | Played = deliver(request, refusal)
             elif self._mischief is None:
-                response = deliver(request, await self._endpoints[route.template](request, route))
+                response = deliver(request, await self._endpoints.answer(request, route))
             else:
-                endpoint = partial(self._endpoints[route.template], request, route)
+                endpoint = partial(self._endpoints.answer, request, route)
                 response = await self._mischief.exchange(request, route, endpoint)
             status = response.status if response.status != UNANSWERED else None
             return response

@@ -109,7 +109,8 @@ class World:
             yield self._by_username.get(made.username, made)
 
     def user(self, username: str) -> User | None:
-        """Find an account by its exact username; changes to it last."""
+        """Find an account by its username in any case (§ Second look, "Requests"); changes to it last."""
+        username = username.lower()
         known = self._by_username.get(username)
         if known is not None:
             return known
@@ -145,7 +146,7 @@ class World:
         """Add an account without secrets.
 
         Args:
-            username: what it is impersonated by.
+            username: what it is impersonated by; kept in lower case.
             user_id: its internal id; a new one when left out.
             in_tenant: whether it belongs to the tenant, as users do and administrators do not.
             status: `ACTIVE`, or it cannot be impersonated.
@@ -162,7 +163,7 @@ class World:
         born = iso(self._now())
         return self._admit(
             User(
-                username=username,
+                username=username.lower(),
                 firstname=username.partition("@")[0],
                 lastname="Added",
                 status=status,
@@ -191,7 +192,7 @@ class World:
             if secret.owners == (Owner(user.id),):
                 self._estates.remove(secret)
         self.revoke_tokens(username)
-        self._by_username.pop(username, None)
+        self._by_username.pop(user.username, None)
         self._by_id.pop(user.id, None)
         if index is None:
             self._outsiders.remove(user)
@@ -322,7 +323,7 @@ class World:
         Args:
             username: whose; `None` for everybody's.
         """
-        return self.tokens.revoke(username)
+        return self.tokens.revoke(None if username is None else username.lower())
 
     def truth(self) -> Iterator[Truth]:
         """Iterate over every active tenant user's secrets as they are now upstream, in clear."""

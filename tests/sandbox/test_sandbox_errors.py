@@ -59,7 +59,8 @@ async def test_secrets_need_a_token_that_is_known(running: Any, path: str) -> No
         ("GET", "/nothing"),
         ("GET", "/secrets/a/b"),
         ("POST", "/secrets/"),
-        ("DELETE", "/secrets/0123456789abcdef01234567"),
+        ("PUT", "/secrets/0123456789abcdef01234567"),
+        ("DELETE", "/secrets/"),
         ("GET", "/impersonate"),
     ],
 )

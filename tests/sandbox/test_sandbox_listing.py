@@ -88,7 +88,7 @@ async def test_there_is_no_maximum_size_and_no_last_page(running: Any) -> None:
     [
         ("", Page(number=1, size=30)),
         ("page[size]=12abc&page[number]=%202", Page(number=2, size=12)),
-        ("page[size]=5&page[size]=6", Page(number=1, size=6)),
+        ("page[size]=5&page[size]=6", Page(number=1, size=5)),
         ("page[number]=0", Page(number=1, size=30)),
         ("size=5&page=2", Page(number=1, size=30)),
     ],

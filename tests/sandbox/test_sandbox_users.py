@@ -43,13 +43,14 @@ async def test_everybody_comes_in_one_bare_array(running: Any) -> None:
         assert len({user["_id"] for user in users}) == len(users)
 
 
-async def test_meta_wraps_the_array(running: Any) -> None:
-    """`meta=true` gives data and meta; anything else does not."""
+@pytest.mark.parametrize("value", ["true", "false", "1", ""])
+async def test_meta_wraps_the_array_whatever_its_value(running: Any, value: str) -> None:
+    """Without `meta` the body is a bare array."""
     async with running() as (sandbox, call):
-        wrapped = (await call.get("/users/?meta=true", sandbox.admin_token)).json()
+        wrapped = (await call.get(f"/users/?meta={value}", sandbox.admin_token)).json()
         assert wrapped["meta"] == {"total": sandbox.world.user_count}
         assert len(wrapped["data"]) == sandbox.world.user_count
-        bare = (await call.get("/users/?meta=false", sandbox.admin_token)).json()
+        bare = (await call.get("/users/", sandbox.admin_token)).json()
         assert bare == wrapped["data"]
 
 
@@ -66,11 +67,14 @@ async def test_filters_repeat_and_match_the_lower_cased_query_exactly(running: A
         assert await names(call, sandbox, f"?userId={ids[0]}&userId={ids[1]}") == [ALICE, BOB]
 
 
-async def test_a_username_with_capitals_is_never_found_by_filter(running: Any) -> None:
-    """The query is lower-cased, the stored name is not."""
+async def test_a_username_with_capitals_is_kept_in_lower_case(running: Any) -> None:
+    """Whatever case it is written in, it is one account."""
     async with running() as (sandbox, call):
-        sandbox.world.add_user("Customer-A")
-        assert await names(call, sandbox, "?username=Customer-A") == []
+        added = sandbox.world.add_user("Customer-A")
+        assert await names(call, sandbox, "?username=CUSTOMER-A") == ["customer-a"]
+        assert sandbox.world.user("customer-A") is added
+        with pytest.raises(ValueError, match="already"):
+            sandbox.world.add_user("CUSTOMER-A")
 
 
 @pytest.mark.observes("Users of the tenant", "An empty `username=`")
