@@ -21,6 +21,7 @@ from .faults import Faults as Faults
 from .options import SandboxOptions as SandboxOptions
 from .options import Settings as Settings
 from .options import SettingsChange as SettingsChange
+from .outages import Outage as Outage
 from .provider_faults import ProviderFault as ProviderFault
 from .secret import Owner as Owner
 from .secret import Secret as Secret
@@ -37,6 +38,7 @@ __all__ = [
     "Fault",
     "FaultProxy",
     "Faults",
+    "Outage",
     "Owner",
     "ProviderFault",
     "ProxyOptions",

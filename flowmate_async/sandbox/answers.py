@@ -70,6 +70,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         retry_after: likewise.
         cross_origin: whether it has `Vary` and `Access-Control-Allow-*`, as nearly every answer of the
             services has and no answer of the ingress (§ Second look, "Requests").
+        closes: whether the connection ends with it.
     """
 
     status: int
@@ -79,6 +80,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cache_control: str | None = None
     retry_after: str | None = None
     cross_origin: bool = True
+    closes: bool = False
 
 
 def json_body(value: object) -> bytes:
@@ -119,7 +121,7 @@ def preflight() -> Answer:
 
 def too_large_headers() -> Answer:
     """Answer to more than 16 KB of headers and URL, by the HTTP server itself."""
-    return Answer(status=431, content_type=None, cross_origin=False)
+    return Answer(status=431, content_type=None, cross_origin=False, closes=True)
 
 
 def throttled(retry_after_seconds: int) -> Answer:

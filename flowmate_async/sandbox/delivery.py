@@ -15,7 +15,7 @@ _KEEP_ALIVE = "timeout=5"
 
 def deliver(request: web.BaseRequest, answer: Answer) -> web.Response:
     """Make the response, a 304 where the reader has this body already."""
-    headers = {"Keep-Alive": _KEEP_ALIVE}
+    headers = {} if answer.closes else {"Keep-Alive": _KEEP_ALIVE}
     if answer.cross_origin:
         headers |= _cross_origin_headers(request)
     if answer.cache_control is not None:
@@ -28,7 +28,10 @@ def deliver(request: web.BaseRequest, answer: Answer) -> web.Response:
             return web.Response(status=304, headers=headers)
     if answer.content_type is not None:
         headers["Content-Type"] = answer.content_type
-    return web.Response(status=answer.status, body=answer.body, headers=headers)
+    response = web.Response(status=answer.status, body=answer.body, headers=headers)
+    if answer.closes:
+        response.force_close()
+    return response
 
 
 def _cross_origin_headers(request: web.BaseRequest) -> dict[str, str]:

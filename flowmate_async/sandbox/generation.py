@@ -59,12 +59,15 @@ _CUMULATIVE = tuple(sum(_WEIGHTS[: i + 1]) for i in range(len(_WEIGHTS)))
 class SecretGenerator:
     """Seeded generator: `of_user(index)` always gives equal secrets in the same natural order."""
 
-    __slots__ = ("_auth_clients", "_born_at", "_ids", "_no_expires_in_share", "_seed")
+    __slots__ = ("_auth_clients", "_born_at", "_ids", "_looks_masked_share", "_no_expires_in_share", "_seed")
 
-    def __init__(self, *, seed: int, born_at: float, no_expires_in_share: float = 0.0) -> None:
+    def __init__(
+        self, *, seed: int, born_at: float, no_expires_in_share: float = 0.0, looks_masked_share: float = 0.0
+    ) -> None:
         self._seed = seed
         self._born_at = born_at
         self._no_expires_in_share = no_expires_in_share
+        self._looks_masked_share = looks_masked_share
         self._ids = IdSpace(seed, "secret")
         clients = IdSpace(seed, "auth-client")
         self._auth_clients = [clients.id_of(0, slot) for slot in range(6)]
@@ -114,14 +117,16 @@ class SecretGenerator:
             updated_at=created,
             domain="crm" if variant == "plain" else None,
             mixed_properties={"environment": "production"} if kind == "MIXED" else None,
-            fault=self._provider_fault(kind, secret_id),
+            fault=ProviderFault.NO_EXPIRES_IN
+            if self._odd(kind, secret_id, "expires-in", self._no_expires_in_share)
+            else None,
+            looks_masked=self._odd(kind, secret_id, "looks-masked", self._looks_masked_share),
         )
 
-    def _provider_fault(self, kind: str, secret_id: str) -> ProviderFault | None:
-        # A generator of its own: the option changes nothing else of the world.
-        share = self._no_expires_in_share if kind == "OA2_AUTHORIZATION_CODE" else 0.0
-        roll = Random(f"{self._seed}/expires-in/{secret_id}").random()  # noqa: S311 - repeatable
-        return ProviderFault.NO_EXPIRES_IN if roll < share else None
+    def _odd(self, kind: str, secret_id: str, oddity: str, share: float) -> bool:
+        """Return whether an OAuth secret has an oddity, drawn so that nothing else of the world changes."""
+        rng = Random(f"{self._seed}/{oddity}/{secret_id}")  # noqa: S311 - a reproducible world, not a key
+        return kind == "OA2_AUTHORIZATION_CODE" and rng.random() < share
 
     def _simple(self, rng: Random, variant: str, mark: str) -> Value:
         word = _word(rng, "pass", mark)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from .faults import Faults
+from .outages import Outage
 from .provider_faults import ProviderFault
 
 __all__ = ["SandboxOptions", "Settings", "SettingsChange"]
@@ -26,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             (docs/contract/OBSERVED.md § One secret).
         provider_seconds: how long the providers behind the secrets take for a refresh or a login.
         provider_fault: how all of them misbehave; `None` for not at all.
+        outage: which service behind the gateway is down; `None` for none.
         faults: what else goes wrong.
     """
 
@@ -35,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     raw_read: bool = True
     provider_seconds: float = 0.0
     provider_fault: ProviderFault | None = None
+    outage: Outage | None = None
     faults: Faults = Faults()
 
 
@@ -48,6 +51,7 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         raw_read: see there.
         provider_seconds: see there.
         provider_fault: see there.
+        outage: see there.
         faults: see there.
     """
 
@@ -57,6 +61,7 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     raw_read: bool | msgspec.UnsetType = msgspec.UNSET
     provider_seconds: float | msgspec.UnsetType = msgspec.UNSET
     provider_fault: ProviderFault | msgspec.UnsetType | None = msgspec.UNSET
+    outage: Outage | msgspec.UnsetType | None = msgspec.UNSET
     faults: Faults | msgspec.UnsetType = msgspec.UNSET
 
     def applied_to(self, settings: Settings) -> Settings:
@@ -94,11 +99,13 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
             (docs/contract/OBSERVED.md § Second look).
         shared_secrets: how many further secrets have several users as owners.
         owners_per_shared_secret: how many owners each of them has (fewer in a smaller tenant).
+        looks_masked_share: share of the generated OAuth secrets whose ciphertext looks like a mask by chance.
         no_expires_in_share: share of the generated OAuth secrets whose provider sends no `expires_in`.
-        latency_seconds: the first value of the setting, see `Settings`, as the next six are.
+        latency_seconds: the first value of the setting, see `Settings`, as the next seven are.
         rate: requests/s, see there.
         burst: see there.
         raw_read: see there.
+        outage: see there.
         faults: see there.
         provider_seconds: see there.
         provider_fault: see there.
@@ -108,6 +115,8 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
             § Concurrent GETs of one secret).
         lock_wait_seconds: how long a GET that meets the lock waits before it looks again: from, to.
         lock_wait_attempts: how often it looks before it fails.
+        database_wait_seconds: how long a GET of a secret waits for a database that is down
+            (docs/contract/OBSERVED.md § Errors).
     """
 
     users: int = 10
@@ -128,12 +137,14 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     masked_share: float = 0.0
     shared_secrets: int = 0
     owners_per_shared_secret: int = 10
+    looks_masked_share: float = 0.0
     no_expires_in_share: float = 0.0
 
     latency_seconds: float = 0.0
     rate: float | None = None
     burst: int = 1
     raw_read: bool = True
+    outage: Outage | None = None
     faults: Faults = Faults()
     record_arrivals: bool = False
     """Keep the moment of every counted request, 8 bytes each, for `Sandbox.arrivals`."""
@@ -148,11 +159,13 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     lock_seconds: float = 10.0
     lock_wait_seconds: tuple[float, float] = (1.0, 1.4)
     lock_wait_attempts: int = 5
+    database_wait_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse shares outside 0 to 1 and negative counts."""
-        if not (0 <= self.masked_share <= 1 and 0 <= self.no_expires_in_share <= 1):
-            raise ValueError("masked_share and no_expires_in_share must be between 0 and 1")
+        """Refuse shares outside of 0 to 1 and impossible counts."""
+        for name in ("masked_share", "looks_masked_share", "no_expires_in_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1")
         if self.shared_secrets < 0 or self.owners_per_shared_secret < 1:
             raise ValueError("shared_secrets cannot be negative, owners_per_shared_secret must be at least 1")
 
@@ -166,6 +179,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
                 raw_read=self.raw_read,
                 provider_seconds=self.provider_seconds,
                 provider_fault=self.provider_fault,
+                outage=self.outage,
                 faults=self.faults,
             )
         )

@@ -19,6 +19,7 @@ Value = dict[str, Any]
 _SEALED_FIELDS = ("refreshToken", "inputFields")
 _LISTED_FIELDS = ("authClientId", "scope", "expires", "externalId")
 _CIPHER_BLOCK_BYTES = 16
+_MASK_LIKE = "\n*\xe9\x07a\x93"
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -46,7 +47,9 @@ class Secret(msgspec.Struct, kw_only=True):
         value: the credential in clear, with the contract's field names.
         created_at: in ISO 8601.
         updated_at: likewise.
-        sealed: the ciphertexts that readers get instead of single fields of the value.
+        sealed: the ciphertexts that readers get instead of single fields, until the next refresh.
+        looks_masked: whether its ciphertexts look like a mask, as a few do by chance
+            (docs/contract/OBSERVED.md § Second look).
         domain: shown only.
         mixed_properties: likewise.
         version: counts its refreshes.
@@ -64,6 +67,7 @@ class Secret(msgspec.Struct, kw_only=True):
     created_at: str
     updated_at: str
     sealed: dict[str, str] = msgspec.field(default_factory=dict)
+    looks_masked: bool = False
     domain: str | None = None
     mixed_properties: dict[str, Any] | None = None
     version: int = 0
@@ -73,15 +77,17 @@ class Secret(msgspec.Struct, kw_only=True):
     fault: ProviderFault | None = None
 
 
-def seal(plain: object) -> str:
-    """Return what stands where a ciphertext stood: control and latin-1 characters, never a secret.
+def seal(plain: object, *, looks_masked: bool = False) -> str:
+    """Return what stands in a ciphertext's place: control and latin-1 characters, never a secret.
 
-    One block of 16 for every 16 bytes begun, as the recorded ciphertexts have it.
+    One block of 16 for every 16 bytes begun, as the recorded ciphertexts have it. With `looks_masked` the
+    last line is a star and four characters, as some ciphertexts happen to be (§ Second look).
     """
     raw = msgspec.json.encode(plain)
     blocks = len(raw) // _CIPHER_BLOCK_BYTES + 1
     noise = hashlib.shake_128(raw).digest(blocks * _CIPHER_BLOCK_BYTES)
-    return noise.decode("latin-1")
+    text = noise.decode("latin-1")
+    return f"{text[: -len(_MASK_LIKE)]}{_MASK_LIKE}" if looks_masked else text
 
 
 def list_item(secret: Secret) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def view(secret: Secret, *, locked_at: str | None, in_clear: bool) -> dict[str, 
     value = dict(secret.value)
     hidden = [] if in_clear else [name for name in _SEALED_FIELDS if value.get(name)]
     for name in hidden:
-        value[name] = secret.sealed.get(name) or seal(value[name])
+        value[name] = secret.sealed.get(name) or seal(value[name], looks_masked=secret.looks_masked)
     return {"value": value, **_envelope(secret, hidden, locked_at)}
 
 

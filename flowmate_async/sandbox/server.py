@@ -15,8 +15,6 @@ import anyio
 import msgspec
 from aiohttp import web
 
-from . import answers
-from .answers import Answer
 from .chance import Chance
 from .delivery import deliver
 from .desk import PREFIX, Desk
@@ -27,7 +25,6 @@ from .openapi import OPENAPI_PATH, describe
 from .options import SandboxOptions, Settings, SettingsChange
 from .passage import Passage
 from .played import UNANSWERED, Played, StaleConnections
-from .preliminaries import MAX_HEADER_BYTES, header_bytes
 from .refresh import Refresher
 from .routes import route_of
 from .stats import Counters, SandboxStats
@@ -64,7 +61,7 @@ class Sandbox:
         self.world: World = World(self.options)
         self._settings = self.options.settings()
         self._counters = Counters(record_arrivals=self.options.record_arrivals)
-        self._passage = Passage(self._settings)
+        self._passage = Passage(self._settings, database_wait_seconds=self.options.database_wait_seconds)
         self._stale: StaleConnections = weakref.WeakSet()
         self._listener: Listener | None = None
         self._chance, self._mischief = self._new_mischief()
@@ -203,10 +200,7 @@ class Sandbox:
         status: int | None = None
         self._counters.request_began()
         try:
-            if header_bytes(request) > MAX_HEADER_BYTES:
-                refusal: Answer | None = answers.too_large_headers()
-            else:
-                refusal = await self._passage.before(route)
+            refusal = await self._passage.before(request, route)
             if refusal is not None:
                 response: web.Response | Played = deliver(request, refusal)
             elif self._mischief is None:

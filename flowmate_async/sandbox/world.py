@@ -54,7 +54,10 @@ class World:
         self._creates_users = options.create_users_on_impersonate
         self._estates = Estates(
             SecretGenerator(
-                seed=options.seed, born_at=options.now(), no_expires_in_share=options.no_expires_in_share
+                seed=options.seed,
+                born_at=options.now(),
+                no_expires_in_share=options.no_expires_in_share,
+                looks_masked_share=options.looks_masked_share,
             )
         )
         self._added_ids = IdSpace(options.seed, "added")

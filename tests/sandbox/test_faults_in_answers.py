@@ -68,6 +68,7 @@ PAGES = [
 ]
 
 
+@pytest.mark.observes("Second look: outages", "FlowMate's ingress can answer")
 @pytest.mark.parametrize(("page", "status", "kind", "says"), PAGES)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_the_ingress_may_answer_instead_of_the_service(
@@ -82,10 +83,26 @@ async def test_the_ingress_may_answer_instead_of_the_service(
         ]
         assert (replies[0].status, replies[0].headers["content-type"]) == (status, kind)
         assert says in replies[0].body
-        assert "etag" not in replies[0].headers
+        assert not {"etag", "vary", "access-control-allow-credentials"} & replies[0].headers.keys()
         assert replies[1].status == 200
         assert sandbox.stats().faults == {"ingress_page": 1}
         assert sandbox.stats().impersonations == (method == "POST")
+
+
+@pytest.mark.observes("Second look: outages", "None of these is an answer")
+async def test_every_403_and_404_of_the_service_itself_is_json(running: Any) -> None:
+    """On the endpoints of secrets and impersonation; unknown routes are HTML."""
+    async with running(users=2) as (sandbox, call):
+        token, bobs = await call.impersonate(ALICE), sandbox.world.secrets_of(BOB)[0].id
+        for method, path, sent, status in (
+            ("GET", f"/secrets/{'0' * 24}", token, 404),
+            ("GET", f"/secrets/{bobs}", token, 403),
+            ("GET", "/users/", token, 403),
+            ("POST", "/impersonate", token, 403),
+            ("POST", "/impersonate", sandbox.admin_token, 404),
+        ):
+            reply = await call.send(method, path, sent, json={"username": "nobody"})
+            assert (reply.status, reply.json().keys()) == (status, {"message"})
 
 
 def test_an_ingress_page_that_does_not_exist_is_refused() -> None:

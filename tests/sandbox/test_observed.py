@@ -49,6 +49,11 @@ EXCUSED: dict[str, dict[str, str]] = {
         "None of these may fail the decode": ADVICE,
     },
     "Concurrent GETs": {"So single-flight": ADVICE},
+    "Second look": {"A second series": INTRODUCTION, "All of this was observed": INTRODUCTION},
+    "Recorded answers": {
+        "Each has": INTRODUCTION,
+        "`request.authorization` says": INTRODUCTION,
+    },
     "Errors": {
         'So a 401 does not always mean "impersonate again"': ADVICE,
         "One re-impersonation": ADVICE,

@@ -1,5 +1,6 @@
 """docs/contract/OBSERVED.md § One secret."""
 
+import re
 from typing import Any
 
 import pytest
@@ -142,6 +143,39 @@ async def test_a_rotated_token_has_another_ciphertext(running: Any) -> None:
         after = await one.get()
         assert after["encryptedFields"] == ["refreshToken"]
         assert after["value"]["refreshToken"] != "the ciphertext of before"
+
+
+MASK = re.compile(r"(?:.*\n)?\*+[^\n]{4}", re.DOTALL)
+
+
+@pytest.mark.observes("Second look: refreshes", "`refreshToken` is ciphertext even for readers")
+async def test_a_ciphertext_can_look_like_a_mask_for_a_reader_with_permission(running: Any) -> None:
+    """On demand: the last line is a star and four characters, and the access token is in clear."""
+    async with running(users=30, looks_masked_share=0.5) as (sandbox, call):
+        looks = []
+        for user in [user for user in sandbox.world.users() if user.active_tenant_user]:
+            token = await call.impersonate(user.username)
+            for secret in sandbox.world.secrets_of(user.username):
+                if secret.type == "OA2_AUTHORIZATION_CODE" and "refreshToken" in secret.value:
+                    data = [
+                        (await call.get(f"/secrets/{secret.id}", token)).json()["data"] for _ in range(2)
+                    ][1]
+                    assert data["encryptedFields"] == ["refreshToken"]
+                    assert data["value"]["accessToken"] == secret.value["accessToken"]
+                    looks.append(MASK.fullmatch(data["value"]["refreshToken"]) is not None)
+                    assert looks[-1] == secret.looks_masked
+        assert 0.3 < sum(looks) / len(looks) < 0.7
+
+
+@pytest.mark.observes("Second look: refreshes", "Upstream masks `accessToken` whenever")
+async def test_access_and_refresh_token_are_masked_together(running: Any) -> None:
+    """In the refreshing GET and in every later one."""
+    async with running(masked_share=1) as (sandbox, call):
+        one = await shelf(sandbox, call, "OA2_AUTHORIZATION_CODE", oauth("2020-01-01T00:00:00Z"))
+        for _ in range(2):
+            value = (await one.get())["value"]
+            assert MASK.fullmatch(value["accessToken"])
+            assert MASK.fullmatch(value["refreshToken"].rpartition("\n")[2])
 
 
 @pytest.mark.observes("One secret", "OAuth without a refresh token")

@@ -65,6 +65,7 @@ def session(sandbox: Any, expires: Any) -> Any:
     return sandbox.world.add_secret(ALICE, type="SESSION_AUTH", value=value)
 
 
+@pytest.mark.observes("Second look: refreshes", "SESSION_AUTH whose provider", "Every further GET")
 @pytest.mark.parametrize("fault", NO_TOKEN)
 @pytest.mark.parametrize("expires", [None, "2020-01-01T00:00:00.000Z"])
 async def test_a_session_answered_without_a_token_has_no_access_token(
@@ -90,6 +91,7 @@ async def test_a_session_answered_without_a_token_has_no_access_token(
         assert list(value) == ["authClientId", "inputFields", "expires", "accessToken"]
 
 
+@pytest.mark.observes("Second look: refreshes", "For OAuth the same provider answer")
 @pytest.mark.parametrize("fault", NO_TOKEN)
 async def test_an_oauth_secret_answered_without_a_token_is_a_silent_500(
     running: Any, fault: ProviderFault
@@ -184,6 +186,7 @@ async def test_no_expires_in_makes_every_get_refresh(running: Any, clock: Any) -
         assert sandbox.stats().refreshes == {secret.id: 3}
 
 
+@pytest.mark.observes("Second look: refreshes", "OAuth whose provider sends no", "The token is fresh")
 async def test_without_expires_in_the_token_expires_when_it_was_made(running: Any) -> None:
     """`expires`, `updatedAt` and `lockedAt` are the moment of the refresh, to a tenth of a second."""
     async with running(provider_fault=ProviderFault.NO_EXPIRES_IN) as (sandbox, call):
@@ -194,6 +197,26 @@ async def test_without_expires_in_the_token_expires_when_it_was_made(running: An
         ]
         assert max(moments) - min(moments) <= 0.1
         assert abs(moments[0] - time.time()) < 60
+
+
+@pytest.mark.observes("Second look: refreshes", "A hanging provider blocks", "After 10 s the next GET")
+async def test_a_hanging_provider_is_called_again_once_the_lock_is_stale(
+    running: Any, clock: Any, until: Any
+) -> None:
+    """The GET hangs on; for 10 s others fail at its lock, and the next one calls the provider again."""
+    async with running(now=clock, lock_wait_seconds=(0.0, 0.001)) as (sandbox, call):
+        secret, token = expired(sandbox), await call.impersonate(ALICE)
+        secret.fault = ProviderFault.HANG
+        hanging = asyncio.create_task(call.get(f"/secrets/{secret.id}", token))
+        await until(lambda: sandbox.stats().refreshes)
+        secret.fault = None
+        clock.advance(9.9)
+        assert await outcome(call, token, secret) == (500, TOO_MANY_WAITS)
+        clock.advance(0.1)
+        assert (await outcome(call, token, secret))[0] == 200
+        assert sandbox.stats().refreshes == {secret.id: 2}
+        assert not hanging.done()
+        hanging.cancel()
 
 
 async def test_a_share_of_providers_may_send_no_expires_in(running: Any) -> None:

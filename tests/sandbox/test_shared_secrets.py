@@ -36,6 +36,9 @@ async def all_owners_get(call: Any, secret: Any) -> list[Any]:
     return await asyncio.gather(*(call.get(f"/secrets/{secret.id}", token) for token in tokens))
 
 
+@pytest.mark.observes(
+    "Second look: refreshes", "The server-side lock", "A secret can have several", "Ten owners"
+)
 @pytest.mark.parametrize("tenant", [False, True])
 async def test_ten_owners_of_a_session_log_in_several_times(
     running: Any, quick: Any, *, tenant: bool
@@ -53,6 +56,7 @@ async def test_ten_owners_of_a_session_log_in_several_times(
         assert sandbox.stats().lock_waits == {secret.id: 9}
 
 
+@pytest.mark.observes("Second look: refreshes", "With one expired OAuth secret")
 @pytest.mark.parametrize("tenant", [False, True])
 async def test_one_of_ten_owners_of_an_oauth_secret_refreshes(
     running: Any, quick: Any, *, tenant: bool
@@ -102,6 +106,7 @@ def test_shared_secrets_have_at_most_all_users_as_owners() -> None:
     assert list(World(SandboxOptions(users=0, shared_secrets=1)).truth()) == []
 
 
+@pytest.mark.observes("Second look: refreshes", "The raw-read permission", "In one tenant")
 async def test_the_raw_read_permission_belongs_to_each_user(running: Any) -> None:
     """In one tenant some users are masked and others are not, even for a secret that they share."""
     async with running(users=25, masked_share=0.16) as (sandbox, call):
@@ -138,6 +143,7 @@ def test_the_share_of_masked_users_is_exact(clock: Any, share: float, count: int
         {"masked_share": 1.1},
         {"masked_share": -0.1},
         {"no_expires_in_share": 2},
+        {"looks_masked_share": 1.5},
         {"shared_secrets": -1},
         {"owners_per_shared_secret": 0},
     ],

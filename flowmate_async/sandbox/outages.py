@@ -1,0 +1,53 @@
+"""Outages: what a request gets while a service behind the gateway is down. Pure.
+
+docs/contract/OBSERVED.md § Errors and § Second look, "Outages". A fault (`faults.py`) strikes a share of the
+requests; an outage concerns every request that needs what is down.
+"""
+
+from enum import StrEnum
+
+from .answers import Answer, error
+from .bent_answers import iam_down, ingress_page
+from .faults import IngressPage
+from .routes import GET_SECRET, LIST_SECRETS, UNKNOWN, Route
+
+__all__ = ["Outage", "after_hanging", "hangs", "instead_of_answer"]
+
+_BAD_GATEWAY = ingress_page(IngressPage(page="bad_gateway"))
+
+
+class Outage(StrEnum):
+    """What is down."""
+
+    IAM = "iam"
+    """Secrets: 401 `… Details: Authorization failed`, whatever the token. IAM's own routes: a 502 page."""
+
+    SECRET_SERVICE = "secret_service"  # noqa: S105 - a service's name
+    """Secrets: a 502 page. IAM's routes work."""
+
+    DATABASE = "database"
+    """Every route hangs until the database is back; a GET by id gives up after 30 s with 401."""
+
+
+def instead_of_answer(outage: Outage, route: Route, authorization: str | None) -> Answer | None:
+    """Return what comes instead of an answer; None where the outage does not matter or the request hangs."""
+    concerns_secrets = route.template in (LIST_SECRETS, GET_SECRET)
+    match outage:
+        case Outage.IAM if concerns_secrets:
+            return iam_down(authorization)
+        case Outage.IAM if route.template != UNKNOWN:
+            return _BAD_GATEWAY
+        case Outage.SECRET_SERVICE if concerns_secrets:
+            return _BAD_GATEWAY
+        case _:
+            return None
+
+
+def hangs(outage: Outage | None, route: Route) -> bool:
+    """Return whether a request waits for the end of the outage."""
+    return outage is Outage.DATABASE and route.template != UNKNOWN
+
+
+def after_hanging(route: Route) -> Answer | None:
+    """Return the answer to a request that has hung for 30 s; None for one that goes on hanging."""
+    return error(401) if route.template == GET_SECRET else None
