@@ -138,6 +138,7 @@ class FlowMate:
         self._coordination = coordination
         if coordination is not None:
             coordination.join(self._base_url)
+            coordination.on_event(self._emitter.emit)
         shared = None if coordination is None else coordination.credentials()
         self._traffic = FlowControl(
             self._transport,
@@ -446,4 +447,5 @@ class FlowMate:
             traffic=self._traffic.statistics(),
             cache=self._credentials.statistics(),
             flights={"impersonation": self._tokens.statistics(), "secret": self._fetcher.statistics()},
+            coordination=None if self._coordination is None else self._coordination.statistics(),
         )

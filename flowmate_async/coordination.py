@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol, Self
 
 import msgspec
 
+from flowmate_async.events import Listener
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret
 
@@ -24,6 +25,26 @@ class TokenLease(msgspec.Struct, frozen=True):
 
     tokens: int
     valid_until: float
+
+
+class CoordinationStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What processes share, as one of them sees it.
+
+    Attributes:
+        connected: whether it can be used now.
+        working: whether this process can work all the same.
+        problem: why it cannot be used; empty while it can.
+        outages: how often it could not be used.
+        differing: settings in which the processes differ: ``key``, ``rate``, ``burst``, ``processes``.
+        processes: how many share now.
+    """
+
+    connected: bool = True
+    working: bool = True
+    problem: str = ""
+    outages: int = 0
+    differing: tuple[str, ...] = ()
+    processes: int = 1
 
 
 class RateBudget(Protocol):
@@ -187,4 +208,16 @@ class Coordination(Protocol):
 
     def on_pause(self, listener: Callable[[float], object]) -> None:
         """Have a listener called with the seconds for which another process says to wait."""
+        ...
+
+    def on_event(self, listener: Listener) -> None:
+        """Have a listener called with each event of the coordination, as ``CoordinationLost``.
+
+        Args:
+            listener: called on the event loop; must be quick.
+        """
+        ...
+
+    def statistics(self) -> CoordinationStatistics | None:
+        """Return how it stands; ``None`` if it cannot fail on its own."""
         ...

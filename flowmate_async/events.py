@@ -134,6 +134,24 @@ class Relisted(Event, frozen=True):
     username: str
 
 
+class CoordinationLost(Event, frozen=True):
+    """What coordinates processes cannot be used, for ``reason``; each goes on without it, as it was told."""
+
+    reason: str
+
+
+class CoordinationRestored(Event, frozen=True):
+    """What coordinates processes can be used again, after ``seconds``."""
+
+    seconds: float
+
+
+class CoordinationDiffers(Event, frozen=True):
+    """Processes that share were told different things: these ``settings``; none once they agree again."""
+
+    settings: tuple[str, ...]
+
+
 class RunBegan(Event, frozen=True):
     """A sync began or resumed a run over ``total`` users; ``None`` when their number is not known."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from flowmate_async.coordination import CoordinationStatistics
 from flowmate_async.entries import CacheStatistics
 from flowmate_async.events import (
     Answered,
@@ -73,6 +74,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         traffic: what is in flight, and flow control: limits, breaker, bulkheads, retry budget.
         cache: the cache of credentials.
         flights: the tables of flights.
+        coordination: what it shares with other processes; ``None`` when that cannot fail on its own.
     """
 
     requests: dict[str, int]
@@ -93,6 +95,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     traffic: TrafficStatistics
     cache: CacheStatistics
     flights: dict[str, FlightStatistics]
+    coordination: CoordinationStatistics | None = None
 
 
 class Histogram:
@@ -239,7 +242,12 @@ class StatsListener:
         self._users["skipped"] += 1
 
     def snapshot(
-        self, *, traffic: TrafficStatistics, cache: CacheStatistics, flights: dict[str, FlightStatistics]
+        self,
+        *,
+        traffic: TrafficStatistics,
+        cache: CacheStatistics,
+        flights: dict[str, FlightStatistics],
+        coordination: CoordinationStatistics | None = None,
     ) -> Stats:
         """The counters so far, with the rooms' own statistics."""
         endpoints = list(self._endpoints.items())  # a copy: a metrics exporter asks from its own thread
@@ -263,4 +271,5 @@ class StatsListener:
             traffic=traffic,
             cache=cache,
             flights=flights,
+            coordination=coordination,
         )

@@ -6,14 +6,17 @@ longer, until all the others have certainly noticed as well.
 """
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowmate_async.clock import Clock
 from flowmate_async.coordination import TokenLease
-from flowmate_async.distributed.connection import driver, redis_errors, unreachable
+from flowmate_async.distributed.agreement import Agreement
+from flowmate_async.distributed.circuit import BEAT_SECONDS, NOTICED_SECONDS, Circuit, RedisAwayError
+from flowmate_async.distributed.connection import Trouble, driver, unreachable
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.traffic.bucket import TokenBucket
-from flowmate_async.traffic.leased_bucket import LeaseTerms
+from flowmate_async.traffic.leased_bucket import LeaseTerms, lease_terms
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -21,21 +24,25 @@ if TYPE_CHECKING:
 OnOutage = Literal["share", "error"]
 """What a process does without Redis: ``share``, keep to its share of the rate; ``error``, send nothing."""
 
-_PROBE_SECONDS = 1.0
-_AFTERWARDS_SECONDS = 5.0
-"""Twice as long as a process takes at most to notice that Redis is back: a probe and its deadline."""
+_AFTERWARDS_SECONDS = NOTICED_SECONDS + BEAT_SECONDS
+"""Until every process has noticed that Redis is back, and has read all others' settings."""
 
-_MOST_VOID = 100
+_MAX_VOID = 100
 
-_NOW_AND_PAUSE = """
+_NOW_TERMS_AND_PAUSE = """
 local time = redis.call('TIME')
 ARGV[1] = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Until all processes agree, the strictest rate and burst hold for all of them.
+local terms = redis.call('HMGET', KEYS[1] .. ':terms', 'emission', 'burst')
+ARGV[5] = math.max(tonumber(ARGV[5]), tonumber(terms[1] or 0))
+ARGV[6] = math.min(tonumber(ARGV[6]), tonumber(terms[2] or ARGV[6]))
+ARGV[3] = math.max(tonumber(ARGV[3]), math.ceil(2 * ARGV[5] * ARGV[6] / 1000))
 local paused = redis.call('PTTL', KEYS[1] .. ':pause')
 if paused > 0 then
-    -- As if a whole burst had passed when the pause ends, so that nobody wakes in one.
-    local full = (ARGV[1] + paused) * 1000 + tonumber(ARGV[5]) * tonumber(ARGV[6])
+    -- As if a whole burst had passed when the pause ends, to avoid a burst.
+    local full = (ARGV[1] + paused) * 1000 + ARGV[5] * ARGV[6]
     redis.call('HSET', KEYS[1], 'tat1', string.format('%.0f', full))
-    redis.call('PEXPIRE', KEYS[1], paused + tonumber(ARGV[3]))
+    redis.call('PEXPIRE', KEYS[1], paused + ARGV[3])
     return {0, paused}
 end
 """
@@ -47,9 +54,10 @@ class RedisBudget:
 
     Args:
         redis: the connection.
-        name: the name of its state; ``:pause`` is appended for pauses.
+        circuit: in front of it.
+        name: the name of its state; ``:pause`` and ``:terms`` are appended.
         terms: the rate, and how it is lent.
-        processes: how many share the rate while Redis is away.
+        agreement: the rate and the number of all processes.
         on_outage: see :data:`OnOutage`.
         clock: the time it keeps.
     """
@@ -57,24 +65,21 @@ class RedisBudget:
     def __init__(
         self,
         redis: "Redis",
+        circuit: Circuit,
         name: str,
         terms: LeaseTerms,
         *,
-        processes: int,
+        agreement: Agreement,
         on_outage: OnOutage,
         clock: Clock,
     ) -> None:
-        self._terms = terms
+        self._circuit = circuit
+        self._agreement = agreement
         self._clock = clock
         self._on_outage = on_outage
-        self._share = terms.rate / processes
         self._state = driver("pyrate_limiter.buckets.redis_state").RedisStateStore(redis, name)
         self._algorithm, self._rates = _gcra(terms)
-        self._errors = redis_errors()
-        self._alone: TokenBucket | None = None
-        self._away = False
-        self._again_at = float("-inf")
-        self._until = float("-inf")
+        self._share: TokenBucket | None = None
         self._void = 0
 
     async def lease(self, most: int) -> TokenLease:
@@ -82,74 +87,86 @@ class RedisBudget:
 
         Raises:
             UpstreamUnavailableError: Redis is away, and nothing may be sent without it.
-            ConfigurationError: Redis is too far away for this burst.
+            ConfigurationError: Redis is too far away for this burst, or does not let this process work.
         """
-        tokens = min(most, self._terms.batch)
-        if self._alone is not None:
-            tokens = 1
-            await self._alone.take()
-            if self._clock.monotonic() < self._again_at:
-                return self._valid_from_now(tokens)
-        return await self._borrowed(tokens)
+        if self._circuit.away and self._on_outage == "error":
+            raise unreachable(Trouble("away", self._circuit.problem))
+        terms = self._strictest()
+        if not self._keeps_to_share():
+            self._share = None
+            lease = await self._borrowed(min(most, terms.batch), terms)
+            if lease is not None:
+                return lease
+        await self._take_of_share(terms)
+        # When Redis is back, both hold for a while: the others may not have noticed yet.
+        lease = None if self._circuit.away else await self._borrowed(1, terms)
+        return lease or TokenLease(1, self._clock.monotonic() + terms.life_seconds)
 
-    async def _borrowed(self, tokens: int) -> TokenLease:
-        """Tokens of Redis, as soon as there are; of this process's own share, when Redis is away."""
+    async def _borrowed(self, tokens: int, terms: LeaseTerms) -> TokenLease | None:
+        """Return tokens of Redis, as soon as there are; ``None`` if Redis goes away."""
         while True:
             asked_at = self._clock.monotonic()
+            check = partial(self._state.check, self._algorithm, self._rates, 0, tokens)
             try:
-                decision: Any = await self._state.check(self._algorithm, self._rates, 0, tokens)
-            except self._errors as error:
-                return await self._without_redis(error)
-            self._note_back()
+                decision: Any = await self._circuit.call(check)
+            except RedisAwayError as error:
+                trouble = error.trouble
+                break
             if decision.allowed:
-                return self._lent(tokens, asked_at)
+                return self._lent(tokens, asked_at, terms.life_seconds)
+            if decision.retry_after_ms is None:
+                tokens = 1  # more than the strictest burst
             await self._clock.sleep((decision.retry_after_ms or 1) / 1000)
+        if self._on_outage == "error":
+            raise unreachable(trouble)
+        return None
 
-    def _lent(self, tokens: int, asked_at: float) -> TokenLease:
-        """A lease that is over when it would be if Redis had lent it at once: nobody knows when it did."""
-        until = asked_at + self._terms.life_seconds
+    def _lent(self, tokens: int, asked_at: float, life_seconds: float) -> TokenLease:
+        """Return a lease that ends as if Redis had lent it at once: only Redis knows when it did."""
+        until = asked_at + life_seconds
         self._void = self._void + 1 if until <= self._clock.monotonic() else 0
-        if self._void >= _MOST_VOID:
+        if self._void >= _MAX_VOID:
             raise ConfigurationError(
-                f"Redis takes longer to answer than the {self._terms.life_seconds * 1000:.0f} ms that tokens "
-                "are valid",
+                f"Redis takes longer to answer than the {life_seconds * 1000:.0f} ms that tokens are valid",
                 advice="Use a Redis that is closer, or raise burst, if upstream takes more at once",
             )
         return TokenLease(tokens, until)
 
-    async def _without_redis(self, error: Exception) -> TokenLease:
-        if self._on_outage == "error":
-            raise unreachable(error)
-        if self._alone is None:
-            burst = max(1, round(self._terms.capacity * self._share / self._terms.rate))
-            self._alone = TokenBucket(self._share, burst)
-            await self._alone.drain(self._share, burst)
-        self._away, self._again_at = True, self._clock.monotonic() + _PROBE_SECONDS
-        await self._alone.take()
-        return self._valid_from_now(1)
+    def _keeps_to_share(self) -> bool:
+        """Return whether others may use the rate without this process's knowledge."""
+        return (
+            self._circuit.away
+            or not self._agreement.is_shared
+            or self._clock.monotonic() < self._circuit.back_at + _AFTERWARDS_SECONDS
+        )
 
-    def _note_back(self) -> None:
-        """Redis answers: keep to the share for a while longer, then do without."""
-        if self._alone is None:
-            return
-        now = self._clock.monotonic()
-        if self._away:
-            self._away, self._again_at = False, now
-            self._until = now + _AFTERWARDS_SECONDS
-        elif now >= self._until:
-            self._alone = None
+    async def _take_of_share(self, terms: LeaseTerms) -> None:
+        processes = self._agreement.processes
+        rate, burst = terms.rate / processes, max(1, self._agreement.burst // processes)
+        if self._share is None or self._share.rate != rate:
+            self._share = share = TokenBucket(rate, burst)
+            # Its tokens would come on top of those that Redis has lent.
+            await share.drain(rate, burst)
+        await self._share.take()
 
-    def _valid_from_now(self, tokens: int) -> TokenLease:
-        return TokenLease(tokens, self._clock.monotonic() + self._terms.life_seconds)
+    def _strictest(self) -> LeaseTerms:
+        """Return the terms that hold now: its own, unless another process was told a lower rate or burst."""
+        return lease_terms(self._agreement.rate, self._agreement.burst)
 
 
 def _gcra(terms: LeaseTerms) -> tuple[Any, list[Any]]:
-    """pyrate-limiter's algorithm by the time of Redis, and its rate in units that lose nothing."""
+    """Return pyrate-limiter's algorithm by Redis' time, and its rate in units that lose nothing."""
     algorithm, limiter = driver("pyrate_limiter.abstracts.algorithm"), driver("pyrate_limiter")
 
     class ServerTimeGCRA(algorithm.GCRA):  # type: ignore[name-defined,misc]
         def redis_script(self) -> str:
-            return _NOW_AND_PAUSE + str(super().redis_script())
+            return _NOW_TERMS_AND_PAUSE + str(super().redis_script())
 
     # A thousand seconds' worth, since it counts in whole requests, and rates may be fractions.
     return ServerTimeGCRA(), [limiter.Rate(math.floor(terms.rate * 1000), 1_000_000, burst=terms.capacity)]
+
+
+def emission_of(terms: LeaseTerms) -> int:
+    """Return the microseconds that GCRA counts for one request."""
+    algorithm, (rate,) = _gcra(terms)
+    return int(algorithm.redis_args([rate])[0])

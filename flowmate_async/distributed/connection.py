@@ -1,10 +1,12 @@
-"""The connection to Redis, and what its failures are called."""
+"""The connection to Redis, and what its failures mean."""
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from flowmate_async.distributed.urls import NamedUrl, SecretUrl
 from flowmate_async.errors import ConfigurationError, FlowMateError, UpstreamUnavailableError
@@ -66,20 +68,22 @@ def url_from(environ: Mapping[str, str] = os.environ, *, allow_plaintext: bool =
 
 
 def connect(url: RedisUrl) -> "Redis":
-    """Return a client that has not connected yet; it fails at once when Redis does not answer.
+    """Return a client that has not connected yet; it does not wait for a Redis that does not answer.
 
     Raises:
         ConfigurationError: the URL or its certificates cannot be used, or the extra ``redis`` is missing.
     """
     asyncio_redis = driver("redis.asyncio")
     backoff, retry = driver("redis.backoff"), driver("redis.asyncio.retry")
+    exceptions = driver("redis.exceptions")
     try:
         client: Redis = asyncio_redis.Redis.from_url(
             url.text,
             socket_timeout=_PATIENCE_SECONDS,
             socket_connect_timeout=_PATIENCE_SECONDS,
-            # Once, for connections that broke while they were idle; a Redis that is away is known at once.
-            retry=retry.Retry(backoff.NoBackoff(), 1),
+            # Once, for connections that broke while they were idle. Not after a timeout: Redis may still
+            # carry out what it was sent.
+            retry=retry.Retry(backoff.NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,)),
         )
     except ValueError:
         pass  # raised below, where it has no context: that would hold the URL
@@ -133,13 +137,88 @@ def driver(module: str) -> Any:
 
 
 def redis_errors() -> tuple[type[Exception], ...]:
-    """What a Redis that is away, refuses or misbehaves raises."""
+    """Return the exceptions of a Redis that is away, refuses or misbehaves."""
     return (driver("redis.exceptions").RedisError, OSError)
 
 
-def unreachable(error: Exception) -> FlowMateError:
-    """The error of a Redis that is needed and cannot be used."""
+class Trouble(msgspec.Struct, frozen=True):
+    """What is wrong with Redis.
+
+    Attributes:
+        kind: ``away``, nothing works for now; ``refused``, Redis does not let this process work; ``command``,
+            Redis answered one command with an error.
+        text: the reason, for people; holds no credential.
+    """
+
+    kind: Literal["away", "refused", "command"]
+    text: str
+
+
+_PASSING = (
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+)
+"""Error codes of a Redis that is as good as away; it may well work again later."""
+
+_NOT_TLS = "WRONG_VERSION_NUMBER"
+
+
+def trouble_of(error: Exception) -> Trouble:
+    """Return what an exception of the driver means.
+
+    Args:
+        error: one of :func:`redis_errors`, with its chain.
+    """
+    known = driver("redis.exceptions")
+    tls = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)), None)
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        return Trouble("refused", f"its certificate is not trusted: {one_line(tls.verify_message)}")
+    if tls is not None and tls.reason == _NOT_TLS:
+        return Trouble("refused", "it does not speak TLS at this address")
+    if isinstance(error, known.AuthenticationError | known.AuthorizationError):
+        return Trouble("refused", "it rejects the user name or the password")
+    if isinstance(error, known.NoPermissionError):
+        return Trouble("refused", f"its user lacks a permission: {one_line(str(error))}")
+    if isinstance(error, known.InvalidResponse):
+        return Trouble("refused", "what answers at this address is not a Redis")
+    # Redis repeats the arguments of an unknown command, and those of AUTH are a password.
+    text = one_line(str(error).partition(", with args")[0]) or type(error).__name__
+    if isinstance(error, known.ResponseError) and not _is_passing(error):
+        return Trouble("command", text)
+    return Trouble("away", text if text != "TimeoutError" else "it does not answer")
+
+
+def _is_passing(error: Exception) -> bool:
+    # The driver takes the code away where it has a class for it.
+    named = driver("redis.exceptions")
+    by_class = (named.ReadOnlyError, named.OutOfMemoryError, named.ClusterDownError, named.TryAgainError)
+    return isinstance(error, by_class) or str(error).startswith(_PASSING)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def refused(trouble: Trouble) -> ConfigurationError:
+    """Return the error of a Redis that does not let this process work."""
+    return ConfigurationError(
+        f"Redis cannot be used: {trouble.text}",
+        advice=f"Check {URL_VARIABLES[0]} and what its user may do: all keys, channels and scripts",
+    )
+
+
+def unreachable(trouble: Trouble) -> FlowMateError:
+    """Return the error of a Redis that is needed and cannot be used."""
     return UpstreamUnavailableError(
-        f"Redis cannot be used: {one_line(str(error)) or type(error).__name__}",
-        advice="Check that it runs and lets this user in; with on_outage='share' processes go on alone",
+        f"Redis cannot be used: {trouble.text}",
+        advice="Check that it runs; with on_outage='share' processes go on without it",
     )

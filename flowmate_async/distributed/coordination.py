@@ -1,23 +1,29 @@
 """What the processes of one application share over Redis, wired; handed to a client as its coordination."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from flowmate_async.clock import Clock, SystemClock
-from flowmate_async.coordination import RateBudget, SharedCredentials
+from flowmate_async.coordination import CoordinationStatistics, RateBudget, SharedCredentials
+from flowmate_async.distributed.agreement import Agreement, Settings
 from flowmate_async.distributed.announcements import Announcements
-from flowmate_async.distributed.budget import OnOutage, RedisBudget
-from flowmate_async.distributed.connection import RedisUrl, connect, redis_errors, unreachable
+from flowmate_async.distributed.budget import OnOutage, RedisBudget, emission_of
+from flowmate_async.distributed.circuit import BEAT_SECONDS, Circuit, RedisAwayError
+from flowmate_async.distributed.connection import RedisUrl, Trouble, connect, refused
 from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.distributed.shared_cache import SharedCache
 from flowmate_async.distributed.shared_credentials import RedisCredentials
+from flowmate_async.distributed.turns import Turns
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.events import CoordinationDiffers, CoordinationLost, CoordinationRestored, Listener
 from flowmate_async.freshness import FreshnessPolicy
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.keys import StoreKey
@@ -27,6 +33,11 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _ENDING_SECONDS = 0.2
+
+_MEANWHILE = "the lowest rate and burst hold for all of them until they agree"
+_APART = "with different keys nothing is shared, and each keeps to its share of the rate"
+
+_log = logging.getLogger("flowmate_async")
 
 
 class SharingPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +63,9 @@ class RedisCoordination:
     """A :class:`~flowmate_async.Coordination` over Redis, for one client, which enters it.
 
     ``FlowMate(..., coordination=RedisCoordination(url, key=key))``
+
+    Entering it fails if Redis rejects the login or lacks a permission. A Redis that cannot be reached is an
+    outage: see :attr:`SharingPolicy.on_outage`.
 
     Args:
         url: ``rediss://user:password@host:port/0`` (TLS), ``redis://`` to this machine, or ``unix://``.
@@ -79,18 +93,36 @@ class RedisCoordination:
             raise ConfigurationError("processes must be at least 1")
         self._clock = clock or SystemClock()
         self._redis: Redis = connect(self._url)
+        self._redis_clock = RedisClock()
+        self._circuit = Circuit(
+            clock=self._clock,
+            on_lost=lambda reason: self._tell(CoordinationLost(reason)),
+            on_back=lambda seconds: self._tell(CoordinationRestored(seconds)),
+        )
+        self._tell: Listener = lambda _event: None
         self._base_url: str | None = None
+        self._limited = False
         self._entered = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as entered:
             entered.push_async_callback(self._redis.aclose)
-            await self._require_redis()
-            heard = asyncio.Event()
+            await self._circuit.begin(self._agreement.beat, needed=self._policy.on_outage == "error")
+            entered.push_async_callback(self._leave)
             loop = asyncio.get_running_loop()
-            for work in (self._announcements.send(), self._announcements.listen(heard)):
+            first: asyncio.Future[Trouble | None] = loop.create_future()
+            for work in (
+                self._announcements.send(),
+                self._announcements.listen(first),
+                self._circuit.watch(self._agreement.beat),
+            ):
                 entered.push_async_callback(_end, loop.create_task(work))
-            await heard.wait()
+            trouble = await first
+            if trouble is not None and trouble.kind != "away":
+                raise refused(trouble)
+            if self._limited and not self._agreement.is_shared:
+                # The others must know before this process uses any of the rate.
+                await asyncio.sleep(2 * BEAT_SECONDS)
             self._entered = entered.pop_all()
         return self
 
@@ -107,15 +139,32 @@ class RedisCoordination:
             )
         self._base_url = base_url
         self._names = Names(self._key, namespace=self._policy.namespace, base_url=base_url)
-        self._announcements = Announcements(self._redis, self._names, sender=os.urandom(8).hex())
+        self._agreement = Agreement(
+            self._redis,
+            self._names,
+            Settings(key=self._key.key_id, processes=self._policy.processes),
+            redis_clock=self._redis_clock,
+            on_change=self._disagree,
+        )
+        self._announcements = Announcements(
+            self._redis,
+            self._circuit,
+            redis_clock=self._redis_clock,
+            names=self._names,
+            sender=os.urandom(8).hex(),
+        )
 
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:
         """See :meth:`Coordination.budget`."""
+        self._limited = True
+        terms = lease_terms(rate, burst)
+        self._agreement.limit(rate=rate, burst=burst, capacity=terms.capacity, emission=emission_of(terms))
         return RedisBudget(
             self._redis,
+            self._circuit,
             self._names.of("rate"),
-            lease_terms(rate, burst),
-            processes=self._policy.processes,
+            terms,
+            agreement=self._agreement,
             on_outage=self._policy.on_outage,
             clock=self._clock,
         )
@@ -124,14 +173,14 @@ class RedisCoordination:
         """See :meth:`Coordination.credentials`."""
         cache = SharedCache(
             self._redis,
-            self._names,
-            key=self._key,
-            base_url=self._base_url or "",
+            self._circuit,
+            redis_clock=self._redis_clock,
+            names=self._names,
             freshness=self._policy.freshness,
             wall=self._clock.wall,
         )
         return RedisCredentials(
-            self._redis,
+            Turns(self._redis, self._circuit, self._redis_clock),
             cache,
             names=self._names,
             announcements=self._announcements,
@@ -147,13 +196,33 @@ class RedisCoordination:
         """See :meth:`Coordination.on_pause`."""
         self._announcements.on_pause(listener)
 
-    async def _require_redis(self) -> None:
-        """Find out at once that Redis cannot be used, where nothing can be done without it."""
-        try:
-            await self._redis.ping()
-        except redis_errors() as error:
-            if self._policy.on_outage == "error":
-                raise unreachable(error) from None
+    def on_event(self, listener: Listener) -> None:
+        """See :meth:`Coordination.on_event`."""
+        self._tell = listener
+
+    def statistics(self) -> CoordinationStatistics:
+        """See :meth:`Coordination.statistics`."""
+        return CoordinationStatistics(
+            connected=not self._circuit.away,
+            working=not self._circuit.away or self._policy.on_outage == "share",
+            problem=self._circuit.problem,
+            outages=self._circuit.outages,
+            differing=self._agreement.differing,
+            processes=self._agreement.members,
+        )
+
+    def _disagree(self, differing: tuple[str, ...]) -> None:
+        if differing:
+            _log.warning(
+                "processes that share over Redis were told different things: %s; %s",
+                ", ".join(differing),
+                _MEANWHILE if self._agreement.is_shared else _APART,
+            )
+        self._tell(CoordinationDiffers(differing))
+
+    async def _leave(self) -> None:
+        with suppress(RedisAwayError, ConfigurationError):
+            await self._circuit.call(self._agreement.leave)
 
 
 class _Named(Redacted, frozen=True):

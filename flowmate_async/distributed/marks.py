@@ -12,12 +12,12 @@ from flowmate_async.distributed.connection import redis_errors
 from flowmate_async.distributed.names import Names
 from flowmate_async.error_record import ErrorRecord
 from flowmate_async.errors import FlowMateError
+from flowmate_async.stores.encoding import Plaintext
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _LIFE_SECONDS = 24 * 3600
-_KIND = "end of a job"
 
 
 class Marks:
@@ -35,14 +35,16 @@ class Marks:
 
     async def end(self, run_id: str, error: FlowMateError) -> None:
         """Let everybody know that this job is not worth going on with."""
-        sealed = self._names.seal(msgspec.msgpack.encode(ErrorRecord.of(error)), kind=_KIND)
-        await self._set(self._names.of("ended", run_id), sealed)
+        name = self._names.of("ended", run_id)
+        record = Plaintext(msgspec.msgpack.encode(ErrorRecord.of(error)))
+        await self._set(name, self._names.seal(record, kind=name))
 
     async def ended(self, run_id: str) -> FlowMateError | None:
         """Why the job was ended early, if it was and Redis knows."""
-        sealed = await self._get(self._names.of("ended", run_id))
-        record = None if sealed is None else self._names.open(sealed, kind=_KIND)
-        return None if record is None else msgspec.msgpack.decode(record, type=ErrorRecord).restored()
+        name = self._names.of("ended", run_id)
+        sealed = await self._get(name)
+        record = None if sealed is None else self._names.open(sealed, kind=name)
+        return None if record is None else msgspec.msgpack.decode(record.data, type=ErrorRecord).restored()
 
     async def hand_in(self, run_id: str) -> None:
         """Note that all shards of the job are with the broker."""

@@ -7,6 +7,7 @@ import msgspec
 
 from flowmate_async.distributed.names import Names
 from flowmate_async.stores.base import Run
+from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.sync.plan import DeltaPolicy
 
 _KIND = "shard"
@@ -28,14 +29,14 @@ class Shard(msgspec.Struct, frozen=True):
 
 def sealed(shard: Shard, names: Names) -> str:
     """A shard as text for a broker: encrypted, since usernames are nobody's business there."""
-    return base64.b64encode(names.seal(msgspec.msgpack.encode(shard), kind=_KIND)).decode()
+    return base64.b64encode(names.seal(Plaintext(msgspec.msgpack.encode(shard)), kind=_KIND)).decode()
 
 
 def opened(text: str, names: Names) -> Shard | None:
     """The shard; ``None`` when it was not sealed with this key for this upstream."""
     try:
-        opened_bytes = names.open(base64.b64decode(text, validate=True), kind=_KIND)
-        return None if opened_bytes is None else msgspec.msgpack.decode(opened_bytes, type=Shard)
+        message = names.open(base64.b64decode(text, validate=True), kind=_KIND)
+        return None if message is None else msgspec.msgpack.decode(message.data, type=Shard)
     except (ValueError, msgspec.MsgspecError):
         return None
 

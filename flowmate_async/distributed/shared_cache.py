@@ -1,77 +1,116 @@
-"""Credentials that one process fetched and others may use: sealed in Redis, gone when they expire."""
+"""What upstream answered one process, for others to use: sealed in Redis, gone when it expires.
 
-import os
+A record says when and in which flight it was answered, and how it was asked for; all of that is sealed with
+it and bound to its user and secret. So a record that somebody puts back, or moves, is older than the question
+or does not open.
+"""
+
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
 from flowmate_async.coordination import SharedSecret
+from flowmate_async.distributed.circuit import Circuit
 from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.error_record import ErrorRecord
 from flowmate_async.errors import FlowMateError, StoreError
-from flowmate_async.freshness import FreshnessPolicy
-from flowmate_async.secrets import Secret, SessionSecret
-from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.sealing import Sealed, Sealing
+from flowmate_async.freshness import FreshnessPolicy, timeline
+from flowmate_async.redaction import Redacted
+from flowmate_async.secrets import Secret
+from flowmate_async.stores.encoding import Plaintext, encode_secret, secret_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-_UNFORCED, _FORCED = b"=", b"+"
-"""How a credential's record begins, by how it was asked for; it goes on with 32 bytes of fingerprint."""
+T = TypeVar("T")
 
+_FINGERPRINT_BYTES = 32
 _FAILURE_SECONDS = 5.0
+
+_SET = """
+local time = redis.call('TIME')
+if time[1] * 1000 + math.floor(time[2] / 1000) > tonumber(ARGV[3]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if KEYS[2] then redis.call('DEL', KEYS[2]) end
+return 1
+"""
+"""Set the first key and delete the second, unless Redis hung: something newer may be there by now."""
 
 _TAKE_BACK = """
 local held = redis.call('GET', KEYS[1])
-if held and string.sub(held, 2, 33) ~= ARGV[1] then return 0 end
+if held and string.sub(held, 1, 32) ~= ARGV[1] then return 0 end
 if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
 if held then redis.call('DEL', KEYS[1], KEYS[2]) end
 return 0
 """
-"""Whether upstream is known to have no other than the rejected value; if not, that one is deleted.
+"""Return whether upstream is known to have no other than the rejected value; if not, delete that one.
 
 Once a process was answered with another one, nothing is known of an earlier one any more.
 """
 
 
-class Answers(msgspec.Struct, frozen=True):
-    """What processes were answered by upstream: the last credential, and that asking failed since.
+class Answer(msgspec.Struct, Generic[T], frozen=True):
+    """One answer of upstream.
 
     Attributes:
-        credential: as it is in Redis; tells one answer from another.
-        failure: the same.
-        forced: whether the credential was asked for since an app had rejected one.
-        secret: the credential, if there is one.
-        error: the failure, if there is one.
+        what: a credential, or a failure.
+        landed: when upstream had answered, in milliseconds of Redis' clock.
+        flight: which flight it was answered in.
+        forced: whether it was asked for since an app had rejected a credential.
+        fingerprint: of the credential.
     """
 
-    credential: bytes | None = None
-    failure: bytes | None = None
+    what: T
+    landed: int
+    flight: str
     forced: bool = False
-    secret: SharedSecret | None = None
-    error: FlowMateError | None = None
+    fingerprint: bytes = b""
 
 
-class _Record(msgspec.Struct, frozen=True, array_like=True):
-    run_id: str
+class Answers(msgspec.Struct, frozen=True):
+    """What processes were answered by upstream: the last credential, and whether asking failed since.
+
+    Attributes:
+        now: when this was read, in milliseconds of Redis' clock.
+        credential: the credential, if there is one.
+        failure: the failure, if there is one.
+    """
+
+    now: int
+    credential: Answer[SharedSecret] | None = None
+    failure: Answer[FlowMateError] | None = None
+
+
+class _Credential(Redacted, frozen=True, array_like=True):
+    landed: int
+    flight: str
+    forced: bool
+    wall: float
     data: bytes
-    fingerprint: bytes
+
+    __shown__: ClassVar[tuple[str, ...]] = ("landed", "flight", "forced", "wall")
+
+
+class _Failure(msgspec.Struct, frozen=True, array_like=True):
+    landed: int
+    flight: str
+    error: ErrorRecord
 
 
 class SharedCache:
     """Answers by secret.
 
-    A record is the fingerprint of what apps are presented, then the sealed credential. Who fetched it and
-    when is authenticated with it.
+    A credential's record is the fingerprint of what apps are presented, then what is sealed.
 
     Args:
         redis: the connection.
-        names: what records are called.
-        key: the application's key.
-        base_url: FlowMate's.
+        circuit: in front of it.
+        redis_clock: Redis' time.
+        names: what records are called, and their seal.
         freshness: how long credentials without an expiry are used.
         wall: seconds since the Unix epoch.
     """
@@ -79,38 +118,39 @@ class SharedCache:
     def __init__(
         self,
         redis: "Redis",
-        names: Names,
+        circuit: Circuit,
         *,
-        key: StoreKey,
-        base_url: str,
+        redis_clock: RedisClock,
+        names: Names,
         freshness: FreshnessPolicy,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
+        self._circuit = circuit
+        self._redis_clock = redis_clock
         self._names = names
-        self._sealing = Sealing(key, store_id=f"redis {names.prefix}", origin=base_url)
         self._freshness = freshness
         self._wall = wall
-        self._process = os.urandom(8).hex()
+        self._set: Any = redis.register_script(_SET)
         self._take_back: Any = redis.register_script(_TAKE_BACK)
 
     async def read(self, username: str, secret_id: str) -> Answers:
-        """The last answers; what does not open is as if it were not there.
+        """Return the last answers. A record that does not open counts as missing.
 
         Raises:
-            RedisError: Redis is away.
+            RedisAwayError: Redis is away.
         """
-        found: Any = await self._redis.mget(self._keys("answer", "failure", username, secret_id))
-        credential, failure = found
+        answer, failure = self._keys("answer", "failure", username, secret_id)
+        both: Any = self._redis.pipeline(transaction=False)
+        told, found = await self._circuit.call(both.time().mget([answer, failure]).execute)
+        now = _milliseconds(told)
         return Answers(
-            credential,
-            failure,
-            credential is not None and credential[:1] == _FORCED,
-            None if credential is None else self._credential(username, secret_id, credential),
-            None if failure is None else self._failure(failure),
+            now,
+            None if found[0] is None else self._credential(username, secret_id, answer, found[0], now),
+            None if found[1] is None else self._failure(failure, found[1]),
         )
 
-    async def put(self, username: str, secret_id: str, secret: Secret, *, forced: bool) -> None:
+    async def put(self, username: str, secret_id: str, secret: Secret, *, forced: bool, flight: str) -> None:
         """Let others use a credential for as long as it is valid.
 
         Args:
@@ -118,86 +158,104 @@ class SharedCache:
             secret_id: the secret.
             secret: what upstream answered.
             forced: whether it was asked for since an app had rejected one.
+            flight: which flight it was answered in.
 
         Raises:
-            RedisError: Redis is away.
+            RedisAwayError: Redis is away.
         """
-        seconds = self._life(secret)
-        if seconds <= 0:
+        life = self._life(secret)
+        if life <= 0:
             return
-        sealed = self._seal(username, secret)
-        if sealed is None:
+        try:
+            plaintext = encode_secret(username, secret)
+        except StoreError:  # it cannot be encoded, so it is not shared
             return
-        record = msgspec.msgpack.encode(_Record(sealed.run_id, sealed.data, sealed.fingerprint))
-        presented = self._names.fingerprint(username, secret_id, secret)
+        landed = await self._now()
         answer, failure = self._keys("answer", "failure", username, secret_id)
-        async with self._redis.pipeline() as both:
-            both.set(
-                answer,
-                (_FORCED if forced else _UNFORCED) + presented + record,
-                px=max(1, int(seconds * 1000)),
-            )
-            both.delete(failure)
-            await both.execute()
+        record = Plaintext(
+            msgspec.msgpack.encode(_Credential(landed, flight, forced, self._wall(), plaintext.data))
+        )
+        value = self._names.fingerprint(username, secret_id, secret) + self._names.seal(record, kind=answer)
+        await self._write([answer, failure], value, life)
 
-    async def put_failure(self, username: str, secret_id: str, error: FlowMateError) -> None:
+    async def put_failure(self, username: str, secret_id: str, error: FlowMateError, *, flight: str) -> None:
         """Let those who wait for the same answer share a failure. What is still valid may be used as before.
 
         Raises:
-            RedisError: Redis is away.
+            RedisAwayError: Redis is away.
         """
-        record = msgspec.msgpack.encode(ErrorRecord.of(error))
         name = self._names.of("failure", username, secret_id)
-        await self._redis.set(name, self._names.seal(record, kind="failure"), px=int(_FAILURE_SECONDS * 1000))
+        record = Plaintext(msgspec.msgpack.encode(_Failure(await self._now(), flight, ErrorRecord.of(error))))
+        await self._write([name], self._names.seal(record, kind=name), _FAILURE_SECONDS)
 
     async def take_back(self, username: str, secret_id: str, rejected: Secret) -> bool:
-        """Drop a credential that an app rejected; whether upstream is known to have no other.
+        """Drop a credential that an app rejected. Return whether upstream is known to have no other.
 
         Raises:
-            RedisError: Redis is away.
+            RedisAwayError: Redis is away.
         """
         keys = self._keys("answer", "rejected", username, secret_id)
         fingerprint = self._names.fingerprint(username, secret_id, rejected)
-        return bool(await self._take_back(keys=keys, args=[fingerprint]))
+        return bool(await self._circuit.call(lambda: self._take_back(keys=keys, args=[fingerprint])))
 
     async def confirm(self, username: str, secret_id: str, rejected: Secret, *, seconds: float) -> None:
         """Let it be known that upstream has no other than this rejected one.
 
         Raises:
-            RedisError: Redis is away.
+            RedisAwayError: Redis is away.
         """
         fingerprint = self._names.fingerprint(username, secret_id, rejected)
-        name = self._names.of("rejected", username, secret_id)
-        await self._redis.set(name, fingerprint, px=max(1, int(seconds * 1000)))
+        await self._write([self._names.of("rejected", username, secret_id)], fingerprint, seconds)
+
+    async def _write(self, keys: list[str], value: bytes, seconds: float) -> None:
+        args = [value, max(1, int(seconds * 1000)), self._redis_clock.deadline()]
+        await self._circuit.call(partial(self._set, keys=keys, args=args))
+
+    async def _now(self) -> int:
+        now = _milliseconds(await self._circuit.call(self._redis.time))
+        self._redis_clock.set(now)
+        return now
 
     def _keys(self, one: str, other: str, username: str, secret_id: str) -> list[str]:
         return [self._names.of(kind, username, secret_id) for kind in (one, other)]
 
     def _life(self, secret: Secret) -> float:
-        if secret.expires_at is not None:
-            return secret.expires_at.timestamp() - self._freshness.skew_seconds - self._wall()
-        if isinstance(secret, SessionSecret):
-            return self._freshness.session_ttl_seconds
-        return self._freshness.static_ttl_seconds
+        """Return for how many seconds others may use a credential that was just fetched."""
+        wall = self._wall()
+        when = timeline(secret, wall=wall, monotonic=0.0, jitter=0.0, policy=self._freshness)
+        left = when.remaining_seconds(wall=wall, monotonic=0.0)
+        return self._freshness.static_ttl_seconds if left == float("inf") else left
 
-    def _seal(self, username: str, secret: Secret) -> Sealed | None:
-        # The moment is part of what is authenticated; whole seconds, so that a subkey serves many records.
-        fetched = f"{self._process}:{int(self._wall())}"
-        try:
-            return self._sealing.seal_unless_same(username, secret, run_id=fetched, stored=None)
-        except StoreError:  # it cannot be encoded, so it is not shared
+    def _credential(
+        self, username: str, secret_id: str, name: str, raw: bytes, now: int
+    ) -> Answer[SharedSecret] | None:
+        opened = self._names.open(raw[_FINGERPRINT_BYTES:], kind=name)
+        if opened is None:
             return None
-
-    def _credential(self, username: str, secret_id: str, raw: bytes) -> SharedSecret | None:
         try:
-            record = msgspec.msgpack.decode(raw[33:], type=_Record)
-            sealed = Sealed(record.run_id, record.data, record.fingerprint)
-            secret = self._sealing.open(username, secret_id, sealed)
-            age = max(0.0, self._wall() - int(record.run_id.partition(":")[2]))
-        except (StoreError, msgspec.MsgspecError, ValueError):
+            record = msgspec.msgpack.decode(opened.data, type=_Credential)
+        except msgspec.MsgspecError:
             return None
-        return SharedSecret(secret, age, newest=False)
+        secret = secret_of(Plaintext(record.data))
+        fingerprint = None if secret is None else self._names.fingerprint(username, secret_id, secret)
+        if secret is None or fingerprint != raw[:_FINGERPRINT_BYTES]:
+            return None
+        # The older of both clocks' ages: either clock may be wrong.
+        age = max(0.0, self._wall() - record.wall, (now - record.landed) / 1000)
+        shared = SharedSecret(secret, age, newest=False)
+        return Answer(shared, record.landed, record.flight, record.forced, fingerprint)
 
-    def _failure(self, raw: bytes) -> FlowMateError | None:
-        record = self._names.open(raw, kind="failure")
-        return None if record is None else msgspec.msgpack.decode(record, type=ErrorRecord).restored()
+    def _failure(self, name: str, raw: bytes) -> Answer[FlowMateError] | None:
+        opened = self._names.open(raw, kind=name)
+        if opened is None:
+            return None
+        try:
+            record = msgspec.msgpack.decode(opened.data, type=_Failure)
+        except msgspec.MsgspecError:
+            return None
+        return Answer(record.error.restored(), record.landed, record.flight)
+
+
+def _milliseconds(told: tuple[int, int]) -> int:
+    seconds, microseconds = told
+    return seconds * 1000 + microseconds // 1000

@@ -1,18 +1,23 @@
 """Single flight of credentials across processes: one asks upstream, the others take what it was answered."""
 
 import asyncio
+import os
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Any
+
+from msgspec import structs
 
 from flowmate_async.clock import Clock
 from flowmate_async.coordination import Acceptable, Ask, Recognizes, SharedSecret
 from flowmate_async.distributed.announcements import Announcements, Rejected
 from flowmate_async.distributed.budget import OnOutage
-from flowmate_async.distributed.connection import redis_errors, unreachable
+from flowmate_async.distributed.circuit import RedisAwayError
+from flowmate_async.distributed.connection import unreachable
 from flowmate_async.distributed.names import Names
-from flowmate_async.distributed.shared_cache import Answers, SharedCache
-from flowmate_async.distributed.turns import Turn
+from flowmate_async.distributed.shared_cache import Answer, Answers, SharedCache
+from flowmate_async.distributed.turns import Turn, Turns
 from flowmate_async.errors import (
     FlowMateError,
     RefreshFailedError,
@@ -22,22 +27,20 @@ from flowmate_async.errors import (
 from flowmate_async.secrets import Secret
 from flowmate_async.stores.uninterrupted import uninterrupted
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
 _PERHAPS_UNDER_WAY = (RefreshFailedError, UpstreamTimeoutError, UpstreamUnavailableError)
 """Failures after which upstream may still hold its own lock of the secret."""
 
 _NEVER_UNDER_WAY = (200, 429, 503)
 _PATIENCE_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
+_MAX_REJECTIONS = 10_000
 
 
 class RedisCredentials:
     """A :class:`~flowmate_async.coordination.SharedCredentials` in Redis.
 
     Args:
-        redis: the connection.
+        turns: whose turn it is to ask.
         cache: what others were answered.
         names: what things are called.
         announcements: to every process.
@@ -47,7 +50,7 @@ class RedisCredentials:
 
     def __init__(
         self,
-        redis: "Redis",
+        turns: Turns,
         cache: SharedCache,
         *,
         names: Names,
@@ -55,13 +58,13 @@ class RedisCredentials:
         on_outage: OnOutage,
         clock: Clock,
     ) -> None:
-        self._redis = redis
+        self._turns = turns
         self._cache = cache
+        self._rejections = _Rejections()
         self._clock = clock
         self._names = names
         self._announcements = announcements
         self._on_outage = on_outage
-        self._errors = redis_errors()
 
     async def fetch(
         self,
@@ -75,19 +78,20 @@ class RedisCredentials:
         flight = _Flight(self._cache, username, secret_id, ask)
         try:
             return await self._in_turn(flight, acceptable)
-        except self._errors as error:
-            return await self._without_redis(flight, error)
+        except RedisAwayError as error:
+            away = error
+        return await self._without_redis(flight, away)
 
     async def _in_turn(self, flight: "_Flight", acceptable: Acceptable | None) -> SharedSecret:
-        """What another process was answered, or will be while this one waits; else ask, alone."""
-        before = await flight.answered()
+        """Return what another process was answered, or will be while this one waits; else ask, alone."""
+        before = await self._answers(flight)
         if (shared := _usable(before, acceptable)) is not None:
             return shared
         give_up_at = self._clock.monotonic() + _PATIENCE_SECONDS
-        async with Turn(self._redis, self._names.of("turn", flight.username, flight.secret_id)) as turn:
+        async with self._turns.turn(self._names.of("turn", flight.username, flight.secret_id)) as turn:
             while self._clock.monotonic() < give_up_at:
                 taken = await turn.take()
-                now = await flight.answered()
+                now = await self._answers(flight)
                 if (
                     shared := _usable(now, acceptable) or _joined(now, before, forced=flight.ask.forced)
                 ) is not None:
@@ -102,22 +106,35 @@ class RedisCredentials:
             secret_id=flight.secret_id,
         )
 
+    async def _answers(self, flight: "_Flight") -> Answers:
+        """Return what processes were answered last, without a credential that was rejected since.
+
+        Raises:
+            RedisAwayError: Redis is away.
+        """
+        answers = await self._cache.read(flight.username, flight.secret_id)
+        if not self._rejections.forbid(flight.username, flight.secret_id, answers.credential):
+            return answers
+        return structs.replace(answers, credential=None)
+
     async def reject(self, username: str, secret_id: str, rejected: Secret) -> bool:
         """See :meth:`SharedCredentials.reject`; when Redis is away, others find out for themselves."""
+        news = self._announcements.rejection(username, secret_id, rejected)
+        self._rejections.note(news)
         try:
             known = await self._cache.take_back(username, secret_id, rejected)
-        except self._errors:
+        except RedisAwayError:
             known = False
         if not known:
-            # Taken back first: whoever hears of it asks at once, and must not find it there any more.
-            self._announcements.rejected(username, secret_id, rejected)
+            # Taken back first: other processes ask as soon as they hear, and must not find it any more.
+            self._announcements.rejected(news)
         return known
 
     async def confirm(self, username: str, secret_id: str, rejected: Secret, *, seconds: float) -> None:
         """See :meth:`SharedCredentials.confirm`."""
         try:
             await self._cache.confirm(username, secret_id, rejected, seconds=seconds)
-        except self._errors:
+        except RedisAwayError:
             return
 
     def on_rejected(self, listener: Callable[[str, str, Recognizes], object]) -> None:
@@ -125,6 +142,7 @@ class RedisCredentials:
 
         def heard(rejected: Rejected) -> None:
             username, secret_id = rejected.username, rejected.secret_id
+            self._rejections.note(rejected)
 
             def recognizes(secret: Secret) -> bool:
                 return self._names.fingerprint(username, secret_id, secret) == rejected.fingerprint
@@ -133,12 +151,37 @@ class RedisCredentials:
 
         self._announcements.on_rejected(heard)
 
-    async def _without_redis(self, flight: "_Flight", error: Exception) -> SharedSecret:
+    async def _without_redis(self, flight: "_Flight", away: RedisAwayError) -> SharedSecret:
         if flight.landed is not None:  # Redis went away afterwards
             return SharedSecret(flight.landed)
         if self._on_outage == "error":
-            raise unreachable(error)
+            raise unreachable(away.trouble)
         return SharedSecret(await flight.ask())
+
+
+class _Rejections:
+    """Which credential of each secret was rejected last, so that an earlier answer does not bring it back."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str], Rejected] = OrderedDict()
+
+    def note(self, rejected: Rejected) -> None:
+        """Remember a rejection; the least recent ones are forgotten first."""
+        key = (rejected.username, rejected.secret_id)
+        self._known[key] = rejected
+        self._known.move_to_end(key)
+        if len(self._known) > _MAX_REJECTIONS:
+            self._known.popitem(last=False)
+
+    def forbid(self, username: str, secret_id: str, answer: Answer[SharedSecret] | None) -> bool:
+        """Return whether this answer is the rejected credential, as upstream gave it before the rejection."""
+        known = self._known.get((username, secret_id))
+        return (
+            known is not None
+            and answer is not None
+            and answer.fingerprint == known.fingerprint
+            and answer.landed < known.at
+        )
 
 
 class _Flight:
@@ -150,14 +193,7 @@ class _Flight:
         self.secret_id = secret_id
         self.ask = ask
         self.landed: Secret | None = None
-
-    async def answered(self) -> Answers:
-        """What processes were answered last.
-
-        Raises:
-            RedisError: Redis is away.
-        """
-        return await self._cache.read(self.username, self.secret_id)
+        self._id = os.urandom(8).hex()
 
     async def fly(self, turn: Turn) -> SharedSecret:
         """Ask, and let those who wait have the answer.
@@ -171,32 +207,42 @@ class _Flight:
         except FlowMateError as error:
             if isinstance(error, _PERHAPS_UNDER_WAY) and error.status not in _NEVER_UNDER_WAY:
                 await turn.keep()
-            with suppress(*redis_errors()):  # or it would seem that upstream has not been asked
-                await self._cache.put_failure(self.username, self.secret_id, error)
+            with suppress(RedisAwayError):  # or it would seem that upstream has not been asked
+                await self._cache.put_failure(self.username, self.secret_id, error, flight=self._id)
             raise
         except asyncio.CancelledError:
             if self.ask.abandoned:
                 await uninterrupted(turn.keep())
             raise
-        await self._cache.put(self.username, self.secret_id, self.landed, forced=self.ask.forced)
+        await self._cache.put(
+            self.username, self.secret_id, self.landed, forced=self.ask.forced, flight=self._id
+        )
         return SharedSecret(self.landed)
 
 
 def _usable(answers: Answers, acceptable: Acceptable | None) -> SharedSecret | None:
-    """A credential that another process was answered, if it will do."""
-    if answers.secret is None or acceptable is None:
+    """Return a credential that another process was answered, if it will do."""
+    if answers.credential is None or acceptable is None or not acceptable(answers.credential.what):
         return None
-    return answers.secret if acceptable(answers.secret) else None
+    return answers.credential.what
 
 
 def _joined(answers: Answers, before: Answers, *, forced: bool) -> SharedSecret | None:
-    """The answer of a flight that ended while this process waited; ``None`` when it has to ask for itself.
+    """Return the answer of a flight that ended while this process waited; ``None`` if it has to ask itself.
 
     Raises:
         FlowMateError: what that flight failed with.
     """
-    if answers.error is not None and answers.failure != before.failure:
-        raise answers.error
-    if answers.secret is None or answers.credential == before.credential or (forced and not answers.forced):
+    failure, credential = answers.failure, answers.credential
+    if failure is not None and _ended_since(before, failure, before.failure):
+        raise failure.what
+    if credential is None or (forced and not credential.forced):
         return None
-    return SharedSecret(answers.secret.secret)
+    if not _ended_since(before, credential, before.credential):
+        return None
+    return SharedSecret(credential.what.secret)
+
+
+def _ended_since(before: Answers, answer: Answer[Any], known: Answer[Any] | None) -> bool:
+    """Return whether upstream gave an answer after the question: one that is put back is older."""
+    return answer.landed >= before.now and (known is None or answer.flight != known.flight)

@@ -1,16 +1,19 @@
 """Whose turn it is to refresh a secret: a lock in Redis with an owner's token, which outlives upstream's own.
 
 A holder that dies leaves it to expire, later than upstream's lock of the secret does; a live one renews it
-for as long as upstream takes.
+for as long as upstream takes. A Redis that hangs carries out later what it was sent, so taking a turn names a
+deadline by Redis' own clock, and a turn that could not be given up is given up once Redis is back.
 """
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from flowmate_async.distributed.connection import driver, redis_errors
+from flowmate_async.distributed.circuit import Circuit, RedisAwayError
+from flowmate_async.distributed.redis_clock import RedisClock
+from flowmate_async.errors import ConfigurationError
 from flowmate_async.failures import LOCK_SECONDS
 from flowmate_async.stores.uninterrupted import uninterrupted
 
@@ -20,36 +23,119 @@ if TYPE_CHECKING:
 LIFE_SECONDS = LOCK_SECONDS + 5.0
 _RENEWALS = 3
 
+_TAKE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now > tonumber(ARGV[3]) then return -now end
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+if redis.call('GET', KEYS[1]) == ARGV[1] then return 1 end
+return 0
+"""
+"""1: taken, 0: somebody else's, below 0: too late, and Redis' time. Sent twice it is taken once."""
+
+_RENEW = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
+
+_GIVE_UP = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+class Turns:
+    """Makes turns of one Redis.
+
+    Args:
+        redis: the connection.
+        circuit: in front of it.
+        clock: Redis' time.
+    """
+
+    def __init__(self, redis: "Redis", circuit: Circuit, clock: RedisClock) -> None:
+        self._circuit = circuit
+        self._clock = clock
+        self._take: Any = redis.register_script(_TAKE)
+        self._renew: Any = redis.register_script(_RENEW)
+        self._give_up: Any = redis.register_script(_GIVE_UP)
+
+    def turn(self, name: str) -> "Turn":
+        """Return a turn that nobody has taken yet.
+
+        Args:
+            name: the lock's name.
+        """
+        return Turn(self, name)
+
+    async def take(self, name: str, token: str) -> bool:
+        """Take a turn if nobody has it. Return whether it is this owner's now.
+
+        Raises:
+            RedisAwayError: Redis is away.
+        """
+        life = int(LIFE_SECONDS * 1000)
+        for _ in range(2):  # the second time with the time that Redis told
+            answer: int = await self._circuit.call(
+                lambda: self._take(keys=[name], args=[token, life, self._clock.deadline()])
+            )
+            if answer >= 0:
+                break
+            self._clock.set(-answer)
+        return answer == 1
+
+    async def renew(self, name: str, token: str) -> None:
+        """Let it last for its whole life from now on, if it is still this owner's.
+
+        Raises:
+            RedisAwayError: Redis is away.
+        """
+        await self._circuit.call(lambda: self._renew(keys=[name], args=[token, int(LIFE_SECONDS * 1000)]))
+
+    async def give_up(self, name: str, token: str) -> None:
+        """Give it up, if it is this owner's; once Redis is back if it is away."""
+
+        def command() -> Any:
+            return self._give_up(keys=[name], args=[token])
+
+        try:
+            await self._circuit.call(command)
+        except RedisAwayError:
+            self._circuit.later(command)
+
 
 class Turn:
     """A lock that may be taken, used inside ``async with``.
 
     Args:
-        redis: the connection.
+        turns: talks to Redis.
         name: the lock's name.
     """
 
-    def __init__(self, redis: "Redis", name: str) -> None:
-        lock = driver("redis.asyncio.lock").Lock
-        self._lock = lock(redis, name, timeout=LIFE_SECONDS, thread_local=False)
-        self._token = os.urandom(16).hex().encode()
+    def __init__(self, turns: Turns, name: str) -> None:
+        self._turns = turns
+        self._name = name
+        self._token = os.urandom(16).hex()
+        self._tried = False
         self._kept = False
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._kept:
-            # Also after a cancellation that came while Redis was answering: the lock may be ours.
-            await uninterrupted(self._give_up())
+        if self._tried and not self._kept:
+            # Also after a cancellation or an error while Redis was answering: the lock may be ours.
+            with suppress(ConfigurationError):
+                await uninterrupted(self._turns.give_up(self._name, self._token))
 
     async def take(self) -> bool:
         """Take it, if nobody has it.
 
         Raises:
-            RedisError: Redis is away.
+            RedisAwayError: Redis is away.
         """
-        return bool(await self._lock.acquire(blocking=False, token=self._token))
+        self._tried = True
+        return await self._turns.take(self._name, self._token)
 
     @asynccontextmanager
     async def renewed(self) -> AsyncIterator[None]:
@@ -64,15 +150,11 @@ class Turn:
     async def keep(self) -> None:
         """Let nobody have it for its whole life from now on, instead of giving it up."""
         self._kept = True
-        with suppress(*redis_errors()):
-            await self._lock.reacquire()
+        with suppress(RedisAwayError):
+            await self._turns.renew(self._name, self._token)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(LIFE_SECONDS / _RENEWALS)
-            with suppress(*redis_errors()):
-                await self._lock.reacquire()
-
-    async def _give_up(self) -> None:
-        with suppress(*redis_errors()):  # not ours any more, or Redis is away: it expires by itself
-            await self._lock.do_release(self._token)
+            with suppress(RedisAwayError):
+                await self._turns.renew(self._name, self._token)

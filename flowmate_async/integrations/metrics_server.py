@@ -1,7 +1,8 @@
 """A small HTTP server on the client's own event loop: ``/metrics``, ``/healthz`` and ``/readyz``.
 
 ``/healthz`` answers as long as the loop turns; ``/readyz`` says 503 while it makes no sense to send work
-here. What the metrics are is the caller's business.
+here, and 200 with a reason while work is done, but not as it should be. What the metrics are is the caller's
+business.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,7 @@ async def serve_metrics(
     *,
     content_type: str,
     ready: Callable[[], bool],
+    degraded: Callable[[], str] = lambda: "",
     host: str = "127.0.0.1",
     port: int = 0,
 ) -> AsyncIterator[int]:
@@ -30,6 +32,7 @@ async def serve_metrics(
         metrics: the body of ``/metrics``, made on the event loop for each request.
         content_type: its media type.
         ready: whether ``/readyz`` says 200.
+        degraded: what is not as it should be, for ``/readyz``; empty when all is well.
         host: the address to listen on; ``0.0.0.0`` for all.
         port: 0 for a free one.
 
@@ -46,8 +49,9 @@ async def serve_metrics(
             case "/healthz":
                 return web.Response(text="ok\n", headers=_HEADERS)
             case "/readyz":
-                good = ready()
-                text = "ready\n" if good else "not ready\n"
+                good, problem = ready(), degraded()
+                text = ("degraded" if problem else "ready") if good else "not ready"
+                text = f"{text}: {problem}\n" if problem else f"{text}\n"
                 return web.Response(status=200 if good else 503, text=text, headers=_HEADERS)
             case _:
                 return web.Response(status=404, headers=_HEADERS)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from flowmate_async.coordination import CoordinationStatistics
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.integrations.metrics_server import serve_metrics
 from flowmate_async.integrations.observable import Observable
@@ -96,6 +97,7 @@ async def serve(
             lambda: generate_latest(registry),
             content_type=CONTENT_TYPE_LATEST,
             ready=ready or (lambda: is_ready(fm)),
+            degraded=lambda: problem_of(fm),
             host=host,
             port=port,
         ) as listening_on:
@@ -103,12 +105,30 @@ async def serve(
 
 
 def is_ready(fm: Observable) -> bool:
-    """Whether work makes sense: the breaker does not keep everybody from a sick upstream.
+    """Return whether work makes sense.
+
+    It does not while the breaker is open, nor without a coordination that nothing may be sent without.
 
     Args:
         fm: the client.
     """
-    return fm.stats().traffic.breaker.state != "open"
+    stats = fm.stats()
+    can_work = stats.coordination is None or stats.coordination.working
+    return can_work and stats.traffic.breaker.state != "open"
+
+
+def problem_of(fm: Observable) -> str:
+    """Return why the processes cannot share as they should; empty if they can.
+
+    Args:
+        fm: the client.
+    """
+    shared = fm.stats().coordination
+    if shared is None or (shared.connected and not shared.differing):
+        return ""
+    if not shared.connected:
+        return f"Redis cannot be used: {shared.problem}"
+    return f"processes were told different things: {', '.join(shared.differing)}"
 
 
 class RunEnd(msgspec.Struct, frozen=True):
@@ -179,6 +199,20 @@ class FlowMateCollector(Collector):
         yield from _flow_control(stats)
         yield from _credentials(stats)
         yield from _users(stats)
+        if stats.coordination is not None:
+            yield from _coordination(stats.coordination)
+
+
+def _coordination(shared: CoordinationStatistics) -> Iterator[Metric]:
+    yield _gauge("flowmate_coordination_connected", "1 while processes can share.", float(shared.connected))
+    yield _counter("flowmate_coordination_outages", "How often they could not.", shared.outages)
+    yield _gauge("flowmate_coordination_processes", "Processes that share now.", shared.processes)
+    differing = GaugeMetricFamily(
+        "flowmate_coordination_differing", "1 for a setting in which processes differ.", labels=("setting",)
+    )
+    for name in shared.differing:
+        differing.add_metric((name,), 1.0)
+    yield differing
 
 
 def _requests(stats: Stats) -> Iterator[Metric]:

@@ -8,7 +8,8 @@ from typing import Self
 from aiolimiter import AsyncLimiter
 
 from flowmate_async.clock import Clock
-from flowmate_async.coordination import RateBudget, SharedCredentials, TokenLease
+from flowmate_async.coordination import CoordinationStatistics, RateBudget, SharedCredentials, TokenLease
+from flowmate_async.events import Listener
 from flowmate_async.traffic.leased_bucket import LeaseTerms
 
 
@@ -117,3 +118,10 @@ class ParentCoordination:
         """See :meth:`Coordination.on_pause`."""
         self._own = listener
         self._pauses.join(listener)
+
+    def on_event(self, listener: Listener) -> None:
+        """See :meth:`Coordination.on_event`; within one process there are none."""
+
+    def statistics(self) -> CoordinationStatistics | None:
+        """See :meth:`Coordination.statistics`; within one process nothing can fail on its own."""
+        return None

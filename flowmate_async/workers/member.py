@@ -10,9 +10,10 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
-from flowmate_async.coordination import RateBudget, SharedCredentials, TokenLease
+from flowmate_async.coordination import CoordinationStatistics, RateBudget, SharedCredentials, TokenLease
 from flowmate_async.error_record import ErrorRecord
 from flowmate_async.errors import FlowMateError
+from flowmate_async.events import Listener
 from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Run
 from flowmate_async.sync.ends import Executor
@@ -81,6 +82,13 @@ class Member:
     def on_pause(self, listener: Callable[[float], object]) -> None:
         """See :meth:`Coordination.on_pause`."""
         self._on_pause = listener
+
+    def on_event(self, listener: Listener) -> None:
+        """See :meth:`Coordination.on_event`; a member without its parent ends."""
+
+    def statistics(self) -> CoordinationStatistics | None:
+        """See :meth:`Coordination.statistics`; a member without its parent ends."""
+        return None
 
     async def lease(self, most: int) -> TokenLease:
         """See :meth:`RateBudget.lease`."""

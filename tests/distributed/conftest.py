@@ -52,7 +52,8 @@ async def join(sandbox: Sandbox) -> AsyncIterator[Callable[..., Any]]:
                 for name in ("processes", "on_outage", "namespace", "freshness")
                 if name in options
             }
-            coordination = RedisCoordination(redis.url, key=KEY, policy=SharingPolicy(**policy))
+            url, key = options.pop("url", redis.url), options.pop("key", KEY)
+            coordination = RedisCoordination(url, key=key, policy=SharingPolicy(**policy))
             client = FlowMate(
                 admin_token=sandbox.admin_token,
                 base_url=sandbox.url,

@@ -36,6 +36,14 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        self.start_only()
+        deadline = time.monotonic() + 20
+        while not self._answers():
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.02)
+
+    def start_only(self) -> None:
+        """Start it."""
         self.process = subprocess.Popen(
             [
                 self.program,
@@ -47,16 +55,26 @@ class RedisServer:
             stderr=subprocess.DEVNULL,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - nothing but a system call
         )
-        deadline = time.monotonic() + 20
-        while not self._answers():
-            assert time.monotonic() < deadline, "redis-server did not start"
-            time.sleep(0.02)
 
     def kill(self) -> None:
         """End it without warning."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    def hang(self) -> None:
+        """Let it accept connections and commands, and answer nothing."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """End a hang: it carries out what it was sent meanwhile."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def keys(self, pattern: str) -> list[str]:
+        """Return the names of what it holds."""
+        return re.findall(r"^flowmate:\S+", self.ask("KEYS", pattern), re.MULTILINE)
 
     def ask(self, *command: str) -> str:
         """What it answers to a command, as its protocol has it."""

@@ -22,7 +22,6 @@ from flowmate_async.events import Refreshed
 from flowmate_async.sandbox import ProviderFault
 
 from .conftest import KEY
-from .redis_server import PASSWORD
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 
@@ -52,6 +51,13 @@ def change_key(sandbox, secret_id):
     """Let the user have entered another API key."""
     secret = sandbox.world.secret(secret_id)
     secret.value = {**secret.value, "key": secret.value["key"] + "-changed"}
+
+
+async def connected(*clients):
+    """Wait until these have noticed that Redis is back."""
+    async with asyncio.timeout(10):
+        while not all(client.stats().coordination.connected for client in clients):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 def gets(sandbox, secret_id):
@@ -361,6 +367,7 @@ class TestOutage:
         alone = await client.get_secret(user, secret_id)
         assert gets(sandbox, secret_id) == 1
         mortal_redis.start()
+        await connected(client, other)
         assert await client.credential(user, secret_id) == alone
         assert await other.credential(user, secret_id) == alone
         assert gets(sandbox, secret_id) == 2
@@ -395,16 +402,6 @@ class TestOutage:
                 admin_token=sandbox.admin_token, base_url=sandbox.url, coordination=coordination
             ):
                 pass
-
-
-async def test_a_wrong_password_is_named_and_not_shown(sandbox, redis, exposed):
-    url = redis.url.replace(PASSWORD, "another-password-than-that")
-    policy = SharingPolicy(on_outage="error")
-    coordination = RedisCoordination(url, key=KEY, policy=policy)
-    client = FlowMate(admin_token=sandbox.admin_token, base_url=sandbox.url, coordination=coordination)
-    with pytest.raises(UpstreamUnavailableError, match="Redis cannot be used") as caught:
-        await client.__aenter__()
-    assert "another-password" not in repr(coordination) + str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://somewhere", "", "redis://user:pass word@[::1", "memory:"])
