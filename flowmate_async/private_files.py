@@ -72,11 +72,33 @@ def require_trusted(path: str | os.PathLike[str], *, what: str) -> None:
     found = _status(path, what=what, follow_symlinks=True, error=ConfigurationError)
     _require_own(found, path, what=what, error=ConfigurationError)
     mode = stat.S_IMODE(found.st_mode)
-    if _CHECKS_MODES and mode & _WRITABLE_BY_OTHERS:
+    # In a sticky folder others can make files, but not replace those of other users.
+    sticky = stat.S_ISDIR(found.st_mode) and mode & stat.S_ISVTX
+    if _CHECKS_MODES and mode & _WRITABLE_BY_OTHERS and not sticky and not _is_read_only(path):
         raise ConfigurationError(
             f"{what} {_shown(path)} has mode {mode:04o}, so other users of this machine can change it",
             advice=f"chmod go-w {_shown(path)}",
         )
+
+
+def home_folder() -> Path | None:
+    """Return the user's home folder; ``None`` without one, or if ``HOME`` is relative.
+
+    A relative one would be in the working directory. An empty ``HOME`` counts as unset.
+    """
+    try:
+        home = Path.home() if os.environ.get("HOME") or os.name != "posix" else _home_of_user()
+    except (RuntimeError, KeyError):  # a user id without a name, as containers have
+        return None
+    return home if home.is_absolute() else None
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; ``False`` where this user may not look."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def read_private_text(path: str | os.PathLike[str], *, what: str) -> str:
@@ -236,6 +258,12 @@ def _text(content: _Content) -> str | None:
         return None
 
 
+def _home_of_user() -> Path:
+    import pwd  # noqa: PLC0415 - POSIX only
+
+    return Path(pwd.getpwuid(os.getuid()).pw_dir)
+
+
 def _status(
     path: str | os.PathLike[str], *, what: str, follow_symlinks: bool, error: type[FlowMateError]
 ) -> os.stat_result:
@@ -244,6 +272,11 @@ def _status(
     except OSError as failure:
         reason = _reason(failure)
     raise error(f"{what} {_shown(path)} cannot be read: {reason}", advice=_CHECK_PATH)
+
+
+def _is_read_only(path: str | os.PathLike[str]) -> bool:
+    """Return whether nobody can write there, as where Kubernetes mounts a ConfigMap (with mode 0777)."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def _require_own(

@@ -12,7 +12,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+# Control characters except tab and line feed; format characters (bidi marks, zero-width, tags); surrogates.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 # URLs, and long unbroken runs, which are what tokens look like; words and 24-digit ids stay readable.
 _TELLING = re.compile(r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s\"'<>]*)|[A-Za-z0-9+/_=~.-]{25,}", re.IGNORECASE)
 
@@ -75,10 +80,28 @@ class Headers(Redacted, frozen=True, gc=True, weakref=True):
     __shown__: ClassVar[tuple[str, ...]] = ("names",)
 
 
+def as_escapes(text: str) -> str:
+    r"""Return every character as JSON and Python write it: ``\u202e``; two of them above U+FFFF."""
+    units = text.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def escaped(text: str) -> str:
+    """Return the text with every character escaped that commands a terminal, is invisible or reorders text.
+
+    Everything that the command line prints passes through here. Tabs and line feeds stay; JSON stays the same
+    JSON. Ordinary text comes back unchanged.
+    """
+    return text if text.isascii() and text.isprintable() else _UNSAFE.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return as_escapes(found[0])
+
+
 def one_line(text: str, *, limit: int = 200) -> str:
-    """Text without control characters or line breaks, at most ``limit`` characters long."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    text = _CONTROL.sub(" ", text[: 4 * limit]).strip()
+    """Return the text without control characters or line breaks, :func:`escaped`, shortened to ``limit``."""
+    text = escaped(_CONTROL.sub(" ", text[: 4 * limit])).strip()
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

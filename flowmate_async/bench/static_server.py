@@ -83,7 +83,7 @@ async def running_server() -> AsyncIterator[Target]:
         UpstreamUnavailableError: it does not start.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "flowmate_async.bench.static_server"),
+        *(sys.executable, "-P", "-m", "flowmate_async.bench.static_server"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -1,6 +1,7 @@
 """The command line: commands, and how each ends."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
@@ -12,6 +13,8 @@ from flowmate_async.cli.configuration import fill_from_file
 from flowmate_async.cli.examples import show_examples
 from flowmate_async.cli.exits import Exit, complain, exit_code
 from flowmate_async.cli.loop import run_async
+from flowmate_async.cli.streams import prepare_streams
+from flowmate_async.cli.variables import drop_empty_variables, misspelled
 from flowmate_async.errors import FlowMateError
 
 app: App = App(
@@ -45,6 +48,7 @@ app.register_install_completion_command(help="Install completion for your shell 
 
 def main() -> NoReturn:
     """Run the command of this process's arguments, and exit as it ended."""
+    prepare_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -54,6 +58,9 @@ def run(arguments: list[str]) -> int:
     Args:
         arguments: the command line without the program's name.
     """
+    drop_empty_variables()
+    for name, near in misspelled(os.environ):
+        complain(f"{name} is set, and nothing reads it. Did you mean {near}?")
     if not _HELP.isdisjoint(arguments):
         show_examples(app)  # which imports every command
     try:

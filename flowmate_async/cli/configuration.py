@@ -1,7 +1,8 @@
 """The configuration file: defaults for flags, below flags and ``FLOWMATE_*``. Never a credential.
 
 It is the file named by ``--config``, or ``config.toml`` in the user's configuration folder; never one from
-the working directory, where somebody else may have put it.
+the working directory, which another user may have put there. It and its folder must belong to this user or to
+root, and nobody else may be able to write to them.
 """
 
 import os
@@ -14,6 +15,7 @@ from cyclopts import App, ArgumentCollection
 from cyclopts.config import Dict
 
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.private_files import home_folder, is_file, require_trusted
 from flowmate_async.redaction import one_line
 
 _KEYS = frozenset(
@@ -35,34 +37,38 @@ _KEYS = frozenset(
 )
 
 
-def default_path() -> Path:
-    """Where the user's configuration file is, whether or not it exists."""
+def default_path() -> Path | None:
+    """Return where the user's configuration file is, whether or not it exists; ``None`` without a home."""
+    base, home = None, home_folder()
     if sys.platform == "win32":
-        base = os.environ.get("APPDATA") or str(Path.home() / "AppData" / "Roaming")
+        base = _absolute("APPDATA") or _below(home, "AppData", "Roaming")
     elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Application Support")
+        base = _below(home, "Library", "Application Support")
     else:
-        named = os.environ.get("XDG_CONFIG_HOME", "")
-        base = named if Path(named).is_absolute() else str(Path.home() / ".config")
-    return Path(base) / "flowmate" / "config.toml"
+        base = _absolute("XDG_CONFIG_HOME") or _below(home, ".config")
+    return _below(base, "flowmate", "config.toml")
 
 
-def _default_path() -> Path | None:
-    try:
-        return default_path()
-    except RuntimeError:  # a user without a home
-        return None
+def _absolute(variable: str) -> Path | None:
+    """Return the folder that a variable names; a relative one would be in the working directory."""
+    named = Path(os.environ.get(variable, ""))
+    return named if named.is_absolute() else None
+
+
+def _below(folder: Path | None, *names: str) -> Path | None:
+    return None if folder is None else folder.joinpath(*names)
 
 
 def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give arguments that neither a flag nor the environment has set the file's values.
 
     Raises:
-        ConfigurationError: the file is missing though it was named, is not TOML, or has unknown keys.
+        ConfigurationError: the file is missing though it was named, could be changed by another user, is not
+            TOML, or has unknown keys.
     """
     named = next((argument.tokens for argument in arguments if argument.name == "--config"), [])
-    path = Path(named[0].value) if named else _default_path()
-    if path is None or not _is_file(path):
+    path = Path(named[0].value) if named else default_path()
+    if path is None or not is_file(path):
         if named:
             raise ConfigurationError(f"the configuration file {path} does not exist")
         return
@@ -78,22 +84,22 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
     Dict(config, source=str(path), allow_unknown=True)(app, commands, arguments)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except PermissionError:  # a home that is somebody else's, as cron jobs and containers have
-        return False
-
-
 def _read(path: Path) -> dict[str, Any]:
+    _require_trusted(path)
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         reason = (error.strerror or "it cannot be opened").lower()
     except ValueError as error:
         reason = f"it is no TOML: {one_line(str(error))}"
     raise ConfigurationError(f"the configuration file {path} cannot be read: {reason}")
+
+
+def _require_trusted(path: Path) -> None:
+    """Refuse a file that another user could change: it says where the admin token is sent."""
+    require_trusted(path, what="the configuration file")
+    for folder in {path.parent, path.resolve().parent}:
+        require_trusted(folder, what="the folder of the configuration file")
 
 
 def _check(config: dict[str, Any], path: Path) -> None:

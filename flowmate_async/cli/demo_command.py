@@ -97,7 +97,17 @@ async def _sync_half(fm: FlowMate, store: Store) -> None:
 async def _twin_process(users: int, seed: int) -> AsyncIterator[_Twin]:
     """The twin in a process of its own, as FlowMate would be."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "flowmate_async", "sandbox", "--users", str(users), "--seed", str(seed)),
+        *(
+            sys.executable,
+            "-P",
+            "-m",
+            "flowmate_async",
+            "sandbox",
+            "--users",
+            str(users),
+            "--seed",
+            str(seed),
+        ),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )

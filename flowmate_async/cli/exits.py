@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import sys
 from enum import IntEnum
 
@@ -21,9 +20,8 @@ from flowmate_async.errors import (
     TooManyFailuresError,
     UserNotFoundError,
 )
-from flowmate_async.redaction import one_line
+from flowmate_async.redaction import escaped, one_line
 
-_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ONE_USERS = (
     CredentialExpiredError,
     CredentialMissingError,
@@ -46,23 +44,23 @@ class Exit(IntEnum):
 
 
 def exit_code(error: FlowMateError) -> Exit:
-    """The exit code of an error: whose fault it is."""
+    """Return the exit code of an error."""
     if isinstance(error, ConfigurationError | StoreError | CheckpointError):
         return Exit.USAGE
     return Exit.SOME_FAILED if isinstance(error, _ONE_USERS) else Exit.UPSTREAM
 
 
 def complain(text: str) -> None:
-    """One line on stderr, whatever the text holds."""
+    """Write an error as one line to stderr, whatever the text holds."""
     say(f"flowmate: {text}", limit=2000)
 
 
 def say(text: str, *, limit: int = 4000) -> None:
-    """One line of message on stderr, where messages belong; nobody misses it when nobody can read it.
+    """Write a message as one line to stderr; a message that cannot be written is dropped.
 
     Args:
-        text: what to say.
-        limit: most characters of it.
+        text: the message.
+        limit: maximum characters of it.
     """
     # A closed pipe or a full disk under the log must not change how the command ends.
     with contextlib.suppress(OSError):
@@ -70,7 +68,18 @@ def say(text: str, *, limit: int = 4000) -> None:
 
 
 def put(text: str) -> None:
-    """A line of data on stdout; nothing once nobody reads it any more, so that the exit code stays true.
+    """Write a line of data to stdout, with foreign characters that command a terminal escaped.
+
+    Once the reader has gone, as ``head`` does, nothing is written and nothing fails.
+
+    Raises:
+        ConfigurationError: it cannot be written, as on a full disk.
+    """
+    put_styled(escaped(text))
+
+
+def put_styled(text: str) -> None:
+    """Write a line whose terminal styles are the command's own; foreign text in it is escaped already.
 
     Raises:
         ConfigurationError: it cannot be written, as on a full disk.
@@ -87,6 +96,10 @@ def put(text: str) -> None:
 
 
 def put_json(value: object) -> None:
-    """A value as a line of JSON; upstream's control characters escaped, also those that JSON allows."""
-    encoded = msgspec.json.encode(value).decode()
-    put(_CONTROL.sub(lambda found: f"\\u{ord(found.group()):04x}", encoded))
+    """Write a value as one line of JSON to stdout."""
+    put(json_text(value))
+
+
+def json_text(value: object) -> str:
+    """Return a value as JSON in which characters that command a terminal are escaped."""
+    return escaped(msgspec.json.encode(value).decode())

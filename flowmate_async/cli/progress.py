@@ -5,7 +5,6 @@ import sys
 import time
 from typing import Protocol, Self, TextIO
 
-import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -18,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flowmate_async.cli.exits import json_text
 from flowmate_async.events import Event, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
 from flowmate_async.redaction import one_line
 
@@ -157,4 +157,4 @@ class _Lines:
             "requests": self._requests,
             "seconds": round(seconds, 3),
         }
-        self._stream.write(msgspec.json.encode(fields | counts).decode() + "\n")
+        self._stream.write(json_text(fields | counts) + "\n")

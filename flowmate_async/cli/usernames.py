@@ -1,5 +1,6 @@
-"""Reading a file of usernames: one a line, each checked before anything is sent."""
+"""Reading a file of usernames: one per line, each checked before anything is sent."""
 
+import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,14 +12,16 @@ STDIN = Path("-")
 
 
 def read_usernames(path: Path) -> list[str]:
-    """The usernames of a file, one a line; ``-`` is standard input.
+    """Return the usernames of a file in UTF-8, one per line; ``-`` is standard input.
 
     Raises:
-        ConfigurationError: it cannot be read, or a line is empty, malformed or double; says which line.
+        ConfigurationError: it cannot be read, or a line is empty, malformed or a duplicate; says which line.
     """
     try:
         if path == STDIN:
-            return checked_usernames(sys.stdin, what="standard input")
+            # As bytes: what is piped in is UTF-8, whatever the terminal's encoding is.
+            piped = io.TextIOWrapper(io.BytesIO(sys.stdin.buffer.read()), encoding="utf-8-sig")
+            return checked_usernames(piped, what="standard input")
         with path.open(encoding="utf-8-sig") as lines:
             return checked_usernames(lines, what=str(path))
     except OSError as error:
@@ -29,10 +32,10 @@ def read_usernames(path: Path) -> list[str]:
 
 
 def checked_usernames(lines: Iterable[str], *, what: str, unit: str = "line") -> list[str]:
-    """The usernames of some lines.
+    """Return the usernames of some lines.
 
     Raises:
-        ConfigurationError: a line is empty, malformed or double, or there is none.
+        ConfigurationError: a line is empty, malformed or a duplicate, or there is none.
     """
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):

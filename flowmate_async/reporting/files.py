@@ -1,11 +1,11 @@
 """The report on disk: JSON with a line a user, or a page, by the file's name. Readable by its owner only."""
 
-import re
 from pathlib import Path
 
 import msgspec
 
 from flowmate_async.private_files import replaced_atomically, require_replaceable
+from flowmate_async.redaction import escaped
 from flowmate_async.reporting import page
 from flowmate_async.reporting.recorder import Observation
 from flowmate_async.reporting.summary import Head, summed_up
@@ -15,8 +15,6 @@ from flowmate_async.sync.report import SyncReport
 _JSON_BEGINS = b'{"run_id":'
 _HTML_BEGINS = b"<!doctype html>\n<!-- flowmate report -->"
 _PAGES = (".html", ".htm")
-# JSON allows these as they are, and a terminal would obey them.
-_COMMANDING = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def require_report_path(path: Path) -> None:
@@ -79,5 +77,4 @@ def _is_page(path: Path) -> bool:
 
 
 def _json(value: object) -> bytes:
-    text = msgspec.json.encode(value).decode()
-    return _COMMANDING.sub(lambda found: f"\\u{ord(found.group()):04x}", text).encode()
+    return escaped(msgspec.json.encode(value).decode()).encode()

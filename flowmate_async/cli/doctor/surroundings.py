@@ -1,28 +1,22 @@
 """This machine and its settings: base URL, variables, token, what the process may open. Nothing is sent."""
 
-import difflib
 import importlib.util
 import platform
-import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
-
-from cyclopts import Parameter
 
 from flowmate_async import __version__
 from flowmate_async.cli.configuration import default_path
 from flowmate_async.cli.doctor.findings import Finding, error, failed, ok, warning
-from flowmate_async.cli.options import Connection, StoreFlags
+from flowmate_async.cli.options import Connection
+from flowmate_async.cli.variables import misspelled
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import read_private_text
+from flowmate_async.private_files import is_file, read_private_text
 from flowmate_async.redaction import one_line
 from flowmate_async.settings import checked_base_url
 
 _SPARE_DESCRIPTORS = 64
 """For the store, the interpreter and what the process was started with."""
-
-_CREDENTIAL_VARIABLES = ("FLOWMATE_ADMIN_TOKEN", "FLOWMATE_STORE_KEY", "FLOWMATE_STORE_KEY_FILE")
 
 
 def check_surroundings(connection: Connection, env: Mapping[str, str]) -> Iterator[Finding]:
@@ -59,34 +53,14 @@ def _check_configuration(connection: Connection) -> Finding:
 def _file(connection: Connection) -> str:
     if connection.config is not None:
         return f"settings from {connection.config}"
-    try:
-        path = default_path()
-    except RuntimeError:
-        return "no settings file"
-    return f"settings from {path}" if path.is_file() else "no settings file"
+    path = default_path()
+    return "no settings file" if path is None or not is_file(path) else f"settings from {path}"
 
 
 def _check_variables(env: Mapping[str, str]) -> Iterator[Finding]:
-    """Variables that nobody reads, and that look like a slip of the pen."""
-    known = [*_variables(Connection), *_variables(StoreFlags), *_CREDENTIAL_VARIABLES]
-    for name in sorted(env):
-        if not name.upper().startswith("FLOWMATE") or name in known:
-            continue
-        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)
-        if near:
-            shown = one_line(name, limit=80)
-            yield warning("variables", f"{shown} is set, and nothing reads it", f"Did you mean {near[0]}?")
-
-
-def _variables(flags: type[Connection] | type[StoreFlags]) -> list[str]:
-    """The environment variables of some flags."""
-    found: list[str] = []
-    hints = typing.get_type_hints(flags, include_extras=True)
-    for field in fields(flags):
-        for part in getattr(hints[field.name], "__metadata__", ()):
-            if isinstance(part, Parameter):
-                found += [part.env_var] if isinstance(part.env_var, str) else (part.env_var or ())
-    return found
+    for name, near in misspelled(env):
+        shown = one_line(name, limit=80)
+        yield warning("variables", f"{shown} is set, and nothing reads it", f"Did you mean {near}?")
 
 
 def _check_token_source(connection: Connection, env: Mapping[str, str]) -> Finding:
