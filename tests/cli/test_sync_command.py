@@ -44,7 +44,7 @@ class TestSync:
         assert "aiohttp" in ended.err
 
     def test_usernames_come_from_a_pipe(self, flowmate, connected, monkeypatch):
-        monkeypatch.setattr("sys.stdin", io.StringIO(flowmate("users").out))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(flowmate("users").out.encode())))
         report = msgspec.json.decode(flowmate("sync", "--users-file", "-", "--json").out)
         assert report["synced"] == 12
 
