@@ -11,6 +11,7 @@ from flowmate_async import Headers, Limits
 from flowmate_async.testing.scripted_exchanges import BROKEN
 from flowmate_async.testing.scripted_server import Answer, ScriptedServer, chunked, http, split
 from flowmate_async.testing.transport_suite import broken_by, get
+from flowmate_async.transport.tls import client_context
 from flowmate_async.transport.wire.connection import ReadBuffer
 from flowmate_async.transport.wire.framing import (
     MAX_HEAD_BYTES,
@@ -20,6 +21,19 @@ from flowmate_async.transport.wire.framing import (
 )
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_blocking")]
+
+
+@pytest.fixture(scope="module")
+def ends():
+    """TLS contexts of a server on this machine, and of clients that trust it."""
+    authority, server, client = (
+        trustme.CA(),
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+        client_context(system=False),
+    )
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.configure_trust(client)
+    return server, client
 
 
 def bare(data, **options):
@@ -98,16 +112,14 @@ class TestBounds:
             await server.say(b"x")
             await server.gone()
 
-    async def test_an_end_without_the_end_of_tls_was_cut(self, make_transport, tmp_path):
+    async def test_an_end_without_the_end_of_tls_was_cut(self, make_transport, ends):
         """Its length is known by its end only, and anybody on the way can end a TCP connection."""
-        authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(tls)
-        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        server_tls, client_tls = ends
         whole = http(b'{"a":1}', length=-1, then="close")
         cut = http(b'{"a":', length=-1, then="reset")
         async with (
-            ScriptedServer(whole, cut, tls=tls) as server,
-            make_transport(server.url, ca_file=tmp_path / "ca.pem") as made,
+            ScriptedServer(whole, cut, tls=server_tls) as server,
+            make_transport(server.url, tls=client_tls) as made,
         ):
             assert (await get(made)).body == b'{"a":1}'
             assert (await broken_by(server, made)).failure == "interrupted"
@@ -153,16 +165,14 @@ class TestBodies:
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
     async def test_nothing_read_stays_in_the_memory_that_connections_share(
-        self, make_transport, tmp_path, scheme
+        self, make_transport, ends, scheme
     ):
         """Whole answers, broken ones, and bytes that nobody asked for."""
-        authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(tls)
-        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        server_tls, client_tls = ends
         script = [http(b'"5ecr3t"'), http(b'"5ecr3t"', "200 OK", "X : 5ecr3t"), http(b'"5ecr3t"')]
         async with (
-            ScriptedServer(*script, tls=tls if scheme == "https" else None) as server,
-            make_transport(server.url, ca_file=tmp_path / "ca.pem") as made,
+            ScriptedServer(*script, tls=server_tls if scheme == "https" else None) as server,
+            make_transport(server.url, tls=client_tls) as made,
         ):
             assert (await get(made)).body == b'"5ecr3t"'
             await broken_by(server, made)
