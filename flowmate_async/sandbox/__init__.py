@@ -28,9 +28,9 @@ from .secret import Secret as Secret
 from .server import Sandbox as Sandbox
 from .server import serve_forever as serve_forever
 from .stats import SandboxStats as SandboxStats
+from .truth import Truth as Truth
 from .user import RAW_READ as RAW_READ
 from .user import User as User
-from .world import Truth as Truth
 from .world import World as World
 
 __all__ = [

@@ -5,7 +5,7 @@ one that was changed stays for ever. Nothing here decides who may see a secret.
 """
 
 from .generation import SecretGenerator
-from .secret import Secret
+from .secret import Owner, Secret
 from .user import User
 
 __all__ = ["Estates"]
@@ -61,14 +61,18 @@ class Estates:
         for secret in self.generator.of_tenant(tenant_id):
             self.add_unlisted(secret)
 
+    def take(self, owner: Owner, secret: Secret) -> None:
+        """Take a secret from the list of one owner; others keep it."""
+        estate = self._kept.get(owner.id, self.tenant_secrets)
+        if secret in estate:
+            estate.remove(secret)
+
     def remove(self, secret: Secret) -> None:
-        """Remove a secret from every estate."""
+        """Remove a secret from every list."""
         self.keep(secret)
         del self._secrets[secret.id]
-        estates = [self._kept[owner.id] for owner in secret.owners if owner.id in self._kept]
-        for estate in (*estates, self.tenant_secrets):
-            if secret in estate:
-                estate.remove(secret)
+        for owner in secret.owners:
+            self.take(owner, secret)
 
     def _generate(self, index: int, user: User) -> list[Secret]:
         estate = self.generator.of_user(index, user.id)

@@ -103,6 +103,19 @@ class SecretGenerator:
         kind = _SHARED_KINDS[number % len(_SHARED_KINDS)]
         return self._make(rng, IdSpace(self._seed, "shared-secret").id_of(number), owners, *kind)
 
+    def new_value(self, kind: str, number: int) -> Value:
+        """Make the n-th credential that is not part of the generated world, of the first variant of its type.
+
+        Raises:
+            ValueError: an unknown type.
+        """
+        variant = next((variant for known, variant, _ in _VARIANTS if known == kind), None)
+        if variant is None:
+            known_kinds = ", ".join(dict.fromkeys(known for known, _, _ in _VARIANTS))
+            raise ValueError(f"there is no credential to generate for {kind!r}; there is for {known_kinds}")
+        rng = Random(f"{self._seed}/new/{number}")  # noqa: S311 - a reproducible world, not a key
+        return _MAKERS[kind](self, rng, variant, f"{number:011x}")
+
     def _make(
         self, rng: Random, secret_id: str, owners: tuple[Owner, ...], kind: str, variant: str
     ) -> Secret:

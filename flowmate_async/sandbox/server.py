@@ -15,9 +15,9 @@ import anyio
 import msgspec
 from aiohttp import web
 
+from .admin_api import PREFIX, AdminApi
 from .chance import Chance
 from .delivery import deliver
-from .desk import PREFIX, Desk
 from .endpoints import Endpoints
 from .listener import Listener
 from .mischief import Mischief
@@ -79,7 +79,7 @@ class Sandbox:
             counters=self._counters,
             settings=lambda: self._settings,
         )
-        self._desk = Desk(self)
+        self._admin_api = AdminApi(self)
         self._description = describe()
         self._runner: web.ServerRunner | None = None
         self._port = self.options.port
@@ -179,7 +179,7 @@ class Sandbox:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path
         if path.startswith(PREFIX):
-            return await self._desk.serve(request)
+            return await self._admin_api.serve(request)
         if path == OPENAPI_PATH:
             return deliver(request, self._description)
         return await self._exchange(request)

@@ -17,27 +17,10 @@ from .options import SandboxOptions
 from .population import Population
 from .secret import Owner, Secret, Value
 from .tokens import Tokens
+from .truth import Truth, truth_of
 from .user import RAW_READ, User
 
-__all__ = ["Truth", "World"]
-
-_NOT_IN_TRUTH = ("refreshToken", "inputFields")
-
-
-class Truth(msgspec.Struct, frozen=True):
-    """What one secret is upstream at this moment, in clear.
-
-    Attributes:
-        username: the user's whom it belongs to.
-        secret_id: its id.
-        type: the contract's word for its type.
-        value: the credential, with the contract's field names.
-    """
-
-    username: str
-    secret_id: str
-    type: str
-    value: Value
+__all__ = ["World"]
 
 
 class World:
@@ -163,7 +146,7 @@ class World:
         if self.user(username) is not None:
             message = f"the world has a user {username!r} already"
             raise ValueError(message)
-        born = iso(self._now())
+        born = self.timestamp()
         return self._admit(
             User(
                 username=username.lower(),
@@ -273,7 +256,7 @@ class World:
             ValueError: there is no such user.
         """
         user = self._known(username)
-        born = iso(self._now())
+        born = self.timestamp()
         made_id = secret_id or self._new_id()
         secret = Secret(
             id=made_id,
@@ -290,6 +273,38 @@ class World:
         for owner in secret.owners:
             self._give(owner, secret)
         return secret
+
+    def set_owners(self, secret: Secret, owners: tuple[Owner, ...]) -> None:
+        """Give a secret other owners; those that stay keep its place in their natural order.
+
+        Args:
+            secret: which.
+            owners: all of them from now on.
+        """
+        self._estates.keep(secret)
+        before, secret.owners = secret.owners, owners
+        for owner in before:
+            if owner not in owners:
+                self._estates.take(owner, secret)
+        for owner in owners:
+            if owner not in before:
+                self._give(owner, secret)
+
+    def new_value(self, type: str) -> Value:  # noqa: A002 - the contract's word
+        """Generate a credential of a type.
+
+        Args:
+            type: the contract's word.
+
+        Raises:
+            ValueError: nothing is known about the type.
+        """
+        self._added += 1
+        return self._estates.generator.new_value(type, self._added)
+
+    def timestamp(self) -> str:
+        """Return the present moment as the services write it."""
+        return iso(self._now())
 
     def remove_secret(self, secret_id: str) -> None:
         """Delete a secret, as its user would in the Integration Center.
@@ -333,7 +348,7 @@ class World:
         for user in self.users():
             if user.active_tenant_user:
                 for secret in tuple(self.estate_of(user)):
-                    yield Truth(user.username, secret.id, secret.type, _bare(secret.value))
+                    yield truth_of(user, secret)
 
     def _give(self, owner: Owner, secret: Secret) -> None:
         user = self.user_by_id(owner.id) if owner.type == "USER" else None
@@ -371,7 +386,3 @@ class World:
     def _new_id(self) -> str:
         self._added += 1
         return self._added_ids.id_of(self._added)
-
-
-def _bare(value: Value) -> Value:
-    return {name: field for name, field in value.items() if name not in _NOT_IN_TRUTH}

@@ -60,7 +60,7 @@ class Caller:
         token: str = reply.json()["token"]
         return token
 
-    async def desk(self, method: str, errand: str, **options: Any) -> Reply:
+    async def admin(self, method: str, errand: str, **options: Any) -> Reply:
         """Ask one of the twin's own routes."""
         return await self.send(method, f"/_sandbox/{errand}", self._sandbox.admin_token, **options)
 

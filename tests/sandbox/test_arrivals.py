@@ -89,7 +89,7 @@ async def test_arrivals_are_kept_when_asked_for(running: Any) -> None:
         assert sandbox.stats().throttled == 2
         assert len(sandbox.arrivals) == 3
         assert list(sandbox.arrivals) == sorted(sandbox.arrivals)
-        assert (await call.desk("GET", "arrivals")).json() == list(sandbox.arrivals)
+        assert (await call.admin("GET", "arrivals")).json() == list(sandbox.arrivals)
         sandbox.reset_stats()
         assert sandbox.arrivals == ()
 

@@ -134,17 +134,17 @@ async def test_every_kind_can_be_set_over_http_and_is_counted(running: Any, unti
         rule = {"kind": kind, "at_most": 1, **REQUIRED.get(kind, {})}
         if "seconds" in OF_KIND[kind].__struct_fields__:
             rule["seconds"] = 0.001
-        reply = await call.desk("POST", "faults", json={"seed": 3, "rules": [rule]})
+        reply = await call.admin("POST", "faults", json={"seed": 3, "rules": [rule]})
         assert reply.status == 200, reply
         assert reply.json()["rules"][0]["kind"] == kind
-        assert (await call.desk("GET", "faults")).json() == reply.json()
+        assert (await call.admin("GET", "faults")).json() == reply.json()
         path = "/secrets/" if kind == "items_move" else f"/secrets/{secret.id}"
         # What the caller sees is tested elsewhere.
         with contextlib.suppress(aiohttp.ClientError):
             await call.get(path, token)
         await until(lambda: sandbox.stats().faults == {kind: 1})
         if kind != "refused":
-            assert (await call.desk("GET", "stats")).json()["faults"] == {kind: 1}
+            assert (await call.admin("GET", "stats")).json()["faults"] == {kind: 1}
 
 
 @pytest.mark.anyio
@@ -155,7 +155,7 @@ async def test_impossible_faults_are_refused_over_http(running: Any, body: str) 
     """400 and a reason; the faults stay as they were; and nobody sets them without the admin token."""
     async with running(faults=Faults(rules=(faults.Html(share=0),))) as (sandbox, call):
         before = sandbox.settings
-        reply = await call.desk("POST", "faults", data=body)
+        reply = await call.admin("POST", "faults", data=body)
         assert (reply.status, sandbox.settings) == (400, before)
         assert reply.json()["message"]
         assert (await call.send("POST", "/_sandbox/faults", "x", data="{}")).status == 401
@@ -171,7 +171,7 @@ async def test_faults_are_settings_like_others(running: Any) -> None:
         sandbox.configure(faults=sandbox.settings.faults)
         assert (await call.get("/secrets/")).status == 503, "set anew, the sequence begins again"
         assert (await call.get("/secrets/")).status == 401
-        await call.desk("POST", "faults", json=json.loads(msgspec.json.encode(sandbox.settings.faults)))
+        await call.admin("POST", "faults", json=json.loads(msgspec.json.encode(sandbox.settings.faults)))
         assert (await call.get("/secrets/")).status == 503, "over HTTP too"
         sandbox.configure(faults=Faults())
         assert (await call.get("/secrets/")).status == 401

@@ -102,7 +102,7 @@ async def test_raw_read_can_be_taken_from_everybody_and_given_back(running: Any)
     """`raw_read` is an option and a setting; the stored values survive."""
     async with running(raw_read=False) as (sandbox, call):
         assert (await passphrase(call, sandbox, ALICE))[0] == "***"
-        reply = await call.desk("POST", "settings", json={"raw_read": True})
+        reply = await call.admin("POST", "settings", json={"raw_read": True})
         assert reply.status == 200
         shown, stored = await passphrase(call, sandbox, ALICE)
         assert shown == stored != "***"

@@ -51,7 +51,7 @@ async def test_while_the_secret_service_is_down_its_routes_are_a_502_page(runnin
     """IAM goes on; `faults.Refused` refuses connections instead."""
     async with running() as (sandbox, call):
         token = await call.impersonate(ALICE)
-        assert (await call.desk("POST", "settings", json={"outage": "secret_service"})).status == 200
+        assert (await call.admin("POST", "settings", json={"outage": "secret_service"})).status == 200
         down = {"impersonate": 200, "users": 200, "list": 502, "get": 502, "unknown": 404}
         assert await statuses(call, sandbox, token) == down
         reply = await call.get("/secrets/", token)

@@ -239,6 +239,6 @@ async def test_one_secrets_fault_spares_the_others(running: Any) -> None:
         bad.fault = ProviderFault.ERROR_BODY
         assert await outcome(call, token, bad) == (500, "")
         assert (await outcome(call, token, good))[0] == 200
-        await call.desk("POST", "settings", json={"provider_fault": "http_error"})
+        await call.admin("POST", "settings", json={"provider_fault": "http_error"})
         assert await outcome(call, token, bad) == (500, "")
         assert (await outcome(call, token, expired(sandbox)))[0] == 500

@@ -40,7 +40,7 @@ async def test_stats_count_what_came_in(running: Any) -> None:
         assert stats.secret_gets == {first.id: 2, second.id: 1}
         assert stats.lists == {ALICE: 1}
         assert stats.max_in_flight == 1
-        told = (await call.desk("GET", "stats")).json()
+        told = (await call.admin("GET", "stats")).json()
         assert told["requests"]["GET /secrets/{id}"] == {"200": 3, "401": 1}
         assert told["secret_gets"] == stats.secret_gets
 
@@ -50,10 +50,10 @@ async def test_stats_can_be_reset_and_the_desk_is_never_counted(running: Any) ->
     async with running() as (sandbox, call):
         await call.impersonate(ALICE)
         before = sandbox.stats()
-        assert (await call.desk("POST", "reset-stats")).status == 200
+        assert (await call.admin("POST", "reset-stats")).status == 200
         assert sandbox.stats().requests == {}
         assert before.impersonations == 1
-        await call.desk("GET", "stats")
+        await call.admin("GET", "stats")
         assert sandbox.stats().total_requests() == 0
 
 
@@ -77,11 +77,11 @@ async def test_the_desk_needs_the_admin_token(running: Any, errand: str) -> None
 async def test_settings_change_what_they_name_and_nothing_else(running: Any) -> None:
     """A partial update; `null` takes a limit away."""
     async with running(latency_seconds=0.001) as (sandbox, call):
-        reply = await call.desk("POST", "settings", json={"rate": 5, "burst": 3})
+        reply = await call.admin("POST", "settings", json={"rate": 5, "burst": 3})
         assert reply.json()["rate"] == 5
         assert (sandbox.settings.latency_seconds, sandbox.settings.burst) == (0.001, 3)
-        await call.desk("POST", "settings", json={"rate": None, "raw_read": False})
-        assert (await call.desk("GET", "settings")).json() == {
+        await call.admin("POST", "settings", json={"rate": None, "raw_read": False})
+        assert (await call.admin("GET", "settings")).json() == {
             "latency_seconds": 0.001,
             "rate": None,
             "burst": 3,
@@ -109,7 +109,7 @@ async def test_impossible_settings_are_refused(running: Any, change: Any) -> Non
     """400 and a reason; everything stays as it was."""
     async with running() as (sandbox, call):
         before = sandbox.settings
-        reply = await call.desk("POST", "settings", json=change)
+        reply = await call.admin("POST", "settings", json=change)
         assert (reply.status, sandbox.settings) == (400, before)
         assert reply.json()["message"]
 
@@ -123,7 +123,7 @@ async def test_above_the_limit_the_answer_is_429(running: Any) -> None:
         assert refused.headers["content-type"] == "application/json; charset=utf-8"
         assert 90 < int(refused.headers["retry-after"]) <= 100
         assert refused.json()["message"]
-        assert (await call.desk("GET", "stats")).json()["throttled"] == 2
+        assert (await call.admin("GET", "stats")).json()["throttled"] == 2
         sandbox.configure(rate=None)
         assert (await call.get("/secrets/")).status == 401
 
@@ -155,14 +155,14 @@ async def test_an_idle_bucket_holds_no_more_than_its_burst() -> None:
 async def test_truth_is_streamed_as_lines(running: Any) -> None:
     """One JSON line a secret, as it is now: a refresh changes it."""
     async with running(users=30) as (sandbox, call):
-        reply = await call.desk("GET", "truth")
+        reply = await call.admin("GET", "truth")
         rows = [json.loads(line) for line in reply.body.splitlines()]
         expected = list(sandbox.world.truth())
         assert len(rows) == len(expected) > 100
         assert rows[0].keys() == {"username", "secret_id", "type", "value"}
         due = next(row for row in rows if row["type"] == "SESSION_AUTH" and not row["value"].get("expires"))
         fetched = await call.get(f"/secrets/{due['secret_id']}", await call.impersonate(due["username"]))
-        later = (await call.desk("GET", "truth")).body.splitlines()
+        later = (await call.admin("GET", "truth")).body.splitlines()
         changed = [json.loads(line) for line in later if line not in reply.body.splitlines()]
         assert len(changed) == 1
         token = fetched.json()["data"]["value"]["accessToken"]
@@ -172,5 +172,5 @@ async def test_truth_is_streamed_as_lines(running: Any) -> None:
 async def test_errands_the_desk_does_not_know(running: Any) -> None:
     """404, and only with the right method."""
     async with running() as (_, call):
-        assert (await call.desk("GET", "nothing")).status == 404
-        assert (await call.desk("POST", "stats")).status == 404
+        assert (await call.admin("GET", "nothing")).status == 404
+        assert (await call.admin("POST", "stats")).status == 404

@@ -1,0 +1,32 @@
+"""Truth: what a store must hold after a sync. Values only."""
+
+import msgspec
+
+from .secret import Secret, Value
+from .user import User
+
+__all__ = ["Truth", "truth_of"]
+
+_NOT_IN_TRUTH = ("refreshToken", "inputFields")
+
+
+class Truth(msgspec.Struct, frozen=True):
+    """What one secret is upstream at this moment, in clear.
+
+    Attributes:
+        username: the user whose secret it is.
+        secret_id: its id.
+        type: the contract's word for its type.
+        value: the credential, with the contract's field names.
+    """
+
+    username: str
+    secret_id: str
+    type: str
+    value: Value
+
+
+def truth_of(user: User, secret: Secret) -> Truth:
+    """Return the truth about one user's secret, without the fields that are upstream's own business."""
+    value = {name: field for name, field in secret.value.items() if name not in _NOT_IN_TRUTH}
+    return Truth(user.username, secret.id, secret.type, value)
