@@ -38,7 +38,7 @@ for _name, _where in {
     "run": "run_command:run",
     "store": "store_commands:store_app",
     "worker": "cluster:worker",
-    "sandbox": "sandbox_command:sandbox",
+    "sandbox": "sandbox_command:sandbox_app",
     "bench": "bench_command:bench",
     "doctor": "doctor_command:doctor",
 }.items():

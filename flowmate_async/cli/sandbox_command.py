@@ -1,14 +1,16 @@
-"""``flowmate sandbox``: the local twin of FlowMate as a process."""
+"""``flowmate sandbox``: the local sandbox as a process, and the commands that change a running one."""
 
 import asyncio
 import contextlib
 import math
 import signal
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
+from flowmate_async.cli import sandbox_control
 from flowmate_async.cli.exits import Exit, put, say
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.private_files import require_replaceable, write_private_atomically
@@ -20,6 +22,43 @@ _FAULTS_HELP = (
 )
 
 
+@Parameter(name="*", group="Tenant")
+@dataclass(frozen=True, kw_only=True)
+class TenantFlags:
+    """What is unusual about the generated tenant."""
+
+    masked_share: Annotated[
+        float, Parameter(help="Share of users without permission to read credentials in clear, 0 to 1.")
+    ] = 0.0
+    shared_secrets: Annotated[int, Parameter(help="Secrets with several owners.")] = 0
+    owners_per_shared_secret: Annotated[int, Parameter(help="How many owners each of them has.")] = 10
+    no_expires_in_share: Annotated[
+        float, Parameter(help="Share of OAuth secrets whose provider sends no expires_in, 0 to 1.")
+    ] = 0.0
+    looks_masked_share: Annotated[
+        float, Parameter(help="Share of OAuth secrets whose ciphertext looks like a mask, 0 to 1.")
+    ] = 0.0
+
+
+sandbox_app: App = App(name="sandbox")
+for _command in (
+    sandbox_control.add_user,
+    sandbox_control.set_user,
+    sandbox_control.set_permission,
+    sandbox_control.remove_user,
+    sandbox_control.revoke_tokens,
+    sandbox_control.add_secret,
+    sandbox_control.set_secret,
+    sandbox_control.rotate_secret,
+    sandbox_control.remove_secret,
+    sandbox_control.configure,
+    sandbox_control.stats,
+    sandbox_control.truth,
+):
+    sandbox_app.command(_command)
+
+
+@sandbox_app.default
 async def sandbox(  # noqa: PLR0913 - a flag each
     *,
     users: Annotated[int, Parameter(help="Active users of the tenant.")] = 100,
@@ -30,12 +69,16 @@ async def sandbox(  # noqa: PLR0913 - a flag each
     burst: Annotated[int, Parameter(help="Requests it takes at once under --rate.")] = 20,
     masked: Annotated[bool, Parameter(negative=(), help="Mask credentials: no raw-read permission.")] = False,
     faults: Annotated[str, Parameter(help=_FAULTS_HELP)] = "",
+    tenant: TenantFlags = TenantFlags(),
     env_file: Annotated[Path | None, Parameter(help="Also write URL and token to this private file.")] = None,
 ) -> Exit:
-    """Run a local twin of FlowMate on loopback until interrupted; prints its URL and admin token.
+    """Run a local sandbox of FlowMate on loopback until interrupted; prints its URL and admin token.
+
+    The other commands change a running one: set the two variables that it prints.
 
     Examples:
         flowmate sandbox --users 2000 --seed 7
+        flowmate sandbox --masked-share 0.2 --shared-secrets 4
         flowmate sandbox --faults 'reset=0.01; latency seconds=0.05 distribution=heavy_tail'
         flowmate sandbox --faults 'throttle=0.1 retry_after=date @ GET /secrets/ | GET /secrets/{id}'
     """
@@ -55,6 +98,7 @@ async def sandbox(  # noqa: PLR0913 - a flag each
             burst=burst,
             raw_read=not masked,
             faults=faults_from_text(faults, seed=seed),
+            **asdict(tenant),
         )
         options.settings()
     except ValueError as error:
