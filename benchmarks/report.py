@@ -29,8 +29,6 @@ PARTS = {
     "memory": Part(tables.memory, charts.memory),
     "sync": Part(tables.sync, charts.sync),
     "processes": Part(tables.processes),
-    "job": Part(tables.job),
-    "skew": Part(tables.skew),
 }
 
 

@@ -34,7 +34,8 @@ from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.report import LeftOut, SyncReport, select
-from flowmate_async.sync.sweep import Usernames, require_many, sweep_in_batches
+from flowmate_async.sync.source import Usernames, require_many
+from flowmate_async.sync.sweep import SweepLimits, sweep_in_batches
 from flowmate_async.tokens import UserTokens
 from flowmate_async.traffic.admission import FlowPolicy
 from flowmate_async.traffic.breaker import BreakerPolicy
@@ -65,7 +66,7 @@ class FlowMate:
         rate: requests/s that are never exceeded; ``None`` for no limit.
         burst: requests that upstream takes at once. At most half of it is kept back as slack, since requests
             that were sent apart may arrive together.
-        concurrency: most requests in flight, and users a sweep reads at once.
+        concurrency: maximum requests in flight.
         transport: ``"aiohttp"``; ``"wire"``, which is faster and needs the extra ``wire``; or any
             :class:`~flowmate_async.Transport`.
         limits: deadlines in seconds and body sizes in bytes.
@@ -126,7 +127,8 @@ class FlowMate:
             raise ConfigurationError(
                 problem, advice="Leave passwords out, or set trust_env for the system's proxy"
             )
-        self._concurrency = concurrency
+        bulkhead = bulkhead or BulkheadPolicy()
+        self._sweep_limits = SweepLimits(tasks=concurrency, refreshes=bulkhead.refreshes)
         self._clock = LoopClock(clock or SystemClock())
         self._stats = StatsListener()
         self._emitter = Emitter(self._stats, *([on_event] if on_event else []))
@@ -147,7 +149,7 @@ class FlowMate:
                 flow=flow or FlowPolicy(),
                 retry=retry or RetryPolicy(),
                 breaker=breaker or BreakerPolicy(),
-                bulkhead=bulkhead or BulkheadPolicy(),
+                bulkhead=bulkhead,
             ),
             clock=self._clock,
             emitter=self._emitter,
@@ -324,7 +326,7 @@ class FlowMate:
             ConfigurationError: it is a single username.
         """
         require_many(usernames)
-        batches = sweep_in_batches(self._reader.read, usernames, workers=self._concurrency)
+        batches = sweep_in_batches(self._reader.begin, usernames, limits=self._sweep_limits)
         async with aclosing(batches):
             async for batch in batches:
                 for outcome in batch:
@@ -372,7 +374,7 @@ class FlowMate:
                 engine = SyncEngine(
                     executor or self.executor(store, delta=options.delta),
                     store,
-                    patience=max(10, self._concurrency),
+                    patience=max(10, self._sweep_limits.tasks),
                     options=options,
                     clock=self._clock,
                     emitter=self._emitter,
@@ -415,7 +417,7 @@ class FlowMate:
             StoreError: the store cannot be read.
         """
         require_store(store)
-        dry_run = DryRun(self._reader, store, delta=delta or DeltaPolicy(), workers=self._concurrency)
+        dry_run = DryRun(self._reader, store, delta=delta or DeltaPolicy(), limits=self._sweep_limits)
         usernames, left_out, _ = await self._selected(users)
         return await dry_run.plan(usernames, left_out=left_out)
 
@@ -429,7 +431,7 @@ class FlowMate:
         Raises:
             ConfigurationError: the store cannot keep tokens, and ``delta`` wants that.
         """
-        return InProcess(self._reader, store, workers=self._concurrency, clock=self._clock, delta=delta)
+        return InProcess(self._reader, store, limits=self._sweep_limits, clock=self._clock, delta=delta)
 
     async def _selected(
         self, users: Usernames | None

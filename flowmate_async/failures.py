@@ -6,7 +6,6 @@ Pure: the contract's rules on statuses, ambiguous 401s, throttling and the refre
 
 import enum
 import re
-from collections.abc import Mapping
 
 import msgspec
 
@@ -140,7 +139,7 @@ def examine_broken(request: Request, broken: TransportError) -> Failure:
     return Failure(error, remedy, locked=request.may_refresh)
 
 
-def retry_after_seconds(headers: Mapping[str, str], *, now: float) -> float | None:
+def retry_after_seconds(headers: dict[str, str], *, now: float) -> float | None:
     """``Retry-After`` in seconds, from seconds or an HTTP date (RFC 9110 § 10.2.3); ``None`` without one."""
     raw = headers.get("retry-after", "").strip()
     if raw.isascii() and raw.isdigit():

@@ -39,6 +39,7 @@ from flowmate_async.secrets import (
 )
 
 _FIXED_MASK = "***"
+_SHOW_MASKING = frozenset({"SIMPLE", "API_KEY", "OA2_AUTHORIZATION_CODE", "MIXED"})
 _WHOLE = re.compile(r"[*\n\r\u2028\u2029]*\*[*\n\r\u2028\u2029]*")
 # Upstream replaces every "." that at least four others follow up to the end. In JavaScript "." does not
 # match a line break, so only the last line of a multi-line value is masked.
@@ -75,6 +76,11 @@ def proves_raw_read(secret: Secret) -> bool:
     _, attribute, _ = _FIELDS[type(secret)][0]
     value = getattr(secret.value, attribute)
     return bool(value) and not _LINE_END.search(value)
+
+
+def shows_masking(secret_type: str) -> bool:
+    """Return whether a secret of this type shows if its user has the raw-read permission."""
+    return secret_type in _SHOW_MASKING
 
 
 def is_fixed_mask(value: str) -> bool:

@@ -44,7 +44,7 @@ from flowmate_async.sync.engine import SyncOptions
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.report import SyncReport
-from flowmate_async.sync.sweep import Usernames
+from flowmate_async.sync.source import Usernames
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -18,8 +18,8 @@ from flowmate_async.errors import FlowMateError, TooManyFailuresError, UpstreamU
 from flowmate_async.stores.base import Checkpoint, Run, Store
 from flowmate_async.sync.ends import StoredBatch, UserEnd
 from flowmate_async.sync.plan import DeltaPolicy
+from flowmate_async.sync.source import Usernames, each
 from flowmate_async.sync.storable import storable
-from flowmate_async.sync.sweep import Usernames, each
 
 _LOOK_SECONDS = 0.25
 _WINDOW = 64

@@ -1,4 +1,4 @@
-"""When a run is not worth going on with: pure rules over how its users end."""
+"""When a run ends early, and what a run that tried everybody has found out: pure rules over how users end."""
 
 from flowmate_async.errors import (
     AuthenticationError,
@@ -12,24 +12,30 @@ from flowmate_async.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from flowmate_async.protocol import IMPERSONATE, LIST
+from flowmate_async.protocol import GET, IMPERSONATE, LIST
 from flowmate_async.sync.ends import UserEnd
 
-_UNPERMITTED_USERS = 3
+MASKED = MaskedSecretError("").kind
+"""How checkpoints, and errors that another process has reported, name a masked user."""
+
+_REFUSED_USERS = 3
 
 
 class AbortRules:
     """Watches how users end and says when, and with what, the run ends at once.
 
     - The admin token is rejected or cannot be read: nobody else will fare better.
-    - The first users may all not be impersonated, or all come back masked: the permission is missing.
+    - The first users may all not be impersonated: the admin token may not do it.
     - So many users in a row met an unusable upstream that it is down.
     - More users failed than was allowed.
+
+    Masked users never end a run early: the raw-read permission belongs to each user, so the next one may be
+    readable (docs/contract/OBSERVED.md § Second look). See :attr:`found_only_masks` once everybody was tried.
 
     Args:
         patience: users in a row that may meet an unusable upstream.
         max_failures: users that may fail; ``None`` for any number.
-        synced_before: an earlier part of the run has synced users, so no permission is missing.
+        synced_before: an earlier part of the run has synced users, so they can be impersonated.
     """
 
     def __init__(self, *, patience: int, max_failures: int | None, synced_before: bool = False) -> None:
@@ -37,29 +43,38 @@ class AbortRules:
         self._max_failures = max_failures
         self._failures = 0
         self._unusable_in_a_row = 0
-        self._unpermitted: list[FlowMateError] = []
-        self._permitted = synced_before
+        self._refusals: list[FlowMateError] = []
+        self._impersonates = synced_before
+        self._masked = False
+        self._read_in_clear = False
+
+    @property
+    def found_only_masks(self) -> bool:
+        """Whether users came masked and nothing came in clear, as far as these users tell."""
+        return self._masked and not self._read_in_clear
 
     def note(self, end: UserEnd) -> FlowMateError | None:
-        """Take note of a user; the error to end the run with, if it must end."""
-        if end.proves_raw_read:
-            self._permitted = True
+        """Take note of a user; return the error to end the run with, if it must end."""
+        self._read_in_clear = self._read_in_clear or end.proves_raw_read
         if end.error is None:
+            self._impersonates = True
             self._unusable_in_a_row = 0
             return None
         self._failures += 1
+        self._masked = self._masked or end.error.kind == MASKED
         return self._fatal(end.error) or self._too_many(end.error)
 
     def at_end(self) -> FlowMateError | None:
-        """The error of a run that tried everybody and was permitted nothing."""
-        return self._unpermitted[0] if self._unpermitted and not self._permitted else None
+        """Return the error of a run that tried everybody and could impersonate nobody."""
+        return self._refusals[0] if self._refusals and not self._impersonates else None
 
     def _fatal(self, error: FlowMateError) -> FlowMateError | None:
         if _is_everybodys(error):
             return error
-        if _is_permission(error) and not self._permitted:
-            self._unpermitted.append(error)
-            return error if len(self._unpermitted) >= _UNPERMITTED_USERS else None
+        if _is_refusal(error):
+            self._refusals.append(error)
+            return error if len(self._refusals) >= _REFUSED_USERS and not self._impersonates else None
+        self._impersonates = self._impersonates or _was_impersonated(error)
         self._unusable_in_a_row = self._unusable_in_a_row + 1 if _is_unusable(error) else 0
         return error if self._unusable_in_a_row >= self._patience else None
 
@@ -72,21 +87,34 @@ class AbortRules:
         )
 
 
+def everything_masked() -> MaskedSecretError:
+    """Return the error of a run in which everything came back masked, and nothing stored says otherwise."""
+    return MaskedSecretError(
+        "every user came back masked, so nothing could be stored",
+        advice="Grant the tenant's users the permission secrets.secret.readRaw, then run again",
+        endpoint=GET,
+    )
+
+
 def _is_everybodys(error: FlowMateError) -> bool:
-    """Whether the admin token was rejected, or what the client was given cannot work."""
+    """Return whether the admin token was rejected, or what the client was given cannot work."""
     if isinstance(error, ConfigurationError):
         return not isinstance(error, InvalidIdError)
     return isinstance(error, AuthenticationError) and error.endpoint == IMPERSONATE
 
 
-def _is_permission(error: FlowMateError) -> bool:
-    """Whether a permission was missing; for everybody, if it is for the first few users."""
-    denied = isinstance(error, PermissionDeniedError) and error.endpoint == IMPERSONATE
-    return denied or isinstance(error, MaskedSecretError)
+def _is_refusal(error: FlowMateError) -> bool:
+    """Return whether a user may not be impersonated; if the first few may not, nobody may."""
+    return isinstance(error, PermissionDeniedError) and error.endpoint == IMPERSONATE
+
+
+def _was_impersonated(error: FlowMateError) -> bool:
+    """Return whether a user failed at something that takes the user's token."""
+    return bool(error.endpoint) and error.endpoint != IMPERSONATE
 
 
 def _is_unusable(error: FlowMateError) -> bool:
-    """Whether upstream failed as a whole.
+    """Return whether upstream failed as a whole.
 
     A strange answer to one secret's GET, or none because its provider hangs, is that secret's trouble.
     """

@@ -10,9 +10,10 @@ from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.plan import DeltaPolicy, Plan
 from flowmate_async.sync.read_ahead import Known, ReadAhead
-from flowmate_async.sync.reader import UserReader
+from flowmate_async.sync.reader import UserRead, UserReader
 from flowmate_async.sync.report import LeftOut
-from flowmate_async.sync.sweep import Usernames, sweep_in_batches
+from flowmate_async.sync.source import Usernames
+from flowmate_async.sync.sweep import SweepLimits, sweep_in_batches
 
 
 class SyncPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,17 +43,17 @@ class DryRun:
         reader: lists the users.
         store: what was seen before; only read.
         delta: what would be fetched again.
-        workers: users listed at once.
+        limits: how much is done at once.
 
     Raises:
         ConfigurationError: the store cannot keep tokens, and is to.
     """
 
-    def __init__(self, reader: UserReader, store: Store, *, delta: DeltaPolicy, workers: int) -> None:
+    def __init__(self, reader: UserReader, store: Store, *, delta: DeltaPolicy, limits: SweepLimits) -> None:
         self._reader = reader
         self._store = store
         self._delta = delta
-        self._workers = workers
+        self._limits = limits
         if delta.keep_tokens:
             require_keeper(store)
         self._users = 0
@@ -66,7 +67,7 @@ class DryRun:
         async with AsyncExitStack() as entered:
             ahead = ReadAhead(usernames, self._store, tokens=self._delta.keep_tokens)
             users = await entered.enter_async_context(ahead)
-            batches = sweep_in_batches(self._look, users, workers=self._workers)
+            batches = sweep_in_batches(self._look, users, limits=self._limits)
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 for outcome in batch:
                     self._count(outcome)
@@ -79,11 +80,11 @@ class DryRun:
             left_out=left_out,
         )
 
-    async def _look(self, user: Known) -> Outcome:
+    async def _look(self, user: Known) -> UserRead:
         plan = Plan(self._delta, user.seen)
-        outcome = await self._reader.look(user.username, plan, user.token)
+        read = await self._reader.look(user.username, plan, user.token)
         self._fetch.update(plan.reasons)
-        return outcome
+        return read
 
     def _count(self, outcome: Outcome) -> None:
         self._requests += outcome.requests

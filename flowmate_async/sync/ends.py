@@ -14,7 +14,7 @@ from flowmate_async.errors import FlowMateError
 from flowmate_async.masks import proves_raw_read
 from flowmate_async.stores.base import Run
 from flowmate_async.sync.outcomes import Outcome, UserFailed
-from flowmate_async.sync.sweep import Usernames
+from flowmate_async.sync.source import Usernames
 
 
 class UserEnd(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,10 +19,11 @@ from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.stores.kept_tokens import forget_tokens
-from flowmate_async.sync.abort import AbortRules
+from flowmate_async.sync.abort import AbortRules, everything_masked
 from flowmate_async.sync.ends import Executor, StoredBatch, UserEnd
 from flowmate_async.sync.in_process import synced_of
 from flowmate_async.sync.plan import DeltaPolicy
+from flowmate_async.sync.readability import others_are_readable
 from flowmate_async.sync.removal import (
     DEFAULT_MAX_REMOVED_SHARE,
     RemovalPolicy,
@@ -30,8 +31,8 @@ from flowmate_async.sync.removal import (
     remove_missing,
 )
 from flowmate_async.sync.report import LeftOut, SyncReport
+from flowmate_async.sync.source import Usernames, each
 from flowmate_async.sync.storable import storable
-from flowmate_async.sync.sweep import Usernames, each
 
 _LOOK_UP = 256
 DEFAULT_MAX_AGE_SECONDS = 12 * 3600.0
@@ -181,6 +182,10 @@ class SyncEngine:
                 for end in batch.ends:
                     if (error := rules.note(end)) is not None:
                         return error
+        if stop is not None and stop.is_set():
+            return None  # not everybody was tried
+        if rules.found_only_masks and not await others_are_readable(self._store, run):
+            return everything_masked()
         return rules.at_end()
 
     def _note(self, batch: StoredBatch) -> None:

@@ -13,9 +13,10 @@ from flowmate_async.sync.ends import StoredBatch, ended, vouched_for
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.plan import DeltaPolicy, Plan
 from flowmate_async.sync.read_ahead import Known, ReadAhead
-from flowmate_async.sync.reader import UserReader
+from flowmate_async.sync.reader import UserRead, UserReader
+from flowmate_async.sync.source import Usernames
 from flowmate_async.sync.storable import storable
-from flowmate_async.sync.sweep import Usernames, sweep_in_batches
+from flowmate_async.sync.sweep import SweepLimits, sweep_in_batches
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ class InProcess:
     Args:
         reader: reads what a plan wants of one user.
         store: where the credentials go; entered and bound by the caller.
-        workers: users read at once.
+        limits: how much is done at once.
         clock: dates the checkpoints.
         delta: what is fetched again; by default everything.
 
@@ -42,13 +43,13 @@ class InProcess:
         reader: UserReader,
         store: Store,
         *,
-        workers: int,
+        limits: SweepLimits,
         clock: Clock,
         delta: DeltaPolicy | None = None,
     ) -> None:
         self._reader = reader
         self._store = store
-        self._workers = workers
+        self._limits = limits
         self._clock = clock
         self._delta = delta or DeltaPolicy(full=True)
         if self._delta.keep_tokens:
@@ -60,12 +61,11 @@ class InProcess:
         """See :meth:`Executor.execute`."""
         async with AsyncExitStack() as entered:
             if self._delta.full and not self._delta.keep_tokens:
-                batches = self._swept(self._reader.read, usernames, stop)
+                batches = self._swept(self._begin_full, usernames, stop)
             else:
                 ahead = ReadAhead(usernames, self._store, tokens=self._delta.keep_tokens)
                 users = await entered.enter_async_context(ahead)
-                read = partial(self._read_wanted, run)
-                batches = self._swept(read, users, stop)
+                batches = self._swept(partial(self._begin, run), users, stop)
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 at = self._clock.wall()
                 written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
@@ -74,23 +74,23 @@ class InProcess:
 
     def _swept(
         self,
-        read: Callable[[T], Awaitable[Outcome]],
+        begin: Callable[[T], Awaitable[UserRead]],
         users: Iterable[T] | AsyncIterable[T],
         stop: asyncio.Event | None,
     ) -> AsyncGenerator[list[Outcome], None]:
         return sweep_in_batches(
-            read, users, workers=self._workers, stop=stop, apart_seconds=_BATCHES_APART_SECONDS
+            begin, users, limits=self._limits, stop=stop, apart_seconds=_BATCHES_APART_SECONDS
         )
 
-    async def _read_wanted(self, run: Run, user: Known) -> Outcome:
+    async def _begin_full(self, username: str) -> UserRead:
+        return await self._reader.begin(username, Plan(self._delta))
+
+    async def _begin(self, run: Run, user: Known) -> UserRead:
         plan = await self._plan(run, user)
-        if not self._delta.keep_tokens or storable(user.username) != user.username:
-            return await self._reader.read(user.username, plan)
-        return await self._reader.read_and_keep(user.username, plan, user.token)
+        keep = self._delta.keep_tokens and storable(user.username) == user.username
+        return await self._reader.begin(user.username, plan, kept=user.token if keep else None, keep=keep)
 
     async def _plan(self, run: Run, user: Known) -> Plan:
-        if self._delta.full:
-            return Plan()
         plan = Plan(self._delta, user.seen)
         # Whom this very run has tried before it tries again because it failed.
         if plan.knows_failures and await self._store.statuses(run, [storable(user.username)]):

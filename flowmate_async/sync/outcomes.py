@@ -21,7 +21,7 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
         listing_proven: whether the listing was counted against upstream's total.
         left: secrets that a delta sync did not fetch, by id, and why; none in a sweep.
         renamed: new names of secrets that were not fetched, by id; none in a sweep.
-        seen: what the next delta sync compares with.
+        seen: what the next delta sync compares with; empty in a sweep.
         token: the user's token, where it is kept for the next sync; none in a sweep.
     """
 
@@ -49,7 +49,7 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
         seconds: how long it took.
         left: secrets that a delta sync did not fetch, by id, and why; none in a sweep.
         renamed: new names of secrets that were not fetched, by id; none in a sweep.
-        seen: what the next delta sync compares with.
+        seen: what the next delta sync compares with; empty in a sweep.
         token: the user's token, where it is kept for the next sync; none in a sweep.
     """
 

@@ -60,6 +60,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
         error: a digest of the failed refresh that the listing showed, or nothing.
         failed: whether upstream could not refresh it.
         name: a digest of its name as it was listed; empty when that is not known.
+        masked: whether it came masked.
     """
 
     at: float
@@ -67,6 +68,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     error: str = ""
     failed: bool = False
     name: str = ""
+    masked: bool = False
 
 
 _decoder = msgspec.json.Decoder(dict[str, Seen])
@@ -78,6 +80,7 @@ class Plan:
     Args:
         policy: see :class:`DeltaPolicy`; by default everything is fetched.
         seen: what the user's last checkpoint keeps; nothing when there is none, or when it cannot be read.
+        notes: whether anybody will ask for :meth:`seen`; a sweep without a store does not.
 
     Attributes:
         left: secrets that are not fetched, by id, and why.
@@ -85,9 +88,10 @@ class Plan:
         reasons: how many were to be fetched, by why.
     """
 
-    __slots__ = ("_next", "_policy", "_retried", "_seen", "left", "reasons", "renamed")
+    __slots__ = ("_next", "_notes", "_policy", "_retried", "_seen", "left", "reasons", "renamed")
 
-    def __init__(self, policy: DeltaPolicy | None = None, seen: str = "") -> None:
+    def __init__(self, policy: DeltaPolicy | None = None, seen: str = "", *, notes: bool = True) -> None:
+        self._notes = notes
         self._policy = policy or DeltaPolicy(full=True)
         self._seen = _decoded(seen)
         self._next: dict[str, Seen] = {}
@@ -100,6 +104,17 @@ class Plan:
     def knows_failures(self) -> bool:
         """Whether a secret could not be refreshed when it was asked for last."""
         return any(seen.failed for seen in self._seen.values())
+
+    @property
+    def was_masked(self) -> bool:
+        """Whether a secret came masked when it was asked for last: the user may not read credentials."""
+        return any(seen.masked for seen in self._seen.values())
+
+    def insist(self, summary: SecretSummary) -> None:
+        """Want a secret that :meth:`wants` has left."""
+        del self.left[summary.id]
+        self.renamed.pop(summary.id, None)
+        self.reasons["old"] += 1
 
     def retry(self) -> None:
         """Want those as well: a run that tries a user again is there for them."""
@@ -126,6 +141,8 @@ class Plan:
 
     def fetched(self, summary: SecretSummary, secret: Secret, *, now: float) -> None:
         """Note a secret that was fetched."""
+        if not self._notes:
+            return
         refreshed = isinstance(
             secret, OAuth2Secret | SessionSecret
         )  # only these show their expiry in a listing
@@ -140,9 +157,14 @@ class Plan:
         name = "" if before is None else before.name  # what is stored still has that name
         self._next[summary.id] = Seen(now, expires, _digest(summary.current_error), failed=True, name=name)
 
+    def masked(self, summary: SecretSummary, *, now: float) -> None:
+        """Note a secret that came masked; it is wanted again until it comes in clear."""
+        before = self._seen.get(summary.id) or Seen(now)
+        self._next[summary.id] = msgspec.structs.replace(before, masked=True)
+
     def seen(self) -> str:
-        """For the user's next checkpoint."""
-        return msgspec.json.encode(self._next).decode()
+        """Return what the user's next checkpoint keeps; nothing when it takes no notes."""
+        return "" if not self._notes else msgspec.json.encode(self._next).decode()
 
     def _renames(self, summary: SecretSummary, before: Seen) -> bool:
         """Note the listed name; return whether it changed. An unknown earlier name counts as the same."""
@@ -167,7 +189,7 @@ class Plan:
         if before.error != _digest(summary.current_error):
             return "errored"
         limit = self._policy.staleness_by_type.get(summary.type, self._policy.staleness_seconds)
-        if not 0 <= now - before.at < limit:  # or the clock was wrong, then or now
+        if before.masked or not 0 <= now - before.at < limit:  # or the clock was wrong, then or now
             return "old"
         if before.failed:
             return "errored" if self._retried else "failed_before"

@@ -9,8 +9,8 @@ from flowmate_async.models import KeptToken
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.base import Store
 from flowmate_async.stores.kept_tokens import require_keeper
+from flowmate_async.sync.source import Usernames, each
 from flowmate_async.sync.storable import storable
-from flowmate_async.sync.sweep import Usernames, each
 
 _AHEAD = 128
 """Most usernames that wait on either side of a read."""

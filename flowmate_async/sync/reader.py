@@ -1,15 +1,18 @@
-"""Everything of one user: list, then fetch each secret; what goes wrong is an outcome, not an exception."""
+"""One user's credentials: listed, then fetched one by one. What goes wrong is an outcome, not an exception.
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+A :class:`UserRead` is a user under way. Who fetches which of its secrets when is the sweep's business
+(``sweep.py``); which secrets are wanted is the plan's (``plan.py``).
+"""
 
-import msgspec
-from msgspec.structs import replace
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from flowmate_async.clock import Clock
 from flowmate_async.errors import (
     AuthenticationError,
     FlowMateError,
+    MaskedSecretError,
     RateLimitedError,
     RefreshFailedError,
     SecretNotFoundError,
@@ -19,20 +22,20 @@ from flowmate_async.errors import (
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import may_refresh
 from flowmate_async.listing import Lister, Listing
+from flowmate_async.masks import shows_masking
 from flowmate_async.models import KeptToken, SecretSummary
 from flowmate_async.secrets import Secret
 from flowmate_async.sync.outcomes import Outcome, UserFailed, UserSynced
 from flowmate_async.sync.plan import Plan
 from flowmate_async.tokens import UserTokens
-from flowmate_async.traffic.tally import tallied
-
-_Fetch = Callable[[str, Listing, Plan], Awaitable[tuple[list[Secret], FlowMateError | None]]]
+from flowmate_async.traffic.tally import Tally, count_in
 
 _HOPELESS = (AuthenticationError, RateLimitedError, UpstreamUnavailableError)
+_UNKNOWN_CLIENT = ""
 
 
 class UserReader:
-    """Reads whole users.
+    """Begins to read users.
 
     Args:
         lister: lists their secrets.
@@ -47,143 +50,258 @@ class UserReader:
         self._tokens = tokens
         self._clock = clock
 
-    async def read(self, username: str, plan: Plan | None = None) -> Outcome:
-        """The credentials of one user.
+    async def begin(
+        self, username: str, plan: Plan | None = None, *, kept: KeptToken | None = None, keep: bool = False
+    ) -> "UserRead":
+        """List a user's secrets and decide which to fetch, and in which order.
 
         Args:
             username: the user.
-            plan: which of them; by default all.
+            plan: which secrets; by default all, and nothing is noted for a later sync.
+            kept: the user's token, if an earlier run kept one.
+            keep: whether the outcome has the token to keep.
         """
-        with self._briefly_held(username):
-            return await self._read(username, plan or Plan(), self._fetch_wanted)
-
-    async def read_and_keep(self, username: str, plan: Plan, kept: KeptToken | None) -> Outcome:
-        """The same, begun with the user's token as it was kept; the outcome has the one to keep.
-
-        Args:
-            username: the user.
-            plan: which credentials.
-            kept: the token, if one was kept.
-        """
-        with self._briefly_held(username, kept):
-            outcome = await self._read(username, plan, self._fetch_wanted)
-            return replace(outcome, token=self._tokens.kept(username))
-
-    async def look(self, username: str, plan: Plan, kept: KeptToken | None = None) -> Outcome:
-        """List one user's credentials and fetch none: the plan says what would be fetched."""
-        with self._briefly_held(username, kept):
-            return await self._read(username, plan, self._ask)
-
-    @contextmanager
-    def _briefly_held(self, username: str, kept: KeptToken | None = None) -> Iterator[None]:
-        """Forget the user's token afterwards, unless it was held before."""
-        held_before = self._tokens.holds(username)
-        if kept is not None and not held_before:
-            self._tokens.adopt(username, kept)
+        read = UserRead(
+            username, plan or Plan(notes=False), self._lister, self._fetcher, self._tokens, self._clock
+        )
+        read.keeps_token = keep
         try:
-            yield
+            await read.begin(kept)
+        except BaseException:
+            read.close()
+            raise
+        return read
+
+    async def look(self, username: str, plan: Plan, kept: KeptToken | None = None) -> "UserRead":
+        """List a user's secrets and fetch none: the plan says what would be fetched."""
+        read = await self.begin(username, plan, kept=kept)
+        read.wanted.clear()
+        return read
+
+
+class Wanted(NamedTuple):
+    """A secret to fetch.
+
+    Attributes:
+        position: where it stands in the listing.
+        summary: the secret as it was listed.
+        client: the OAuth client whose provider the GET may cause a refresh or a login at, empty when that is
+            unknown; ``None`` when the GET causes neither.
+    """
+
+    position: int
+    summary: SecretSummary
+    client: str | None
+
+
+class UserRead:
+    """A user that is being read.
+
+    The first secret is fetched alone, the others concurrently: the raw-read permission belongs to each user
+    (docs/contract/OBSERVED.md § Second look), and a user without it costs one masked GET. So the first is
+    one that shows masking and that upstream does not refresh, if there is one.
+
+    Attributes:
+        wanted: what is still to be fetched, in order.
+        in_flight: how many of its secrets are being fetched.
+        answered: how many were fetched, or could not be.
+        age: orders the users of a sweep, the oldest first.
+        is_queued: whether it waits in the sweep's queue.
+        keeps_token: whether the outcome has the user's token.
+    """
+
+    __slots__ = (
+        "_began",
+        "_clock",
+        "_failures",
+        "_fetcher",
+        "_held_before",
+        "_listed_at",
+        "_lister",
+        "_listing",
+        "_plan",
+        "_secrets",
+        "_tally",
+        "_tokens",
+        "age",
+        "answered",
+        "in_flight",
+        "is_queued",
+        "keeps_token",
+        "username",
+        "wanted",
+    )
+
+    def __init__(  # noqa: PLR0917 - what a reader is made of
+        self,
+        username: str,
+        plan: Plan,
+        lister: Lister,
+        fetcher: SecretFetcher,
+        tokens: UserTokens,
+        clock: Clock,
+    ) -> None:
+        self.username: str = username
+        self.wanted: deque[Wanted] = deque()
+        self.in_flight: int = 0
+        self.answered: int = 0
+        self.age: int = 0
+        self.is_queued: bool = False
+        self.keeps_token: bool = False
+        self._plan = plan
+        self._lister = lister
+        self._fetcher = fetcher
+        self._tokens = tokens
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._tally = Tally()
+        self._held_before = tokens.holds(username)
+        self._listing = Listing((), proven=False)
+        self._listed_at = self._began
+        self._secrets: list[tuple[int, Secret]] = []
+        self._failures: list[tuple[int, FlowMateError]] = []
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether another of its secrets may be fetched now."""
+        return bool(self.wanted) and (self.answered > 0 or self.in_flight == 0)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing more to do."""
+        return not self.wanted and self.in_flight == 0
+
+    async def begin(self, kept: KeptToken | None) -> None:
+        """List the secrets; ``kept`` is the user's token, if an earlier run kept one."""
+        count_in(self._tally)
+        if kept is not None and not self._held_before:
+            self._tokens.adopt(self.username, kept)
+        try:
+            self._listing = await self._lister.list(self.username)
+        except FlowMateError as failure:
+            self._failures.append((-1, failure.about(username=self.username)))
+        else:
+            self._listed_at = self._clock.monotonic()
+            self.wanted = self._in_order(self._listing.secrets, now=self._now())
+
+    def take(self) -> Wanted:
+        """Take the next secret; :meth:`fetch` must follow."""
+        self.in_flight += 1
+        return self.wanted.popleft()
+
+    async def fetch(self, wanted: Wanted) -> None:
+        """Fetch a secret that was taken."""
+        position, summary, _ = wanted
+        count_in(self._tally)
+        now = self._now()
+        try:
+            secret = await self._fetched(summary, refreshing=may_refresh(summary, now=now))
+        except FlowMateError as failure:
+            self._failed(position, summary, failure, now)
+        else:
+            if secret is not None:
+                self._secrets.append((position, secret))
+                self._plan.fetched(summary, secret, now=now)
         finally:
-            if not held_before:
-                self._tokens.forget(username)
+            self.in_flight -= 1
+            self.answered += 1
 
-    async def _read(self, username: str, plan: Plan, fetch: _Fetch) -> Outcome:
-        began = self._clock.monotonic()
-        with tallied() as tally:
-            try:
-                listing = await self._lister.list(username)
-                secrets, error = await fetch(username, listing, plan)
-            except FlowMateError as failure:
-                listing, secrets, error = Listing((), proven=False), [], failure.about(username=username)
-        cost = _Cost(tally.requests, self._clock.monotonic() - began)
-        return _outcome(username, listing, tuple(secrets), error, cost, plan)
+    def outcome(self) -> Outcome:
+        """Return how the user ended, and forget its token."""
+        secrets = tuple(secret for _, secret in sorted(self._secrets, key=_position))
+        plan, token = self._plan, self._tokens.kept(self.username) if self.keeps_token else None
+        requests, seconds = self._tally.requests, self._clock.monotonic() - self._began
+        self.close()
+        if self._failures:
+            return UserFailed(
+                username=self.username,
+                error=min(self._failures, key=_position)[1],
+                secrets=secrets,
+                requests=requests,
+                seconds=seconds,
+                left=plan.left,
+                renamed=plan.renamed,
+                seen=plan.seen(),
+                token=token,
+            )
+        return UserSynced(
+            username=self.username,
+            secrets=secrets,
+            requests=requests,
+            seconds=seconds,
+            listing_proven=self._listing.proven,
+            left=plan.left,
+            renamed=plan.renamed,
+            seen=plan.seen(),
+            token=token,
+        )
 
-    async def _fetch_wanted(
-        self, username: str, listing: Listing, plan: Plan
-    ) -> tuple[list[Secret], FlowMateError | None]:
-        secrets: list[Secret] = []
-        error: FlowMateError | None = None
-        listed = self._clock.monotonic()
-        for summary in listing.secrets:
-            now = self._latest(listing.served_at, seconds_ago=self._clock.monotonic() - listed)
-            if not plan.wants(summary, now=now):
-                continue
-            try:
-                secret = await self._fetch(username, summary, refreshing=may_refresh(summary, now=now))
-            except FlowMateError as failure:
-                error = error or failure
-                if _is_hopeless(failure):
-                    break
-                if isinstance(failure, RefreshFailedError):
-                    plan.failed(summary, now=now)
+    def close(self) -> None:
+        """Forget the user's token, unless it was held before."""
+        if not self._held_before:
+            self._tokens.forget(self.username)
+
+    def _in_order(self, listed: Iterable[SecretSummary], *, now: float) -> deque[Wanted]:
+        """Return what the plan wants: plain reads before refreshes, and first of all what shows masking."""
+        plain: list[Wanted] = []
+        conclusive: list[Wanted] = []
+        refreshing: list[Wanted] = []
+        probe: Wanted | None = None
+        for position, summary in enumerate(listed):
+            refreshes = may_refresh(summary, now=now)
+            client = (summary.auth_client_id or _UNKNOWN_CLIENT) if refreshes else None
+            wanted = Wanted(position, summary, client)
+            shows = shows_masking(summary.type)
+            if not self._plan.wants(summary, now=now):
+                probe = probe or (wanted if shows and not refreshes else None)
+            elif not refreshes:
+                (conclusive if shows else plain).append(wanted)
             else:
-                if secret is not None:
-                    secrets.append(secret)
-                    plan.fetched(summary, secret, now=now)
-        return secrets, error
+                refreshing.append(wanted)
+        refreshing.sort(key=lambda one: not shows_masking(one.summary.type))
+        if probe is not None and not conclusive and self._plan.was_masked and (plain or refreshing):
+            self._plan.insist(probe.summary)
+            conclusive = [probe]
+        return deque((*conclusive, *plain, *refreshing))
 
-    async def _ask(
-        self, _username: str, listing: Listing, plan: Plan
-    ) -> tuple[list[Secret], FlowMateError | None]:
-        """Whether the plan wants each, and no more than that."""
-        for summary in listing.secrets:
-            plan.wants(summary, now=self._latest(listing.served_at, seconds_ago=0.0))
-        return [], None
+    def _failed(self, position: int, summary: SecretSummary, failure: FlowMateError, now: float) -> None:
+        self._failures.append((position, failure))
+        if _is_hopeless(failure):
+            self.wanted.clear()
+        if isinstance(failure, RefreshFailedError):
+            self._plan.failed(summary, now=now)
+        elif isinstance(failure, MaskedSecretError):
+            self._plan.masked(summary, now=now)
 
-    def _latest(self, served_at: float | None, *, seconds_ago: float) -> float:
-        """Now, by this machine's clock or upstream's, whichever is later: by it more may be refreshed."""
-        wall = self._clock.wall()
-        return wall if served_at is None else max(wall, served_at + seconds_ago)
+    def _now(self) -> float:
+        """Return the later of this machine's time and upstream's: by it more may be refreshed."""
+        wall, served_at = self._clock.wall(), self._listing.served_at
+        return wall if served_at is None else max(wall, served_at + self._clock.monotonic() - self._listed_at)
 
-    async def _fetch(self, username: str, summary: SecretSummary, *, refreshing: bool) -> Secret | None:
-        """The secret; ``None`` when it was deleted after it was listed."""
+    async def _fetched(self, summary: SecretSummary, *, refreshing: bool) -> Secret | None:
+        """Return the secret; ``None`` when it was deleted after it was listed."""
         try:
             answer = await self._fetcher.get(
-                username, summary.id, may_refresh=refreshing, auth_client_id=summary.auth_client_id
+                self.username, summary.id, may_refresh=refreshing, auth_client_id=summary.auth_client_id
             )
         except SecretNotFoundError:
-            listed_again = await self._lister.list(username)
+            listed_again = await self._lister.list(self.username)
             if any(secret.id == summary.id for secret in listed_again.secrets):
                 raise
             return None
         return answer.secret
 
 
+def _position(found: tuple[int, object]) -> int:
+    return found[0]
+
+
 def _is_hopeless(failure: FlowMateError) -> bool:
-    """Whether the user's other secrets would fail alike; a hanging provider is its own secrets' trouble."""
+    """Return whether the user's other secrets would fail alike.
+
+    A hanging provider is its own secrets' trouble. Masks are the user's (docs/contract/OBSERVED.md
+    § Second look).
+    """
+    if isinstance(failure, MaskedSecretError):
+        return True
     return isinstance(failure, _HOPELESS) and not isinstance(failure, UpstreamTimeoutError)
-
-
-class _Cost(msgspec.Struct, frozen=True):
-    requests: int
-    seconds: float
-
-
-def _outcome(  # noqa: PLR0917 - what is known of a user
-    username: str,
-    listing: Listing,
-    secrets: tuple[Secret, ...],
-    error: FlowMateError | None,
-    cost: _Cost,
-    plan: Plan,
-) -> Outcome:
-    if error is not None:
-        return UserFailed(
-            username=username,
-            error=error,
-            secrets=secrets,
-            requests=cost.requests,
-            seconds=cost.seconds,
-            left=plan.left,
-            renamed=plan.renamed,
-            seen=plan.seen(),
-        )
-    return UserSynced(
-        username=username,
-        secrets=secrets,
-        requests=cost.requests,
-        seconds=cost.seconds,
-        listing_proven=listing.proven,
-        left=plan.left,
-        renamed=plan.renamed,
-        seen=plan.seen(),
-    )

@@ -75,6 +75,7 @@ class Exchange:
         """
         request = errand.request
         self._begin()
+        count_request()
         try:
             answer: Response | TransportError = await self._transport.send(
                 request.method, request.path, errand.headers, request.body, errand.limits
@@ -109,7 +110,9 @@ class Exchange:
                 request.method, request.path, errand.headers, request.body, errand.limits, then=errand
             )
         finally:
-            if not sent:
+            if sent:
+                count_request()
+            else:
                 self.in_flight -= 1
         return sent
 
@@ -117,7 +120,6 @@ class Exchange:
         self.in_flight += 1
         if self.in_flight > self.max_in_flight:  # noqa: PLR1730 - max() takes longer than all the rest
             self.max_in_flight = self.in_flight
-        count_request()
 
     def _answered(self, errand: UnawaitedErrand, answer: Response | Exception) -> None:
         self.in_flight -= 1

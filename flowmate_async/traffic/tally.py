@@ -1,7 +1,5 @@
-"""Counting the requests made on behalf of one task, across the flights it starts."""
+"""Counting the requests made on behalf of one user, across the tasks and flights that make them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 
@@ -17,19 +15,13 @@ class Tally:
 _current: ContextVar[Tally | None] = ContextVar("flowmate_async_tally", default=None)
 
 
-@contextmanager
-def tallied() -> Iterator[Tally]:
-    """Count the requests sent from within, and from tasks started within."""
-    tally = Tally()
-    token = _current.set(tally)
-    try:
-        yield tally
-    finally:
-        _current.reset(token)
+def count_in(tally: Tally) -> None:
+    """Count the requests of the running task, and of tasks it starts, in this tally from now on."""
+    _current.set(tally)
 
 
 def count_request() -> None:
-    """One request goes out."""
+    """Count a request that goes out."""
     tally = _current.get()
     if tally is not None:
         tally.requests += 1

@@ -14,8 +14,8 @@ from flowmate_async.errors import WorkerLostError
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.ends import StoredBatch, UserEnd
 from flowmate_async.sync.in_process import synced_of
+from flowmate_async.sync.source import Usernames
 from flowmate_async.sync.storable import storable
-from flowmate_async.sync.sweep import Usernames
 from flowmate_async.workers.counts import Tally
 from flowmate_async.workers.handout import Handout
 from flowmate_async.workers.lending import Pauses, RateLender

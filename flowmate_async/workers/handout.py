@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
-from flowmate_async.sync.sweep import Usernames
+from flowmate_async.sync.source import Usernames
 
 
 class Handout:

@@ -22,6 +22,7 @@ from flowmate_async import (
     UserFailed,
     UserSynced,
 )
+from flowmate_async.distributed.following import ReportedError
 from flowmate_async.protocol import GET, IMPERSONATE, LIST
 from flowmate_async.sync.abort import AbortRules
 from flowmate_async.sync.ends import ended
@@ -67,6 +68,24 @@ class TestMayNotImpersonate:
         assert [watch.note(failed(self.ERROR)) for _ in range(9)] == [None] * 9
         assert watch.at_end() is None
 
+    @pytest.mark.parametrize(
+        "end",
+        [synced(), failed(MaskedSecretError("m", endpoint=GET)), failed(ProtocolError("m", endpoint=LIST))],
+        ids=["nothing to fetch", "masked", "a bad listing"],
+    )
+    def test_whoever_was_impersonated_shows_that_it_is_allowed(self, end):
+        watch = rules()
+        watch.note(end)
+        assert [watch.note(failed(self.ERROR)) for _ in range(9)] == [None] * 9
+        assert watch.at_end() is None
+
+    @pytest.mark.parametrize("error", [InvalidIdError("m"), ProtocolError("m", endpoint=IMPERSONATE)])
+    def test_a_user_that_failed_before_that_shows_nothing(self, error):
+        watch = rules()
+        ends = [failed(error), *[failed(self.ERROR)] * 3]
+        assert [watch.note(end) for end in ends] == [None, None, None, self.ERROR]
+        assert watch.at_end() is self.ERROR
+
     def test_so_it_is_when_an_earlier_part_of_the_run_read_somebody(self):
         watch = AbortRules(patience=9, max_failures=None, synced_before=True)
         assert [watch.note(failed(self.ERROR)) for _ in range(9)] == [None] * 9
@@ -97,22 +116,29 @@ def test_a_base_url_that_is_not_flowmates_ends_it(endpoint):
 
 
 class TestMasked:
-    @pytest.mark.parametrize("secret", [None, *NEVER_MASKED], ids=lambda secret: secret and secret.type)
-    def test_three_users_with_nothing_maskable_in_clear_end_it(self, secret):
-        """Types that upstream never masks prove nothing, also when a user has only those."""
-        watch, error = rules(), MaskedSecretError("m")
-        others = () if secret is None else (secret,)
-        assert [watch.note(end) for end in (synced(*others), failed(error, *others), failed(error))] == [
-            None
-        ] * 3
-        assert watch.at_end() is error
-        assert watch.note(failed(error)) is error
+    ERRORS = (MaskedSecretError("m"), ReportedError("masked_secret", "as a checkpoint tells it"))
 
-    def test_one_value_in_clear_shows_that_the_permission_is_there(self):
+    @pytest.mark.parametrize("error", ERRORS, ids=["own", "reported"])
+    @pytest.mark.parametrize("secret", [None, *NEVER_MASKED], ids=lambda secret: secret and secret.type)
+    def test_masked_users_never_end_it_early_and_count_at_the_end(self, error, secret):
+        """Types that upstream never masks prove nothing, also when a user has only those."""
+        watch, others = rules(), () if secret is None else (secret,)
+        ends = [synced(*others), *(failed(error, *others) for _ in range(99))]
+        assert [watch.note(end) for end in ends] == [None] * 100
+        assert watch.found_only_masks
+
+    @pytest.mark.parametrize("error", ERRORS, ids=["own", "reported"])
+    def test_one_value_in_clear_shows_that_somebody_is_readable(self, error):
         watch = rules()
+        watch.note(failed(error))
         watch.note(synced(CLEAR))
-        assert [watch.note(failed(MaskedSecretError("m"))) for _ in range(9)] == [None] * 9
-        assert watch.at_end() is None
+        assert not watch.found_only_masks
+
+    def test_without_a_mask_there_is_nothing_to_say(self):
+        watch = rules()
+        watch.note(failed(ProtocolError("m", endpoint=GET)))
+        watch.note(synced())
+        assert not watch.found_only_masks
 
 
 class TestUnusableUpstream:

@@ -138,3 +138,10 @@ async def test_a_dry_run_lists_and_changes_nothing(sandbox, fm, store):
     assert plan.failed == {"user_not_found": 1}
     assert plan.left["unchanged"] + plan.fetch["due"] == report.secrets
     assert not sandbox.stats().secret_gets
+
+
+async def test_a_full_sync_leaves_volatile_ones_to_the_workers_as_well(sandbox, fm, store):
+    policy = DeltaPolicy(full=True, skip_volatile=True)
+    report = await fm.sync(store, NAMES, options=SyncOptions(delta=policy))
+    assert not sandbox.stats().refreshes
+    assert report.left["volatile"] > 0

@@ -11,7 +11,6 @@ from flowmate_async import (
     CheckpointError,
     DeltaPolicy,
     FlowMate,
-    MaskedSecretError,
     StoreError,
     SyncOptions,
     TooManyFailuresError,
@@ -246,20 +245,6 @@ class TestEndingAtOnce:
                 await fm.sync(store, self.MANY)
         assert sandbox.stats().total_requests() < 300
         assert (await store.last_run()).finished_at is None
-
-    @pytest.mark.parametrize("workers", [1, 8])
-    async def test_when_everything_comes_back_masked(self, sandbox, store, workers):
-        """Whatever types the first users have: some are never masked, and prove nothing."""
-        sandbox.configure(raw_read=False)
-        async with FlowMate(
-            admin_token=sandbox.admin_token, base_url=sandbox.url, rate=None, concurrency=workers
-        ) as fm:
-            with pytest.raises(MaskedSecretError, match="readRaw"):
-                await fm.sync(store, NAMES)
-        assert len(sandbox.stats().impersonations_by_username) <= 4 + 3 * workers
-        assert not [
-            kind for kind, _ in (await contents(store)).values() if kind in ("SIMPLE", "API_KEY", "MIXED")
-        ]
 
     async def test_when_upstream_is_gone(self, store):
         server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)

@@ -3,9 +3,10 @@
 import asyncio
 from collections import Counter
 
+import msgspec
 import pytest
 
-from flowmate_async import SyncOptions, open_store
+from flowmate_async import DeltaPolicy, SyncOptions, open_store
 from flowmate_async.events import UserStored
 from flowmate_async.sandbox import ProviderFault
 
@@ -110,7 +111,8 @@ async def test_a_user_that_failed_loses_nothing(sandbox, fm, store):
     failed = {one.username async for one in store.checkpoints(await store.last_run()) if one.error}
     place = next(place for place in await stored(store) if place[0] in failed)
     sandbox.world.remove_secret(place[1])
-    report = await fm.sync(store, options=DELETE)
+    everything = msgspec.structs.replace(DELETE, delta=DeltaPolicy(full=True))
+    report = await fm.sync(store, options=everything)
     assert report.errors == {"refresh_failed": len(failed)}
     assert (report.missing, report.removed) == (0, 0)
     assert place in await stored(store)

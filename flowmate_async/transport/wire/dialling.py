@@ -5,7 +5,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import aiohappyeyeballs
 
@@ -13,35 +13,15 @@ from flowmate_async.transport.answers import not_connected, not_connected_in_tim
 from flowmate_async.transport.base import TransportError
 from flowmate_async.transport.wire.connection import Connection
 
-ADDRESSES_SECONDS = 10.0
-"""How long addresses are used before they are looked up again."""
+_ADDRESSES_SECONDS = 10.0
+"""How long addresses are used before they are asked for again."""
 
 _HEAD_START_SECONDS = 0.25
 """Before the next address is tried as well (RFC 8305 § 5)."""
 
 
-class Dialler(Protocol):
-    """Makes the connections of one pool."""
-
-    async def dial(self, factory: Callable[[], Connection], *, seconds: float) -> Connection:
-        """Return a connection that is ready for a request.
-
-        Args:
-            factory: makes its protocol.
-            seconds: how long it may take, if less than the dialler's own limit.
-
-        Raises:
-            TransportError: ``connect`` or ``tls``; nothing was sent.
-        """
-        ...
-
-    async def aclose(self) -> None:
-        """Release what it holds; every connection is closed by then."""
-        ...
-
-
-class DirectDialler:
-    """Happy eyeballs (RFC 8305) to one origin, by aiohappyeyeballs, since uvloop has none of its own.
+class Dialler:
+    """Happy eyeballs (RFC 8305) to one origin. uvloop has none of its own, so the library's are used on both.
 
     Args:
         host: a name or an address.
@@ -62,7 +42,15 @@ class DirectDialler:
         self._asked_at = 0.0
 
     async def dial(self, factory: Callable[[], Connection], *, seconds: float) -> Connection:
-        """See :class:`Dialler`."""
+        """A connection, ready for a request.
+
+        Args:
+            factory: makes its protocol.
+            seconds: how long it may take, if less than the dialler's own limit.
+
+        Raises:
+            TransportError: ``connect`` or ``tls``; nothing was sent.
+        """
         try:
             async with asyncio.timeout(min(seconds, self._connect_seconds)):
                 return await self._connected(factory)
@@ -70,11 +58,7 @@ class DirectDialler:
             failure = not_connected_in_time()
         except (OSError, RuntimeError, ValueError) as error:  # uvloop: RuntimeError for some of the socket's
             failure = not_connected(error) if isinstance(error, OSError) else _unconnectable(error)
-        self._addresses = ()  # they may have moved
         raise failure
-
-    async def aclose(self) -> None:
-        """See :class:`Dialler`."""
 
     async def _connected(self, factory: Callable[[], Connection]) -> Connection:
         loop = asyncio.get_running_loop()
@@ -94,9 +78,9 @@ class DirectDialler:
                 open_socket.close()
 
     async def _resolved(self) -> Sequence[Any]:
-        """Return the origin's addresses. Connections made at the same time share one look-up."""
+        """The origin's addresses; many connections made at once ask once."""
         async with self._asking:
-            if not self._addresses or time.monotonic() - self._asked_at > ADDRESSES_SECONDS:
+            if not self._addresses or time.monotonic() - self._asked_at > _ADDRESSES_SECONDS:
                 self._addresses = ()
                 loop = asyncio.get_running_loop()
                 self._addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)

@@ -1,0 +1,39 @@
+"""Whether the store shows that some of the tenant's users can be read, when a run has found only masks.
+
+The raw-read permission belongs to each user (docs/contract/OBSERVED.md § Second look). That everything comes
+back masked is a statement about the tenant, so what earlier runs have stored counts as well.
+"""
+
+from flowmate_async.errors import StoreError
+from flowmate_async.masks import proves_raw_read, shows_masking
+from flowmate_async.stores.base import Run, Store, StoredItem
+from flowmate_async.sync.abort import MASKED
+
+
+async def others_are_readable(store: Store, run: Run) -> bool:
+    """Return whether a user whom this run did not find masked has a credential in clear in the store.
+
+    Items and checkpoints both come by username, so this takes one pass and bounded memory.
+
+    Args:
+        store: what this run and earlier ones have stored.
+        run: the run, whose users were all tried.
+    """
+    masked = (end.username async for end in store.checkpoints(run) if end.error == MASKED)
+    name = await anext(masked, None)
+    async for item in store.items():
+        while name is not None and name < item.username:
+            name = await anext(masked, None)
+        if name != item.username and await _is_clear(store, item):
+            return True
+    return False
+
+
+async def _is_clear(store: Store, item: StoredItem) -> bool:
+    if item.removed_at is not None or not shows_masking(item.type):
+        return False
+    try:
+        secret = await store.get(item.username, item.secret_id)
+    except StoreError:  # damaged: another one may show it
+        return False
+    return secret is not None and proves_raw_read(secret)

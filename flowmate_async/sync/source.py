@@ -1,0 +1,123 @@
+"""The users of a sweep, handed out one by one to its tasks."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.traffic.priority import set_background
+
+T = TypeVar("T")
+
+Usernames = Iterable[str] | AsyncIterable[str]
+
+
+class NoUser:
+    """Stands for a user that is not there; ``None`` may be one of the users, by mistake, and fails."""
+
+
+NO_USER = NoUser()
+
+
+class UserSource(Generic[T]):
+    """The users of any iterable. An async iterable is read by a task, no further ahead than it is asked for.
+
+    Args:
+        users: the users.
+        stop: when set, no further user is handed out.
+        on_news: called when :meth:`take` may have something to return, or has nothing more.
+
+    Attributes:
+        exhausted: whether there are no more users.
+    """
+
+    def __init__(
+        self,
+        users: Iterable[T] | AsyncIterable[T],
+        *,
+        stop: asyncio.Event | None,
+        on_news: Callable[[], object],
+    ) -> None:
+        self.exhausted: bool = False
+        self._stop = stop
+        self._on_news = on_news
+        self._users: Iterator[T] | None = None
+        self._arrived: deque[T] = deque()
+        self._taken = asyncio.Event()
+        self._error: Exception | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        if isinstance(users, AsyncIterable):
+            self._task = asyncio.get_running_loop().create_task(self._pull(users))
+        else:
+            self._users = iter(users)
+
+    def take(self) -> T | NoUser:
+        """Return the next user, or none if there is none now.
+
+        Raises:
+            Exception: what the iterable raised.
+        """
+        if self._stop is not None and self._stop.is_set():
+            self.exhausted = True
+        if self.exhausted:
+            return NO_USER
+        if self._users is not None:
+            user = next(self._users, NO_USER)
+            self.exhausted = isinstance(user, NoUser)
+            return user
+        if self._arrived:
+            self._taken.set()
+            return self._arrived.popleft()
+        if self._error is not None:
+            raise self._error
+        self.exhausted = self._task is None
+        return NO_USER
+
+    async def aclose(self) -> None:
+        """Stop reading the iterable."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _pull(self, users: AsyncIterable[T]) -> None:
+        set_background()
+        try:
+            async for user in users:
+                self._arrived.append(user)
+                self._on_news()
+                self._taken.clear()
+                await self._taken.wait()
+        except asyncio.CancelledError:
+            if self._closed:
+                raise
+            self._error = RuntimeError("the iterable of usernames was cancelled")
+        except Exception as error:  # noqa: BLE001 - raised where a user is taken
+            self._error = error
+        self._task = None
+        self._on_news()
+
+
+def require_many(usernames: Usernames) -> None:
+    """Refuse a single username, whose letters would be taken for users, and create users upstream.
+
+    Args:
+        usernames: what was passed for many.
+
+    Raises:
+        ConfigurationError: it is one text.
+    """
+    if isinstance(usernames, str | bytes):
+        raise ConfigurationError("the usernames are a single text", advice='Pass a list: ["…"]')
+
+
+async def each(usernames: Usernames) -> AsyncIterator[str]:
+    """Yield every username, whichever kind of iterable they come from."""
+    if isinstance(usernames, AsyncIterable):
+        async for name in usernames:
+            yield name
+    else:
+        for name in usernames:
+            yield name
