@@ -54,7 +54,6 @@ class AdminToken:
             self._source = source
         else:
             self._source = _Nothing(type(source).__name__)
-        self._is_open = False
         self._generation = 0
         self._read = alru_cache(maxsize=None)(self._read_generation)
 
@@ -70,10 +69,6 @@ class AdminToken:
             case _Nothing(kind=kind):
                 raise _of_no_kind(kind)
 
-    def open(self) -> None:
-        """Let it be used from now on."""
-        self._is_open = True
-
     def forget(self) -> None:
         """Forget the token for good."""
         self._source = _Typed("")
@@ -84,12 +79,7 @@ class AdminToken:
 
         Raises:
             AuthenticationError: the token was rejected and there is no other.
-            ConfigurationError: the client is used outside its block; every first request passes here.
         """
-        if not self._is_open:
-            raise ConfigurationError(
-                "the client is used before it is entered", advice="Use it inside its 'async with' block"
-            )
         generation = self._generation
         held = await self._read(generation)
         try:

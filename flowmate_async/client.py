@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, 
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from flowmate_async.admin import AdminToken, TokenProvider
 from flowmate_async.api import Api, ApiLimits
@@ -19,6 +19,7 @@ from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy
 from flowmate_async.leases import Lease
 from flowmate_async.listing import Lister
+from flowmate_async.loop_binding import LoopBinding, require_asyncio
 from flowmate_async.models import SecretSummary, User, UserToken
 from flowmate_async.prefetch import Prefetch
 from flowmate_async.secrets import Secret
@@ -51,8 +52,9 @@ _DRAIN_SECONDS = 5.0
 class FlowMate:
     """An asyncio client of one FlowMate tenant. Use it as ``async with FlowMate(...) as fm``.
 
-    It is entered once, and belongs to the event loop on which it is; other threads have a client of their
-    own, or share a :class:`~flowmate_async.FlowMateSync`.
+    It is entered once, and belongs to the event loop and the process in which it is entered. Other loops,
+    threads and forked processes need a client of their own; threads can share a
+    :class:`~flowmate_async.FlowMateSync`. It cannot be copied or pickled.
 
     Beside the errors that each method names, whatever asks FlowMate may raise ``AuthenticationError`` (the
     admin token is rejected), ``RateLimitedError``, ``UpstreamUnavailableError``, ``UpstreamTimeoutError`` and
@@ -114,6 +116,7 @@ class FlowMate:
         coordination: Coordination | None = None,
         clock: Clock | None = None,
     ) -> None:
+        self._binding = LoopBinding()
         # First of all: the token must not stay a local of a frame that may raise.
         admin, admin_token = AdminToken(admin_token), ""
         admin.check()
@@ -173,6 +176,7 @@ class FlowMate:
             capacity=cache_capacity,
             clock=self._clock,
             emitter=self._emitter,
+            binding=self._binding,
         )
         self._entered: AsyncExitStack | None = None
         self._reader = UserReader(
@@ -182,26 +186,38 @@ class FlowMate:
     async def __aenter__(self) -> Self:
         if self._entered is not None:
             raise ConfigurationError("the client was entered before", advice="Make a new one")
+        require_asyncio()
         async with AsyncExitStack() as entered:
             if self._coordination is not None:
                 await entered.enter_async_context(self._coordination)
             await entered.enter_async_context(self._transport)
             self._clock.bind()
-            self._admin.open()
             self._entered = entered.pop_all()
+            self._binding.bind()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._binding.may_close():
+            return
         try:
             await self._credentials.aclose()
             await self._fetcher.aclose(drain_seconds=_DRAIN_SECONDS)
             await self._tokens.aclose(drain_seconds=_DRAIN_SECONDS)
         finally:
             self._admin.forget()
+            self._binding.unbind()
             if self._entered is not None:
                 await self._entered.__aexit__(kind, error, trace)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: both would share connections, and send the admin token elsewhere.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("FlowMate cannot be copied or pickled; make a client in each process")
 
     @property
     def base_url(self) -> str:
@@ -215,6 +231,7 @@ class FlowMate:
             AuthenticationError: the admin token is rejected.
             PermissionDeniedError: the token is no admin token.
         """
+        self._binding.require()
         for user in await self._admin.call(self._api.users):
             yield user
 
@@ -229,6 +246,7 @@ class FlowMate:
             InvalidIdError: the username may not be sent.
             UserNotFoundError: no such user, or a disabled one.
         """
+        self._binding.require()
         return await self._tokens.token(username)
 
     async def list_secrets(self, username: str) -> list[SecretSummary]:
@@ -244,6 +262,7 @@ class FlowMate:
             UserNotFoundError: no such user, or a disabled one.
             IncompleteListingError: the listing kept disagreeing with its own total.
         """
+        self._binding.require()
         return list((await self._lister.list(username)).secrets)
 
     async def get_secret(self, username: str, secret_id: str) -> Secret:
@@ -263,6 +282,7 @@ class FlowMate:
             MaskedSecretError: the raw-read permission is missing.
             RefreshFailedError: upstream could not refresh it with its provider.
         """
+        self._binding.require()
         return (await self._fetcher.get(username, secret_id)).secret
 
     def credential(
@@ -325,6 +345,7 @@ class FlowMate:
         Raises:
             ConfigurationError: it is a single username.
         """
+        self._binding.require()
         require_many(usernames)
         batches = sweep_in_batches(self._reader.begin, usernames, limits=self._sweep_limits)
         async with aclosing(batches):
@@ -362,6 +383,7 @@ class FlowMate:
             UpstreamUnavailableError: too many users in a row met an unusable upstream.
             TooManyFailuresError: more users failed than ``options.max_failures``.
         """
+        self._binding.require()
         options = options or SyncOptions()
         require_store(store)
         if options.delta.keep_tokens:
@@ -416,6 +438,7 @@ class FlowMate:
             AuthenticationError: the admin token was rejected.
             StoreError: the store cannot be read.
         """
+        self._binding.require()
         require_store(store)
         dry_run = DryRun(self._reader, store, delta=delta or DeltaPolicy(), limits=self._sweep_limits)
         usernames, left_out, _ = await self._selected(users)

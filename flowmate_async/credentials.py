@@ -30,6 +30,7 @@ from flowmate_async.errors import (
 from flowmate_async.events import Emitter, Refreshed, ServedStale
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
+from flowmate_async.loop_binding import LoopBinding
 from flowmate_async.secrets import OAuth2Value, Secret, SessionValue, presented
 
 _TRANSIENT = (
@@ -63,9 +64,10 @@ class Credentials:
         emitter: told of refreshes and of stale values served.
         shared: what other processes fetched and rejected, when there are others.
         uniform: the source of jitter.
+        binding: the event loop on which it may be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part of its own
         self,
         fetcher: SecretFetcher,
         *,
@@ -75,7 +77,9 @@ class Credentials:
         emitter: Emitter,
         shared: SharedCredentials | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
+        binding: LoopBinding | None = None,
     ) -> None:
+        self.require_own_loop: Callable[[], None] = binding.require if binding is not None else _any_loop
         self._fetcher = fetcher
         self._shared = shared
         if shared is not None:
@@ -93,7 +97,8 @@ class Credentials:
         self._hits = self._misses = self._refreshes = self._stale_served = 0
 
     async def credential(self, username: str, secret_id: str, min_valid: float) -> Secret:
-        """A credential that is valid for ``min_valid`` seconds; see :meth:`FlowMate.credential`."""
+        """Return a credential that is valid for ``min_valid`` seconds; see :meth:`FlowMate.credential`."""
+        self.require_own_loop()
         key = (username, secret_id)
         entry = self._entries.get(key)
         if entry is not None:
@@ -121,7 +126,8 @@ class Credentials:
         return (await self.entry(key, min_valid)).secret
 
     async def entry(self, key: Key, min_valid: float) -> Entry:
-        """The entry to serve: at once when it may be, otherwise after one refresh."""
+        """Return the entry to serve: at once if it may be served, otherwise after one refresh."""
+        self.require_own_loop()
         entry = self._entries.get(key)
         if entry is None:
             self._misses += 1
@@ -146,6 +152,7 @@ class Credentials:
         Raises:
             CredentialRejectedError: upstream still has the same value, or had it within the cool-down.
         """
+        self.require_own_loop()
         # A renewal that is under way may bring the newer one; asking again would cost that one its life.
         await self._fetcher.settled(*key)
         current = self._entries.get(key)
@@ -440,3 +447,7 @@ def _rejected(key: Key) -> CredentialRejectedError:
         username=username,
         secret_id=secret_id,
     )
+
+
+def _any_loop() -> None:
+    """Accept every event loop."""

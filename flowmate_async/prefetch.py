@@ -46,6 +46,7 @@ class Prefetch:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
+        self._credentials.require_own_loop()
         self._due = [(self._clock.monotonic(), key) for key in self._pairs]
         heapq.heapify(self._due)
         loop = asyncio.get_running_loop()

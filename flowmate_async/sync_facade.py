@@ -22,7 +22,7 @@ from collections.abc import (
 )
 from contextlib import ExitStack, aclosing, contextmanager, suppress
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 from weakref import WeakSet
 
 import anyio
@@ -35,6 +35,7 @@ from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Listener
 from flowmate_async.leases import Lease
+from flowmate_async.loop_binding import LoopBinding
 from flowmate_async.models import SecretSummary, User, UserToken
 from flowmate_async.secrets import Secret
 from flowmate_async.stats import Stats
@@ -73,7 +74,8 @@ class FlowMateSync:
     Takes the arguments of :class:`~flowmate_async.FlowMate` and raises its errors. May be used from several
     threads at once; the calls share its connections, rate and cache. Listeners, token providers and iterables
     of usernames are run on its event loop and should be quick. Leaving the block cancels what other threads
-    have under way.
+    have under way. Enter it after a fork, in each process, as in gunicorn's ``post_fork`` hook; it cannot be
+    copied or pickled.
 
     Ctrl-C during a call cancels the call, waits up to ten seconds until it has cleaned up, and raises
     ``KeyboardInterrupt``.
@@ -109,6 +111,8 @@ class FlowMateSync:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._loop is not None and self._loop.is_forked:
+            return  # in a forked child, which has neither the loop's thread nor connections of its own
         self._loop = None
         try:
             for stream in list(self._streams):
@@ -122,6 +126,14 @@ class FlowMateSync:
         async with self._client:
             task_status.started()
             await closing.wait()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("FlowMateSync cannot be copied or pickled; make a client in each process")
 
     @property
     def base_url(self) -> str:
@@ -317,8 +329,9 @@ class _Job(Generic[T]):
             raise
 
     def cancel(self) -> None:
-        """End it, and wait until it has cleaned up."""
-        with suppress(RuntimeError):  # the loop has gone, and everything with it
+        """Cancel the call, and wait until it has cleaned up."""
+        # The loop has gone, and everything with it; or it is the parent's, and this is a forked child.
+        with suppress(RuntimeError, ConfigurationError):
             self._loop.soon(self._cancel)
             if not self._loop.is_running_here():
                 self._ended.wait(_CLEAN_UP_SECONDS)
@@ -346,6 +359,8 @@ class _Loop:
     """
 
     def __init__(self) -> None:
+        self._binding = LoopBinding()
+        self._binding.bind()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -354,8 +369,18 @@ class _Loop:
         """Whether the caller is in the loop's own thread, where nothing may wait for the loop."""
         return threading.get_ident() == self._thread
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a forked child, which has no thread for the loop."""
+        return self._binding.is_forked
+
     def soon(self, callback: Callable[[], None]) -> None:
-        """Call something in the loop's thread, in order; from any other thread."""
+        """Call something in the loop's thread, in order; from any other thread.
+
+        Raises:
+            ConfigurationError: this process was forked after the loop was started.
+        """
+        self._binding.require_process()
         self._loop.call_soon_threadsafe(callback)
 
     def create_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
