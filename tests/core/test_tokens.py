@@ -74,7 +74,6 @@ def table(iam, **options):
     )
     api = Api(traffic.dispatcher, limits=ApiLimits(), keep_refresh_fields=False)
     admin = AdminToken("admin")
-    admin.open()
     return UserTokens(api, admin=admin, clock=clock, emitter=emitter, breaker=traffic.breaker, **options)
 
 
