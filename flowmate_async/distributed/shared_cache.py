@@ -150,7 +150,7 @@ class SharedCache:
             None if found[1] is None else self._failure(failure, found[1]),
         )
 
-    async def put(self, username: str, secret_id: str, secret: Secret, *, forced: bool, flight: str) -> None:
+    async def put(self, username: str, secret_id: str, secret: Secret, *, forced: bool, flight: str) -> int:
         """Let others use a credential for as long as it is valid.
 
         Args:
@@ -160,16 +160,19 @@ class SharedCache:
             forced: whether it was asked for since an app had rejected one.
             flight: which flight it was answered in.
 
+        Returns:
+            The moment it landed, in milliseconds of Redis' clock; 0 if others cannot use it.
+
         Raises:
             RedisAwayError: Redis is away.
         """
         life = self._life(secret)
         if life <= 0:
-            return
+            return 0
         try:
             plaintext = encode_secret(username, secret)
         except StoreError:  # it cannot be encoded, so it is not shared
-            return
+            return 0
         landed = await self._now()
         answer, failure = self._keys("answer", "failure", username, secret_id)
         record = Plaintext(
@@ -177,6 +180,7 @@ class SharedCache:
         )
         value = self._names.fingerprint(username, secret_id, secret) + self._names.seal(record, kind=answer)
         await self._write([answer, failure], value, life)
+        return landed
 
     async def put_failure(self, username: str, secret_id: str, error: FlowMateError, *, flight: str) -> None:
         """Let those who wait for the same answer share a failure. What is still valid may be used as before.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from msgspec import structs
 
 from flowmate_async.clock import Clock
@@ -33,7 +34,7 @@ _PERHAPS_UNDER_WAY = (RefreshFailedError, UpstreamTimeoutError, UpstreamUnavaila
 _NEVER_UNDER_WAY = (200, 429, 503)
 _PATIENCE_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
-_MAX_REJECTIONS = 10_000
+_MAX_KNOWN = 100_000
 
 
 class RedisCredentials:
@@ -60,7 +61,7 @@ class RedisCredentials:
     ) -> None:
         self._turns = turns
         self._cache = cache
-        self._rejections = _Rejections()
+        self._memory = _Memory()
         self._clock = clock
         self._names = names
         self._announcements = announcements
@@ -75,7 +76,7 @@ class RedisCredentials:
         acceptable: Acceptable | None = None,
     ) -> SharedSecret:
         """See :meth:`SharedCredentials.fetch`."""
-        flight = _Flight(self._cache, username, secret_id, ask)
+        flight = _Flight(self._cache, self._memory, username, secret_id, ask)
         try:
             return await self._in_turn(flight, acceptable)
         except RedisAwayError as error:
@@ -107,20 +108,24 @@ class RedisCredentials:
         )
 
     async def _answers(self, flight: "_Flight") -> Answers:
-        """Return what processes were answered last, without a credential that was rejected since.
+        """Return what processes were answered last, without a credential that is known to be no answer.
 
         Raises:
             RedisAwayError: Redis is away.
         """
-        answers = await self._cache.read(flight.username, flight.secret_id)
-        if not self._rejections.forbid(flight.username, flight.secret_id, answers.credential):
+        username, secret_id = flight.username, flight.secret_id
+        answers = await self._cache.read(username, secret_id)
+        if answers.credential is None:
             return answers
-        return structs.replace(answers, credential=None)
+        if self._memory.forbids(username, secret_id, answers.credential):
+            return structs.replace(answers, credential=None)
+        self._memory.landed(username, secret_id, answers.credential.landed)
+        return answers
 
     async def reject(self, username: str, secret_id: str, rejected: Secret) -> bool:
         """See :meth:`SharedCredentials.reject`; when Redis is away, others find out for themselves."""
         news = self._announcements.rejection(username, secret_id, rejected)
-        self._rejections.note(news)
+        self._memory.rejected(news)
         try:
             known = await self._cache.take_back(username, secret_id, rejected)
         except RedisAwayError:
@@ -142,7 +147,7 @@ class RedisCredentials:
 
         def heard(rejected: Rejected) -> None:
             username, secret_id = rejected.username, rejected.secret_id
-            self._rejections.note(rejected)
+            self._memory.rejected(rejected)
 
             def recognizes(secret: Secret) -> bool:
                 return self._names.fingerprint(username, secret_id, secret) == rejected.fingerprint
@@ -159,36 +164,47 @@ class RedisCredentials:
         return SharedSecret(await flight.ask())
 
 
-class _Rejections:
-    """Which credential of each secret was rejected last, so that an earlier answer does not bring it back."""
+class _Known(msgspec.Struct):
+    landed: int = 0
+    rejected: Rejected | None = None
+
+
+class _Memory:
+    """What this process knows of each secret, so that a record put back is not taken for an answer."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, str], Rejected] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
 
-    def note(self, rejected: Rejected) -> None:
-        """Remember a rejection; the least recent ones are forgotten first."""
-        key = (rejected.username, rejected.secret_id)
-        self._known[key] = rejected
-        self._known.move_to_end(key)
-        if len(self._known) > _MAX_REJECTIONS:
+    def rejected(self, news: Rejected) -> None:
+        """Remember which credential was rejected last."""
+        self._of(news.username, news.secret_id).rejected = news
+
+    def landed(self, username: str, secret_id: str, moment: int) -> None:
+        """Remember that an answer of this moment was seen."""
+        known = self._of(username, secret_id)
+        known.landed = max(known.landed, moment)
+
+    def forbids(self, username: str, secret_id: str, answer: Answer[SharedSecret]) -> bool:
+        """Return whether a newer answer was seen already, or this one was rejected after it had landed."""
+        known = self._of(username, secret_id)
+        news = known.rejected
+        rejected = news is not None and answer.fingerprint == news.fingerprint and answer.landed < news.at
+        return rejected or answer.landed < known.landed
+
+    def _of(self, username: str, secret_id: str) -> _Known:
+        known = self._known.setdefault((username, secret_id), _Known())
+        self._known.move_to_end((username, secret_id))
+        if len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
-
-    def forbid(self, username: str, secret_id: str, answer: Answer[SharedSecret] | None) -> bool:
-        """Return whether this answer is the rejected credential, as upstream gave it before the rejection."""
-        known = self._known.get((username, secret_id))
-        return (
-            known is not None
-            and answer is not None
-            and answer.fingerprint == known.fingerprint
-            and answer.landed < known.at
-        )
+        return known
 
 
 class _Flight:
     """One asking of upstream, and telling the others; upstream is asked once, whatever Redis does."""
 
-    def __init__(self, cache: SharedCache, username: str, secret_id: str, ask: Ask) -> None:
+    def __init__(self, cache: SharedCache, memory: _Memory, username: str, secret_id: str, ask: Ask) -> None:
         self._cache = cache
+        self._memory = memory
         self.username = username
         self.secret_id = secret_id
         self.ask = ask
@@ -214,9 +230,10 @@ class _Flight:
             if self.ask.abandoned:
                 await uninterrupted(turn.keep())
             raise
-        await self._cache.put(
+        moment = await self._cache.put(
             self.username, self.secret_id, self.landed, forced=self.ask.forced, flight=self._id
         )
+        self._memory.landed(self.username, self.secret_id, moment)
         return SharedSecret(self.landed)
 
 

@@ -42,24 +42,30 @@ def mortal_redis(redis_program: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def join(sandbox: Sandbox) -> AsyncIterator[Callable[..., Any]]:
-    """One more client of the twin that shares over a Redis, as another process would."""
+def prepare(sandbox: Sandbox) -> Callable[..., FlowMate]:
+    """Return a client of the twin that shares over a Redis, as another process would; not yet entered."""
+
+    def client(redis: RedisServer, **options: Any) -> FlowMate:
+        names = ("processes", "on_outage", "namespace", "freshness")
+        policy = {name: options.pop(name) for name in names if name in options}
+        url, key = options.pop("url", redis.url), options.pop("key", KEY)
+        coordination = RedisCoordination(url, key=key, policy=SharingPolicy(**policy))
+        return FlowMate(
+            admin_token=sandbox.admin_token,
+            base_url=sandbox.url,
+            coordination=coordination,
+            **({"rate": None} | options),
+        )
+
+    return client
+
+
+@pytest.fixture
+async def join(prepare: Callable[..., FlowMate]) -> AsyncIterator[Callable[..., Any]]:
+    """One more client, entered until the test ends."""
     async with AsyncExitStack() as entered:
 
         async def another(redis: RedisServer, **options: Any) -> FlowMate:
-            policy = {
-                name: options.pop(name)
-                for name in ("processes", "on_outage", "namespace", "freshness")
-                if name in options
-            }
-            url, key = options.pop("url", redis.url), options.pop("key", KEY)
-            coordination = RedisCoordination(url, key=key, policy=SharingPolicy(**policy))
-            client = FlowMate(
-                admin_token=sandbox.admin_token,
-                base_url=sandbox.url,
-                coordination=coordination,
-                **({"rate": None} | options),
-            )
-            return await entered.enter_async_context(client)
+            return await entered.enter_async_context(prepare(redis, **options))
 
         yield another
