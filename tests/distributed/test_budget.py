@@ -6,6 +6,8 @@ import time
 import pytest
 
 from flowmate_async import ConfigurationError
+from flowmate_async.distributed.circuit import RedisAwayError
+from flowmate_async.distributed.connection import Trouble
 from flowmate_async.sandbox import Sandbox, SandboxOptions, burst_needed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60), pytest.mark.alone]
@@ -75,6 +77,38 @@ async def test_without_redis_each_keeps_to_its_share(sandbox, join, mortal_redis
     assert without >= 0.5 * RATE * 1.5
     assert len(sandbox.arrivals) >= 0.8 * RATE * seconds
     assert all(client.stats().coordination.outages == 1 for client in clients)
+
+
+async def until(holds):
+    """Wait for something that happens by itself."""
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def is_connected(client):
+    return client.stats().coordination.connected
+
+
+async def test_a_share_is_kept_until_all_have_noticed(sandbox, join, mortal_redis, monkeypatch):
+    """One process notices at once that Redis is back, and the others go on at their shares."""
+    clients = [await join(mortal_redis, rate=RATE, burst=BURST, processes=3) for _ in range(3)]
+    mortal_redis.kill()
+    await until(lambda: not any(map(is_connected, clients)))
+    for slow in clients[1:]:
+        monkeypatch.setattr(slow._coordination._circuit, "_answer", lambda *_: _away())
+    await asyncio.to_thread(mortal_redis.start)
+    await until(lambda: is_connected(clients[0]))
+    before, began = len(sandbox.arrivals), time.monotonic()
+    await asyncio.gather(
+        *(sweep(client, names(number), until=began + 1.2) for number, client in enumerate(clients))
+    )
+    arrivals = sandbox.arrivals[before:]
+    assert burst_needed(arrivals, RATE) <= BURST
+
+
+async def _away():
+    raise RedisAwayError(Trouble("away", "it cannot be reached from here"))
 
 
 async def test_a_pause_that_one_meets_holds_the_others(sandbox, join, redis):

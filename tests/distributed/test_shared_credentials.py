@@ -12,20 +12,22 @@ from flowmate_async import (
     ConfigurationError,
     CredentialRejectedError,
     FlowMate,
+    FlowMateError,
     RefreshFailedError,
+    RetryPolicy,
     StoreKey,
     UpstreamUnavailableError,
 )
 from flowmate_async.distributed import turns
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
 from flowmate_async.events import Refreshed
-from flowmate_async.sandbox import ProviderFault
+from flowmate_async.sandbox import Faults, ProviderFault, faults
 
 from .conftest import KEY
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 
-USER = "user-000003@tenant.example"
+GET = "GET /secrets/{id}"
 
 
 def find(sandbox, kind="OA2_AUTHORIZATION_CODE"):
@@ -285,6 +287,39 @@ async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lock(sandbox,
     await alive.credential(user, secret_id, min_valid=1)
     assert time.monotonic() - began > 0.8
     assert gets(sandbox, secret_id) == 1
+
+
+async def test_a_turn_lasts_for_as_long_as_upstream_takes(sandbox, join, redis, monkeypatch):
+    """Longer than its life: the holder renews it before it ends."""
+    monkeypatch.setattr(turns, "LIFE_SECONDS", 1.0)
+    user, secret_id = find(sandbox)
+    expire(sandbox, secret_id)
+    sandbox.configure(provider_seconds=2.5)
+    first, second = await join(redis), await join(redis)
+    both = await asyncio.gather(first.get_secret(user, secret_id), second.get_secret(user, secret_id))
+    assert both[0] == both[1]
+    assert sandbox.stats().lock_waits == {}
+    assert sandbox.stats().refreshes == {secret_id: 1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "kept"),
+    [
+        (faults.Error(status=503, routes=(GET,), at_most=1), False),
+        (faults.Throttle(retry_after_seconds=0, routes=(GET,), at_most=1), False),
+        (faults.Error(status=502, routes=(GET,), at_most=1), True),
+        (faults.ResetAfter(routes=(GET,), at_most=1), True),
+    ],
+)
+async def test_a_turn_is_kept_only_while_upstream_may_be_at_work(sandbox, join, redis, fault, kept):
+    """A 429 and a 503 say that upstream has not begun, so the next process may ask at once."""
+    user, secret_id = find(sandbox)
+    client = await join(redis, retry=RetryPolicy(attempts=1))
+    await client.impersonate(user)
+    sandbox.configure(faults=Faults(rules=(fault,)))
+    with pytest.raises(FlowMateError):
+        await client.get_secret(user, secret_id)
+    assert bool(redis.keys("*:turn:*")) is kept
 
 
 async def test_whoever_leaves_while_upstream_is_at_work_does_not_let_others_in(
