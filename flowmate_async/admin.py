@@ -55,6 +55,7 @@ class AdminToken:
         else:
             self._source = _Nothing(type(source).__name__)
         self._generation = 0
+        self._latest: Headers | None = None
         self._read = alru_cache(maxsize=None)(self._read_generation)
 
     def check(self) -> None:
@@ -72,7 +73,12 @@ class AdminToken:
     def forget(self) -> None:
         """Forget the token for good."""
         self._source = _Typed("")
+        self._latest = None
         self._read.cache_clear()
+
+    def latest(self) -> Headers | None:
+        """Return the header with the token that was read last; ``None`` before it was first read."""
+        return self._latest
 
     async def call(self, operation: Callable[[Headers], Awaitable[T]]) -> T:
         """Run an operation with the token; once more with a newer one, if there is one, after a 401.
@@ -99,6 +105,10 @@ class AdminToken:
         raise error
 
     async def _read_generation(self, _generation: int) -> Headers:
+        self._latest = headers = await self._read_source()
+        return headers
+
+    async def _read_source(self) -> Headers:
         match self._source:
             case _Typed() as typed:
                 return _headers(typed)

@@ -156,6 +156,7 @@ class FlowMate:
             ),
             clock=self._clock,
             emitter=self._emitter,
+            admin_headers=admin.latest,
             coordination=coordination,
         )
         self._api = Api(
@@ -396,7 +397,8 @@ class FlowMate:
                 engine = SyncEngine(
                     executor or self.executor(store, delta=options.delta),
                     store,
-                    patience=max(10, self._sweep_limits.tasks),
+                    # Not all in flight: during an outage some wait to probe while the others give up.
+                    patience=max(10, self._sweep_limits.tasks * 3 // 4),
                     options=options,
                     clock=self._clock,
                     emitter=self._emitter,

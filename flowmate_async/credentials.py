@@ -18,6 +18,7 @@ from flowmate_async.errors import (
     CredentialMissingError,
     CredentialRejectedError,
     FlowMateError,
+    InvalidIdError,
     MaskedSecretError,
     PermissionDeniedError,
     ProtocolError,
@@ -35,6 +36,7 @@ from flowmate_async.secrets import OAuth2Value, Secret, SessionValue, presented
 
 _TRANSIENT = (
     CredentialMissingError,
+    InvalidIdError,
     MaskedSecretError,
     ProtocolError,
     RateLimitedError,
@@ -382,6 +384,8 @@ class Credentials:
             if entry.retry_at <= now:
                 entry.retry_at = now + self._cool_down()
                 entry.failure = error.clone()
+        elif isinstance(error, InvalidIdError) and error.status is not None:
+            self._failures.add(key, error, until=now + self._policy.negative_ttl_seconds)
         elif isinstance(error, _COOLED_DOWN):
             self._failures.add(key, error, until=now + self._cool_down())
 

@@ -4,7 +4,7 @@
 
     FlowMateError
     ├── ConfigurationError        what you passed or configured cannot work; nothing was sent
-    │   └── InvalidIdError        a username, secret id or page number that must not be sent
+    │   └── InvalidIdError        a username, secret id or page number that is not valid
     ├── AuthenticationError       the admin token, or a freshly made user token, was rejected
     ├── PermissionDeniedError     the token is valid but may not do this
     │   └── MaskedSecretError     upstream answered with masked values: raw-read permission is missing
@@ -109,7 +109,11 @@ class ConfigurationError(FlowMateError):
 
 
 class InvalidIdError(ConfigurationError):
-    """Raised before anything is sent: a username, secret id or page number that is not a valid one."""
+    """Raised when a username, secret id or page number is not a valid one.
+
+    Nearly always before anything is sent. FlowMate answers 401 to a secret id that is neither 24 hexadecimal
+    digits nor 12 characters (docs/contract/OBSERVED.md § Second look); then ``status`` is 401.
+    """
 
 
 class AuthenticationError(FlowMateError):

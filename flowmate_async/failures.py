@@ -1,18 +1,21 @@
 """What a bad answer, or none, means: the error to raise and what may be done first.
 
-Pure: the contract's rules on statuses, ambiguous 401s, throttling and the refresh lock, as one
-:class:`Failure` a case. Sections cited are those of docs/contract/OBSERVED.md.
+Pure: the contract's rules on whose answer it is, statuses, ambiguous 401s, throttling and the refresh lock,
+as one :class:`Failure` per case. Sections cited are those of docs/contract/OBSERVED.md.
 """
 
 import enum
 import re
+from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from flowmate_async.dates import parse_http_date
 from flowmate_async.errors import (
     AuthenticationError,
     FlowMateError,
+    InvalidIdError,
     PermissionDeniedError,
     ProtocolError,
     RateLimitedError,
@@ -22,14 +25,20 @@ from flowmate_async.errors import (
     UpstreamUnavailableError,
     UserNotFoundError,
 )
-from flowmate_async.protocol import GET, IMPERSONATE, USERS, Request
-from flowmate_async.redaction import safe_text
+from flowmate_async.protocol import GET, IMPERSONATE, LIST, USERS, Request, is_json, shown_media_type
+from flowmate_async.redaction import Headers, conceal, safe_text
 from flowmate_async.transport.base import Response, TransportError
 
 LOCK_SECONDS = 10.0
 """How long upstream's refresh lock may stay taken (§ Concurrent GETs of one secret)."""
 
-_OBJECT_ID = re.compile("[0-9A-Fa-f]{24}")
+_WELL_FORMED = re.compile("[0-9A-Fa-f]{24}|.{12}")
+"""Ids that the database takes for ids (§ Second look, Requests); upstream answers 401 to any other."""
+
+_UNKNOWN_ROUTE = re.compile(rb"\bCannot (?:GET|POST)\b")
+"""How the services' own page for an unknown route begins (§ Errors)."""
+
+_NOT_ARRIVED = ("Missing authorization", "Invalid authorization")
 _LOCKED = "Max secret refresh retry"
 _TOKEN_UNKNOWN = "Token not found"  # noqa: S105 - a message of upstream's
 _IAM_DOWN = "Authorization failed"
@@ -70,7 +79,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     @property
     def sick(self) -> bool:
-        """Whether upstream as a whole seems unwell, and not just this token, this secret or its provider."""
+        """Return whether upstream as a whole seems unwell, not just this token, secret or provider."""
         of_its_provider = isinstance(self.error, UpstreamTimeoutError) and self.error.endpoint == GET
         return isinstance(self.error, UpstreamUnavailableError) and not of_its_provider
 
@@ -81,7 +90,7 @@ def is_good(request: Request, response: Response) -> bool:
 
 
 def examine(request: Request, response: Response, *, now: float) -> Failure | None:
-    """What is wrong with an answer; ``None`` when it is a good one.
+    """Return what is wrong with an answer; ``None`` if nothing is.
 
     Args:
         request: what was sent.
@@ -90,15 +99,27 @@ def examine(request: Request, response: Response, *, now: float) -> Failure | No
     """
     if is_good(request, response):
         return None
+    failure = _examine_bad(request, response)
+    if response.status < 400 or (wait := retry_after_seconds(response.headers, now=now)) is None:
+        return failure
+    return structs.replace(failure, retry_after_seconds=wait)
+
+
+def _examine_bad(request: Request, response: Response) -> Failure:
     status = response.status
+    if status == 429:
+        error = _error(RateLimitedError, request, response, "FlowMate throttles", "Lower the rate")
+        return Failure(error, Remedy.RETRY, throttled=True)
+    if status in (502, 503, 504):
+        return _failing(request, response)
+    if status >= 400 and not _is_from_service(response):
+        return _not_from_service(request, response)
     if status == 401:
         return _unauthorized(request, response)
     if status == 403:
         return Failure(_forbidden(request, response))
     if status == 404:
         return Failure(_not_found(request, response))
-    if status in (429, 502, 503, 504):
-        return _throttled_or_failing(request, response, now)
     if status == 500 and request.endpoint == GET:
         return _refresh_failed(request, response)
     if status >= 500:
@@ -148,36 +169,57 @@ def retry_after_seconds(headers: dict[str, str], *, now: float) -> float | None:
     return None if moment is None else max(0.0, moment - now)
 
 
+def _is_from_service(response: Response) -> bool:
+    """Return whether FlowMate's own services can have given this bad answer (§ Second look, Outages).
+
+    All of their errors are JSON with a ``message``; only an unknown route is a page. An ingress, a firewall
+    or a login page answers otherwise, and what it says is not a verdict about a user or a secret.
+    """
+    if _UNKNOWN_ROUTE.search(response.body):
+        return True
+    return is_json(response.headers.get("content-type", "")) and _message(response) is not None
+
+
+def _not_from_service(request: Request, response: Response) -> Failure:
+    """Somebody else answered instead of FlowMate, whatever the status says: try again."""
+    if response.status == 401 and not response.body and request.endpoint in (LIST, GET):
+        return _ambiguous_401(request, response)  # nothing says whose answer it is
+    media_type = shown_media_type(response.headers.get("content-type", ""))
+    advice = "An ingress, firewall or proxy may answer instead. Try later; if it stays, check the base URL"
+    error = _error(
+        UpstreamUnavailableError, request, response, f"the answer ({media_type}) is not FlowMate's", advice
+    )
+    return _perhaps_refreshing(request, error, began=response.status >= 500)
+
+
 def _unauthorized(request: Request, response: Response) -> Failure:
-    """A 401 has five causes (§ Errors); only some are the token's."""
-    said = upstream_message(response)
+    """A 401 has many causes (§ Errors); only some are the token's."""
+    said = _message(response) or ""
+    if _IAM_DOWN in said:
+        what = "FlowMate's own authorization service is failing"
+        return Failure(_error(UpstreamUnavailableError, request, response, what), Remedy.RETRY)
     if request.endpoint in (IMPERSONATE, USERS):
-        if _IAM_DOWN in said:
-            return Failure(_iam_down(request, response), Remedy.RETRY)
         advice = "Check the admin token, and that it belongs to this base URL"
         error = _error(AuthenticationError, request, response, "the admin token was rejected", advice)
         return Failure(error, Remedy.REPLACE_TOKEN)
-    if _IAM_DOWN in said:
-        return Failure(_iam_down(request, response), Remedy.RETRY)
-    if "Missing authorization" in said:
-        advice = "Check for a proxy that strips the Authorization header"
+    if any(word in said for word in _NOT_ARRIVED):
+        advice = "Check for a proxy that strips or changes the Authorization header"
         return Failure(_error(ProtocolError, request, response, "the token did not arrive", advice))
     if _TOKEN_UNKNOWN in said:
         error = _error(AuthenticationError, request, response, "the user token was rejected")
-    else:
-        # An id that is none, or the database is down, or a gateway's own words.
-        what = "401 without a usable reason; FlowMate's database may be down"
-        advice = "Try again later"
-        if request.secret_id is not None and not _OBJECT_ID.fullmatch(request.secret_id):
-            advice = "Check the secret id, which looks unlike FlowMate's (24 hex digits), or try again later"
-        error = _error(UpstreamUnavailableError, request, response, what, advice)
+        return Failure(error, Remedy.REPLACE_TOKEN)
+    return _ambiguous_401(request, response)
+
+
+def _ambiguous_401(request: Request, response: Response) -> Failure:
+    """A 401 without a reason: a malformed id, or the database is down, or a gateway answers."""
+    if request.secret_id is not None and not _WELL_FORMED.fullmatch(request.secret_id):
+        # Upstream answers so to any user about any such id, so neither the token nor the server is in doubt.
+        what, advice = "FlowMate rejects the secret id as malformed", "A secret id has 24 hexadecimal digits"
+        return Failure(_error(InvalidIdError, request, response, what, advice))
+    what = "401 without a usable reason; FlowMate's database may be down"
+    error = _error(UpstreamUnavailableError, request, response, what, "Try again later")
     return Failure(error, Remedy.REPLACE_TOKEN)
-
-
-def _iam_down(request: Request, response: Response) -> FlowMateError:
-    return _error(
-        UpstreamUnavailableError, request, response, "FlowMate's own authorization service is failing"
-    )
 
 
 def _forbidden(request: Request, response: Response) -> FlowMateError:
@@ -191,35 +233,31 @@ def _forbidden(request: Request, response: Response) -> FlowMateError:
 
 
 def _not_found(request: Request, response: Response) -> FlowMateError:
-    # A page of HTML is an unknown route (§ Errors): the base URL is wrong, and nothing is known of users.
-    unknown_route = response.headers.get("content-type", "").lower().startswith("text/html")
-    if request.endpoint == GET and not unknown_route:
-        return SecretNotFoundError("no such secret", endpoint=request.endpoint, status=404)
-    if request.endpoint == IMPERSONATE and not unknown_route:
-        return UserNotFoundError(
-            "no such user, or the user is disabled", endpoint=request.endpoint, status=404
-        )
+    if _message(response) is not None:
+        if request.endpoint == GET:
+            return SecretNotFoundError("no such secret", endpoint=request.endpoint, status=404)
+        if request.endpoint == IMPERSONATE:
+            what = "no such user, or the user is disabled"
+            return UserNotFoundError(what, endpoint=request.endpoint, status=404)
     return ProtocolError(
         "no such endpoint", advice="Check the base URL", endpoint=request.endpoint, status=404
     )
 
 
-def _throttled_or_failing(request: Request, response: Response, now: float) -> Failure:
-    wait = retry_after_seconds(response.headers, now=now)
-    if response.status == 429:
-        error: FlowMateError = _error(
-            RateLimitedError, request, response, "FlowMate throttles", "Lower the rate"
-        )
-        return Failure(error, Remedy.RETRY, wait, throttled=True)
+def _failing(request: Request, response: Response) -> Failure:
     error = _error(UpstreamUnavailableError, request, response, "FlowMate is failing")
-    # A gateway that gave up on a refreshing GET does not stop the refresh behind it.
-    gave_up = request.may_refresh and response.status in (502, 504)
-    return Failure(error, Remedy.AWAIT_LOCK if gave_up else Remedy.RETRY, wait, locked=gave_up)
+    return _perhaps_refreshing(request, error, began=response.status in (502, 504))
+
+
+def _perhaps_refreshing(request: Request, error: FlowMateError, *, began: bool) -> Failure:
+    """A gateway that gave up on a refreshing GET, if it ``began``, does not stop the refresh behind it."""
+    waits = began and request.may_refresh
+    return Failure(error, Remedy.AWAIT_LOCK if waits else Remedy.RETRY, locked=waits)
 
 
 def _refresh_failed(request: Request, response: Response) -> Failure:
     """A 500 for one secret (§ Refresh failures): another refresh holds the lock, or the provider refused."""
-    said = upstream_message(response)
+    said = _message(response) or ""
     if _LOCKED in said:
         what = "another refresh of this secret has not ended"
         error = _error(RefreshFailedError, request, response, what, "Try again later")
@@ -231,24 +269,43 @@ def _refresh_failed(request: Request, response: Response) -> Failure:
 
 
 class _Said(msgspec.Struct):
-    message: str = ""
+    message: Any
 
 
 _said_decoder = msgspec.json.Decoder(_Said)
 
 
-def upstream_message(response: Response) -> str:
-    """The ``message`` of an error body, made safe to show; empty when there is none (§ Errors)."""
+def _message(response: Response) -> str | None:
+    """Return the ``message`` of an error body, not yet safe to show; ``None`` without one (§ Errors)."""
     try:
-        return safe_text(_said_decoder.decode(response.body).message)
+        message = _said_decoder.decode(response.body).message
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return ""
+        return None
+    return message if isinstance(message, str) else ""
+
+
+def without_tokens(response: Response, *sent: Headers | None) -> Response:
+    """Return a bad answer whose message does not repeat a credential, whatever that looks like.
+
+    Args:
+        response: the answer.
+        sent: headers with credentials that the message may repeat.
+    """
+    said = _message(response)
+    if not said:
+        return response
+    values = [value for headers in sent if headers is not None for _, value in headers.pairs]
+    hidden = conceal(said, [value.removeprefix("Bearer ") for value in values])
+    return response if hidden == said else structs.replace(response, body=_said_encoder(_Said(hidden)))
+
+
+_said_encoder = msgspec.json.Encoder().encode
 
 
 def _error(
     kind: type[FlowMateError], request: Request, response: Response, what: str, advice: str = ""
 ) -> FlowMateError:
-    said = upstream_message(response)
+    said = safe_text(_message(response) or "")
     text = f"{what}: {response.status} {said}" if said else f"{what}: {response.status}"
     return kind(
         text, advice=advice, endpoint=request.endpoint, secret_id=request.secret_id, status=response.status

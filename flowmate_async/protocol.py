@@ -33,7 +33,6 @@ from flowmate_async.models import (
     lenient_text,
     lenient_user,
 )
-from flowmate_async.redaction import one_line
 from flowmate_async.secrets import (
     OAuth2Secret,
     Secret,
@@ -55,6 +54,7 @@ _MAX_USERNAME = 1024
 _MAX_PAGE = 2**31 - 1
 _MAX_DIGITS = 18
 _ID = re.compile(r"[0-9A-Za-z_-]{1,128}")
+_SHOWABLE = re.compile(r"(?:text|application|image|multipart)/[a-z.+-]{1,40}")
 _PLAIN = re.compile(r"[!-~]{1,256}")
 # Control characters, and those that only change how a text looks: a byte order mark makes another user.
 _UNSEEN = re.compile(
@@ -329,12 +329,12 @@ def _decode_meta(raw: msgspec.Raw) -> PageMeta | None:
 
 
 def _whole(value: object) -> int | None:
-    """Return a number of things, written as a number or as text; ``None`` for anything else."""
+    """Return a whole number, written as a number or as text; ``None`` for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
         return int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def read_secret(response: Response, request: Request, *, keep_refresh_fields: bool = False) -> Secret:
@@ -381,10 +381,9 @@ def _no_credential(secret: Secret, field: str) -> FlowMateError:
 
 def _read(decode: Callable[[Any], T], response: Response, endpoint: str) -> T:
     """Decode a body; an answer that is not JSON gets an error that says so."""
-    if not _is_json(response.headers.get("content-type", "")):
-        media_type = _media_type(response.headers["content-type"])
+    if not is_json(response.headers.get("content-type", "")):
         raise ProtocolError(
-            f"the answer is {one_line(media_type, limit=60)}, not JSON",
+            f"the answer is {shown_media_type(response.headers['content-type'])}, not JSON",
             advice="Check that the base URL is FlowMate's API and not a login page or a proxy",
             endpoint=endpoint,
             status=response.status,
@@ -397,10 +396,16 @@ def _read(decode: Callable[[Any], T], response: Response, endpoint: str) -> T:
 
 
 @lru_cache(maxsize=64)
-def _is_json(content_type: str) -> bool:
-    """Whether a body of that type, or of none, is worth decoding."""
+def is_json(content_type: str) -> bool:
+    """Return whether a body of that type, or of none, is worth decoding."""
     media_type = _media_type(content_type)
     return not media_type or media_type == "application/json" or media_type.endswith("+json")
+
+
+def shown_media_type(content_type: str) -> str:
+    """Return a media type as it may be shown; the header itself may hold anything."""
+    media_type = _media_type(content_type)
+    return media_type if _SHOWABLE.fullmatch(media_type) else "of no known type"
 
 
 def _media_type(content_type: str) -> str:

@@ -7,6 +7,7 @@ FlowMate's contract.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any, ClassVar, NoReturn, Self
 from urllib.parse import urlsplit
 
@@ -20,6 +21,9 @@ _UNSAFE = re.compile(
 )
 # URLs, and long unbroken runs, which are what tokens look like; words and 24-digit ids stay readable.
 _TELLING = re.compile(r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s\"'<>]*)|[A-Za-z0-9+/_=~.-]{25,}", re.IGNORECASE)
+
+_PART = 8
+_SHORT = 4
 
 
 class Redacted(msgspec.Struct, frozen=True, gc=False):
@@ -117,6 +121,36 @@ def safe_text(text: str, *, limit: int = 200) -> str:
         # A token cut short would no longer look like one.
         kept = "".join(re.split(r"(\s+)", kept)[:-1]) + "…"
     return one_line(" ".join(_TELLING.sub(_discreet, kept).split()), limit=limit)
+
+
+def conceal(text: str, tokens: Iterable[str]) -> str:
+    """Return a text without these tokens, and without parts of eight or more of their characters.
+
+    Args:
+        text: what upstream said.
+        tokens: what must not be repeated, in whatever case.
+    """
+    for token in tokens:
+        if len(token) >= _PART:
+            text = _without_parts(text, token.lower())
+        elif token:
+            # A very short token is hidden where it stands alone: it may be a part of any word.
+            alone = r"(?<!\w){}(?!\w)" if len(token) < _SHORT else "{}"
+            text = re.sub(alone.format(re.escape(token)), "…", text, flags=re.IGNORECASE)
+    return text
+
+
+def _without_parts(text: str, token: str) -> str:
+    parts = {token[at : at + _PART] for at in range(len(token) - _PART + 1)}
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a few letters have a longer lower case
+        return "…" if any(part in lowered for part in parts) else text
+    hidden = bytearray(len(text))
+    for at in range(len(text) - _PART + 1):
+        if lowered[at : at + _PART] in parts:
+            hidden[at : at + _PART] = b"\1" * _PART
+    kept = "".join("\0" if hide else letter for letter, hide in zip(text, hidden, strict=True))
+    return re.sub("\0+", "…", kept)
 
 
 def _discreet(match: re.Match[str]) -> str:

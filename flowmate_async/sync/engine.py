@@ -23,6 +23,7 @@ from flowmate_async.sync.abort import AbortRules, everything_masked
 from flowmate_async.sync.ends import Executor, StoredBatch, UserEnd
 from flowmate_async.sync.in_process import synced_of
 from flowmate_async.sync.plan import DeltaPolicy
+from flowmate_async.sync.plausibility import implausible
 from flowmate_async.sync.readability import others_are_readable
 from flowmate_async.sync.removal import (
     DEFAULT_MAX_REMOVED_SHARE,
@@ -125,6 +126,9 @@ class SyncEngine:
         remaining = self._remaining(run, usernames) if resumed else usernames
         error = await self._sweep(run, remaining, stop, resumed=resumed)
         complete = error is None and not (stop is not None and stop.is_set())
+        if complete:
+            error = implausible(await self._store.totals(run))
+            complete = error is None
         removed = Removed()
         if complete:
             removed = await self._remove_missing(run, accounts)

@@ -9,7 +9,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from flowmate_async.clock import Clock
-from flowmate_async.errors import RefreshFailedError, UpstreamTimeoutError, UpstreamUnavailableError
+from flowmate_async.errors import (
+    InvalidIdError,
+    RefreshFailedError,
+    UpstreamTimeoutError,
+    UpstreamUnavailableError,
+)
 from flowmate_async.events import Emitter, ProviderRefused
 from flowmate_async.failures import Failure, Remedy
 from flowmate_async.protocol import IMPERSONATE, Request
@@ -160,14 +165,16 @@ class Attempts:
 
 
 def _upstream_failed(outcome: Outcome, request: Request) -> bool | None:
-    """Whether upstream is sick; ``None`` when the outcome does not tell.
+    """Return whether upstream is sick; ``None`` if the outcome does not tell.
 
-    A dead token is neither its sickness nor its health, nor is a provider that is waited for in vain; and
-    that a token was made says nothing of whether tokens are accepted.
+    A dead token, a malformed id and a provider that hangs say nothing about upstream. That a token was made
+    does not show that tokens are accepted.
     """
     if isinstance(outcome, Response):
         return None if request.endpoint == IMPERSONATE else False
     waited_in_vain = isinstance(outcome.error, UpstreamTimeoutError)
+    if isinstance(outcome.error, InvalidIdError):
+        return None
     if (outcome.remedy is Remedy.REPLACE_TOKEN or waited_in_vain) and not outcome.sick:
         return None
     return outcome.sick

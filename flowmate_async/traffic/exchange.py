@@ -11,8 +11,9 @@ from msgspec import structs
 
 from flowmate_async.clock import Clock
 from flowmate_async.events import Answered, Broken, Emitter, Throttled
-from flowmate_async.failures import Failure, examine, examine_broken, is_good
+from flowmate_async.failures import Failure, examine, examine_broken, is_good, without_tokens
 from flowmate_async.protocol import Request
+from flowmate_async.redaction import Headers
 from flowmate_async.traffic.admission import Admission
 from flowmate_async.traffic.errand import Errand, OnAnswer, OnOutcome, Outcome, UnawaitedErrand
 from flowmate_async.traffic.quarantine import Quarantine
@@ -33,6 +34,7 @@ class Exchange:
         policy: how long each of these lasts.
         clock: the time it keeps.
         emitter: told of answers, broken exchanges and throttling.
+        admin_headers: the header with the admin token, which no error may repeat.
         share_pause: tells other processes, where there are any, for how many seconds to wait.
         uniform: the source of jitter.
 
@@ -50,6 +52,7 @@ class Exchange:
         policy: RetryPolicy,
         clock: Clock,
         emitter: Emitter,
+        admin_headers: Callable[[], Headers | None] = lambda: None,
         share_pause: Callable[[float], None] | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -61,6 +64,7 @@ class Exchange:
         self._policy = policy
         self._clock = clock
         self._emitter = emitter
+        self._admin_headers = admin_headers
         self._share_pause = share_pause
         self._uniform = uniform
         self.in_flight: int = 0
@@ -84,7 +88,7 @@ class Exchange:
             answer = broken
         finally:
             self.in_flight -= 1
-        return self._read(answer, request, sent_at)
+        return self._read(answer, errand, sent_at)
 
     def send_at_once(self, errand: UnawaitedErrand, sent_at: float, on_outcome: OnOutcome) -> bool:
         """Send once, if the transport can do so without waiting.
@@ -127,13 +131,16 @@ class Exchange:
         try:
             if isinstance(answer, Exception) and not isinstance(answer, TransportError):
                 raise answer  # noqa: TRY301 - like any other fault
-            outcome = self._read(answer, errand.request, errand.sent_at)
+            outcome = self._read(answer, errand, errand.sent_at)
         except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
             outcome = error
         errand.on_outcome(errand, outcome)
 
-    def _read(self, answer: Response | TransportError, request: Request, sent_at: float) -> Outcome:
-        """What an answer means, once everybody has learned from it."""
+    def _read(
+        self, answer: Response | TransportError, errand: Errand | UnawaitedErrand, sent_at: float
+    ) -> Outcome:
+        """Return what an answer means, once everybody has learned from it."""
+        request = errand.request
         if isinstance(answer, TransportError):
             failure = examine_broken(request, answer)
             seconds = self._clock.monotonic() - sent_at
@@ -146,7 +153,7 @@ class Exchange:
                 Answered(request.endpoint, answer.status, seconds, request.username, request.secret_id)
             )
             # Asked before anything else, since nearly every answer is.
-            examined = None if is_good(request, answer) else examine(request, answer, now=self._clock.wall())
+            examined = None if is_good(request, answer) else self._examine(answer, errand)
             if examined is None:
                 self._admission.passed(sent_at)
                 if not request.may_refresh:  # what a refresh takes is the provider's doing
@@ -157,6 +164,10 @@ class Exchange:
                 self._admission.passed(sent_at)
         self._share(failure, request, sent_at)
         return structs.replace(failure, spent_seconds=self._clock.monotonic() - sent_at)
+
+    def _examine(self, answer: Response, errand: Errand | UnawaitedErrand) -> Failure | None:
+        answer = without_tokens(answer, errand.headers, self._admin_headers())
+        return examine(errand.request, answer, now=self._clock.wall())
 
     def _share(self, failure: Failure, request: Request, sent_at: float) -> None:
         """Let others feel what one request met."""

@@ -8,6 +8,7 @@ import msgspec
 from flowmate_async.clock import Clock
 from flowmate_async.coordination import Coordination, RateBudget
 from flowmate_async.events import BreakerClosed, BreakerOpened, Emitter
+from flowmate_async.redaction import Headers
 from flowmate_async.traffic.admission import Admission, AdmissionStatistics, FlowPolicy
 from flowmate_async.traffic.attempt import Attempts
 from flowmate_async.traffic.breaker import Breaker, BreakerPolicy, BreakerStatistics
@@ -74,6 +75,7 @@ class FlowControl:
         policies: see :class:`TrafficPolicies`.
         clock: the time it keeps.
         emitter: told of everything that happens.
+        admin_headers: the header with the admin token, which no error may repeat.
         coordination: lends the rate and passes on pauses, when other processes share them.
         uniform: the source of jitter.
 
@@ -82,7 +84,7 @@ class FlowControl:
         breaker: keeps from sending to a sick upstream.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a collaborator each
         self,
         transport: Transport,
         *,
@@ -90,6 +92,7 @@ class FlowControl:
         policies: TrafficPolicies,
         clock: Clock,
         emitter: Emitter,
+        admin_headers: Callable[[], Headers | None] = lambda: None,
         coordination: Coordination | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -121,6 +124,7 @@ class FlowControl:
             policy=retry,
             clock=clock,
             emitter=emitter,
+            admin_headers=admin_headers,
             share_pause=None if coordination is None else coordination.pause,
             uniform=uniform,
         )

@@ -14,7 +14,6 @@ from flowmate_async import (
     PermissionDeniedError,
     RefreshFailedError,
     SecretNotFoundError,
-    UpstreamUnavailableError,
     UserNotFoundError,
 )
 
@@ -121,8 +120,11 @@ class TestErrors:
             assert all(part in str(raised.value) for part in said), str(raised.value)
 
     async def test_an_id_that_may_be_mistyped_is_said_to_be(self, sandbox, fm):
-        with pytest.raises(UpstreamUnavailableError, match="Check the secret id"):
+        await fm.impersonate(USER)
+        with pytest.raises(InvalidIdError, match=r"malformed.*24 hexadecimal digits") as refused:
             await fm.get_secret(USER, "xyz")
+        assert (refused.value.username, refused.value.secret_id, refused.value.status) == (USER, "xyz", 401)
+        assert sandbox.stats().impersonations == 1
 
     async def test_masked_values_never_arrive(self, sandbox, fm):
         sandbox.configure(raw_read=False)

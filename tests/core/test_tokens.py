@@ -146,7 +146,7 @@ class TestReplacement:
         async with client(iam) as fm:
             for _ in range(4):
                 outcomes = await asyncio.gather(
-                    *(fm.get_secret("u", f"s{number}") for number in range(25)), return_exceptions=True
+                    *(fm.get_secret("u", f"{number:024x}") for number in range(25)), return_exceptions=True
                 )
                 assert {type(outcome) for outcome in outcomes} == {error}
                 assert {outcome.username for outcome in outcomes} == {"u"}

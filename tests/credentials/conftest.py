@@ -273,7 +273,7 @@ async def settle():
 
 
 @contextlib.asynccontextmanager
-async def world_with(username="ali", secret_id="secret", kind=OAUTH, *, options=None, **secret):
+async def world_with(username="ali", secret_id="ali-s-secret", kind=OAUTH, *, options=None, **secret):
     """A world with one secret."""
     async with World(**(options or {})) as world:
         world.upstream.add(username, secret_id, kind, **secret)

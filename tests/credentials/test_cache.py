@@ -15,136 +15,136 @@ MINUTE = 60.0
 
 async def test_a_credential_is_fetched_once_and_then_served_from_the_cache(kit):
     async with kit.world_with() as world:
-        assert {await world.token("ali", "secret") for _ in range(50)} == {"ali/secret/1"}
-        assert world.upstream.gets["secret"] == 1
+        assert {await world.token("ali", "ali-s-secret") for _ in range(50)} == {"ali/ali-s-secret/1"}
+        assert world.upstream.gets["ali-s-secret"] == 1
         assert world.fm.stats().cache.hits == 49
 
 
 async def test_however_many_ask_at_once_one_request_goes_out(kit):
     async with kit.world_with() as world:
-        assert set(await world.together(100, "ali", "secret")) == {"ali/secret/1"}
-        assert world.upstream.gets["secret"] == 1
+        assert set(await world.together(100, "ali", "ali-s-secret")) == {"ali/ali-s-secret/1"}
+        assert world.upstream.gets["ali-s-secret"] == 1
         assert world.upstream.impersonations["ali"] == 1
 
 
 async def test_before_the_window_begins_nothing_is_refreshed(kit):
     async with kit.world_with(life=3600) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await asyncio.sleep(3600 - 14 * MINUTE - 10)
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await kit.settle()
-        assert world.upstream.gets["secret"] == 1
+        assert world.upstream.gets["ali-s-secret"] == 1
 
 
 async def test_in_the_window_everybody_gets_the_old_value_at_once_and_one_refresh_goes_out(kit):
     async with kit.world_with(life=3600) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await asyncio.sleep(3600 - 12 * MINUTE)
         began = world.clock.monotonic()
-        assert set(await world.together(100, "ali", "secret")) == {"ali/secret/1"}
+        assert set(await world.together(100, "ali", "ali-s-secret")) == {"ali/ali-s-secret/1"}
         assert world.clock.monotonic() == began
         await kit.settle()
-        assert await world.token("ali", "secret") == "ali/secret/2"
-        assert world.upstream.gets["secret"] == 2
+        assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/2"
+        assert world.upstream.gets["ali-s-secret"] == 2
 
 
 async def test_a_refresh_under_way_is_not_started_again(kit):
     async with kit.world_with(life=3600, options={"latency": 20.0}) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await asyncio.sleep(3600 - 11 * MINUTE)
         for _ in range(10):
-            await world.token("ali", "secret")
+            await world.token("ali", "ali-s-secret")
             await asyncio.sleep(1)
-        assert world.upstream.gets["secret"] == 2
+        assert world.upstream.gets["ali-s-secret"] == 2
         assert not world.fm.stats().joined
 
 
 async def test_in_the_last_minute_callers_wait_for_one_refresh(kit):
     async with kit.world_with(life=3600) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await asyncio.sleep(3600 - 30)
-        assert set(await world.together(100, "ali", "secret")) == {"ali/secret/2"}
-        assert world.upstream.gets["secret"] == 2
+        assert set(await world.together(100, "ali", "ali-s-secret")) == {"ali/ali-s-secret/2"}
+        assert world.upstream.gets["ali-s-secret"] == 2
 
 
 async def test_who_needs_it_for_longer_waits_for_a_newer_one_and_the_others_do_not(kit):
     async with kit.world_with(life=3600) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await asyncio.sleep(3600 - 11 * MINUTE)
         short, long = await asyncio.gather(
-            world.token("ali", "secret", 60), world.token("ali", "secret", 1200)
+            world.token("ali", "ali-s-secret", 60), world.token("ali", "ali-s-secret", 1200)
         )
-        assert (short, long) == ("ali/secret/1", "ali/secret/2")
-        assert world.upstream.gets["secret"] == 2
+        assert (short, long) == ("ali/ali-s-secret/1", "ali/ali-s-secret/2")
+        assert world.upstream.gets["ali-s-secret"] == 2
 
 
 async def test_an_expired_credential_is_never_handed_out(kit):
     async with kit.world_with(life=3600) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await asyncio.sleep(3600)
-        assert await world.token("ali", "secret", 0) == "ali/secret/2"
+        assert await world.token("ali", "ali-s-secret", 0) == "ali/ali-s-secret/2"
 
 
 async def test_a_password_is_served_while_it_is_fetched_again_after_its_time(kit):
     async with kit.world_with(kind="SIMPLE") as world:
-        await world.token("ali", "secret")
-        world.upstream.kept["secret"].number = 2
+        await world.token("ali", "ali-s-secret")
+        world.upstream.kept["ali-s-secret"].number = 2
         await asyncio.sleep(50 * MINUTE)
-        assert await world.token("ali", "secret") == "ali/secret/1"
+        assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
         await asyncio.sleep(11 * MINUTE)
-        assert await world.token("ali", "secret") == "ali/secret/1"
+        assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
         await kit.settle()
-        assert await world.token("ali", "secret") == "ali/secret/2"
-        assert world.upstream.gets["secret"] == 2
+        assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/2"
+        assert world.upstream.gets["ali-s-secret"] == 2
 
 
 async def test_a_session_without_a_date_logs_in_once_for_its_whole_time(kit):
     async with kit.world_with(kind=kit.SESSION) as world:
         for _ in range(9):
-            await world.together(20, "ali", "secret")
+            await world.together(20, "ali", "ali-s-secret")
             await asyncio.sleep(59)
         await kit.settle()
-        assert world.upstream.refreshes["secret"] == 1
+        assert world.upstream.refreshes["ali-s-secret"] == 1
         await asyncio.sleep(10)
-        assert len(set(await world.together(20, "ali", "secret"))) == 1
-        assert world.upstream.refreshes["secret"] == 2
+        assert len(set(await world.together(20, "ali", "ali-s-secret"))) == 1
+        assert world.upstream.refreshes["ali-s-secret"] == 2
 
 
 async def test_the_answer_of_a_request_that_nobody_waits_for_any_more_is_kept(kit):
     async with kit.world_with(options={"latency": 5.0}) as world:
-        callers = [asyncio.create_task(world.token("ali", "secret")) for _ in range(10)]
+        callers = [asyncio.create_task(world.token("ali", "ali-s-secret")) for _ in range(10)]
         await asyncio.sleep(7)  # the impersonation is over, the GET is on the wire
-        assert world.upstream.gets["secret"] == 1
+        assert world.upstream.gets["ali-s-secret"] == 1
         for caller in callers:
             caller.cancel()
         await asyncio.wait(callers)
         await asyncio.sleep(5)
-        assert await world.token("ali", "secret") == "ali/secret/1"
-        assert world.upstream.gets["secret"] == 1
+        assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
+        assert world.upstream.gets["ali-s-secret"] == 1
 
 
 async def test_the_answer_of_a_second_attempt_that_nobody_waits_for_any_more_is_kept(kit):
     async with kit.world_with(options={"latency": 5.0}) as world:
-        world.upstream.faults["secret"] = "503"
-        caller = asyncio.create_task(world.token("ali", "secret"))
+        world.upstream.faults["ali-s-secret"] = "503"
+        caller = asyncio.create_task(world.token("ali", "ali-s-secret"))
         await asyncio.sleep(12)  # the first attempt has failed, the second is on the wire
-        assert world.upstream.gets["secret"] == 2
+        assert world.upstream.gets["ali-s-secret"] == 2
         world.upstream.faults.clear()
         caller.cancel()
         await asyncio.wait([caller])
         await asyncio.sleep(6)
-        assert await world.token("ali", "secret") == "ali/secret/1"
-        assert world.upstream.gets["secret"] == 2
+        assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
+        assert world.upstream.gets["ali-s-secret"] == 2
 
 
 async def test_a_cancelled_caller_harms_no_other(kit):
     async with kit.world_with() as world:
-        callers = [asyncio.create_task(world.token("ali", "secret")) for _ in range(20)]
+        callers = [asyncio.create_task(world.token("ali", "ali-s-secret")) for _ in range(20)]
         await asyncio.sleep(0.01)
         for caller in callers[::2]:
             caller.cancel()
-        assert set(await asyncio.gather(*callers[1::2])) == {"ali/secret/1"}
-        assert world.upstream.gets["secret"] == 1
+        assert set(await asyncio.gather(*callers[1::2])) == {"ali/ali-s-secret/1"}
+        assert world.upstream.gets["ali-s-secret"] == 1
 
 
 async def test_the_least_recently_used_go_first_when_there_are_too_many(kit):
@@ -184,10 +184,10 @@ async def test_as_many_keys_as_a_full_cache_is_asked_for_at_once_all_get_their_o
 
 async def test_one_secret_asked_for_by_two_users_is_two_entries(kit):
     async with kit.world_with() as world:
-        await world.token("ali", "secret")
-        [refusal] = await world.together(1, "bea", "secret")
+        await world.token("ali", "ali-s-secret")
+        [refusal] = await world.together(1, "bea", "ali-s-secret")
         assert type(refusal).__name__ == "PermissionDeniedError"
-        assert await world.token("ali", "secret") == "ali/secret/1"
+        assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
 
 
 async def test_an_answer_that_has_expired_is_an_error_and_is_not_asked_for_again_at_once(kit):
@@ -195,12 +195,12 @@ async def test_an_answer_that_has_expired_is_an_error_and_is_not_asked_for_again
     async with kit.world_with(left=-100.0, refreshable=False) as world:
         for _ in range(20):
             with pytest.raises(CredentialExpiredError, match="connect the app again"):
-                await world.token("ali", "secret")
-        assert world.upstream.gets["secret"] == 1
+                await world.token("ali", "ali-s-secret")
+        assert world.upstream.gets["ali-s-secret"] == 1
         await asyncio.sleep(46)
         with pytest.raises(CredentialExpiredError):
-            await world.token("ali", "secret")
-        assert world.upstream.gets["secret"] == 2
+            await world.token("ali", "ali-s-secret")
+        assert world.upstream.gets["ali-s-secret"] == 2
 
 
 async def test_a_provider_without_a_lifetime_is_not_asked_again_and_again(kit):
@@ -208,41 +208,41 @@ async def test_a_provider_without_a_lifetime_is_not_asked_again_and_again(kit):
     async with kit.world_with(life=0.0) as world:
         for _ in range(20):
             with pytest.raises(CredentialExpiredError):
-                await world.token("ali", "secret", 0)
-        assert world.upstream.gets["secret"] == 1
+                await world.token("ali", "ali-s-secret", 0)
+        assert world.upstream.gets["ali-s-secret"] == 1
 
 
 async def test_the_same_expiry_again_is_backed_off_from(kit):
     """A refresh that brings nothing newer is not repeated for a cool-down, however often one asks."""
     async with kit.world_with(life=1800, refreshable=False) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await asyncio.sleep(1800 - 11 * MINUTE)
         for _ in range(1300):
-            assert await world.token("ali", "secret", 0) == "ali/secret/1"
+            assert await world.token("ali", "ali-s-secret", 0) == "ali/ali-s-secret/1"
             await asyncio.sleep(0.5)
-        asked = [when for when, _, path, _ in world.upstream.requests if path.endswith("/secret")]
+        asked = [when for when, _, path, _ in world.upstream.requests if path.endswith("/ali-s-secret")]
         assert 3 <= len(asked) <= 12
         assert all(later - earlier >= 30 for earlier, later in itertools.pairwise(asked))
 
 
 async def test_the_same_expiry_again_at_the_very_end_is_backed_off_from(kit):
     async with kit.world_with(life=1800, refreshable=False) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await asyncio.sleep(1800 - 40)
         for _ in range(28):
             with pytest.raises(CredentialExpiredError):
-                await world.token("ali", "secret")
+                await world.token("ali", "ali-s-secret")
             await asyncio.sleep(1)
-        assert world.upstream.gets["secret"] == 2
+        assert world.upstream.gets["ali-s-secret"] == 2
 
 
 async def test_a_need_that_upstream_cannot_meet_is_an_error_that_says_so_and_does_not_loop(kit):
     async with kit.world_with(life=3600) as world:
         for _ in range(20):
             with pytest.raises(CredentialExpiredError, match=r"valid for 35\d\d s, not for 7200 s"):
-                await world.token("ali", "secret", 7200)
-        assert world.upstream.gets["secret"] <= 2
-        assert await world.token("ali", "secret") == "ali/secret/1"
+                await world.token("ali", "ali-s-secret", 7200)
+        assert world.upstream.gets["ali-s-secret"] <= 2
+        assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
 
 
 @pytest.mark.parametrize("life", [300.0, 1200.0])
@@ -251,39 +251,39 @@ async def test_a_need_beyond_a_short_lifetime_does_not_refresh_at_every_call(kit
     async with kit.world_with(life=life, left=min(life, 300.0)) as world:
         for _ in range(20):
             with pytest.raises(CredentialExpiredError):
-                await world.token("ali", "secret", 2 * life)
-        assert world.upstream.gets["secret"] <= 2
-        assert await world.token("ali", "secret", 0)
+                await world.token("ali", "ali-s-secret", 2 * life)
+        assert world.upstream.gets["ali-s-secret"] <= 2
+        assert await world.token("ali", "ali-s-secret", 0)
 
 
 async def test_a_need_beyond_a_sessions_time_does_not_log_in_at_every_call(kit):
     async with kit.world_with(kind=kit.SESSION) as world:
         for _ in range(20):
             with pytest.raises(CredentialExpiredError):
-                await world.token("ali", "secret", 3600)
-        assert world.upstream.refreshes["secret"] <= 2
+                await world.token("ali", "ali-s-secret", 3600)
+        assert world.upstream.refreshes["ali-s-secret"] <= 2
 
 
 async def test_a_wall_clock_set_back_does_not_prolong_a_credential(kit):
     async with kit.world_with(life=3600) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         world.clock.wall_is_off_by = -7200
         await asyncio.sleep(3600)
-        assert await world.token("ali", "secret", 0) == "ali/secret/2"
+        assert await world.token("ali", "ali-s-secret", 0) == "ali/ali-s-secret/2"
 
 
 async def test_a_wall_clock_set_forward_costs_one_request_and_heals(kit):
     """For a while nothing looks valid; once the clock is right again so is the answer."""
     async with kit.world_with(life=3600) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         world.clock.wall_is_off_by = 7200
         for _ in range(20):
             with pytest.raises(CredentialExpiredError):
-                await world.token("ali", "secret")
-        assert world.upstream.gets["secret"] == 2
+                await world.token("ali", "ali-s-secret")
+        assert world.upstream.gets["ali-s-secret"] == 2
         world.clock.wall_is_off_by = 0
         await asyncio.sleep(46)
-        assert await world.token("ali", "secret") == "ali/secret/1"
+        assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
 
 
 async def test_a_clock_that_is_a_little_behind_is_allowed_for(kit):
@@ -291,30 +291,30 @@ async def test_a_clock_that_is_a_little_behind_is_allowed_for(kit):
     policy = FreshnessPolicy(skew_seconds=60)
     async with kit.World(freshness=policy) as world:
         world.clock.wall_is_off_by = -55
-        world.upstream.add("ali", "secret", life=3600)
+        world.upstream.add("ali", "ali-s-secret", life=3600)
         handed_out = set()
         for _ in itertools.repeat(None, 80):
             await asyncio.sleep(60)
-            handed_out.add(await world.token("ali", "secret", 0))
-            kept = world.upstream.kept["secret"]
-            token = await world.token("ali", "secret", 0)
+            handed_out.add(await world.token("ali", "ali-s-secret", 0))
+            kept = world.upstream.kept["ali-s-secret"]
+            token = await world.token("ali", "ali-s-secret", 0)
             assert token == kept.token or kept.number > 1
             assert kept.expires > world.upstream.now() or token != kept.token
-        assert handed_out >= {"ali/secret/1", "ali/secret/2"}
+        assert handed_out >= {"ali/ali-s-secret/1", "ali/ali-s-secret/2"}
 
 
 async def test_what_is_forgotten_when_the_client_closes_is_everything(kit):
     async with kit.world_with() as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
     assert world.fm.stats().cache.entries == 0
 
 
 async def test_closing_ends_background_refreshes(kit):
     before = asyncio.all_tasks()
     async with kit.world_with(life=3600, options={"latency": 60.0}) as world:
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await asyncio.sleep(3600 - 10 * MINUTE)
-        await world.token("ali", "secret")
+        await world.token("ali", "ali-s-secret")
         await asyncio.sleep(1)
         assert asyncio.all_tasks() > before
     assert asyncio.all_tasks() == before
@@ -323,10 +323,10 @@ async def test_closing_ends_background_refreshes(kit):
 async def test_a_secret_added_later_is_found_once_its_absence_is_forgotten(kit):
     async with kit.World() as world:
         with pytest.raises(SecretNotFoundError):
-            await world.token("ali", "secret")
-        world.upstream.add("ali", "secret")
+            await world.token("ali", "ali-s-secret")
+        world.upstream.add("ali", "ali-s-secret")
         with pytest.raises(SecretNotFoundError):
-            await world.token("ali", "secret")
+            await world.token("ali", "ali-s-secret")
         await asyncio.sleep(11)
-        assert await world.token("ali", "secret") == "ali/secret/1"
-        assert world.upstream.gets["secret"] == 2
+        assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
+        assert world.upstream.gets["ali-s-secret"] == 2

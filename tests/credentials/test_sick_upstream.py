@@ -14,7 +14,7 @@ MINUTE = 60.0
 
 
 def populate(world, users, per_user=1, **secret):
-    pairs = [(f"u{user}", f"u{user}-s{number}") for user in range(users) for number in range(per_user)]
+    pairs = [(f"u{user}", f"{user:020x}{number:04x}") for user in range(users) for number in range(per_user)]
     for pair in pairs:
         world.upstream.add(*pair, **secret)
     return pairs

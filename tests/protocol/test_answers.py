@@ -190,7 +190,7 @@ class TestPages:
         page = protocol.read_page(answer({"data": [self.ITEM], "meta": meta}))
         assert (None if page.meta is None else page.meta.total) == total
 
-    @pytest.mark.parametrize("total", ["one", "", "-1", -1, 1.5, True, {}, [1]])
+    @pytest.mark.parametrize("total", ["one", "", "-1", "1.0", " 1", "²", 1.5, True, {}, [1]])
     def test_a_total_that_is_not_a_number_is_refused(self, total):
         """Nothing may be called complete, or removed, by a total that was guessed."""
         with pytest.raises(ProtocolError):

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from flowmate_async import (
     AuthenticationError,
     FlowMateError,
+    InvalidIdError,
+    PermissionDeniedError,
     ProtocolError,
     RateLimitedError,
     RefreshFailedError,
     Response,
+    SecretNotFoundError,
     TransportError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
@@ -23,12 +26,13 @@ from flowmate_async import (
 from flowmate_async.failures import Remedy, examine, examine_broken, retry_after_seconds
 
 NOW = 1_800_000_000.0
+SECRET = "66761aedcf268b4d68470e27"
 REQUESTS = {
     "impersonate": protocol.impersonate("u"),
     "users": protocol.users(),
     "list": protocol.list_secrets(number=1, size=30),
-    "refreshing get": protocol.get_secret("s"),
-    "plain get": protocol.get_secret("s", may_refresh=False),
+    "refreshing get": protocol.get_secret(SECRET),
+    "plain get": protocol.get_secret(SECRET, may_refresh=False),
 }
 
 
@@ -102,11 +106,81 @@ class TestUnauthorized:
             ("", UpstreamUnavailableError, Remedy.REPLACE_TOKEN),
             (None, UpstreamUnavailableError, Remedy.REPLACE_TOKEN),
             ("Missing authorization header.", ProtocolError, Remedy.NONE),
+            ("Invalid authorization header", ProtocolError, Remedy.NONE),
         ],
     )
     def test_with_a_user_token_it_is_ambiguous(self, request_, said, error, remedy):
         failure = examined(request_, 401, said)
         assert (type(failure.error), failure.remedy) == (error, remedy)
+
+    @pytest.mark.parametrize(
+        "secret_id", ["old-user-07", "a" * 23, "a" * 25, "g" * 24, "a" * 11, "a" * 13, "x"]
+    )
+    @pytest.mark.parametrize("may_refresh", [True, False])
+    def test_a_malformed_id_says_nothing_about_the_token_or_the_server(self, secret_id, may_refresh):
+        request = protocol.get_secret(secret_id, may_refresh=may_refresh)
+        failure = examine(request, response(401, ""), now=NOW)
+        assert (type(failure.error), failure.remedy, failure.sick) == (InvalidIdError, Remedy.NONE, False)
+        assert (failure.error.secret_id, failure.error.status) == (secret_id, 401)
+
+    @pytest.mark.parametrize("secret_id", ["twelve-chars", SECRET, SECRET.upper(), "A" * 24])
+    def test_a_well_formed_id_leaves_the_401_ambiguous(self, secret_id):
+        """OBSERVED.md § Second look: 12 characters are well-formed, too."""
+        failure = examine(protocol.get_secret(secret_id), response(401, ""), now=NOW)
+        assert (type(failure.error), failure.remedy) == (UpstreamUnavailableError, Remedy.REPLACE_TOKEN)
+
+    def test_a_dead_token_is_replaced_whatever_the_id(self):
+        failure = examine(protocol.get_secret("x"), response(401, "Token not found in IAM"), now=NOW)
+        assert failure.remedy is Remedy.REPLACE_TOKEN
+
+
+PAGES = {
+    "ingress": ("text/plain; charset=utf-8", b"default backend - 404"),
+    "firewall": ("text/html; charset=UTF-8", b"<html><title>Just a moment...</title></html>"),
+    "nginx": ("text/html", b"<html><center><h1>404 Not Found</h1></center></html>"),
+    "bare": ("", b""),
+    "json page": ("application/json", b'{"error":"forbidden"}'),
+    "json list": ("application/json", b'[{"message":"x"}]'),
+    "json text": ("application/json", b'"message"'),
+    "json in html": ("text/html", b'{"message":"x"}'),
+    "cut": ("application/json", b'{"message":"x'),
+    "binary": ("application/octet-stream", b"\xff\xfe\x00"),
+}
+"""Answers that cannot come from the service: it answers every error with JSON that has a ``message``."""
+
+
+class TestWhoseAnswerItIs:
+    @pytest.mark.parametrize("request_", REQUESTS)
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 413, 418, 451, 500, 501, 520, 599])
+    @pytest.mark.parametrize("page", PAGES)
+    def test_a_page_is_upstream_trouble_whatever_its_status(self, request_, status, page):
+        """Never a verdict about a user or a secret: it is tried again and counts for the breaker."""
+        content_type, body = PAGES[page]
+        failure = examined(request_, status, body=body, content_type=content_type)
+        assert type(failure.error) is UpstreamUnavailableError
+        assert failure.sick
+        if page == "bare" and status == 401 and request_ not in ("impersonate", "users"):
+            assert failure.remedy is Remedy.REPLACE_TOKEN
+            return
+        waits = request_ == "refreshing get" and status >= 500
+        assert failure.remedy is (Remedy.AWAIT_LOCK if waits else Remedy.RETRY)
+        assert "base URL" in failure.error.advice
+
+    @pytest.mark.parametrize("content_type", ["application/json", "APPLICATION/JSON; charset=utf-8", ""])
+    @pytest.mark.parametrize("message", ["", "FORBIDDEN", None, 5])
+    def test_json_with_a_message_is_the_services_own(self, content_type, message):
+        body = msgspec.json.encode({"message": message})
+        gone = examined("impersonate", 404, body=body, content_type=content_type)
+        denied = examined("plain get", 403, body=body, content_type=content_type)
+        missing = examined("plain get", 404, body=body, content_type=content_type)
+        kinds = [type(failure.error) for failure in (gone, denied, missing)]
+        assert kinds == [UserNotFoundError, PermissionDeniedError, SecretNotFoundError]
+
+    @pytest.mark.parametrize("text", ["5ecr3t", "text/5ecr3t", "text/html\x1b[2J", "text/" + "a" * 41])
+    def test_an_odd_media_type_is_not_shown(self, text):
+        failure = examined("list", 403, body=b"<html>", content_type=text)
+        assert text not in str(failure.error)
+        assert "of no known type" in str(failure.error)
 
 
 class TestFailingServer:
@@ -162,6 +236,17 @@ class TestNotFound:
 
 
 class TestRetryAfter:
+    @pytest.mark.parametrize("request_", REQUESTS)
+    @pytest.mark.parametrize("body", [b'{"message":""}', b"<html>"])
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429, 500, 501, 502, 503, 504, 520])
+    def test_every_bad_answer_may_ask_for_a_pause(self, request_, body, status):
+        failure = examined(request_, status, body=body, retry_after="7")
+        assert failure.retry_after_seconds == 7.0
+        assert examined(request_, status, body=body).retry_after_seconds is None
+
+    def test_a_redirect_may_not(self):
+        assert examined("list", 302, "", retry_after="7").retry_after_seconds is None
+
     @given(st.integers(0, 10**8))
     def test_seconds(self, seconds):
         assert retry_after_seconds({"retry-after": str(seconds)}, now=NOW) == seconds
