@@ -9,13 +9,15 @@ from typing import Any
 import msgspec
 
 from flowmate_async import protocol
+from flowmate_async.dates import parse_http_date
 from flowmate_async.failures import Failure
+from flowmate_async.known_secrets import KnownSecrets
 from flowmate_async.models import SecretPage, User, UserToken
 from flowmate_async.protocol import Request
 from flowmate_async.redaction import Headers
 from flowmate_async.secrets import Secret
 from flowmate_async.traffic.dispatch import Dispatcher
-from flowmate_async.traffic.errand import OFF_WIRE, Errand, Receiver, UnawaitedErrand
+from flowmate_async.traffic.errand import OFF_WIRE, Errand, Identify, Receiver, UnawaitedErrand
 from flowmate_async.transport.base import Limits, Response
 
 
@@ -42,10 +44,14 @@ class Api:
         dispatcher: sends the requests.
         limits: see :class:`ApiLimits`.
         keep_refresh_fields: keep ``refreshToken`` and ``inputFields`` of secrets.
+        known: told what listings and answers show of secrets.
     """
 
-    def __init__(self, dispatcher: Dispatcher, *, limits: ApiLimits, keep_refresh_fields: bool) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, *, limits: ApiLimits, keep_refresh_fields: bool, known: KnownSecrets
+    ) -> None:
         self._dispatcher = dispatcher
+        self._known = known
         self._keep_refresh_fields = keep_refresh_fields
         self._plain = Limits(timeout_seconds=limits.timeout_seconds, max_body_bytes=limits.max_body_bytes)
         self._users = Limits(timeout_seconds=limits.timeout_seconds, max_body_bytes=limits.max_users_bytes)
@@ -69,7 +75,10 @@ class Api:
         """``GET /secrets/``: one page of a user's secrets, without credentials."""
         request = protocol.list_secrets(number=number, size=size, username=username)
         errand = Errand(request, user, self._plain, OFF_WIRE)
-        return protocol.read_page(await self._dispatcher.send(errand))
+        page = protocol.read_page(await self._dispatcher.send(errand))
+        for summary in page.data:
+            self._known.note_summary(summary, served_at=page.served_at)
+        return page
 
     async def get_secret(
         self,
@@ -77,7 +86,9 @@ class Api:
         request: Request,
         *,
         wire: AbstractContextManager[Any] = OFF_WIRE,
+        identify: Identify,
         failed: Failure | None = None,
+        unattributed: bool = False,
     ) -> Secret:
         """``GET /secrets/{id}``: one secret with its credential.
 
@@ -85,9 +96,11 @@ class Api:
             user: the header with the user's token.
             request: as :func:`~flowmate_async.protocol.get_secret` makes it.
             wire: entered for exactly as long as the request is on the wire.
+            identify: finds out which OAuth client is behind the secret.
             failed: how the first attempt ended, if :meth:`get_secret_at_once` has made it.
+            unattributed: whether the client was unknown then.
         """
-        errand = Errand(request, user, self._secret, wire)
+        errand = Errand(request, user, self._secret, wire, identify, unattributed)
         response = await self._dispatcher.send(errand, failed=failed)
         return self.read_secret(response, request)
 
@@ -106,7 +119,9 @@ class Api:
         Returns:
             Whether it was asked for; if not, the receiver is never told.
         """
-        return self._dispatcher.send_at_once(UnawaitedErrand(request, user, self._secret, wire, receiver))
+        return self._dispatcher.send_at_once(
+            UnawaitedErrand(request, user, self._secret, wire, receiver=receiver)
+        )
 
     def read_secret(self, response: Response, request: Request) -> Secret:
         """The secret of a good answer.
@@ -119,4 +134,8 @@ class Api:
             ProtocolError: there is none, or another one.
             MaskedSecretError: its values are masked.
         """
-        return protocol.read_secret(response, request, keep_refresh_fields=self._keep_refresh_fields)
+        secret = protocol.read_secret(response, request, keep_refresh_fields=self._keep_refresh_fields)
+        if request.may_refresh:  # of a plain read nothing new is learned
+            served_at = parse_http_date(response.headers.get("date", ""))
+            self._known.note_secret(secret, served_at=served_at)
+        return secret

@@ -17,6 +17,7 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Emitter, Listener
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy
+from flowmate_async.known_secrets import KnownSecrets
 from flowmate_async.leases import Lease
 from flowmate_async.listing import Lister
 from flowmate_async.loop_binding import LoopBinding, require_asyncio
@@ -145,6 +146,7 @@ class FlowMate:
             coordination.join(self._base_url)
             coordination.on_event(self._emitter.emit)
         shared = None if coordination is None else coordination.credentials()
+        known = KnownSecrets(clock=self._clock)
         self._traffic = FlowControl(
             self._transport,
             limits=TrafficLimits(rate=rate, burst=burst, concurrency=concurrency),
@@ -157,10 +159,14 @@ class FlowMate:
             clock=self._clock,
             emitter=self._emitter,
             admin_headers=admin.latest,
+            known=known,
             coordination=coordination,
         )
         self._api = Api(
-            self._traffic.dispatcher, limits=limits or ApiLimits(), keep_refresh_fields=keep_refresh_fields
+            self._traffic.dispatcher,
+            limits=limits or ApiLimits(),
+            keep_refresh_fields=keep_refresh_fields,
+            known=known,
         )
         self._admin = admin
         self._tokens = UserTokens(
@@ -168,7 +174,13 @@ class FlowMate:
         )
         self._lister = Lister(self._api, tokens=self._tokens, emitter=self._emitter, page_size=page_size)
         self._fetcher = SecretFetcher(
-            self._api, tokens=self._tokens, base_url=self._base_url, emitter=self._emitter, shared=shared
+            self._api,
+            tokens=self._tokens,
+            base_url=self._base_url,
+            emitter=self._emitter,
+            known=known,
+            list_user=self._lister.list,
+            shared=shared,
         )
         self._credentials = Credentials(
             self._fetcher,

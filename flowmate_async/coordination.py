@@ -4,12 +4,14 @@ Protocols and plain values only. What fulfils them, a parent process or Redis, t
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 import msgspec
 
 from flowmate_async.events import Listener
+from flowmate_async.known_secrets import SecretFacts
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret
 
@@ -62,6 +64,18 @@ class RateBudget(Protocol):
         ...
 
 
+class RefreshLender(Protocol):
+    """Slots for refreshes that many processes share."""
+
+    def slot(self, auth_client_id: str | None) -> AbstractAsyncContextManager[None]:
+        """Wait for a slot and hold it within the context.
+
+        Args:
+            auth_client_id: the OAuth client; ``None`` when it is unknown, which counts for every client.
+        """
+        ...
+
+
 class SharedSecret(Redacted, frozen=True):
     """A credential that another process may have fetched.
 
@@ -98,8 +112,33 @@ class Ask(Protocol):
         """Whether upstream may still be at work on what was asked, though nobody here waits for it."""
         ...
 
-    def __call__(self) -> Awaitable[Secret]:
+    @property
+    def may_refresh(self) -> bool:
+        """Whether asking may make upstream refresh the secret, as far as this process knows now."""
+        ...
+
+    @property
+    def facts(self) -> SecretFacts | None:
+        """What this process knows of the secret, for others to use."""
+        ...
+
+    def learn(self, facts: SecretFacts) -> None:
+        """Take note of what another process learned."""
+        ...
+
+    def turn(self) -> AbstractAsyncContextManager[bool]:
+        """Wait for the secret's turn in this process; a plain read does not wait.
+
+        Returns:
+            A context that is entered in its turn, with whether the turn is held.
+        """
+        ...
+
+    def __call__(self, *, in_turn: bool = False) -> Awaitable[Secret]:
         """Ask.
+
+        Args:
+            in_turn: whether it is the secret's turn already, so that asking does not wait for it.
 
         Raises:
             FlowMateError: upstream has failed, or may not be asked now.
@@ -220,4 +259,17 @@ class Coordination(Protocol):
 
     def statistics(self) -> CoordinationStatistics | None:
         """Return how it stands; ``None`` if it cannot fail on its own."""
+        ...
+
+
+@runtime_checkable
+class LendsRefreshes(Protocol):
+    """A :class:`Coordination` whose processes also share the limit of refreshes per OAuth client."""
+
+    def refreshes(self, limit: int) -> RefreshLender:
+        """Return the lender of refresh slots.
+
+        Args:
+            limit: maximum number of refreshes of one OAuth client in all processes together.
+        """
         ...

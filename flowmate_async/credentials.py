@@ -31,8 +31,9 @@ from flowmate_async.errors import (
 from flowmate_async.events import Emitter, Refreshed, ServedStale
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
+from flowmate_async.known_secrets import auth_client_of
 from flowmate_async.loop_binding import LoopBinding
-from flowmate_async.secrets import OAuth2Value, Secret, SessionValue, presented
+from flowmate_async.secrets import Secret, presented
 
 _TRANSIENT = (
     CredentialMissingError,
@@ -305,7 +306,7 @@ class Credentials:
             answer = await self._fetcher.get(
                 *key,
                 may_refresh=entry is None or not never_refreshed(entry.secret.type),
-                auth_client_id=None if entry is None else _auth_client_id(entry.secret),
+                auth_client_id=None if entry is None else auth_client_of(entry.secret),
                 forced=forced,
                 keep=self._keep,
                 acceptable=None if self._shared is None else acceptable,
@@ -436,11 +437,6 @@ class Credentials:
 
     def _cool_down(self) -> float:
         return self._policy.cool_down_seconds * self._uniform(1.0, 1.5)
-
-
-def _auth_client_id(secret: Secret) -> str | None:
-    value = secret.value
-    return value.auth_client_id if isinstance(value, OAuth2Value | SessionValue) else None
 
 
 def _rejected(key: Key) -> CredentialRejectedError:

@@ -85,7 +85,11 @@ class ConcurrencyChanged(Event, frozen=True):
 
 
 class ProviderRefused(Event, frozen=True):
-    """A refresh was not sent: many of the same OAuth client have just failed."""
+    """A refresh was not sent: many of the same OAuth client have just failed.
+
+    Attributes:
+        auth_client_id: the client; empty for secrets whose client is unknown.
+    """
 
     auth_client_id: str
 

@@ -1,9 +1,16 @@
-"""One secret from upstream: as its user, one flight a secret, its token replaced when rejected."""
+"""One secret from upstream: as its user, one flight per user and secret, its token replaced when rejected.
+
+GETs that may make upstream refresh take turns by secret, whoever asks; see :class:`SecretTurns`.
+"""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any
+
+from msgspec import structs
 
 from flowmate_async.api import Api
 from flowmate_async.coordination import Acceptable, SharedCredentials, SharedSecret
@@ -11,10 +18,14 @@ from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, FlightJoined
 from flowmate_async.failures import Failure
 from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
+from flowmate_async.known_secrets import KnownSecrets, SecretFacts
 from flowmate_async.protocol import Request, checked_username, get_secret
+from flowmate_async.redaction import Headers
 from flowmate_async.secrets import Secret
 from flowmate_async.tokens import Held, UserTokens
 from flowmate_async.traffic.errand import Outcome
+from flowmate_async.traffic.priority import set_interactive
+from flowmate_async.traffic.secret_turns import SecretTurns, Turn
 
 _Key = tuple[str, str, str]
 
@@ -26,13 +37,17 @@ class SecretFetcher:
     """Fetches secrets, each at most once at a time.
 
     Concurrent GETs of one secret cost provider logins and end in 500s (docs/contract/OBSERVED.md
-    § Concurrent GETs of one secret), so the single flight is correctness here, not speed.
+    § Concurrent GETs of one secret), so the single flight is correctness here, not speed. A secret may have
+    several owners, each with flights of their own, and upstream has one lock for all of them (§ Second look):
+    those GETs take turns, until an answer shows that the next ones are plain reads.
 
     Args:
         api: fetches.
         tokens: as whom.
         base_url: part of every key, as the user is, so that no value reaches another user.
         emitter: told of flights joined.
+        known: what is known of secrets.
+        list_user: lists a user's secrets, from which ``known`` learns.
         shared: single flight and cache across processes, when there are others.
     """
 
@@ -43,12 +58,18 @@ class SecretFetcher:
         tokens: UserTokens,
         base_url: str,
         emitter: Emitter,
+        known: KnownSecrets,
+        list_user: Callable[[str], Awaitable[object]],
         shared: SharedCredentials | None = None,
     ) -> None:
-        self._api = api
-        self._tokens = tokens
+        self.api: Api = api
+        self.tokens: UserTokens = tokens
+        self.known: KnownSecrets = known
+        self.turns: SecretTurns = SecretTurns()
         self._base_url = base_url
         self._shared = shared
+        self._list_user = list_user
+        self._lookups: SingleFlight[str, object] = SingleFlight()
         self._flights: SingleFlight[_Key, SharedSecret] = SingleFlight(
             on_join=partial(emitter.emit, FlightJoined("secret"))
         )
@@ -80,12 +101,26 @@ class SecretFetcher:
         request = get_secret(
             secret_id, username=username, may_refresh=may_refresh, auth_client_id=auth_client_id
         )
-        fetch = _Fetch(self._api, self._tokens, username, request, keep)
+        if forced:  # an app rejected the value, so what was known of it is in doubt as well
+            self.known.doubt(secret_id)
+        fetch = _Fetch(self, username, request, keep)
         if self._shared is not None and (may_refresh or acceptable is not None):
             return self._flights.fly(
                 key, partial(fetch.launch_in_turn, self._shared, acceptable), forced=forced
             )
         return self._flights.fly(key, fetch.launch, at_once=fetch.at_once, forced=forced)
+
+    async def identify(self, username: str, secret_id: str) -> None:
+        """Find out which OAuth client is behind a secret: one listing per user, however many ask.
+
+        A listing that fails or does not show the secret tells nothing, and is not the caller's failure.
+        """
+        with suppress(FlowMateError):
+            await self._lookups.fly(username, lambda _flight: self._listed(username))
+            self.known.note_unlisted(secret_id)
+
+    async def _listed(self, username: str) -> object:
+        return await self._list_user(username)
 
     async def settled(self, username: str, secret_id: str) -> None:
         """Wait until nothing is being fetched that was not forced."""
@@ -102,61 +137,127 @@ class SecretFetcher:
     async def aclose(self, *, drain_seconds: float) -> None:
         """See :meth:`SingleFlight.aclose`."""
         await self._flights.aclose(drain_seconds=drain_seconds)
+        await self._lookups.aclose(drain_seconds=0.0)
 
 
 class _Fetch:
     """How one flight is flown: at once where possible, otherwise by a task."""
 
-    __slots__ = ("_api", "_flight", "_held", "_keep", "_request", "_tokens", "_username")
+    __slots__ = ("_fetcher", "_flight", "_held", "_keep", "_request", "_sent", "_turn", "_username")
 
-    def __init__(
-        self, api: Api, tokens: UserTokens, username: str, request: Request, keep: Keep | None
-    ) -> None:
-        self._api = api
-        self._tokens = tokens
+    def __init__(self, fetcher: SecretFetcher, username: str, request: Request, keep: Keep | None) -> None:
+        self._fetcher = fetcher
         self._username = username
         self._request = request
         self._keep = keep
+        # Of an attempt that is made at once:
         self._flight: Flight[SharedSecret]
         self._held: Held
+        self._sent: Request
+        self._turn: Turn | None = None
 
     async def launch(
-        self, flight: Flight[SharedSecret], *, held: Held | None = None, failed: Failure | None = None
+        self,
+        flight: Flight[SharedSecret],
+        *,
+        held: Held | None = None,
+        failed: Failure | None = None,
+        unattributed: bool = False,
+        in_turn: bool = False,
     ) -> SharedSecret:
-        """Ask for the secret; ``held`` and ``failed`` tell of a first attempt, if one was made at once."""
+        """Ask for the secret.
+
+        Args:
+            flight: on the wire while this asks.
+            held: the token of a first attempt, if one was made at once.
+            failed: how that attempt ended.
+            unattributed: whether the OAuth client was unknown then.
+            in_turn: whether it is this secret's turn already.
+        """
         first = [failed]  # taken by the first operation; one with a new token begins anew
+
+        async def ask(user: Headers) -> Secret:
+            failure = first.pop() if first else None
+            if in_turn:
+                return await self._ask(user, flight, failure, unattributed=unattributed)
+            async with self.in_turn(flight):
+                return await self._ask(user, flight, failure, unattributed=unattributed)
+
         try:
-            secret = await self._tokens.call(
-                self._username,
-                lambda user: self._api.get_secret(
-                    user, self._request, wire=flight, failed=first.pop() if first else None
-                ),
-                held=held,
-            )
+            secret = await self._fetcher.tokens.call(self._username, ask, held=held)
         except FlowMateError as error:
             error.about(secret_id=self._request.secret_id)
             raise
         return self._kept(SharedSecret(secret))
 
+    async def _ask(
+        self, user: Headers, flight: Flight[SharedSecret], failed: Failure | None, *, unattributed: bool
+    ) -> Secret:
+        return await self._fetcher.api.get_secret(
+            user,
+            self._request_now(),
+            wire=flight,
+            identify=partial(self._fetcher.identify, self._username, self.secret_id),
+            failed=failed,
+            unattributed=unattributed and failed is not None,
+        )
+
+    @property
+    def secret_id(self) -> str:
+        """The secret."""
+        return self._request.secret_id or ""
+
+    def _request_now(self) -> Request:
+        """Return the request as a plain read, if that is what it would be by now."""
+        if self._request.may_refresh and self._fetcher.known.is_plain(self.secret_id):
+            return structs.replace(self._request, may_refresh=False)
+        return self._request
+
+    @asynccontextmanager
+    async def in_turn(self, flight: Flight[SharedSecret]) -> AsyncIterator[bool]:
+        """Wait for this secret's turn, unless its GET is a plain read. Yield whether the turn is held."""
+        if not self._request_now().may_refresh:
+            yield False
+            return
+        hurry = partial(copy_context().run, _hurry, flight)
+        with await self._fetcher.turns.take(self.secret_id, hurry) as turn:
+            plain = not self._request_now().may_refresh
+            if plain:  # another owner has refreshed it meanwhile
+                turn.release()
+            yield not plain
+
     def at_once(self, flight: Flight[SharedSecret]) -> bool:
-        """Ask for it without a task, if nothing has to be waited for but the answer; whether it was asked."""
-        held = self._tokens.held(self._username)
+        """Ask without a task if nothing has to be waited for but the answer. Return whether it was asked."""
+        held = self._fetcher.tokens.held(self._username)
         if held is None:
             return False
-        self._flight, self._held = flight, held
-        return self._api.get_secret_at_once(held.headers, self._request, flight, self)
+        self._flight, self._held, self._sent = flight, held, self._request_now()
+        if self._sent.may_refresh:
+            self._turn = self._fetcher.turns.take_at_once(self.secret_id)
+            if self._turn is None:
+                return False
+        sent = False
+        try:
+            sent = self._fetcher.api.get_secret_at_once(held.headers, self._sent, flight, self)
+        finally:
+            if not sent:
+                self._end_turn()
+        return sent
 
     def receive(self, outcome: Outcome | Exception) -> None:
-        """The end of what was asked at once; where there is more to do, a task goes on."""
+        """Take the end of what was asked at once; where there is more to do, a task goes on."""
         flight, held = self._flight, self._held
         if isinstance(outcome, Failure):
-            flight.go_on(partial(self.launch, held=held, failed=outcome))
+            self._end_turn()
+            flight.go_on(
+                partial(self.launch, held=held, failed=outcome, unattributed=not self._is_client_known())
+            )
             return
         try:
             if isinstance(outcome, Exception):
                 raise outcome  # noqa: TRY301 - like any other fault
-            secret = self._api.read_secret(outcome, self._request)
-            self._tokens.accepted(held)
+            secret = self._fetcher.api.read_secret(outcome, self._sent)
+            self._fetcher.tokens.accepted(held)
             answer = self._kept(SharedSecret(secret))
         except Exception as error:  # noqa: BLE001 - there is no task to raise it in
             if isinstance(error, FlowMateError):
@@ -164,22 +265,34 @@ class _Fetch:
             flight.fail(error)
         else:
             flight.land(answer)
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.release()
+
+    def _is_client_known(self) -> bool:
+        known = self._fetcher.known.client_of(self.secret_id)
+        return known is not None or self._request.auth_client_id is not None
 
     async def launch_in_turn(
         self, shared: SharedCredentials, acceptable: Acceptable | None, flight: Flight[SharedSecret]
     ) -> SharedSecret:
-        """Ask for the secret in one flight of all processes together, or take what another was answered."""
+        """Ask for the secret in one flight of all processes together, or take another process's answer."""
         try:
-            answer = await shared.fetch(
-                self._username,
-                self._request.secret_id or "",
-                _Ask(flight, partial(self.launch, flight)),
-                acceptable=acceptable,
-            )
+            ask = _Ask(self, flight, self._fetcher.known)
+            answer = await shared.fetch(self._username, self.secret_id, ask, acceptable=acceptable)
         except FlowMateError as error:
             error.about(username=self._username, secret_id=self._request.secret_id)
             raise
         return self._kept(answer)
+
+    @property
+    def may_refresh(self) -> bool:
+        """Whether a GET may make upstream refresh, as far as is known now."""
+        return self._request_now().may_refresh
 
     def _kept(self, answer: SharedSecret) -> SharedSecret:
         if self._keep is not None:
@@ -187,16 +300,20 @@ class _Fetch:
         return answer
 
 
+def _hurry(flight: Flight[SharedSecret]) -> None:
+    set_interactive()  # of the context in which this runs, a copy of the flight's own
+    flight.hurry()
+
+
 class _Ask:
     """How a flight asks in its turn."""
 
-    __slots__ = ("_flight", "_launch")
+    __slots__ = ("_fetch", "_flight", "_known")
 
-    def __init__(
-        self, flight: Flight[SharedSecret], launch: Callable[[], Coroutine[Any, Any, SharedSecret]]
-    ) -> None:
+    def __init__(self, fetch: _Fetch, flight: Flight[SharedSecret], known: KnownSecrets) -> None:
+        self._fetch = fetch
         self._flight = flight
-        self._launch = launch
+        self._known = known
 
     @property
     def forced(self) -> bool:
@@ -204,12 +321,26 @@ class _Ask:
 
     @property
     def abandoned(self) -> bool:
-        # Of one that is hurried another task goes on.
+        # A restarted flight continues in another task.
         return self._flight.sent and self._flight.task in {None, asyncio.current_task()}
 
-    async def __call__(self) -> Secret:
+    @property
+    def may_refresh(self) -> bool:
+        return self._fetch.may_refresh
+
+    @property
+    def facts(self) -> SecretFacts | None:
+        return self._known.facts(self._fetch.secret_id)
+
+    def learn(self, facts: SecretFacts) -> None:
+        self._known.note(self._fetch.secret_id, facts)
+
+    def turn(self) -> AbstractAsyncContextManager[bool]:
+        return self._fetch.in_turn(self._flight)
+
+    async def __call__(self, *, in_turn: bool = False) -> Secret:
         try:
-            answer = await self._launch()
+            answer = await self._fetch.launch(self._flight, in_turn=in_turn)
         except FlowMateError:
             self._flight.hold()
             raise

@@ -165,6 +165,16 @@ class Flight(Generic[V]):
         if self._table is not None:
             self._table.begin(self, launch)
 
+    def hurry(self) -> None:
+        """Begin again with interactive priority, unless that is its priority or it is on the wire.
+
+        Call it in a context with that priority.
+        """
+        if self._table is not None and self.priority is Priority.BACKGROUND and not self.on_wire:
+            # Its place in every queue is a background one; an interactive caller cannot wait there.
+            self.priority = Priority.INTERACTIVE
+            self._table.begin(self, self.launch)
+
     def drop(self) -> None:
         """Leave the table, so that nobody joins any more, and cancel the task that flies."""
         if self._table is not None:
@@ -267,10 +277,8 @@ class SingleFlight(Generic[K, V]):
 
     def _board(self, flight: Flight[V]) -> asyncio.Future[V]:
         waiter = flight.board()
-        if current_priority() < flight.priority and not flight.on_wire:
-            # Its place in every queue is a background one; whoever waits now can not wait there.
-            flight.priority = current_priority()
-            self.begin(flight, flight.launch)
+        if current_priority() is Priority.INTERACTIVE:
+            flight.hurry()
         return waiter
 
     async def _end_of(self, flight: Flight[V]) -> None:

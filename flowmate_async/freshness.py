@@ -5,6 +5,7 @@ No clock, no I/O: moments come in as numbers. Sections cited are those of docs/c
 
 import enum
 import math
+from datetime import datetime
 
 import msgspec
 
@@ -122,12 +123,28 @@ def may_refresh(summary: SecretSummary, *, now: float) -> bool:
         ``False`` only when it is certain: a type that is never refreshed, or more time left than upstream's
         window and two clocks' disagreement.
     """
-    if never_refreshed(summary.type):
-        return False
-    expires_at = summary.expires_at
-    return (
-        expires_at is None or expires_at.timestamp() - now < UPSTREAM_WINDOW_SECONDS + _LISTING_SKEW_SECONDS
-    )
+    return plain_read_seconds(summary.type, summary.expires_at, now=now) < 0
+
+
+def plain_read_seconds(secret_type: str, expires_at: datetime | None, *, now: float) -> float:
+    """Return for how long a GET of a secret is certain to make upstream neither refresh nor log in.
+
+    Upstream refreshes when less than 15 minutes remain, and logs in at every GET of a session without an
+    expiry (§ One secret).
+
+    Args:
+        secret_type: upstream's word for the type.
+        expires_at: when the credential expires; ``None`` when that is unknown.
+        now: seconds since the Unix epoch.
+
+    Returns:
+        Seconds: negative when a GET may refresh now, infinite for a type that is never refreshed.
+    """
+    if never_refreshed(secret_type):
+        return math.inf
+    if expires_at is None:
+        return -math.inf
+    return expires_at.timestamp() - now - (UPSTREAM_WINDOW_SECONDS + _LISTING_SKEW_SECONDS)
 
 
 def never_refreshed(secret_type: str) -> bool:

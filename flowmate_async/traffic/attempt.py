@@ -17,6 +17,7 @@ from flowmate_async.errors import (
 )
 from flowmate_async.events import Emitter, ProviderRefused
 from flowmate_async.failures import Failure, Remedy
+from flowmate_async.known_secrets import KnownSecrets
 from flowmate_async.protocol import IMPERSONATE, Request
 from flowmate_async.redaction import one_line
 from flowmate_async.traffic.admission import Admission
@@ -38,6 +39,7 @@ class Attempts:
         breaker: keeps from sending to a sick upstream.
         bulkheads: keep from asking too much of the provider behind one OAuth client.
         quarantine: of secrets that upstream may still be refreshing.
+        known: whose secrets they are, and which of them are plain reads.
         patience_seconds: how long background requests wait for a sick upstream.
         emitter: told of refreshes that were not sent.
         clock: the time it keeps.
@@ -51,6 +53,7 @@ class Attempts:
         breaker: Breaker,
         bulkheads: Bulkheads,
         quarantine: Quarantine,
+        known: KnownSecrets,
         patience_seconds: float,
         emitter: Emitter,
         clock: Clock,
@@ -60,6 +63,7 @@ class Attempts:
         self._breaker = breaker
         self._bulkheads = bulkheads
         self._quarantine = quarantine
+        self._known = known
         self._patience_seconds = patience_seconds
         self._emitter = emitter
         self._clock = clock
@@ -67,9 +71,7 @@ class Attempts:
 
     def attempt(self, errand: Errand) -> Coroutine[Any, Any, Outcome]:
         """Send once, as soon as every gate is open; a failure without sending when one stays shut."""
-        if errand.request.auth_client_id is None or not errand.request.may_refresh:
-            return self._to_the_healthy(errand)
-        return self._within_bulkhead(errand, errand.request.auth_client_id)
+        return self._refresh(errand) if errand.request.may_refresh else self._to_the_healthy(errand)
 
     def attempt_at_once(self, errand: UnawaitedErrand) -> bool:
         """Send once, if every gate stands open and the transport need not wait either.
@@ -81,10 +83,31 @@ class Attempts:
             Whether it was sent; if not, the receiver is never told.
         """
         request = errand.request
-        if request.auth_client_id is not None and request.may_refresh:
-            return False
         if not self._breaker.closed or self._quarantine.holds(request.secret_id):
             return False
+        if request.may_refresh and not self._take_slot_at_once(errand):
+            return False
+        sent = False
+        try:
+            sent = self._send_at_once(errand)
+        finally:
+            if not sent and errand.provider is not None:
+                self._bulkheads.leave(errand.auth_client_id)
+        return sent
+
+    def _take_slot_at_once(self, errand: UnawaitedErrand) -> bool:
+        """Take a slot for a refresh, if nothing has to be waited for or found out."""
+        client = self._client_of(errand.request)
+        if client is None and self._bulkheads.crowded:
+            return False
+        errand.auth_client_id = client
+        errand.provider = self._bulkheads.enter_at_once(client)
+        if errand.provider is None:
+            return False
+        errand.provider_epoch = errand.provider.epoch
+        return True
+
+    def _send_at_once(self, errand: UnawaitedErrand) -> bool:
         sent_at = self._admission.enter_at_once()
         if sent_at is None:
             return False
@@ -103,25 +126,74 @@ class Attempts:
         request = errand.request
         failed = None if isinstance(outcome, Exception) else _upstream_failed(outcome, request)
         self._breaker.note(subject=request.username, failed=failed, epoch=errand.epoch)
+        if errand.provider is not None:
+            refused = None if isinstance(outcome, Exception) else _refused(outcome, errand.auth_client_id)
+            errand.provider.note(subject=request.secret_id, failed=refused, epoch=errand.provider_epoch)
+            self._bulkheads.leave(errand.auth_client_id)
         errand.wire.__exit__(None, None, None)
         self._admission.leave()
         errand.receiver.receive(outcome)
 
-    async def _within_bulkhead(self, errand: Errand, auth_client_id: str) -> Outcome:
-        if self._breaker.closed_for() is None:
-            await self._until_released(errand.request.secret_id)  # a place is not for waiting in
-        async with self._bulkheads.place(auth_client_id) as provider:
-            refused_for = provider.refused_for()
-            if refused_for is not None:
-                self._emitter.emit(ProviderRefused(auth_client_id))
-                return Failure(_provider_unwell(errand, auth_client_id, refused_for))
-            epoch, failed = provider.epoch, None
-            try:
-                outcome = await self._to_the_healthy(errand)
-                failed = _provider_failed(outcome)
-            finally:
-                provider.note(subject=errand.request.secret_id, failed=failed, epoch=epoch)
+    async def _refresh(self, errand: Errand) -> Outcome:
+        """Send in a slot of the secret's OAuth client; one whose client is unknown counts for all of them."""
+        request = errand.request
+        while True:
+            if self._breaker.closed_for() is None:
+                await self._until_released(request.secret_id)  # a slot is not for waiting in
+            client = self._client_of(request)
+            if client is None and self._bulkheads.crowded and not self._is_known(request):
+                await errand.identify()
+                client = self._client_of(request)
+            if self._is_plain(request):
+                return await self._to_the_healthy(errand)
+            async with self._bulkheads.place(client) as provider:
+                if self._is_known_by_now(request, client):
+                    continue  # while it waited for a slot
+                refused_for = provider.refused_for()
+                if refused_for is not None:
+                    self._emitter.emit(ProviderRefused(client or ""))
+                    return Failure(_provider_unwell(errand, client, refused_for))
+                outcome = await self._in_slot(errand, client, provider)
+            if client is None and isinstance(outcome, Failure):
+                await self.attribute(errand, outcome)
             return outcome
+
+    async def _in_slot(self, errand: Errand, client: str | None, provider: Breaker) -> Outcome:
+        epoch, failed = provider.epoch, None
+        try:
+            outcome = await self._to_the_healthy(errand)
+            failed = _refused(outcome, client)
+        finally:
+            provider.note(subject=errand.request.secret_id, failed=failed, epoch=epoch)
+        return outcome
+
+    async def attribute(self, errand: Errand, failure: Failure) -> None:
+        """Find out whose provider keeps failing, so that the rest of its secrets are left alone in time.
+
+        Args:
+            errand: one that was sent for an unknown client.
+            failure: how that ended.
+        """
+        if not _provider_failed(failure):
+            return
+        if self._bulkheads.suspicious and not self._is_known(errand.request):
+            await errand.identify()
+        client = self._client_of(errand.request)
+        self._bulkheads.note_failure(client, secret_id=errand.request.secret_id)
+
+    def _client_of(self, request: Request) -> str | None:
+        if request.auth_client_id is not None or request.secret_id is None:
+            return request.auth_client_id
+        return self._known.client_of(request.secret_id)
+
+    def _is_known(self, request: Request) -> bool:
+        return request.secret_id is not None and self._known.is_known(request.secret_id)
+
+    def _is_plain(self, request: Request) -> bool:
+        return request.secret_id is not None and self._known.is_plain(request.secret_id)
+
+    def _is_known_by_now(self, request: Request, client: str | None) -> bool:
+        return self._is_plain(request) or (client is None and self._client_of(request) is not None)
 
     async def _to_the_healthy(self, errand: Errand) -> Outcome:
         """Send when upstream is not sick: who can wait does, who cannot is told at once."""
@@ -188,6 +260,12 @@ def _provider_failed(outcome: Outcome) -> bool | None:
     return True if refused or isinstance(outcome.error, UpstreamTimeoutError) else None
 
 
+def _refused(outcome: Outcome, client: str | None) -> bool | None:
+    """Return what a client's breaker is told. A failure of an unknown client's is attributed afterwards."""
+    failed = _provider_failed(outcome)
+    return None if failed and client is None else failed
+
+
 def _unwell(request: Request, seconds: float) -> UpstreamUnavailableError:
     return UpstreamUnavailableError(
         "FlowMate failed for many users a moment ago; nothing was sent",
@@ -197,10 +275,12 @@ def _unwell(request: Request, seconds: float) -> UpstreamUnavailableError:
     )
 
 
-def _provider_unwell(errand: Errand, auth_client_id: str, seconds: float) -> RefreshFailedError:
+def _provider_unwell(errand: Errand, auth_client_id: str | None, seconds: float) -> RefreshFailedError:
+    whose = "secrets whose OAuth client is unknown"
+    if auth_client_id is not None:
+        whose = f"OAuth client {one_line(auth_client_id, limit=60)}"
     return RefreshFailedError(
-        f"the provider behind OAuth client {one_line(auth_client_id, limit=60)} has just failed to refresh "
-        "many secrets; nothing was sent",
+        f"the provider behind {whose} has just failed to refresh many secrets; nothing was sent",
         advice=f"Try again in {seconds:.0f} s; if it stays, check the OAuth client in FlowMate",
         endpoint=errand.request.endpoint,
         secret_id=errand.request.secret_id,

@@ -107,6 +107,11 @@ class Breaker:
         """Whether every request may be sent."""
         return self._open_until is None
 
+    def failing_subjects(self) -> int:
+        """Return how many subjects met failures within the window."""
+        self._forget_old(self._clock.monotonic())
+        return len(self._subjects)
+
     def closed_for(self) -> float | None:
         """Seconds until it is worth asking again; ``None`` when :meth:`refused_for` would let one through."""
         if self._open_until is None:
@@ -179,14 +184,17 @@ class Breaker:
         self._on_open(seconds)
 
     def _is_sick(self, now: float) -> bool:
-        failures, subjects, policy = self._failures, self._subjects, self._policy
-        while failures[0][0] < now - policy.window_seconds:
-            _, subject = failures.popleft()
-            subjects[subject] -= 1
-            if not subjects[subject]:
-                del subjects[subject]
+        self._forget_old(now)
+        policy = self._policy
         enough = max(policy.failures, policy.share * self._answers.within(now))
-        return len(failures) >= enough and len(subjects) >= policy.subjects
+        return len(self._failures) >= enough and len(self._subjects) >= policy.subjects
+
+    def _forget_old(self, now: float) -> None:
+        while self._failures and self._failures[0][0] < now - self._policy.window_seconds:
+            _, subject = self._failures.popleft()
+            self._subjects[subject] -= 1
+            if not self._subjects[subject]:
+                del self._subjects[subject]
 
 
 class _Answers:

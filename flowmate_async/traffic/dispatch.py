@@ -82,10 +82,14 @@ class Dispatcher:
             TokenRejected: the token may be dead; a new one may help.
             FlowMateError: what the last failure means.
         """
-        outcome: Outcome | None = failed
-        if outcome is None:
+        outcome: Outcome
+        if failed is None:
             self._budget.deposit()
             outcome = await self._attempts.attempt(errand)
+        else:
+            outcome = failed
+            if errand.unattributed:
+                await self._attempts.attribute(errand, failed)
         if isinstance(outcome, Failure):
             outcome = await self._retry(outcome, errand)
         if isinstance(outcome, Response):

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import msgspec
 
 from flowmate_async.clock import Clock
-from flowmate_async.coordination import Coordination, RateBudget
+from flowmate_async.coordination import Coordination, LendsRefreshes, RateBudget, RefreshLender
 from flowmate_async.events import BreakerClosed, BreakerOpened, Emitter
 from flowmate_async.redaction import Headers
+from flowmate_async.known_secrets import KnownSecrets
 from flowmate_async.traffic.admission import Admission, AdmissionStatistics, FlowPolicy
 from flowmate_async.traffic.attempt import Attempts
 from flowmate_async.traffic.breaker import Breaker, BreakerPolicy, BreakerStatistics
@@ -76,6 +77,7 @@ class FlowControl:
         clock: the time it keeps.
         emitter: told of everything that happens.
         admin_headers: the header with the admin token, which no error may repeat.
+        known: what is known of secrets: their OAuth clients, and which GETs are plain reads.
         coordination: lends the rate and passes on pauses, when other processes share them.
         uniform: the source of jitter.
 
@@ -92,6 +94,7 @@ class FlowControl:
         policies: TrafficPolicies,
         clock: Clock,
         emitter: Emitter,
+        known: KnownSecrets,
         admin_headers: Callable[[], Headers | None] = lambda: None,
         coordination: Coordination | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -104,7 +107,12 @@ class FlowControl:
             on_close=lambda: emitter.emit(BreakerClosed()),
             uniform=uniform,
         )
-        self._bulkheads = Bulkheads(policies.bulkhead, clock=clock, uniform=uniform)
+        self._bulkheads = Bulkheads(
+            policies.bulkhead,
+            clock=clock,
+            lender=_refresh_lender(coordination, policies.bulkhead),
+            uniform=uniform,
+        )
         self._quarantine = Quarantine(clock=clock)
         self._admission = Admission(
             rate=limits.rate,
@@ -134,6 +142,7 @@ class FlowControl:
             breaker=self.breaker,
             bulkheads=self._bulkheads,
             quarantine=self._quarantine,
+            known=known,
             patience_seconds=retry.deadline_seconds,
             emitter=emitter,
             clock=clock,
@@ -160,3 +169,7 @@ def _budget(coordination: Coordination | None, limits: TrafficLimits) -> RateBud
     if coordination is None or limits.rate is None:
         return None
     return coordination.budget(rate=limits.rate, burst=limits.burst)
+
+
+def _refresh_lender(coordination: Coordination | None, policy: BulkheadPolicy) -> RefreshLender | None:
+    return coordination.refreshes(policy.refreshes) if isinstance(coordination, LendsRefreshes) else None

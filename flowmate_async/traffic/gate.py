@@ -10,6 +10,55 @@ BACKGROUND_SHARE = 5
 """Every so many turns that are waited for, one goes to the background, whoever else waits."""
 
 
+class WaitQueue:
+    """Waiters by priority, first in, first out within each; a waiter leaves by cancelling its future."""
+
+    __slots__ = ("_queues", "_turns")
+
+    def __init__(self) -> None:
+        self._turns = 0
+        self._queues: tuple[deque[asyncio.Future[float | None]], ...] = (deque(), deque())
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(not waiter.done() for queue in self._queues for waiter in queue)
+
+    @property
+    def perhaps_occupied(self) -> bool:
+        """Return whether anyone may be waiting; cheap, and sometimes true just after the last one gave up."""
+        return bool(self._queues[0] or self._queues[1])
+
+    @property
+    def occupied(self) -> bool:
+        """Return whether anyone waits."""
+        for queue in self._queues:
+            while queue and queue[0].done():  # cancelled
+                queue.popleft()
+        return bool(self._queues[0] or self._queues[1])
+
+    @property
+    def urgent(self) -> bool:
+        """Return whether an interactive waiter is in the queue."""
+        return any(not waiter.done() for waiter in self._queues[Priority.INTERACTIVE])
+
+    def join(self, priority: Priority) -> "asyncio.Future[float | None]":
+        """Return a future to wait for, at the end of the queue."""
+        waiter: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
+        self._queues[priority].append(waiter)
+        return waiter
+
+    def admit(self, result: float | None = None) -> bool:
+        """Wake the next waiter with this result. Return whether there was one."""
+        if not self.occupied:
+            return False
+        interactive, background = self._queues
+        self._turns += 1
+        behind = background and (not interactive or self._turns % BACKGROUND_SHARE == 0)
+        (background if behind else interactive).popleft().set_result(result)
+        return True
+
+
 class PriorityGate:
     """A semaphore whose number of places may change, first in first out within each priority.
 
@@ -23,23 +72,27 @@ class PriorityGate:
         inside: how many are inside.
     """
 
-    __slots__ = ("_queues", "_turns", "inside", "places")
+    __slots__ = ("_queue", "inside", "places")
 
     def __init__(self, places: int = 1) -> None:
         self.places: int = places
         self.inside: int = 0
-        self._turns = 0
-        self._queues: tuple[deque[asyncio.Future[float | None]], ...] = (deque(), deque())
+        self._queue = WaitQueue()
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return sum(not waiter.done() for queue in self._queues for waiter in queue)
+        return self._queue.waiting
 
     @property
     def waiting_any(self) -> bool:
-        """Whether anybody may be waiting; cheap, and true at times when the last one has just given up."""
-        return bool(self._queues[0] or self._queues[1])
+        """Return whether anyone may be waiting; cheap, and sometimes true just after the last one gave up."""
+        return self._queue.perhaps_occupied
+
+    @property
+    def urgent(self) -> bool:
+        """Return whether an interactive waiter is in the queue."""
+        return self._queue.urgent
 
     @property
     def full(self) -> bool:
@@ -66,8 +119,7 @@ class PriorityGate:
         """
         if self.enter_at_once():
             return None
-        waiter: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
-        self._queues[priority].append(waiter)
+        waiter = self._queue.join(priority)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -79,24 +131,21 @@ class PriorityGate:
             raise
 
     def wave_through(self, at: float) -> bool:
-        """Let who is next pass by without entering; whether somebody waited.
+        """Admit the next waiter without taking a place. Return whether there was one.
 
         Args:
             at: this moment, for :meth:`enter` to return.
         """
-        waiter = self._next()
-        if waiter is not None:
-            waiter.set_result(at)
-        return waiter is not None
+        return self._queue.admit(at)
 
     def leave(self) -> None:
-        """Give the place to who is next."""
+        """Give the place to the next waiter."""
         self.inside -= 1
-        if self._queues[0] or self._queues[1]:
+        if self._queue.perhaps_occupied:
             self._hand_over()
 
     def resize(self, places: int) -> None:
-        """Have that many places from now on; nobody who is inside is sent away.
+        """Change the number of places; those inside stay inside.
 
         Args:
             places: at least 1.
@@ -105,17 +154,5 @@ class PriorityGate:
         self._hand_over()
 
     def _hand_over(self) -> None:
-        while self.inside < self.places and (waiter := self._next()) is not None:
+        while self.inside < self.places and self._queue.admit():
             self.inside += 1
-            waiter.set_result(None)
-
-    def _next(self) -> asyncio.Future[float | None] | None:
-        interactive, background = self._queues
-        for queue in self._queues:
-            while queue and queue[0].done():  # cancelled
-                queue.popleft()
-        if not interactive and not background:
-            return None
-        self._turns += 1
-        behind = background and (not interactive or self._turns % BACKGROUND_SHARE == 0)
-        return background.popleft() if behind else interactive.popleft()

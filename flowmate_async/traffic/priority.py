@@ -36,3 +36,8 @@ def in_background() -> Iterator[None]:
 def set_background() -> None:
     """Make the running task, and those it starts, a background one for good."""
     _current.set(Priority.BACKGROUND)
+
+
+def set_interactive() -> None:
+    """Make the current context an interactive one for good."""
+    _current.set(Priority.INTERACTIVE)

@@ -48,10 +48,14 @@ class VirtualClock:
 
 
 class Kept:
-    """A secret as the upstream keeps it."""
+    """A secret as the upstream keeps it.
 
-    def __init__(self, username, secret_id, kind, *, life, expires, refreshable):
-        self.username = username
+    Its owners would all see the same token. Here it names who asked, so that a value that reaches another
+    owner shows.
+    """
+
+    def __init__(self, owners, secret_id, kind, *, life, expires, refreshable):
+        self.owners = owners
         self.secret_id = secret_id
         self.kind = kind
         self.life = life
@@ -60,13 +64,15 @@ class Kept:
         self.refresh_token = None
         self.number = 1
 
-    @property
-    def token(self):
-        return f"{self.username}/{self.secret_id}/{self.number}"
+    def token(self, username):
+        return f"{username}/{self.secret_id}/{self.number}"
 
 
 class Upstream:
     """What the contract says the upstream does, in memory; counts what it is asked.
+
+    ``overlaps`` counts equal requests at the same time, ``lock_waits`` requests that would have to wait for
+    another one's refresh of the same secret.
 
     ``faults`` maps a secret id to the name of a fault that its GETs meet; ``sick`` is asked before anything
     else and may answer itself.
@@ -84,16 +90,22 @@ class Upstream:
         self.requests = []
         self.on_wire = Counter()
         self.overlaps = 0
+        self.refreshing = Counter()
+        self.lock_waits = 0
         self._made = itertools.count(1)
 
     def now(self):
         return EPOCH + asyncio.get_running_loop().time()
 
-    def add(self, username, secret_id, kind=OAUTH, *, life=3600.0, left=None, refreshable=True):
-        """Add a secret with ``left`` seconds left (default: its whole life), and ``life`` after a refresh."""
+    def add(self, owner, secret_id, kind=OAUTH, *, life=3600.0, left=None, refreshable=True):
+        """Add a secret with ``left`` seconds left (default: its whole life), and ``life`` after a refresh.
+
+        ``owner`` is a username, or a tuple of several.
+        """
+        owners = owner if isinstance(owner, tuple) else (owner,)
         expiring = kind == OAUTH or (kind == SESSION and left is not None)
         expires = self.now() + (life if left is None else left) if expiring else None
-        kept = Kept(username, secret_id, kind, life=life, expires=expires, refreshable=refreshable)
+        kept = Kept(owners, secret_id, kind, life=life, expires=expires, refreshable=refreshable)
         self.kept[secret_id] = kept
         return kept
 
@@ -106,9 +118,12 @@ class Upstream:
         impersonated = msgspec.json.decode(body)["username"] if body else None
         username = impersonated or self.tokens.get(bearer)
         self.requests.append((asyncio.get_running_loop().time(), method, path, username))
-        key = impersonated or path
+        key = impersonated or (bearer, path)
         self.on_wire[key] += 1
         self.overlaps += self.on_wire[key] > 1
+        refreshing = self._refreshing(method, path)
+        self.refreshing[refreshing] += 1
+        self.lock_waits += refreshing is not None and self.refreshing[refreshing] > 1
         try:
             if impersonated:
                 self.impersonations[username] += 1
@@ -120,9 +135,22 @@ class Upstream:
                 return sick
             if impersonated:
                 return self._impersonate(username)
+            if path.startswith("/secrets/?"):
+                return DEAD_TOKEN if username is None else self._list(username)
             return await self._get(bearer, path.rpartition("/")[2])
         finally:
             self.on_wire[key] -= 1
+            self.refreshing[refreshing] -= 1
+
+    def _refreshing(self, method, path):
+        """The secret that this request makes upstream refresh, if any."""
+        kept = self.kept.get(path.rpartition("/")[2]) if method == "GET" else None
+        return kept.secret_id if kept is not None and self._is_due(kept) else None
+
+    def _list(self, username):
+        mine = [kept for kept in self.kept.values() if username in kept.owners]
+        data = [listed(kept) for kept in mine]
+        return json_response(msgspec.json.encode({"data": data, "meta": {"total": len(data)}}))
 
     def _impersonate(self, username):
         token = f"token-{username}-{next(self._made)}"
@@ -136,39 +164,49 @@ class Upstream:
         kept = self.kept.get(secret_id)
         if kept is None:
             return NOT_FOUND
-        if kept.username != username:
+        if username not in kept.owners:
             return FORBIDDEN
         fault = self.faults.get(secret_id)
         if fault == "masked":
-            return json_response(msgspec.json.encode({"data": shown(kept, masked=True)}))
+            return json_response(msgspec.json.encode({"data": shown(kept, username, masked=True)}))
         if fault is not None:
             return await FAULTS[fault]()
         self._refresh(kept)
-        return json_response(msgspec.json.encode({"data": shown(kept)}))
+        return json_response(msgspec.json.encode({"data": shown(kept, username)}))
+
+    def _is_due(self, kept):
+        if kept.kind == SESSION and kept.expires is None:
+            return kept.refreshable
+        return kept.refreshable and kept.expires is not None and kept.expires - self.now() < UPSTREAM_WINDOW
 
     def _refresh(self, kept):
-        if kept.kind == SESSION and kept.expires is None:
-            due = True
-        else:
-            due = kept.expires is not None and kept.expires - self.now() < UPSTREAM_WINDOW
-        if due and kept.refreshable:
+        if self._is_due(kept):
             self.refreshes[kept.secret_id] += 1
             kept.number += 1
             kept.expires = None if kept.expires is None else self.now() + kept.life
 
 
-def shown(kept, *, masked=False):
+def expiry(kept):
+    if kept.expires is None:
+        return None
+    return datetime.fromtimestamp(kept.expires, UTC).isoformat(timespec="milliseconds")
+
+
+def listed(kept):
+    """The secret as a listing shows it."""
+    value = {"value": {"expires": expiry(kept)}} if kept.kind in (OAUTH, SESSION) else {}
+    return {"_id": kept.secret_id, "name": "an app", "type": kept.kind, "owners": [], **value}
+
+
+def shown(kept, username, *, masked=False):
     """The secret as a GET shows it."""
-    token = "*" * (len(kept.token) - 4) + kept.token[-4:] if masked else kept.token
-    expires = (
-        None
-        if kept.expires is None
-        else datetime.fromtimestamp(kept.expires, UTC).isoformat(timespec="milliseconds")
-    )
+    token = kept.token(username)
+    token = "*" * (len(token) - 4) + token[-4:] if masked else token
+    expires = expiry(kept)
     values = {
         OAUTH: {"accessToken": token, "expires": expires},
         SESSION: {"accessToken": token, "expires": expires},
-        "SIMPLE": {"username": kept.username, "passphrase": token},
+        "SIMPLE": {"username": username, "passphrase": token},
         "API_KEY": {"key": token, "headerName": "X-Key"},
     }
     value = values[kept.kind]

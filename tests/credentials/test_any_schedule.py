@@ -1,4 +1,4 @@
-"""Whatever happens when: one request a key, nothing expired or foreign handed out, nobody waits for ever."""
+"""Any schedule: one request per key, one refresh per secret, no expired or foreign value, an end for all."""
 
 import asyncio
 import contextlib
@@ -16,6 +16,8 @@ pytestmark = pytest.mark.usefixtures("both_ways")
 USERS = ("ali", "bea", "cem")
 KINDS = ("OA2_AUTHORIZATION_CODE", "SESSION_AUTH", "API_KEY")
 PAIRS = [(user, f"{user}-{number}") for user in USERS for number in range(len(KINDS))]
+SHARED = ("shared-oauth", "shared-session")
+PAIRS += [(user, secret_id) for secret_id in SHARED for user in USERS]
 FAULTS = ("503", "502", "429", "refresh failed", "locked", "timeout", "reset")
 FAULTS += ("not found", "forbidden", "html")
 PAUSES = (0.0, 0.0625, 0.25, 1.0, 11.0, 40.0, 300.0, 700.0, 3000.0, 3580.0)
@@ -82,7 +84,7 @@ class Schedule:
         assert self.kit.presented(secret) != before
 
     def start(self, pair, call):
-        self.calls[pair] += 1
+        self.calls[pair[1]] += 1
         self.tasks.append(asyncio.create_task(call))
 
     async def step(self, action, which, number):  # noqa: C901, PLR0912 - one branch an action
@@ -117,7 +119,7 @@ class Schedule:
             self.upstream.kept[pair[1]].number += 1
         elif action == "evict":
             self.world.fm._credentials.forget(*pair)
-        assert self.upstream.overlaps == 0
+        assert (self.upstream.overlaps, self.upstream.lock_waits) == (0, 0)
 
     async def end(self):
         """Everybody gets an end in bounded time; then nothing moves any more."""
@@ -128,11 +130,12 @@ class Schedule:
             if isinstance(failure, BaseException) and not isinstance(failure, asyncio.CancelledError):
                 raise failure
         await asyncio.sleep(200)
-        assert upstream.overlaps == 0
+        assert (upstream.overlaps, upstream.lock_waits) == (0, 0)
         assert not any(upstream.on_wire.values())
+        assert len(self.world.fm._fetcher.turns) == 0
         # At most four attempts for each, a new token between two of them, and a background refresh besides.
         for pair in PAIRS:
-            assert upstream.gets[pair[1]] <= 8 * 2 * self.calls[pair]
+            assert upstream.gets[pair[1]] <= 8 * 2 * self.calls[pair[1]]
         assert sum(upstream.impersonations.values()) <= 8 * sum(self.calls.values())
         sent = len(upstream.requests)
         await asyncio.sleep(5000)
@@ -144,9 +147,11 @@ class Schedule:
 
 async def run(kit, plan, capacity):
     async with kit.World(cache_capacity=capacity) as world:
-        for number, pair in enumerate(PAIRS):
+        for number, pair in enumerate(PAIRS[: -len(SHARED) * len(USERS)]):
             kind = KINDS[number % len(KINDS)]
             world.upstream.add(*pair, kind, left=float(300 + 400 * number) if kind == kit.OAUTH else None)
+        world.upstream.add(USERS, "shared-oauth", kit.OAUTH, left=700.0)
+        world.upstream.add(USERS, "shared-session", kit.SESSION)
         schedule = Schedule(kit, world)
         for step in plan:
             await schedule.step(*step)

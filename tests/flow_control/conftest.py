@@ -100,6 +100,7 @@ class Provider:
     def __init__(self, *, seconds=0.2):
         self.seconds = seconds
         self.failing = False
+        self.client = "client-1"
         self.inside, self.most_inside, self.asked = 0, 0, 0
 
     async def __call__(self, method, path, headers, body):
@@ -107,7 +108,7 @@ class Provider:
             return json_response(json.dumps({"token": json.loads(body)["username"]}).encode())
         name = dict(headers.pairs)["Authorization"].removeprefix("Bearer ")
         if path.startswith("/secrets/?"):
-            value = {"authClientId": "client-1", "expires": "2020-01-01T00:00:00Z"}
+            value = {"authClientId": self.client, "expires": "2020-01-01T00:00:00Z"}
             item = {"_id": f"secret-of-{name}", "type": "OA2_AUTHORIZATION_CODE", "value": value}
             return json_response(json.dumps({"data": [item], "meta": {"total": 1}}).encode())
         return await self._refresh(path.removeprefix("/secrets/"))
@@ -122,7 +123,7 @@ class Provider:
             self.inside -= 1
         if self.failing:
             return json_response(b'{"message":""}', 500)
-        value = {"authClientId": "client-1", "accessToken": "a", "expires": "2033-01-01T00:00:00Z"}
+        value = {"authClientId": self.client, "accessToken": "a", "expires": "2033-01-01T00:00:00Z"}
         secret = {"_id": secret_id, "type": "OA2_AUTHORIZATION_CODE", "value": value}
         return json_response(json.dumps({"data": secret}).encode())
 

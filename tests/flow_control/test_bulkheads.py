@@ -89,14 +89,7 @@ async def test_after_its_rest_one_refresh_tells_whether_it_is_well_again(provide
 
 async def test_what_is_not_due_is_no_refresh_and_under_no_cap(provider, client):
     """A GET with much time left never reaches the provider."""
-
-    class Fresh(provider):
-        async def __call__(self, method, path, headers, body):
-            answer = await super().__call__(method, path, headers, body)
-            body = answer.body.replace(b"2020-01-01", b"2033-01-01")
-            return json_response(body, answer.status)
-
-    upstream = Fresh()
+    upstream = fresh(provider)()
     async with client(upstream, rate=None, concurrency=200) as fm:
         assert len(await swept(fm, 400)) == upstream.asked == 400
         assert fm.stats().traffic.bulkheads.clients == 0
@@ -137,3 +130,201 @@ async def test_other_secrets_pass_by_a_provider_that_hangs(provider, client):
         assert asyncio.get_running_loop().time() - began < 0.1
         background.cancel()
         await asyncio.wait([background])
+
+
+def cold(fm, how, pair):
+    """Fetch a secret of which nothing is known, in one of the ways there are."""
+    if how == "lease":
+        return leased(fm, pair)
+    return fm.credential(*pair) if how == "credential" else fm.get_secret(*pair)
+
+
+async def leased(fm, pair):
+    async with fm.lease(*pair) as lease:
+        return lease.secret
+
+
+def pairs_of(users):
+    return [(f"user-{number}", f"secret-of-user-{number}") for number in range(users)]
+
+
+@pytest.mark.parametrize("carrier", [MemoryTransport, ImmediateMemoryTransport])
+@pytest.mark.parametrize("how", ["credential", "get_secret", "lease"])
+@pytest.mark.parametrize("listed", [True, False])
+async def test_cold_fetches_keep_to_the_limit_of_a_client(provider, client, carrier, how, listed):
+    """Whether a listing has shown the secrets before, or nothing is known of them."""
+    upstream = provider()
+    async with client(upstream, carrier=carrier, rate=None, concurrency=64) as fm:
+        pairs = pairs_of(200)
+        if listed:
+            await asyncio.gather(*(fm.list_secrets(user) for user, _ in pairs))
+        listings = fm.stats().requests.get("GET /secrets/", 0)
+        got = await asyncio.gather(*(cold(fm, how, pair) for pair in pairs))
+        if listed:
+            assert fm.stats().requests["GET /secrets/"] == listings, "what is known is not asked for again"
+    assert [secret.id for secret in got] == [secret_id for _, secret_id in pairs]
+    assert upstream.asked == 200
+    assert upstream.most_inside == 8
+
+
+async def test_keep_fresh_keeps_to_the_limit_too(provider, client):
+    upstream = provider()
+    policy = BulkheadPolicy(refreshes=3)
+    async with client(upstream, rate=None, bulkhead=policy) as fm, fm.keep_fresh(pairs_of(40)):
+        await asyncio.sleep(60)
+    assert upstream.asked == 40
+    assert upstream.most_inside == 3
+
+
+async def test_cold_plain_reads_are_not_held_to_the_limit_of_refreshes(provider, client):
+    """Nothing is known of them at first, so a listing of each user tells that they need no slot."""
+    times = {}
+    for refreshes in (8, 1000):
+        upstream = fresh(provider)()
+        policy = BulkheadPolicy(refreshes=refreshes)
+        async with client(upstream, rate=None, concurrency=64, bulkhead=policy) as fm:
+            began = asyncio.get_running_loop().time()
+            await asyncio.gather(*(fm.credential(*pair) for pair in pairs_of(400)))
+            times[refreshes] = asyncio.get_running_loop().time() - began
+            assert fm.stats().requests.get("GET /secrets/", 0) <= 400
+        assert upstream.asked == 400
+    assert times[8] <= 2 * times[1000]
+
+
+async def test_a_lookup_is_one_listing_per_user(client):
+    """Many secrets of one user are looked up together."""
+    upstream = ManySecrets(users=4, secrets=50)
+    async with client(upstream, rate=None, concurrency=64) as fm:
+        await asyncio.gather(*(fm.credential(*pair) for pair in upstream.pairs()))
+        assert fm.stats().requests["GET /secrets/"] <= 4
+    assert upstream.most_inside > 32
+
+
+@pytest.mark.parametrize("how", ["credential", "get_secret"])
+@pytest.mark.parametrize("together", [True, False])
+async def test_cold_fetches_try_a_provider_that_refuses_everything_few_times(provider, client, how, together):
+    """As few as a sweep does, at once or one after the other."""
+    upstream = provider(seconds=0.01)
+    upstream.failing = True
+    async with client(upstream, rate=None, concurrency=64) as fm:
+        if together:
+            calls = (cold(fm, how, pair) for pair in pairs_of(400))
+            got = await asyncio.gather(*calls, return_exceptions=True)
+        else:
+            got = [
+                (await asyncio.gather(cold(fm, how, pair), return_exceptions=True))[0]
+                for pair in pairs_of(400)
+            ]
+        assert fm.stats().traffic.bulkheads.open == 1
+    assert {type(error) for error in got} == {RefreshFailedError}
+    assert upstream.asked <= 20 + 8
+    assert sum("client-1" in str(error) for error in got) >= 400 - 20 - 8
+
+
+async def test_a_resting_client_rests_for_secrets_that_nothing_is_known_of(provider, client):
+    """One more listing tells whose they are; secrets of another client are fetched meanwhile."""
+    upstream = provider(seconds=0.01)
+    upstream.failing = True
+    async with client(upstream, rate=None, concurrency=64) as fm:
+        await swept(fm, 100)
+        asked = upstream.asked
+        with pytest.raises(RefreshFailedError, match=r"client-1.*nothing was sent"):
+            await fm.credential("user-900", "secret-of-user-900")
+        assert upstream.asked == asked
+        upstream.failing, upstream.client = False, "client-2"
+        await fm.credential("user-901", "secret-of-user-901")
+        assert upstream.asked == asked + 1
+
+
+async def test_unlisted_secrets_share_one_limit(provider, client):
+    """Those of a tenant are in no listing, so whose they are stays unknown until they are answered."""
+
+    class Unlisted(provider):
+        async def __call__(self, method, path, headers, body):
+            if path.startswith("/secrets/?"):
+                return json_response(b'{"data":[],"meta":{"total":0}}')
+            return await super().__call__(method, path, headers, body)
+
+    upstream = Unlisted()
+    async with client(upstream, rate=None, concurrency=64) as fm:
+        await asyncio.gather(*(fm.credential(*pair) for pair in pairs_of(100)))
+        assert upstream.most_inside == 8
+        await asyncio.sleep(120)  # what went well before counts for a minute
+        upstream.failing = True
+        others = [(user, f"other-{secret_id}") for user, secret_id in pairs_of(400)]
+        got = await asyncio.gather(*(fm.credential(*pair) for pair in others), return_exceptions=True)
+        assert upstream.asked <= 100 + 20 + 8
+        assert "OAuth client is unknown has just failed" in str(got[-1])
+
+
+async def test_a_listing_that_fails_is_not_the_callers_failure(provider, client):
+    class NoListings(provider):
+        async def __call__(self, method, path, headers, body):
+            if path.startswith("/secrets/?"):
+                return json_response(b'{"message":""}', 403)
+            return await super().__call__(method, path, headers, body)
+
+    upstream = NoListings()
+    async with client(upstream, rate=None, concurrency=64) as fm:
+        await asyncio.gather(*(fm.credential(*pair) for pair in pairs_of(50)))
+    assert upstream.most_inside == 8
+
+
+async def test_a_hanging_provider_does_not_hold_up_an_unlisted_secret(provider, client):
+    class Mixed(provider):
+        async def __call__(self, method, path, headers, body):
+            if path == "/secrets/simple":
+                return json_response(
+                    b'{"data":{"_id":"simple","type":"SIMPLE","value":{"username":"u","passphrase":"p"}}}'
+                )
+            return await super().__call__(method, path, headers, body)
+
+    async with client(Mixed(seconds=25), rate=None, concurrency=64) as fm:
+        background = asyncio.create_task(swept(fm, 64))
+        await asyncio.sleep(1)
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(fm.get_secret(f"somebody-{number}", "simple") for number in range(20)))
+        assert asyncio.get_running_loop().time() - began < 1
+        background.cancel()
+        await asyncio.wait([background])
+
+
+def fresh(provider):
+    """A provider's upstream whose secrets need no refresh."""
+
+    class Fresh(provider):
+        async def __call__(self, method, path, headers, body):
+            answer = await super().__call__(method, path, headers, body)
+            return json_response(answer.body.replace(b"2020-01-01", b"2033-01-01"), answer.status)
+
+    return Fresh
+
+
+class ManySecrets:
+    """Users with many API keys each."""
+
+    def __init__(self, *, users, secrets):
+        self.users, self.secrets = users, secrets
+        self.inside = self.most_inside = 0
+
+    def pairs(self):
+        return [
+            (f"user-{user}", f"user-{user}-{number}")
+            for user in range(self.users)
+            for number in range(self.secrets)
+        ]
+
+    async def __call__(self, method, path, headers, body):
+        if method == "POST":
+            return json_response(b'{"token":"%s"}' % body[13:-2])
+        user = dict(headers.pairs)["Authorization"].removeprefix("Bearer ")
+        await asyncio.sleep(0.05)
+        if path.startswith("/secrets/?"):
+            data = [b'{"_id":"%s","type":"API_KEY"}' % i.encode() for u, i in self.pairs() if u == user]
+            return json_response(b'{"data":[%s],"meta":{"total":%d}}' % (b",".join(data), len(data)))
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        await asyncio.sleep(0.2)
+        self.inside -= 1
+        secret_id = path.rpartition("/")[2].encode()
+        return json_response(b'{"data":{"_id":"%s","type":"API_KEY","value":{"key":"k"}}}' % secret_id)
