@@ -29,7 +29,9 @@ async def test_the_cap_is_an_option_and_statistics_tell_who_waits(provider, clie
     upstream = provider(seconds=10)
     policy = BulkheadPolicy(refreshes=3)
     async with client(upstream, rate=None, concurrency=20, bulkhead=policy) as fm:
-        task = asyncio.create_task(swept(fm, 20))
+        pairs = pairs_of(20)
+        await asyncio.gather(*(fm.list_secrets(user) for user, _ in pairs))
+        task = asyncio.gather(*(fm.credential(*pair) for pair in pairs))
         await asyncio.sleep(1)
         standing = fm.stats().traffic.bulkheads
         assert (standing.clients, standing.refreshing, standing.waiting) == (1, 3, 17)
