@@ -41,7 +41,7 @@ _PRECEDING = ("configuration", "token source", "token file")
 async def doctor(
     *,
     user: Annotated[
-        str | None, Parameter(help="Look at this user; without it, at the first few of the tenant.")
+        str | None, Parameter(help="Look at this user; without it, at five users of the tenant.")
     ] = None,
     probe: Annotated[
         int, Parameter(help="Listings sent at the configured rate to see whether it fits; 0 for none.")

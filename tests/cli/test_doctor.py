@@ -18,7 +18,7 @@ from flowmate_async.cli.doctor.upstream import Options
 from flowmate_async.cli.doctor_command import examination
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.options import Connection, StoreFlags
-from flowmate_async.sandbox import Sandbox, SandboxOptions
+from flowmate_async.sandbox import Faults, Sandbox, SandboxOptions, faults
 
 from .conftest import answering, connect, http, twin_process
 
@@ -46,7 +46,7 @@ def twin_here(**options):
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
         yield stack.enter_context(
-            portal.wrap_async_context_manager(Sandbox(SandboxOptions(users=3, seed=7, **options)))
+            portal.wrap_async_context_manager(Sandbox(SandboxOptions(**({"users": 3, "seed": 7} | options))))
         )
 
 
@@ -243,7 +243,42 @@ class TestUpstream:
             connect(twin, monkeypatch, home)
             code, found = examined()
         assert (code, found["permission"]["status"]) == (UPSTREAM, "error")
+        assert "5 of 5 users" in found["permission"]["message"]
         assert "secrets.secret.readRaw" in found["permission"]["fix"]
+
+    @pytest.mark.parametrize("masked", [range(1), range(4), range(61, 65), range(16, 64)], ids=str)
+    def test_some_masked_users_are_counted_and_no_error(self, examined, flowmate, home, monkeypatch, masked):
+        with twin_here(users=65) as sandbox:
+            for number in masked:
+                sandbox.world.user(f"user-{number:06d}@tenant.example").permissions = ()
+            connect(sandbox, monkeypatch, home)
+            code, found = examined()
+            stats = sandbox.stats()
+        expected = len([number for number in range(5) if round(number * 64 / 4) in masked])
+        assert (code, found["permission"]["status"]) == (0, "warning")
+        assert f"{expected} of 5 users" in found["permission"]["message"]
+        assert "secrets.secret.readRaw" in found["permission"]["fix"]
+        assert not stats.refreshes
+        assert found["pages"]["status"] == "ok"
+
+    def test_a_user_that_cannot_be_read_is_counted_and_no_error(self, examined, home, monkeypatch):
+        """Here one that is deleted when its secrets are listed."""
+        gone = Faults(rules=(faults.UserDeleted(at_most=1, skip=1, routes=("GET /secrets/",)),))
+        with twin_here(users=5, faults=gone, create_users_on_impersonate=False) as sandbox:
+            connect(sandbox, monkeypatch, home)
+            code, found = examined()
+        assert (code, found["permission"]["status"]) == (0, "warning")
+        assert "1 of 5 users" in found["permission"]["message"]
+        assert "no such user" in found["permission"]["message"]
+        assert found["pages"]["status"] == "ok"
+
+    def test_a_masked_user_that_is_named_is_an_error(self, examined, home, monkeypatch):
+        with twin_here() as sandbox:
+            name = "user-000001@tenant.example"
+            sandbox.world.user(name).permissions = ()
+            connect(sandbox, monkeypatch, home)
+            code, found = examined("--user", name)
+        assert (code, found["permission"]["status"]) == (UPSTREAM, "error")
 
     def test_a_tenant_without_users(self, examined, home, flowmate, monkeypatch):
         with twin_process("--users", "0", "--seed", "7") as twin:

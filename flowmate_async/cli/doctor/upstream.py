@@ -1,25 +1,24 @@
 """FlowMate itself: that it is FlowMate, its clock, and what the admin token may do.
 
-What is asked of it is harmless: listings, and one secret of a type that no GET refreshes
-(docs/contract/OBSERVED.md § One secret). Usernames come from its own list, since impersonating a name that is
-not on it may make a user (§ Impersonation).
+What is asked of it is harmless: listings, and secrets that no GET refreshes (``permission.py``). Usernames
+come from its own list: impersonating a name that is not on it may create a user (docs/contract/OBSERVED.md
+§ Impersonation).
 """
 
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from flowmate_async.cli.doctor.findings import Finding, error, failed, ok, skipped, warning
+from flowmate_async.cli.doctor.permission import look_at, permission_finding, sample_of
 from flowmate_async.cli.doctor.traffic import check_rate
 from flowmate_async.cli.exits import Exit
 from flowmate_async.cli.options import Connection
 from flowmate_async.client import FlowMate
 from flowmate_async.dates import parse_http_date
-from flowmate_async.errors import FlowMateError, MaskedSecretError, PermissionDeniedError, RateLimitedError
+from flowmate_async.errors import FlowMateError, PermissionDeniedError, RateLimitedError
 from flowmate_async.failures import examine, examine_broken
-from flowmate_async.masks import proves_raw_read
-from flowmate_async.models import SecretPage, SecretSummary
+from flowmate_async.models import SecretPage
 from flowmate_async.protocol import LIST, USERS, list_secrets, read_page
 from flowmate_async.redaction import Headers, one_line
 from flowmate_async.transport import Limits, Response, Transport, TransportError
@@ -27,12 +26,6 @@ from flowmate_async.transport.by_name import transport_by_name
 
 _LIMITS = Limits(timeout_seconds=15.0, max_body_bytes=8 * 1024 * 1024)
 _SKEW_WARNING_SECONDS, _SKEW_ERROR_SECONDS = 5.0, 60.0
-_LOOKED_AT = 5
-"""Users whose secrets are listed until one is found that tells."""
-
-_PLAIN_TYPES = ("SIMPLE", "API_KEY", "MIXED")
-"""Types that upstream neither refreshes nor logs in for when they are fetched."""
-
 _LARGE_PAGE = 1000
 _AFTER = ("clock", "token", "permission", "pages", "rate")
 
@@ -41,7 +34,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of FlowMate.
 
     Attributes:
-        username: the user that is looked at; ``None`` for the first few of the tenant.
+        username: the user that is looked at; ``None`` for a sample of the tenant's.
         probe: requests that the rate is tried with; 0 for none.
         wall: the local time, in seconds since the Unix epoch.
     """
@@ -123,16 +116,16 @@ async def _check_token(fm: FlowMate, transport: Transport, options: Options) -> 
             yield skipped(check, "there is no user to look at")
         return
     try:
-        busiest, secrets, finding = await _check_permission(fm, usernames)
-        yield finding
-        yield await _check_pages(fm, transport, busiest, len(secrets))
-        yield await check_rate(fm, busiest, probe=options.probe)
+        looked = await look_at(fm, usernames)
+        yield permission_finding(looked)
+        yield await _check_pages(fm, transport, looked.busiest, looked.secrets)
+        yield await check_rate(fm, looked.busiest, probe=options.probe)
     except FlowMateError as problem:
         yield failed("user", problem, fix="Name a user that works with --user")
 
 
 async def _usernames(fm: FlowMate, named: str | None) -> tuple[list[str], Finding]:
-    """Whom to look at: the user that was named, or the first few of the tenant."""
+    """Return whom to look at: the user that was named, or a sample of the tenant's."""
     try:
         accounts = [account async for account in fm.users()]
     except PermissionDeniedError as problem:
@@ -146,37 +139,7 @@ async def _usernames(fm: FlowMate, named: str | None) -> tuple[list[str], Findin
     text = f"accepted; {len(accounts):,} accounts, {len(active):,} of them active users of the tenant"
     if not active and named is None:
         return [], warning("token", text, "Check that the token is the right tenant's")
-    return ([named] if named is not None else active[:_LOOKED_AT]), ok("token", text)
-
-
-async def _check_permission(fm: FlowMate, usernames: list[str]) -> tuple[str, list[SecretSummary], Finding]:
-    """The user with most secrets; and whether values come in clear (§ One secret, "Masking is silent")."""
-    busiest: tuple[str, list[SecretSummary]] = (usernames[0], [])
-    for username in usernames:
-        secrets = await fm.list_secrets(username)
-        if len(secrets) > len(busiest[1]):
-            busiest = username, secrets
-        for summary in filter(_is_harmless, secrets):
-            try:
-                secret = await fm.get_secret(username, summary.id)
-            except MaskedSecretError as problem:
-                return *busiest, failed("permission", problem)
-            if proves_raw_read(secret):
-                return *busiest, ok("permission", "credentials arrive in clear, not masked")
-    return *busiest, warning(
-        "permission",
-        f"none of the {len(usernames)} users looked at has a secret that shows whether values come masked",
-        "Name a user with --user who has a password, an API key or an OAuth token",
-    )
-
-
-def _is_harmless(summary: SecretSummary) -> bool:
-    """Whether fetching it makes upstream neither refresh nor log in: it does so below 15 minutes."""
-    if summary.type in _PLAIN_TYPES:
-        return True
-    expires_at = summary.expires_at
-    lasting = expires_at is not None and expires_at > datetime.now(UTC) + timedelta(hours=0.5)
-    return lasting and summary.type == "OA2_AUTHORIZATION_CODE"
+    return ([named] if named is not None else sample_of(active)), ok("token", text)
 
 
 async def _check_pages(fm: FlowMate, transport: Transport, username: str, expected: int) -> Finding:
