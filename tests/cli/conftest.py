@@ -28,10 +28,10 @@ class Twin:
     admin_token: str
     process: subprocess.Popen[str] = field(repr=False)
 
-    def ask(self, path: str, body: dict | None = None) -> bytes:
-        """What its own endpoints answer."""
+    def ask(self, path: str, body: dict | None = None, *, method: str | None = None) -> bytes:
+        """Return what one of its endpoints answers."""
         data = None if body is None else msgspec.json.encode(body)
-        request = urllib.request.Request(self.url + path, data=data)
+        request = urllib.request.Request(self.url + path, data=data, method=method)
         request.add_header("Authorization", f"Bearer {self.admin_token}")
         request.add_header("Content-Type", "application/json")
         with urllib.request.urlopen(request, timeout=30) as answer:

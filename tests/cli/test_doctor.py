@@ -261,6 +261,18 @@ class TestUpstream:
         assert not stats.refreshes
         assert found["pages"]["status"] == "ok"
 
+    def test_masked_users_beside_some_without_secrets_are_no_error(self, examined, home, monkeypatch):
+        with twin_here(users=5) as sandbox:
+            for number in range(5):
+                name = f"user-{number:06d}@tenant.example"
+                sandbox.world.user(name).permissions = ()
+                for secret in sandbox.world.secrets_of(name) if number == 4 else ():
+                    sandbox.world.remove_secret(secret.id)
+            connect(sandbox, monkeypatch, home)
+            code, found = examined()
+        assert (code, found["permission"]["status"]) == (0, "warning")
+        assert "4 of 5 users" in found["permission"]["message"]
+
     def test_a_user_that_cannot_be_read_is_counted_and_no_error(self, examined, home, monkeypatch):
         """Here one that is deleted when its secrets are listed."""
         gone = Faults(rules=(faults.UserDeleted(at_most=1, skip=1, routes=("GET /secrets/",)),))

@@ -127,6 +127,17 @@ class TestSync:
             "API_KEY",
         }
 
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_masked_users_among_readable_ones_fail_alone(self, flowmate, monkeypatch, home, workers):
+        """The second night is a delta sync: nobody is starved, and the readable ones cost no GET."""
+        with twin_process("--users", "20", "--seed", "7", "--masked-share", "0.5") as twin:
+            connect(twin, monkeypatch, home)
+            for _night in range(2):
+                ended = flowmate("sync", "--all-users", "--concurrency", "2", "--workers", workers, "--json")
+                report = msgspec.json.decode(ended.out)
+                assert ended.code == SOME_FAILED
+                assert (report["complete"], report["synced"], report["failed"]) == (True, 10, 10)
+
     def test_two_syncs_never_share_a_store(self, flowmate, connected, home):
         assert flowmate("sync", "--all-users").code == 0
         holder = sqlite3.connect(home / "credentials.db.lock", isolation_level=None)

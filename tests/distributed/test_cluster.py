@@ -145,6 +145,28 @@ def test_whoever_follows_may_go_and_come_back_and_a_worker_returns_what_it_has_n
     assert contents(cluster.store) == twin.truth()
 
 
+def test_shards_of_masked_users_end_nothing(twin, cluster):
+    """The first shard holds nobody else. Two nights: the second one is a delta sync."""
+    masked = [f"user-{number:06d}@tenant.example" for number in range(SHARD + 2)]
+    for name in masked:
+        twin.ask(f"/_sandbox/users/{name}", {"raw_read": False}, method="PATCH")
+    cluster.worker()
+    for _night in range(2):
+        code, out, _ = cluster.follow().ended(WAIT)
+        report = msgspec.json.decode(out)
+        assert (code, report["complete"], report["synced"]) == (1, True, USERS - len(masked))
+        assert report["errors"] == {"masked_secret": len(masked)}
+
+
+def test_a_tenant_in_which_nobody_is_readable_is_told_at_the_end(twin, cluster):
+    twin.ask("/_sandbox/settings", {"raw_read": False})
+    cluster.worker()
+    code, out, err = cluster.follow().ended(WAIT)
+    assert (code, out) == (3, "")
+    assert "secrets.secret.readRaw" in err
+    assert twin.stats()["impersonations"] == USERS
+
+
 def test_a_rejected_admin_token_ends_the_job_for_all(twin, cluster):
     names = cluster.store.with_name("users.txt")
     names.write_text("".join(f"user-{number:06d}@tenant.example\n" for number in range(100)))

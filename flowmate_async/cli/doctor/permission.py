@@ -86,11 +86,11 @@ async def look_at(fm: FlowMate, usernames: Sequence[str]) -> Looked:
 def permission_finding(looked: Looked) -> Finding:
     """Return what is to be said of the users that were looked at."""
     users = [*looked.readable, *looked.masked, *looked.unclear, *looked.failed]
-    if looked.masked and not looked.readable:
+    if len(looked.masked) == len(users):
         text = f"credentials come masked, not in clear: {_counted(looked.masked, users)}"
         return error("permission", text, _GRANT, code=Exit.UPSTREAM)
     if looked.masked:
-        text = f"{_counted(looked.masked, users)}; a sync fails them and syncs the others"
+        text = f"{_counted(looked.masked, users)}, {len(looked.readable)} come in clear"
         return warning("permission", f"credentials of some users come masked: {text}", _GRANT)
     if looked.failed:
         name, problem = next(iter(looked.failed.items()))
