@@ -10,6 +10,7 @@ import msgspec
 
 from flowmate_async import protocol
 from flowmate_async.dates import parse_http_date
+from flowmate_async.errors import ConfigurationError
 from flowmate_async.failures import Failure
 from flowmate_async.known_secrets import KnownSecrets
 from flowmate_async.models import SecretPage, User, UserToken
@@ -22,19 +23,42 @@ from flowmate_async.transport.base import Limits, Response
 
 
 class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of the exchanges with each endpoint.
+    """Bounds of what upstream may take, in time and in memory. Each of them is above 0.
 
     Attributes:
         timeout_seconds: for one exchange, from sending to the last byte.
         secret_timeout_seconds: the same for one secret, which upstream may be refreshing meanwhile.
-        max_body_bytes: the largest body that is read.
-        max_users_bytes: the same for the user list, which comes in one body.
+        max_body_bytes: the largest body of a page of a listing, or of any other answer.
+        max_secret_bytes: the largest body of one secret.
+        max_users_bytes: the largest body of the user list, which is not paginated.
+        max_users: the most accounts of the user list.
+        max_listing_secrets: the most secrets of one user. A listing with a larger total is refused at once.
+        max_listing_pages: the most pages of one listing, those of repeated attempts included.
+        max_listing_seconds: the longest that one listing may take; checked after every page.
     """
 
     timeout_seconds: float = 30.0
     secret_timeout_seconds: float = 30.0
     max_body_bytes: int = 8 * 1024 * 1024
+    max_secret_bytes: int = 256 * 1024
     max_users_bytes: int = 256 * 1024 * 1024
+    max_users: int = 2_000_000
+    max_listing_secrets: int = 100_000
+    max_listing_pages: int = 10_000
+    max_listing_seconds: float = 600.0
+
+
+def checked_limits(limits: ApiLimits) -> ApiLimits:
+    """Return the limits if each can work.
+
+    Raises:
+        ConfigurationError: one is not a number above 0.
+    """
+    for name in limits.__struct_fields__:
+        value = getattr(limits, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ConfigurationError(f"ApiLimits.{name} must be a number above 0, not {value!r}")
+    return limits
 
 
 class Api:
@@ -56,8 +80,9 @@ class Api:
         self._plain = Limits(timeout_seconds=limits.timeout_seconds, max_body_bytes=limits.max_body_bytes)
         self._users = Limits(timeout_seconds=limits.timeout_seconds, max_body_bytes=limits.max_users_bytes)
         self._secret = Limits(
-            timeout_seconds=limits.secret_timeout_seconds, max_body_bytes=limits.max_body_bytes
+            timeout_seconds=limits.secret_timeout_seconds, max_body_bytes=limits.max_secret_bytes
         )
+        self._max_users = limits.max_users
 
     async def impersonate(
         self, admin: Headers, username: str, *, wire: AbstractContextManager[Any] = OFF_WIRE
@@ -69,7 +94,7 @@ class Api:
     async def users(self, admin: Headers) -> list[User]:
         """``GET /users/``: every account of the tenant, administrators and service accounts included."""
         errand = Errand(protocol.users(), admin, self._users, OFF_WIRE)
-        return protocol.read_users(await self._dispatcher.send(errand))
+        return protocol.read_users(await self._dispatcher.send(errand), max_users=self._max_users)
 
     async def list_secrets_page(self, user: Headers, *, username: str, number: int, size: int) -> SecretPage:
         """``GET /secrets/``: one page of a user's secrets, without credentials."""

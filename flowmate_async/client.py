@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from flowmate_async.admin import AdminToken, TokenProvider
-from flowmate_async.api import Api, ApiLimits
+from flowmate_async.api import Api, ApiLimits, checked_limits
 from flowmate_async.clock import Clock, LoopClock, SystemClock
 from flowmate_async.coordination import Coordination
 from flowmate_async.credentials import Credentials
@@ -162,9 +162,10 @@ class FlowMate:
             known=known,
             coordination=coordination,
         )
+        limits = checked_limits(limits or ApiLimits())
         self._api = Api(
             self._traffic.dispatcher,
-            limits=limits or ApiLimits(),
+            limits=limits,
             keep_refresh_fields=keep_refresh_fields,
             known=known,
         )
@@ -172,7 +173,14 @@ class FlowMate:
         self._tokens = UserTokens(
             self._api, admin=admin, clock=self._clock, emitter=self._emitter, breaker=self._traffic.breaker
         )
-        self._lister = Lister(self._api, tokens=self._tokens, emitter=self._emitter, page_size=page_size)
+        self._lister = Lister(
+            self._api,
+            tokens=self._tokens,
+            emitter=self._emitter,
+            page_size=page_size,
+            limits=limits,
+            clock=self._clock,
+        )
         self._fetcher = SecretFetcher(
             self._api,
             tokens=self._tokens,

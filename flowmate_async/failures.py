@@ -146,7 +146,8 @@ def examine_broken(request: Request, broken: TransportError) -> Failure:
             _silent(UpstreamUnavailableError, request, "no trusted TLS connection", detail, advice)
         )
     elif broken.failure == "too_large":
-        advice = "Raise max_body_bytes (max_users_bytes for the user list) if the answer is genuine"
+        limit = {USERS: "max_users_bytes", GET: "max_secret_bytes"}.get(request.endpoint, "max_body_bytes")
+        advice = f"Raise ApiLimits.{limit} if the answer is genuine"
         return Failure(_silent(ProtocolError, request, "the answer is larger than allowed", detail, advice))
     elif broken.failure == "malformed":
         error = _silent(ProtocolError, request, "the answer is broken or not HTTP", detail)

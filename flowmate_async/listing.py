@@ -8,7 +8,8 @@ from functools import partial
 
 import msgspec
 
-from flowmate_async.api import Api
+from flowmate_async.api import Api, ApiLimits
+from flowmate_async.clock import Clock
 from flowmate_async.errors import IncompleteListingError
 from flowmate_async.events import Emitter, Relisted
 from flowmate_async.models import SecretSummary
@@ -41,25 +42,39 @@ class Lister:
         api: fetches pages.
         tokens: as whom.
         emitter: told of listings that are fetched again.
-        page_size: secrets a page.
+        page_size: secrets per page.
+        limits: how many pages, secrets and seconds one listing may take.
+        clock: times it.
     """
 
-    def __init__(self, api: Api, *, tokens: UserTokens, emitter: Emitter, page_size: int) -> None:
+    def __init__(
+        self,
+        api: Api,
+        *,
+        tokens: UserTokens,
+        emitter: Emitter,
+        page_size: int,
+        limits: ApiLimits,
+        clock: Clock,
+    ) -> None:
         self._api = api
         self._tokens = tokens
         self._emitter = emitter
         self._page_size = page_size
+        self._limits = limits
+        self._clock = clock
 
     async def list(self, username: str) -> Listing:
-        """Every secret of a user.
+        """Return every secret of a user.
 
         Raises:
-            IncompleteListingError: the listing kept disagreeing with its own total.
+            IncompleteListingError: the listing kept disagreeing with its own total, or is beyond a limit.
         """
         size = self._page_size
+        progress = _Progress(username, self._limits, self._clock)
         for attempt in range(_ATTEMPTS):
-            found, totals, served_at = await self._pages(username, size)
-            # A total that changed on the way tells of a shift, even where the last one agrees with the count.
+            found, totals, served_at = await self._pages(username, size, progress)
+            # A total that changed on the way shows a shift, even if the last one agrees with the count.
             if not totals or totals == {len(found)}:
                 return Listing(tuple(found.values()), proven=bool(totals), served_at=served_at)
             if attempt < _ATTEMPTS - 1:
@@ -74,9 +89,9 @@ class Lister:
         )
 
     async def _pages(
-        self, username: str, size: int
+        self, username: str, size: int, progress: "_Progress"
     ) -> tuple[dict[str, SecretSummary], set[int], float | None]:
-        """The secrets of all pages by id, every total that the pages gave, and the time of the last one."""
+        """Return the secrets of all pages by id, all totals they gave, and the time of the last page."""
         found: dict[str, SecretSummary] = {}
         totals: set[int] = set()
         number = 1
@@ -87,8 +102,44 @@ class Lister:
             known = len(found)
             found.update((summary.id, summary) for summary in page.data)
             totals |= {page.meta.total} if page.meta is not None else set()
+            progress.note_page(max([len(found), *totals]))
             # Without a total, a page that is not full is the last; a full one may be.
             full = len(page.data) >= size if not totals else len(found) < max(totals)
             if not full or len(found) == known:
                 return found, totals, page.served_at
             number += 1
+
+
+class _Progress:
+    """How far one listing has come, all attempts at it included: a hostile upstream could go on for ever."""
+
+    def __init__(self, username: str, limits: ApiLimits, clock: Clock) -> None:
+        self._username = username
+        self._limits = limits
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._pages = 0
+
+    def note_page(self, secrets: int) -> None:
+        """Note one more page of a listing that has, or claims to have, that many secrets.
+
+        Raises:
+            IncompleteListingError: that is beyond a limit.
+        """
+        self._pages += 1
+        limits = self._limits
+        if secrets > limits.max_listing_secrets:
+            raise self._beyond(f"{secrets} secrets", "max_listing_secrets", limits.max_listing_secrets)
+        if self._pages > limits.max_listing_pages:
+            raise self._beyond(f"{self._pages} pages", "max_listing_pages", limits.max_listing_pages)
+        seconds = self._clock.monotonic() - self._began
+        if seconds > limits.max_listing_seconds:
+            raise self._beyond(f"{seconds:.0f} s", "max_listing_seconds", limits.max_listing_seconds)
+
+    def _beyond(self, what: str, limit: str, allowed: float) -> IncompleteListingError:
+        return IncompleteListingError(
+            f"the listing takes {what}, more than the {allowed:g} allowed",
+            advice=f"Raise ApiLimits.{limit} if the listing is genuine",
+            endpoint=LIST,
+            username=self._username,
+        )

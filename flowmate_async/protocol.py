@@ -53,6 +53,9 @@ GET = "GET /secrets/{id}"
 _MAX_USERNAME = 1024
 _MAX_PAGE = 2**31 - 1
 _MAX_DIGITS = 18
+_DENSITY_MATTERS_BYTES = 64 * 1024
+_MIN_NESTED_BYTES = 24
+_MIN_PART_BYTES = 10
 _ID = re.compile(r"[0-9A-Za-z_-]{1,128}")
 _SHOWABLE = re.compile(r"(?:text|application|image|multipart)/[a-z.+-]{1,40}")
 _PLAIN = re.compile(r"[!-~]{1,256}")
@@ -257,15 +260,23 @@ def _decode_token(body: bytes) -> UserToken:
         return msgspec.convert({**fields, "id": lenient_text(fields.get("id")) or ""}, UserToken)
 
 
-def read_users(response: Response) -> list[User]:
+def read_users(response: Response, *, max_users: int = 2_000_000) -> list[User]:
     """Return the accounts of a good answer to :func:`users`, bare array or enveloped.
 
     An account with odd fields is read as far as it can be (§ Users of the tenant).
 
+    Args:
+        response: the answer.
+        max_users: the most accounts that are read.
+
     Raises:
-        ProtocolError: there are none, or another number than the answer's own total.
+        ProtocolError: there are none, or too many, or another number than the answer's own total.
     """
     users, meta = _read(_decode_users, response, USERS)
+    if len(users) > max_users:
+        advice = "Raise ApiLimits.max_users if the answer is genuine"
+        what = f"the answer has {len(users)} users, more than the {max_users} allowed"
+        raise ProtocolError(what, advice=advice, endpoint=USERS)
     total = None if meta is None else meta.total
     if total is not None and total != len(users):
         raise ProtocolError(f"the answer has {len(users)} users and says {total}", endpoint=USERS)
@@ -273,6 +284,7 @@ def read_users(response: Response) -> list[User]:
 
 
 def _decode_users(body: bytes) -> tuple[list[User], PageMeta | None]:
+    _check_density(body)
     answer: Any
     try:
         answer = _users_decoder.decode(body)
@@ -296,6 +308,7 @@ def read_page(response: Response) -> SecretPage:
 
 
 def _decode_page(body: bytes) -> SecretPage:
+    _check_density(body)
     try:
         page = _page_decoder.decode(body)
         return SecretPage(page.data, _decode_meta(page.meta))
@@ -303,6 +316,22 @@ def _decode_page(body: bytes) -> SecretPage:
         envelope = _envelope_decoder.decode(body)
         items = tuple(lenient_summary(msgspec.json.decode(item)) for item in envelope.data)
         return SecretPage(items, _decode_meta(envelope.meta))
+
+
+def _check_density(body: bytes) -> None:
+    """Refuse a list that would take many times its own size in memory, as ``[{},{},…]`` does.
+
+    Upstream's items have 80 bytes or more (§ Listing, § Users of the tenant) and few parts. Each object and
+    array costs about 120 bytes in memory and each part of an array about 60, however few bytes it has.
+
+    Raises:
+        msgspec.ValidationError: the list has far smaller parts than that.
+    """
+    if len(body) < _DENSITY_MATTERS_BYTES:
+        return
+    nested = body.count(b"{") + body.count(b"[")
+    if nested * _MIN_NESTED_BYTES > len(body) or body.count(b",") * _MIN_PART_BYTES > len(body):
+        raise msgspec.ValidationError("its parts are too small and too many to be genuine")
 
 
 def _decode_meta(raw: msgspec.Raw) -> PageMeta | None:

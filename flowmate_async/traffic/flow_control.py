@@ -8,8 +8,8 @@ import msgspec
 from flowmate_async.clock import Clock
 from flowmate_async.coordination import Coordination, LendsRefreshes, RateBudget, RefreshLender
 from flowmate_async.events import BreakerClosed, BreakerOpened, Emitter
-from flowmate_async.redaction import Headers
 from flowmate_async.known_secrets import KnownSecrets
+from flowmate_async.redaction import Headers
 from flowmate_async.traffic.admission import Admission, AdmissionStatistics, FlowPolicy
 from flowmate_async.traffic.attempt import Attempts
 from flowmate_async.traffic.breaker import Breaker, BreakerPolicy, BreakerStatistics
