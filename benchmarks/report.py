@@ -29,6 +29,8 @@ PARTS = {
     "memory": Part(tables.memory, charts.memory),
     "sync": Part(tables.sync, charts.sync),
     "processes": Part(tables.processes),
+    "job": Part(tables.job),
+    "skew": Part(tables.skew),
 }
 
 

@@ -25,6 +25,8 @@ PARTS = {
     "memory": ["sweep_memory.py"],
     "sync": ["sync_stages.py"],
     "processes": ["processes.py"],
+    "job": ["whole_job.py"],
+    "skew": ["skewed.py"],
 }
 
 

@@ -124,3 +124,28 @@ def processes(figures: dict[str, Any]) -> Iterator[str]:
         f"{figures['two_per_second']:,.0f}/s together, {figures['ratio']:.2f} times as much, on "
         f"{figures['cores']} cores that nginx uses as well."
     )
+
+
+def job(figures: dict[str, Any]) -> Iterator[str]:
+    """(g): the whole job beside a script written by hand."""
+    yield from ["### The whole job beside a script written by hand", ""]
+    yield f"Per user with {figures['requests_per_user']} requests, {figures['users']:,} users per round."
+    yield from ["", "| | wall µs | CPU µs | times less CPU than by hand |", "| --- | ---: | ---: | ---: |"]
+    for scheme in ("http", "https"):
+        for name, rows in figures[scheme].items():
+            for contender, row in rows.items():
+                label = contender if contender == "by hand" else f"**flowmate {contender}**"
+                ratio = rows["by hand"]["cpu_us_per_user"] / row["cpu_us_per_user"]
+                yield (
+                    f"| {name} over {scheme.upper()}, {label} | {row['wall_us_per_user']:,.0f} "
+                    f"| {row['cpu_us_per_user']:,.0f} | {ratio:.2f} |"
+                )
+
+
+def skew(figures: list[dict[str, Any]]) -> Iterator[str]:
+    """(h): tenants whose accounts differ in size."""
+    yield from ["### Accounts of different sizes", "", "64 requests in flight, 20 ms each.", ""]
+    yield from ["| | ideal | sweep | share |", "| --- | ---: | ---: | ---: |"]
+    for row in figures:
+        what = f"{row['users']:,} accounts of {row['secrets']} secrets over {row['transport']}"
+        yield f"| {what} | {row['ideal_seconds']:.2f} s | {row['seconds']:.2f} s | {row['share']:.0%} |"

@@ -6,6 +6,7 @@ as one :class:`Failure` per case. Sections cited are those of docs/contract/OBSE
 
 import enum
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -161,7 +162,7 @@ def examine_broken(request: Request, broken: TransportError) -> Failure:
     return Failure(error, remedy, locked=request.may_refresh)
 
 
-def retry_after_seconds(headers: dict[str, str], *, now: float) -> float | None:
+def retry_after_seconds(headers: Mapping[str, str], *, now: float) -> float | None:
     """``Retry-After`` in seconds, from seconds or an HTTP date (RFC 9110 § 10.2.3); ``None`` without one."""
     raw = headers.get("retry-after", "").strip()
     if raw.isascii() and raw.isdigit():

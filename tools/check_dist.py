@@ -127,7 +127,6 @@ def of_commands(python: Path, folder: str) -> Iterator[str]:
         ([flowmate, "sync", "--help"], 0, "--all-users"),
         ([str(python), "-W", "error", "-c", f"import {PACKAGE}; print({PACKAGE}.FlowMate)"], 0, "FlowMate"),
         ([flowmate, "demo", "--users", "60"], 0, "credentials verified"),
-        ([flowmate, "users", "--transport", "wire"], 2, f"{PACKAGE.replace('_', '-')}[wire]"),
         ([flowmate, "sync", "a", "--metrics-port", "0"], 2, "[prometheus]"),
         ([flowmate, "sync", "a", "--report", "r.html"], 2, "[report]"),
         ([str(python), "-m", "pip", "check"], 0, ""),

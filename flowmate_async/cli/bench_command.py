@@ -11,7 +11,7 @@ from flowmate_async.bench.static_server import running_server
 from flowmate_async.cli.exits import Exit, put, put_json, say
 from flowmate_async.errors import ConfigurationError
 
-_MISSING = {"wire": "not installed: pip install 'flowmate-async[wire]'"}
+_MISSING = {"uvloop": "not installed: pip install 'flowmate-async[wire]'"}
 
 
 async def bench(
@@ -30,10 +30,10 @@ async def bench(
     """
     if rounds < 1 or not 0 < seconds <= 60:
         raise ConfigurationError("--rounds is at least 1, and --seconds above 0 and at most 60")
-    missing = {} if importlib.util.find_spec("httptools") else _MISSING
+    missing = {} if importlib.util.find_spec("uvloop") else _MISSING
     say(f"{CONCURRENCY} requests in flight; rounds of {seconds:g} s in turn, {rounds} of each")
     async with running_server() as target:
-        figures = await in_turn(_contenders(missing), target, rounds=rounds, seconds=seconds)
+        figures = await in_turn(_contenders(), target, rounds=rounds, seconds=seconds)
     if json:
         put_json({"contenders": figures, "missing": missing})
     else:
@@ -41,13 +41,12 @@ async def bench(
     return Exit.OK
 
 
-def _contenders(missing: dict[str, str]) -> dict[str, Contender]:
-    transports = [transport for transport in ("wire", "aiohttp") if transport not in missing]
+def _contenders() -> dict[str, Contender]:
     return {
-        **{f"get_secret, {transport}": library(transport) for transport in transports},
-        **{f"sweep, {transport}": sweep(transport) for transport in transports},
+        **{f"get_secret, {transport}": library(transport) for transport in ("wire", "aiohttp")},
+        **{f"sweep, {transport}": sweep(transport) for transport in ("wire", "aiohttp")},
         "aiohttp as commonly written": aiohttp_idiomatic,
-        "credential, from the cache": cached("aiohttp"),
+        "credential, from the cache": cached("auto"),
     }
 
 

@@ -32,6 +32,9 @@ WHOLE = {
     "after interim answers": Answer(
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n", *http(b'{"a":1}').pieces)
     ),
+    "with a header of 9 KB": http(b'{"a":1}', "200 OK", f"Content-Security-Policy: {'a' * 9000}"),
+    "with 150 cookies": http(b'{"a":1}', "200 OK", *[f"Set-Cookie: c{n}=v; Path=/" for n in range(150)]),
+    "with a head of 60 KB": http(b'{"a":1}', "200 OK", *[f"X-{n}: {'x' * 4000}" for n in range(15)]),
     "of exactly the cap": http(b"x" * CAP),
     "of exactly the cap, in chunks": chunked(*[b"x" * (CAP // 10)] * 10),
     "of exactly the cap, until the end": http(b"x" * CAP, length=-1, then="close"),
@@ -100,6 +103,37 @@ BROKEN: dict[str, tuple[Answer, tuple[str, ...]]] = {
     "a header without a name": (http(b"{}", "200 OK", ": x"), ("malformed",)),
     "a header without a colon": (http(b"{}", "200 OK", "X"), ("malformed",)),
     "a blank before the colon": (http(b"{}", "200 OK", "X : y"), ("malformed",)),
+    "a blank before the length's colon": (
+        http(b"{}", "200 OK", "Content-Length : 2", length=-1),
+        ("malformed",),
+    ),
+    "a blank before the encoding's colon": (
+        http(
+            b"2\r\n{}\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding : chunked", "Content-Length: 5", length=-1
+        ),
+        ("malformed",),
+    ),
+    "a folded header": (http(b"{}", "200 OK", "X: a\r\n b"), ("malformed",)),
+    "a folded length": (http(b"{}", "200 OK", "Content-Length:\r\n 2", length=-1), ("malformed",)),
+    "a line that ends in a bare line feed": (
+        http(b"{}", "200 OK", "Content-Length: 2\nX: a", length=-1),
+        ("malformed",),
+    ),
+    "lines that end in bare line feeds": (
+        Answer((b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",)),
+        ("malformed",),
+    ),
+    "a line that ends in a bare return": (http(b"{}", "200 OK", "X: a\rY: b"), ("malformed",)),
+    "a blank after a chunk's size": (
+        http(b"2 \r\n{}\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: chunked", length=-1),
+        ("malformed",),
+    ),
+    "a chunk that ends in a bare line feed": (
+        http(b"2\n{}\n0\n\n", "200 OK", "Transfer-Encoding: chunked", length=-1),
+        ("malformed",),
+    ),
+    "a head of 1 MB": (http(b"{}", "200 OK", *[f"X-{n}: {'x' * 8000}" for n in range(130)]), ("malformed",)),
+    "a thousand headers": (http(b"{}", "200 OK", *["X: 1"] * 1000), ("malformed",)),
     "a null in a header": (http(b"{}", "200 OK", "X: a\0b"), ("malformed",)),
 }
 """Answers that are not, and the failures that say so."""

@@ -1,10 +1,7 @@
-"""What every transport holds an answer to, whoever parsed it, and the words for what broke.
-
-Both transports take these rules from here, so that they agree on what an answer is.
-"""
+"""What an answer must satisfy once llhttp has parsed it, and the words for what broke."""
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from flowmate_async.redaction import one_line
 from flowmate_async.transport.base import TransportError
@@ -13,59 +10,90 @@ ACCEPT = "application/json"
 BODY_TYPE = "application/json"
 
 BODILESS = (204, 304)
-"""Statuses whose answers have no body, whatever length they say (RFC 9110 § 6.4.1)."""
+"""Statuses whose answers have no body, whatever length they announce (RFC 9110 § 6.4.1)."""
 
-NOT_CHUNKED = "a transfer encoding other than chunked"
-
+_BLANKS = b" \t"
 _VERSIONS = ("1.1", "1.0")
 
 
-def lowered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by lower-case name, without blanks around values; a repeated one is joined (RFC 9110 § 5.3)."""
-    headers: dict[str, str] = {}
-    for name, value in pairs:
-        lower, stripped = name.lower(), value.strip(" \t")
-        headers[lower] = f"{headers[lower]}, {stripped}" if lower in headers else stripped
-    return headers
+class HeaderFields(Mapping[str, str]):
+    """Headers by lower-case name. A value is decoded when it is read, since most never are.
 
-
-def refusal(version: str, status: int, headers: dict[str, str]) -> str:
-    """Why an answer with this head is refused, or nothing: the rules a lenient parser leaves to its caller.
+    ``repr`` shows the names only.
 
     Args:
-        version: of HTTP, as the answer says: ``"1.1"``.
-        status: as the answer says.
-        headers: by lower-case name; of the transfer encoding every blank behind it.
+        received: values as they were received; see :func:`joined`.
+    """
+
+    __slots__ = ("_received",)
+
+    def __init__(self, received: Mapping[str, bytes]) -> None:
+        self._received = received
+
+    def __getitem__(self, name: str) -> str:
+        return self._received[name].strip(_BLANKS).decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._received)
+
+    def __len__(self) -> int:
+        return len(self._received)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._received
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._received)})"
+
+
+def joined(pairs: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
+    """Return headers by name. A repeated header is joined with commas (RFC 9110 § 5.3)."""
+    fields: dict[str, bytes] = {}
+    for name, value in pairs:
+        before = fields.get(name)
+        fields[name] = value if before is None else b"%b, %b" % (before.strip(_BLANKS), value.strip(_BLANKS))
+    return fields
+
+
+def refusal(version: str, status: int, fields: Mapping[str, bytes]) -> str:
+    """Return why an answer with this head is refused, or an empty string.
+
+    These are the rules that llhttp leaves to its caller.
+
+    Args:
+        version: the HTTP version that the answer states: ``"1.1"``.
+        status: the status that the answer states.
+        fields: its headers by lower-case name, with every blank around the values.
     """
     if version not in _VERSIONS:
         return "an answer of another version than HTTP/1.0 or 1.1"
     if status < 100 or status == 101:
         return "a switch of protocols, which was not asked for" if status == 101 else "a status below 100"
-    if "content-encoding" in headers and headers["content-encoding"].lower() != "identity":
+    if "content-encoding" in fields and fields["content-encoding"].strip(_BLANKS).lower() != b"identity":
         return "a compressed answer, which was not asked for"
     # With a tab behind it, llhttp does not know the word, and reads the chunks as the body.
-    if "transfer-encoding" in headers and headers["transfer-encoding"].rstrip(" ").lower() != "chunked":
-        return NOT_CHUNKED
+    if "transfer-encoding" in fields and fields["transfer-encoding"].rstrip(b" ").lower() != b"chunked":
+        return "a transfer encoding other than chunked"
     return ""
 
 
 def announced_too_large(announced: int, cap: int) -> TransportError:
-    """A ``Content-Length`` over the cap."""
+    """Return the failure of a ``Content-Length`` over the cap."""
     return TransportError("too_large", f"{announced} bytes announced, {cap} allowed")
 
 
 def grown_too_large(cap: int) -> TransportError:
-    """A body that went over the cap while it was read."""
+    """Return the failure of a body that exceeded the cap while it was read."""
     return TransportError("too_large", f"more than the allowed {cap} bytes")
 
 
 def not_trusted(error: Exception) -> TransportError:
-    """A TLS handshake that failed."""
+    """Return the failure of a TLS handshake."""
     return TransportError("tls", one_line(str(error)))
 
 
 def not_connected(error: OSError) -> TransportError:
-    """A connection that was not made."""
+    """Return the failure of a connection attempt."""
     if isinstance(error, ssl.SSLError):
         return not_trusted(error)
     said = error.strerror or str(error) or "the connection was closed while it was made"
@@ -73,5 +101,5 @@ def not_connected(error: OSError) -> TransportError:
 
 
 def not_connected_in_time() -> TransportError:
-    """A connection that was not made within its limit."""
+    """Return the failure of a connection attempt that took too long."""
     return TransportError("connect", "the connection was not made in time")

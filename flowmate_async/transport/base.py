@@ -4,7 +4,7 @@ A transport moves one request to the origin it was made for and brings the whole
 retry, does not wait for a rate, does not know FlowMate's endpoints.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
@@ -42,12 +42,12 @@ class Response(Redacted, frozen=True):
 
     Attributes:
         status: the HTTP status.
-        headers: by lower-case name; repeated ones are joined.
+        headers: by lower-case name; repeated ones are joined. A transport may decode a value when it is read.
         body: all of it, in bytes.
     """
 
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: bytes
 
     __shown__: ClassVar[tuple[str, ...]] = ("status",)

@@ -9,13 +9,38 @@ from flowmate_async.transport.base import Transport
 from flowmate_async.transport.proxies import proxy_of
 from flowmate_async.transport.tls import client_context
 
-TRANSPORTS = ("aiohttp", "wire")
+TRANSPORTS = ("auto", "wire", "aiohttp")
+
+
+def chosen_transport(name: str, base_url: str, *, proxy: str | None, trust_env: bool) -> str:
+    """Return which transport carries requests: ``"wire"`` or ``"aiohttp"``.
+
+    ``"auto"`` is wire wherever it can serve, and aiohttp if a proxy is configured or the environment may name
+    one.
+
+    Args:
+        name: one of :data:`TRANSPORTS`.
+        base_url: FlowMate's, checked.
+        proxy: an explicit ``http://`` proxy.
+        trust_env: take proxies from the environment.
+
+    Raises:
+        ConfigurationError: no transport has this name.
+    """
+    if name not in TRANSPORTS:
+        raise ConfigurationError(
+            f"no transport is called {name!r}",
+            advice=f"There are {', '.join(map(repr, TRANSPORTS[:-1]))} and {TRANSPORTS[-1]!r}",
+        )
+    if name != "auto":
+        return name
+    return "aiohttp" if proxy is not None or _trusts_env(trust_env, base_url) else "wire"
 
 
 def transport_by_name(
     name: str, base_url: str, *, ca_file: str | Path | None, proxy: str | None, trust_env: bool
 ) -> Transport:
-    """A transport, not yet entered.
+    """Return a transport, not yet entered.
 
     Args:
         name: one of :data:`TRANSPORTS`.
@@ -25,23 +50,25 @@ def transport_by_name(
         trust_env: take proxies from the environment.
 
     Raises:
-        ConfigurationError: there is no such transport, its extra is not installed, or it has no proxies.
+        ConfigurationError: there is no such transport, it has no proxies, or the base URL cannot be sent.
     """
-    # What is on this machine is reached without a proxy.
-    trust_env = trust_env and base_url.startswith("https:")
+    name = chosen_transport(name, base_url, proxy=proxy, trust_env=trust_env)
+    trust_env = _trusts_env(trust_env, base_url)
     if name == "aiohttp":
         return _aiohttp(base_url, ca_file=ca_file, proxy=proxy, trust_env=trust_env)
-    if name != "wire":
-        raise ConfigurationError(
-            f"no transport is called {name!r}", advice="There are " + " and ".join(map(repr, TRANSPORTS))
-        )
     if proxy is not None or (trust_env and proxy_of(base_url) is not None):
         # The proxy may hold a password, so it must not stay a local of the frame that raises.
         proxy = None
         raise ConfigurationError(
-            "the wire transport has no proxies", advice="Use transport='aiohttp' to go through a proxy"
+            "the wire transport has no proxies",
+            advice="Use transport='auto' or 'aiohttp' to go through a proxy",
         )
     return _wire(base_url, ca_file=ca_file)
+
+
+def _trusts_env(trust_env: bool, base_url: str) -> bool:  # noqa: FBT001 - a predicate of both
+    """Return whether proxies of the environment count: this machine is reached without a proxy."""
+    return trust_env and base_url.startswith("https:")
 
 
 def _aiohttp(base_url: str, *, ca_file: str | Path | None, proxy: str | None, trust_env: bool) -> Transport:
@@ -56,22 +83,11 @@ def _aiohttp(base_url: str, *, ca_file: str | Path | None, proxy: str | None, tr
 
 
 def _wire(base_url: str, *, ca_file: str | Path | None) -> Transport:
-    try:
-        from flowmate_async.transport.wire import WireTransport  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if error.name != "httptools":
-            raise
-        missing = True
-    else:
-        missing = False
-    if missing:
-        raise ConfigurationError(
-            "the wire transport needs httptools, which is not installed",
-            advice="Install the extra: pip install 'flowmate-async[wire]'",
-        )
+    from flowmate_async.transport.wire import WireTransport  # noqa: PLC0415
+
     return WireTransport(base_url, user_agent=USER_AGENT, tls=_tls(base_url, ca_file))
 
 
 def _tls(base_url: str, ca_file: str | Path | None) -> ssl.SSLContext:
-    """The context of a base URL's connections; plain HTTP has no use for one, and its trusts nobody."""
+    """Return the TLS context of a base URL; for plain HTTP one that trusts nobody, since none is needed."""
     return client_context(ca_file=ca_file, system=base_url.startswith("https:"))

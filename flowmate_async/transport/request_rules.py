@@ -35,22 +35,22 @@ NOT_SENDABLE = "the request holds what HTTP cannot carry; nothing was sent"
 
 
 def is_method(method: str) -> bool:
-    """Whether the seam knows this method."""
+    """Return whether the seam knows this method."""
     return method in _METHODS
 
 
 def is_target(path: str) -> bool:
-    """Whether a path and query can stand in a request line as they are."""
+    """Return whether a path and query can stand in a request line as they are."""
     return _TARGET.fullmatch(path) is not None
 
 
 def is_value(value: str) -> bool:
-    """Whether a header can have this value: visible ASCII and blanks."""
+    """Return whether a header can have this value: visible ASCII and blanks."""
     return value.isascii() and value.isprintable()
 
 
 def are_fields(headers: Headers) -> bool:
-    """Whether a request can carry these headers: HTTP tokens as names, visible ASCII and blanks as values."""
+    """Return whether a request can carry these headers: tokens as names, ASCII without controls as values."""
     return all(
         _NAME.fullmatch(name) is not None and name.lower() not in _OF_THE_TRANSPORT and is_value(value)
         for name, value in headers.pairs

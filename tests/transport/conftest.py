@@ -24,9 +24,9 @@ def transport_name(request):
 
 @pytest.fixture
 def make_transport(transport_name):
-    """Make the transport to a base URL, with a CA file and options of its own."""
+    """Make the transport to a base URL, with a CA file or a TLS context of its own."""
 
-    def make(url, *, ca_file=None):
-        return TRANSPORTS[transport_name](url, user_agent="test", tls=context(ca_file=ca_file))
+    def make(url, *, ca_file=None, tls=None):
+        return TRANSPORTS[transport_name](url, user_agent="test", tls=tls or context(ca_file=ca_file))
 
     return make

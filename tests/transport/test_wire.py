@@ -1,26 +1,21 @@
-"""What only the wire transport promises: its strictness, its bounds, its pool and its deadlines."""
+"""The wire transport's parts: its pool, its connections, its deadlines, what it writes."""
 
 import asyncio
 import gc
-import ssl
-import sys
 import time
 from types import SimpleNamespace
 
 import pytest
-import trustme
 
 from flowmate_async import ConfigurationError, FlowMate, Headers, Limits, TransportError
-from flowmate_async.testing.scripted_exchanges import BROKEN, CAP, HEADERS, TOKEN
-from flowmate_async.testing.scripted_server import Answer, ScriptedServer, chunked, http, split
+from flowmate_async.testing.scripted_exchanges import CAP, HEADERS, TOKEN
+from flowmate_async.testing.scripted_server import Answer, ScriptedServer, http, split
 from flowmate_async.testing.transport_suite import LIMITS, broken_by, get
 from flowmate_async.transport.base import KEEP_ALIVE_SECONDS
-from flowmate_async.transport.by_name import transport_by_name
 from flowmate_async.transport.deadlines import Sweeper
 from flowmate_async.transport.tls import client_context
 from flowmate_async.transport.wire import WireOptions, WireTransport
-from flowmate_async.transport.wire.connection import Connection
-from flowmate_async.transport.wire.framing import MAX_HEAD_BYTES, MAX_HEADERS, MAX_INTERIM_ANSWERS
+from flowmate_async.transport.wire.connection import Connection, ReadBuffer
 from flowmate_async.transport.wire.serialising import Serialiser
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_blocking")]
@@ -31,87 +26,15 @@ def transport(url, *, ca_file=None, **options):
     return WireTransport(url, user_agent="test", tls=tls, options=WireOptions(**options))
 
 
+def read(connection, answer):
+    """Hand an answer to a connection as the event loop would."""
+    data = answer.pieces[0]
+    connection.get_buffer(-1)[: len(data)] = data
+    connection.buffer_updated(len(data))
+
+
 def bare(data, **options):
     return Answer((data,), **options)
-
-
-LONG = "x" * 8000
-STRICT = {
-    "bytes after it": bare(b"".join(http().pieces) + b"x"),
-    "another answer after it": bare(b"".join(http().pieces * 2)),
-    "a bodiless answer after it": bare(b"".join(http().pieces) + b"HTTP/1.1 204 No Content\r\n\r\n"),
-    "bytes after a bodiless one": bare(b"HTTP/1.1 204 No Content\r\n\r\nx"),
-    "bytes after the last chunk": bare(b"".join(chunked(b"{}").pieces) + b"x"),
-    "bytes after one that ends the connection": bare(
-        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}x"
-    ),
-    "a line that ends in a bare line feed": bare(b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\n{}"),
-    "a folded header": http(b"{}", "200 OK", "X: a\r\n b"),
-    "a blank after a chunk's size": http(
-        b"2 \r\n{}\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: chunked", length=-1
-    ),
-    "one header too many": http(b"{}", "200 OK", *["X: 1"] * (MAX_HEADERS - 1)),
-    "a head too large": http(b"{}", "200 OK", *[f"X-{at}: {LONG}" for at in range(9)]),
-    "a head without an end": bare(b"HTTP/1.1 200 OK\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1)),
-    "a reason without an end": bare(b"HTTP/1.1 200 " + b"x" * (MAX_HEAD_BYTES + 1)),
-    "trailers without an end": chunked(b"{}", end=b"0\r\nX: " + b"x" * (10 * MAX_HEAD_BYTES)),
-    "a chunk extension without an end": chunked(b"{}", end=b"2;" + b"x" * (10 * MAX_HEAD_BYTES)),
-    "one interim answer too many": bare(
-        b"HTTP/1.1 103 Early\r\n\r\n" * (MAX_INTERIM_ANSWERS + 1) + b"".join(http().pieces)
-    ),
-    "interim answers without an end": bare(
-        (b"HTTP/1.1 103 Early\r\nX: " + LONG.encode() + b"\r\n\r\n") * (MAX_INTERIM_ANSWERS - 1)
-    ),
-}
-ALLOWED = {
-    "as many headers as may be": http(b"{}", "200 OK", *["X: 1"] * (MAX_HEADERS - 2)),
-    "a head as large as may be": http(b"{}", "200 OK", *[f"X-{at}: {LONG}" for at in range(8)]),
-    "as many interim answers as may be": bare(
-        b"HTTP/1.1 103 Early\r\n\r\n" * MAX_INTERIM_ANSWERS + b"".join(http().pieces)
-    ),
-}
-
-
-class TestStrictness:
-    @pytest.mark.parametrize("size", [None, 50_000])
-    @pytest.mark.parametrize("name", STRICT)
-    async def test_what_is_not_quite_right_is_refused_and_its_connection_closed(self, name, size):
-        answer = STRICT[name] if size is None else split(STRICT[name], size)
-        async with ScriptedServer(answer, http(b"[2]")) as server, transport(server.url) as made:
-            assert (await broken_by(server, made)).failure == "malformed"
-            await server.gone()
-            assert (await get(made)).body == b"[2]"
-
-    @pytest.mark.parametrize("name", ALLOWED)
-    async def test_what_is_just_within_the_bounds_is_not(self, name):
-        async with ScriptedServer(ALLOWED[name]) as server, transport(server.url) as made:
-            assert (await get(made)).body == b"{}"
-
-    @pytest.mark.parametrize("name", BROKEN)
-    async def test_a_broken_answer_closes_its_connection_at_once(self, name):
-        async with ScriptedServer(BROKEN[name][0]) as server, transport(server.url) as made:
-            await broken_by(server, made)
-            await server.gone()
-
-    async def test_an_unsolicited_byte_closes_the_connection_at_once(self):
-        async with ScriptedServer(http()) as server, transport(server.url) as made:
-            await get(made)
-            await server.say(b"x")
-            await server.gone()
-
-    async def test_an_answer_that_ends_without_the_end_of_tls_was_cut(self, tmp_path):
-        """Its length is known by its end only, and anybody on the way can end a TCP connection."""
-        authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(tls)
-        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-        whole = http(b'{"a":1}', length=-1, then="close")
-        cut = http(b'{"a":', length=-1, then="reset")
-        async with (
-            ScriptedServer(whole, cut, tls=tls) as server,
-            transport(server.url, ca_file=tmp_path / "ca.pem") as made,
-        ):
-            assert (await get(made)).body == b'{"a":1}'
-            assert (await broken_by(server, made)).failure == "interrupted"
 
 
 class TestPool:
@@ -137,6 +60,19 @@ class TestPool:
         answers = [http(b"{}", "200 OK", f"Keep-Alive: {hint}") for _ in range(2)]
         async with ScriptedServer(*answers) as server, transport(server.url) as made:
             await get(made)
+            await get(made)
+        assert server.connections == connections
+
+    @pytest.mark.parametrize(("idle_seconds", "connections"), [(1.5, 1), (1.7, 2)])
+    async def test_it_is_kept_for_four_fifths_of_what_the_server_says(
+        self, monkeypatch, idle_seconds, connections
+    ):
+        """The rest is for the way there: the server's own time may be over when the request arrives."""
+        answers = [http(b"{}", "200 OK", "Keep-Alive: timeout=2") for _ in range(2)]
+        async with ScriptedServer(*answers) as server, transport(server.url) as made:
+            await get(made)
+            later = SimpleNamespace(monotonic=lambda: time.monotonic() + idle_seconds)
+            monkeypatch.setattr("flowmate_async.transport.wire.transport.time", later)
             await get(made)
         assert server.connections == connections
 
@@ -192,18 +128,19 @@ class TestPool:
                 raise AssertionError("closed under the next exchange")
 
         class Nobody:
-            def released(self, connection, response):
+            def released(self, connection, keep_alive_hint):
                 pass
 
         written, first, second = [], [], []
-        connection = Connection(Nobody(), asyncio.get_running_loop())
+        buffer = ReadBuffer()
+        connection = Connection(Nobody(), asyncio.get_running_loop(), buffer)
         connection.connection_made(Silent())
         first_came, second_came = first.append, second.append
         connection.exchange(b"1", head_only=False, cap=CAP, then=first_came)
-        connection.data_received(http(b"[1]").pieces[0])
+        read(connection, http(b"[1]"))
         connection.exchange(b"2", head_only=False, cap=CAP, then=second_came)
         connection.abandon(first_came)
-        connection.data_received(http(b"[2]").pieces[0])
+        read(connection, http(b"[2]"))
         assert [answer.body for answer in second] == [b"[2]"]
         assert written == [b"1", b"2"]
 
@@ -232,26 +169,78 @@ class TestConnecting:
             made._pool._dialler._asked_at = loop.time()
             assert (await get(made)).status == 200
 
-    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # uvloop's own look-up cannot be watched
-    async def test_many_connections_at_once_ask_for_addresses_once(self, monkeypatch):
+    @pytest.fixture
+    def looked_up(self, monkeypatch):
+        """The hosts that asyncio's loop looked up; uvloop's cannot be watched."""
         asked, ask = [], asyncio.BaseEventLoop.getaddrinfo
 
         async def watched(loop, host, *args, **options):
             asked.append(host)
             return await ask(loop, host, *args, **options)
 
+        monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", watched)
+        return asked
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+    async def test_many_connections_at_once_share_one_look_up(self, looked_up):
         async with ScriptedServer(*[http()] * 20) as server:
-            monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", watched)
+            looked_up.clear()
             async with transport(server.url.replace("127.0.0.1", "localhost")) as made:
                 await asyncio.gather(*(get(made) for _ in range(20)))
-        assert asked == ["localhost"]
+        assert looked_up == ["localhost"]
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+    async def test_addresses_are_used_for_ten_seconds(self, make_transport, looked_up, monkeypatch):
+        """An upstream that moves is found again; both transports, each on its own clock."""
+        now = time.monotonic()
+        monkeypatch.setattr(
+            "flowmate_async.transport.wire.dialling.time", SimpleNamespace(monotonic=lambda: now)
+        )
+        monkeypatch.setattr("aiohttp.connector.monotonic", lambda: now)
+        last = http(b"{}", "200 OK", "Connection: close")
+        async with (
+            ScriptedServer(*[last] * 3) as server,
+            make_transport(server.url.replace("127.0.0.1", "localhost")) as made,
+        ):
+            looked_up.clear()
+            await get(made)
+            now += 9.9
+            await get(made)
+            assert looked_up == ["localhost"]
+            now += 0.2
+            await get(made)
+        assert looked_up == ["localhost"] * 2
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+    async def test_addresses_that_failed_are_looked_up_again(self, looked_up):
+        async with ScriptedServer() as server:
+            pass
+        async with transport(server.url.replace("127.0.0.1", "localhost")) as made:
+            looked_up.clear()
+            for _ in range(2):
+                assert (await broken_by(server, made)).failure == "connect"
+        assert looked_up == ["localhost"] * 2
 
     @pytest.mark.parametrize(
-        "url", ["http://exämple.example", "ftp://h.example", "http:///x", "http://h.example/a b"]
+        "url",
+        [
+            "http://exämple.example",
+            "ftp://h.example",
+            "http:///x",
+            "http://h.example/a b",
+            "http://h.example/a%20b ",
+            "http://h.example/päth",
+            "http://h.example/a\tb",
+            "http://h.example/a\r\nX-Evil: 1",
+            "http://h.example/\0",
+            "http://h.example/用户",
+            "http://h .example",
+        ],
     )
-    def test_a_base_url_that_cannot_work_is_a_configuration_error(self, url):
+    def test_a_base_url_that_cannot_be_sent_is_a_configuration_error(self, make_transport, url):
+        """Found when the transport is made, by either."""
         with pytest.raises(ConfigurationError):
-            transport(url)
+            make_transport(url)
 
     @pytest.mark.parametrize(
         ("url", "host"),
@@ -360,13 +349,6 @@ class TestChoosingIt:
         monkeypatch.setenv("no_proxy", "*")
         FlowMate(admin_token=TOKEN, transport="wire", trust_env=True)
 
-    def test_without_httptools_the_error_names_the_extra(self, monkeypatch):
-        for name in [name for name in sys.modules if name.startswith("flowmate_async.transport.wire")]:
-            monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setitem(sys.modules, "httptools", None)
-        with pytest.raises(ConfigurationError, match=r"flowmate-async\[wire\]"):
-            transport_by_name("wire", "https://h.example", ca_file=None, proxy=None, trust_env=False)
-
     def test_another_name_is_refused(self):
-        with pytest.raises(ConfigurationError, match="'aiohttp' and 'wire'"):
+        with pytest.raises(ConfigurationError, match="'auto', 'wire' and 'aiohttp'"):
             FlowMate(admin_token=TOKEN, transport="carrier pigeon")

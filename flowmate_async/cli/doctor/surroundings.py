@@ -34,8 +34,7 @@ def check_surroundings(connection: Connection, env: Mapping[str, str]) -> Iterat
 
 
 def _check_version() -> Finding:
-    found = [name for name in ("uvloop", "httptools") if importlib.util.find_spec(name)]
-    loop = f"with {' and '.join(found)}" if found else "on asyncio's own loop"
+    loop = "with uvloop" if importlib.util.find_spec("uvloop") else "on asyncio's own loop"
     return ok("version", f"flowmate_async {__version__} on Python {platform.python_version()}, {loop}")
 
 

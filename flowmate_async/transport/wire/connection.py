@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from flowmate_async.transport.base import Response, TransportError
-from flowmate_async.transport.unread import unread_on
-from flowmate_async.transport.wire.framing import AnswerReader
+from flowmate_async.transport.unread import nothing_unread, unread_on
+from flowmate_async.transport.wire.framing import MAX_HEAD_BYTES, AnswerReader
 
 Outcome = Response | TransportError
 """How an exchange ended. A value, since an exception would carry the frames it came through."""
@@ -16,11 +16,34 @@ Then = Callable[[Outcome], object]
 """Is told once how an exchange ended."""
 
 
-class Owner(Protocol):
-    """Who is told what becomes of a connection."""
+class ReadBuffer:
+    """The memory into which the connections of one event loop read, one after another.
 
-    def released(self, connection: "Connection", response: Response) -> None:
-        """It has brought a whole answer and can carry another request."""
+    The loop asks for it, reads and reports in one step, so that connections can share it. What was read is
+    overwritten in the same step.
+    """
+
+    __slots__ = ("_blank", "view")
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(MAX_HEAD_BYTES))
+        self._blank = bytes(MAX_HEAD_BYTES)
+
+    def wipe(self, count: int) -> None:
+        """Overwrite the first bytes."""
+        self.view[:count] = self._blank[:count]
+
+
+class Owner(Protocol):
+    """The owner of connections. It is told what becomes of them."""
+
+    def released(self, connection: "Connection", keep_alive_hint: bytes | None) -> None:
+        """It has brought a whole answer and can carry another request.
+
+        Args:
+            connection: the connection.
+            keep_alive_hint: the answer's ``Keep-Alive`` header.
+        """
 
     def unusable(self, connection: "Connection") -> None:
         """It must not be handed out any more."""
@@ -32,7 +55,7 @@ class Owner(Protocol):
         """Its socket is closed."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """The protocol of one connection; never two requests at a time (no pipelining).
 
     Back-pressure needs no code: the write buffer holds one request at most, since the next is written only
@@ -41,29 +64,42 @@ class Connection(asyncio.Protocol):
     Args:
         owner: told what becomes of this connection.
         loop: the loop it lives on.
+        buffer: where the loop reads to.
 
     Attributes:
-        has_unread: whether something waits that the loop has not looked at.
+        has_unread: returns whether something waits that the loop has not looked at.
+        is_closing: returns whether the socket is closed, or about to be.
         due: when this connection is overdue, in seconds of ``time.monotonic``: the deadline of its
             exchange, or the end of its idle time.
+        on_lost: told when the socket is closed, and with which error.
     """
 
-    __slots__ = ("_loop", "_owner", "_reader", "_reused", "_then", "_transport", "due", "has_unread")
+    __slots__ = (
+        "_buffer",
+        "_loop",
+        "_owner",
+        "_reader",
+        "_reused",
+        "_then",
+        "_transport",
+        "due",
+        "has_unread",
+        "is_closing",
+        "on_lost",
+    )
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, buffer: ReadBuffer) -> None:
         self._owner = owner
         self._loop = loop
+        self._buffer = buffer
         self._reader = AnswerReader()
         self._transport: asyncio.Transport | None = None
         self._then: Then | None = None
         self._reused = False
         self.due: float = 0.0
-        self.has_unread = unread_on(None)
-
-    @property
-    def usable(self) -> bool:
-        """Whether it is open, as far as is known."""
-        return self._transport is not None and not self._transport.is_closing()
+        self.has_unread: Callable[[], object] = nothing_unread
+        self.is_closing: Callable[[], bool] = _not_open
+        self.on_lost: Callable[[Exception | None], object] | None = None
 
     def exchange(self, request: bytes, *, head_only: bool, cap: int, then: Then) -> None:
         """Write a request.
@@ -71,8 +107,8 @@ class Connection(asyncio.Protocol):
         Args:
             request: all its bytes.
             head_only: it is a HEAD.
-            cap: most bytes of the answer's body.
-            then: told how the exchange ends, after this has returned; :meth:`abandon` it, and it is not.
+            cap: maximum bytes of the answer's body.
+            then: told how the exchange ends, after this has returned; never if it is abandoned.
         """
         self._then = then
         self._reader.expect(head_only=head_only, cap=cap)
@@ -87,7 +123,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def overdue(self) -> None:
-        """Its time is over: the exchange ends with ``timeout``; an idle connection is closed."""
+        """End the exchange with ``timeout``, or close the idle connection."""
         if self._then is None:
             self.close()
         else:
@@ -111,14 +147,21 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is connected, and the TLS handshake is done."""
         self._transport = cast("asyncio.Transport", transport)
+        self.is_closing = transport.is_closing
         self.has_unread = unread_on(transport)
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes of the answer; or of nothing that was asked for, and then never of the next answer."""
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's
+        """Lend the shared memory until :meth:`buffer_updated`, which follows in the same step."""
+        return self._buffer.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Read the answer. Bytes that nobody asked for close the connection: they answer no later request."""
         if self._then is None:
+            outcome = None
             self.close()
-            return
-        outcome = self._reader.feed(data)
+        else:
+            outcome = self._reader.feed(self._buffer.view[:nbytes])
+        self._buffer.wipe(nbytes)
         if outcome is not None:
             self._finish(outcome)
 
@@ -129,16 +172,19 @@ class Connection(asyncio.Protocol):
         else:
             self._finish((self._reader.end() if self._ended_by_the_server() else None) or self._broken())
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's
+    def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         if self._then is not None:
             self._finish(self._broken())
         self._transport = None
+        self.is_closing = _not_open
         self._reader.close()
+        if self.on_lost is not None:
+            self.on_lost(exc)
         self._owner.lost(self)
 
     def _ended_by_the_server(self) -> bool:
-        """Whether the end can be believed: anybody on the way can end TCP, but not TLS."""
+        """Return whether the end can be believed: anybody on the way can end TCP, but not TLS."""
         tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
         if tls is None:
             return True
@@ -150,12 +196,13 @@ class Connection(asyncio.Protocol):
             return False
 
     def _finish(self, outcome: Outcome) -> None:
-        if not self._reader.keep_alive or type(outcome) is not Response:
+        reader = self._reader
+        if not reader.keep_alive or type(outcome) is not Response:
             self.close(outcome)
             return
         then, self._then = self._then, None
         self._reused = True
-        self._owner.released(self, outcome)
+        self._owner.released(self, reader.keep_alive_hint)
         if then is not None:
             then(outcome)
 
@@ -166,3 +213,7 @@ class Connection(asyncio.Protocol):
             self._owner.stale()
             return TransportError("stale", "the server closed the connection before it answered")
         return TransportError("interrupted", "the connection was closed before the answer")
+
+
+def _not_open() -> bool:
+    return True

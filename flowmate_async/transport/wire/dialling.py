@@ -5,7 +5,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import aiohappyeyeballs
 
@@ -13,15 +13,35 @@ from flowmate_async.transport.answers import not_connected, not_connected_in_tim
 from flowmate_async.transport.base import TransportError
 from flowmate_async.transport.wire.connection import Connection
 
-_ADDRESSES_SECONDS = 10.0
-"""How long addresses are used before they are asked for again."""
+ADDRESSES_SECONDS = 10.0
+"""How long addresses are used before they are looked up again."""
 
 _HEAD_START_SECONDS = 0.25
 """Before the next address is tried as well (RFC 8305 § 5)."""
 
 
-class Dialler:
-    """Happy eyeballs (RFC 8305) to one origin. uvloop has none of its own, so the library's are used on both.
+class Dialler(Protocol):
+    """Makes the connections of one pool."""
+
+    async def dial(self, factory: Callable[[], Connection], *, seconds: float) -> Connection:
+        """Return a connection that is ready for a request.
+
+        Args:
+            factory: makes its protocol.
+            seconds: how long it may take, if less than the dialler's own limit.
+
+        Raises:
+            TransportError: ``connect`` or ``tls``; nothing was sent.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release what it holds; every connection is closed by then."""
+        ...
+
+
+class DirectDialler:
+    """Happy eyeballs (RFC 8305) to one origin, by aiohappyeyeballs, since uvloop has none of its own.
 
     Args:
         host: a name or an address.
@@ -42,15 +62,7 @@ class Dialler:
         self._asked_at = 0.0
 
     async def dial(self, factory: Callable[[], Connection], *, seconds: float) -> Connection:
-        """A connection, ready for a request.
-
-        Args:
-            factory: makes its protocol.
-            seconds: how long it may take, if less than the dialler's own limit.
-
-        Raises:
-            TransportError: ``connect`` or ``tls``; nothing was sent.
-        """
+        """See :class:`Dialler`."""
         try:
             async with asyncio.timeout(min(seconds, self._connect_seconds)):
                 return await self._connected(factory)
@@ -58,7 +70,11 @@ class Dialler:
             failure = not_connected_in_time()
         except (OSError, RuntimeError, ValueError) as error:  # uvloop: RuntimeError for some of the socket's
             failure = not_connected(error) if isinstance(error, OSError) else _unconnectable(error)
+        self._addresses = ()  # they may have moved
         raise failure
+
+    async def aclose(self) -> None:
+        """See :class:`Dialler`."""
 
     async def _connected(self, factory: Callable[[], Connection]) -> Connection:
         loop = asyncio.get_running_loop()
@@ -78,9 +94,9 @@ class Dialler:
                 open_socket.close()
 
     async def _resolved(self) -> Sequence[Any]:
-        """The origin's addresses; many connections made at once ask once."""
+        """Return the origin's addresses. Connections made at the same time share one look-up."""
         async with self._asking:
-            if not self._addresses or time.monotonic() - self._asked_at > _ADDRESSES_SECONDS:
+            if not self._addresses or time.monotonic() - self._asked_at > ADDRESSES_SECONDS:
                 self._addresses = ()
                 loop = asyncio.get_running_loop()
                 self._addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)

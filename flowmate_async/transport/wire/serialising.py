@@ -1,4 +1,4 @@
-"""From a request to its bytes, once: what never changes is encoded beforehand, a user's token once."""
+"""From a request to its bytes: what never changes is encoded beforehand, and a user's token once."""
 
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Headers, Redacted
@@ -9,7 +9,7 @@ from flowmate_async.transport.request_rules import NOT_SENDABLE, are_fields, is_
 
 
 class Serialised(Redacted, frozen=True):
-    """A request as it is written. It shows nothing, whatever frame it is a local of."""
+    """A request as it is written. ``repr`` shows nothing of it, whichever frame it is a local of."""
 
     data: bytes
 
@@ -46,7 +46,7 @@ class Serialiser:
     def serialise(
         self, method: str, path: str, headers: Headers, body: bytes | None
     ) -> Serialised | TransportError:
-        """All bytes of a request; or why there are none, returned since this frame holds the request."""
+        """Return all bytes of a request, or why it is refused (not raised, since this frame holds it)."""
         before = self._before_target.get(method) or self._prefixed(method)
         fields = self._fields.of(headers)
         if before is None or fields is None or not is_target(path):
@@ -70,7 +70,7 @@ class Serialiser:
 
 
 def _lines(headers: Headers) -> bytes | None:
-    """The lines of these headers, if they may be sent."""
+    """Return the lines of these headers, or ``None`` if they must not be sent."""
     if not are_fields(headers):
         return None
     return "".join(f"{name}: {value}\r\n" for name, value in headers.pairs).encode("ascii")

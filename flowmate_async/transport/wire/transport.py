@@ -1,24 +1,22 @@
-"""The wire transport itself: what the seam promises, out of the parts beside it."""
+"""The wire transport: the promises of the seam, made of the parts beside it."""
 
 import asyncio
 import ssl
 import time
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import msgspec
 
-from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Headers
-from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, Response, TransportError
-from flowmate_async.transport.wire.connection import Outcome, Then
-from flowmate_async.transport.wire.dialling import Dialler
+from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, OnDone, Response, TransportError
+from flowmate_async.transport.origin import Origin
+from flowmate_async.transport.wire.connection import Connection, Outcome
+from flowmate_async.transport.wire.dialling import Dialler, DirectDialler
 from flowmate_async.transport.wire.pool import Pool
-from flowmate_async.transport.wire.serialising import Serialiser
-
-_PORTS = {"http": 80, "https": 443}
+from flowmate_async.transport.wire.serialising import Serialised, Serialiser
 
 
 class WireOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,44 +35,41 @@ class WireTransport:
     """A pool of HTTP/1.1 connections to one origin, entered once.
 
     Follows no redirect, keeps no cookie, decompresses nothing, pipelines nothing, and sends a request once.
-    The pool has no limit of its own: whoever sends decides how many requests are in flight.
+    The pool has no limit of its own: the sender decides how many requests are in flight, so that a deadline
+    never includes time spent waiting for a free connection.
 
     Args:
         base_url: scheme, host and port, with an optional path prefix.
         user_agent: the ``User-Agent`` header.
         tls: the TLS context of all connections.
         options: see :class:`WireOptions`.
+        dialler: makes what makes connections, when the transport is entered; directly to the origin by
+            default.
 
     Raises:
         ConfigurationError: the base URL cannot stand in a request, or has no host.
     """
 
     def __init__(
-        self, base_url: str, *, user_agent: str, tls: ssl.SSLContext, options: WireOptions | None = None
+        self,
+        base_url: str,
+        *,
+        user_agent: str,
+        tls: ssl.SSLContext,
+        options: WireOptions | None = None,
+        dialler: Callable[[Origin], Dialler] | None = None,
     ) -> None:
         self._options = options or WireOptions()
-        self._user_agent = user_agent
-        parts = urlsplit(base_url)
-        if parts.scheme not in _PORTS or not parts.hostname or not base_url.isascii():
-            raise ConfigurationError(
-                "the wire transport needs an http(s) base URL in ASCII",
-                advice="Write a host name with other letters in its ASCII form, xn--…",
-            )
-        self._tls = tls if parts.scheme == "https" else None
-        self._host = parts.hostname
-        self._port = parts.port or _PORTS[parts.scheme]
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        self._tls = tls
+        self._origin = Origin.of(base_url)
+        self._dialler = dialler or self._direct
         self._serialiser = Serialiser(
-            host=host if self._port == _PORTS[parts.scheme] else f"{host}:{self._port}",
-            prefix=parts.path.rstrip("/"),
-            user_agent=user_agent,
+            host=self._origin.authority, prefix=self._origin.prefix, user_agent=user_agent
         )
         self._pool: Pool | None = None
 
     async def __aenter__(self) -> Self:
-        dialler = Dialler(
-            self._host, self._port, tls=self._tls, connect_seconds=self._options.connect_seconds
-        )
+        dialler = self._dialler(self._origin)
         self._pool = Pool(dialler, keep_alive_seconds=self._options.keep_alive_seconds)
         return self
 
@@ -109,7 +104,7 @@ class WireTransport:
         del request
         try:
             outcome = await waiter
-        except BaseException:  # cancelled: what is left of the answer must meet nobody
+        except BaseException:  # cancelled: what is left of the answer is for nobody
             connection.abandon(then)
             raise
         if isinstance(outcome, TransportError):
@@ -124,7 +119,7 @@ class WireTransport:
         body: bytes | None,
         limits: Limits,
         *,
-        then: Then,
+        then: OnDone,
     ) -> bool:
         """See :meth:`flowmate_async.transport.ImmediateTransport.send_at_once`."""
         pool = self._pool
@@ -134,12 +129,33 @@ class WireTransport:
         if isinstance(request, TransportError):
             return False  # send() says why
         now = time.monotonic()
-        connection = pool.take(now=now, due=now + limits.timeout_seconds)
+        due = now + limits.timeout_seconds
+        head_only, cap = method == "HEAD", limits.max_body_bytes
+        connection = pool.take(now=now, due=due)
         if connection is None:
-            return False
-        head_only = method == "HEAD"
-        connection.exchange(request.data, head_only=head_only, cap=limits.max_body_bytes, then=then)
+            use = partial(_exchange, request, head_only=head_only, cap=cap, then=then)
+            pool.make_for(use, now=now, due=due)
+        else:
+            connection.exchange(request.data, head_only=head_only, cap=cap, then=then)
         return True
+
+    def _direct(self, origin: Origin) -> Dialler:
+        return DirectDialler(
+            origin.host,
+            origin.port,
+            tls=self._tls if origin.secure else None,
+            connect_seconds=self._options.connect_seconds,
+        )
+
+
+def _exchange(
+    request: Serialised, connection: Connection | BaseException, *, head_only: bool, cap: int, then: OnDone
+) -> None:
+    """Begin an exchange on a connection that was made for it."""
+    if isinstance(connection, Connection):
+        connection.exchange(request.data, head_only=head_only, cap=cap, then=then)
+    else:
+        then(connection if isinstance(connection, Exception) else RuntimeError("the dialling was killed"))
 
 
 def _settle(waiter: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
