@@ -212,9 +212,7 @@ class _Scheduler(Generic[T]):
 
     async def _fetch(self, read: UserRead) -> None:
         wanted = read.take()
-        if not read.is_ready:
-            self._ready.remove(read)
-            read.is_queued = False
+        self._queue(read)
         self._wake_one()
         if wanted.client is not None:
             self._refreshing[wanted.client] += 1
@@ -227,15 +225,22 @@ class _Scheduler(Generic[T]):
 
     async def _went_on(self, read: UserRead) -> None:
         """See what is to be done for a user after a step."""
+        self._queue(read)
         if read.is_done:
             self._reads.remove(read)
             outcome = read.outcome()
             self._begun -= 1
             self._wake_one()
             await self._put(outcome)
-        elif read.is_ready and not read.is_queued:
-            read.is_queued = True
+
+    def _queue(self, read: UserRead) -> None:
+        """Have a user in the queue while another of its secrets may be fetched; a failure may end that."""
+        is_ready = read.is_ready
+        if is_ready and not read.is_queued:
             insort(self._ready, read, key=_age)
+        elif read.is_queued and not is_ready:
+            self._ready.remove(read)
+        read.is_queued = is_ready
 
     async def _wait(self) -> None:
         waiter = self._loop.create_future()

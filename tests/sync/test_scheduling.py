@@ -6,7 +6,16 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from flowmate_async import BulkheadPolicy, FlowMate, FlowPolicy, SyncOptions, UserSynced
+from flowmate_async import (
+    BulkheadPolicy,
+    FlowMate,
+    FlowPolicy,
+    RetryPolicy,
+    SyncOptions,
+    TransportError,
+    UpstreamUnavailableError,
+    UserSynced,
+)
 from flowmate_async.stores.memory import MemoryStore
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 
@@ -39,6 +48,7 @@ class Upstream:
             concurrency=concurrency,
             flow=FlowPolicy(adaptive_concurrency=False),
             bulkhead=BulkheadPolicy(refreshes=refreshes),
+            retry=RetryPolicy(attempts=1),
         )
 
     async def answer(self, method, path, headers, body):
@@ -215,6 +225,25 @@ class TestSlowProviders:
         async with upstream.client(concurrency=16, refreshes=3) as fm:
             await swept(upstream, fm)
         assert (upstream.most["a"], upstream.most["b"]) == (3, 3)
+
+
+async def test_a_failure_that_ends_a_user_leaves_its_other_secrets_alone():
+    """Upstream goes down while several are in flight and more are to come; other users come to an end."""
+    upstream = Upstream({"bad": [None] * 40} | tenant(5, 40))
+    answer = upstream.answer
+
+    async def goes_down(method, path, headers, body):
+        if path.startswith("/secrets/bad-") and len(upstream.answered["bad"]) >= 8:
+            await asyncio.sleep(LATENCY * (1 + int(path.rpartition("-")[2]) % 3))
+            raise TransportError("connect", "refused")
+        return await answer(method, path, headers, body)
+
+    upstream.answer = goes_down
+    async with upstream.client(concurrency=16) as fm:
+        outcomes = {outcome.username: outcome async for outcome in fm.sweep(upstream.users)}
+    assert len(outcomes) == 6
+    assert [name for name, one in outcomes.items() if not isinstance(one, UserSynced)] == ["bad"]
+    assert isinstance(outcomes["bad"].error, UpstreamUnavailableError)
 
 
 async def test_stopped_it_finishes_the_secrets_of_users_that_were_begun():
