@@ -1,6 +1,7 @@
 """`flowmate sandbox add-user` and the like, and a second night that is rehearsed with them alone."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -85,6 +86,29 @@ def test_a_second_night_is_rehearsed_with_commands_alone(sandbox, flowmate, cont
     control("rotate-secret", changed)
     assert flowmate("sync", "--all-users", "--full").code == 0
     assert stored(flowmate)[BOB, changed]["passphrase"] != before["passphrase"]
+
+
+def test_flags_make_an_unusual_tenant(flowmate, control, monkeypatch, home):
+    """Shared secrets, providers without expires_in, and ciphertexts that look like a mask."""
+    shared = ("--shared-secrets", "2", "--owners-per-shared-secret", "3")
+    with twin_process(
+        "--users", "4", *shared, "--no-expires-in-share", "1", "--looks-masked-share", "1"
+    ) as it:
+        connect(it, monkeypatch, home)
+        rows = [json.loads(line) for line in control("truth").splitlines()]
+        owners = Counter(row["secret_id"] for row in rows)
+        assert sorted(owners.values())[-3:] == [1, 3, 3]
+        oauth = next(row["secret_id"] for row in rows if row["type"] == "OA2_AUTHORIZATION_CODE")
+        shown = json.loads(it.ask(f"/_sandbox/secrets/{oauth}"))
+        assert (shown["fault"], shown["looks_masked"]) == ("no_expires_in", True)
+
+
+@pytest.mark.parametrize("flags", [("--masked-share", "2"), ("--shared-secrets", "-1")])
+def test_an_impossible_tenant_is_refused(flowmate, flags):
+    """Before anything listens."""
+    ended = flowmate("sandbox", *flags)
+    assert (ended.code, ended.out) == (2, "")
+    assert flags[0].removeprefix("--").replace("-", "_") in ended.complaint
 
 
 def test_a_credential_comes_from_a_file_or_standard_input(sandbox, flowmate, control, home, monkeypatch):

@@ -45,6 +45,29 @@ async def impersonation(call: Any, sandbox: Any, username: str) -> int:
     return status
 
 
+async def test_an_administrator_or_service_account_can_be_added(running: Any) -> None:
+    """Outside of the tenant, with roles, and not one of its active users."""
+    async with running(users=2) as (sandbox, call):
+        body = {"username": "svc", "in_tenant": False, "roles": ["r"], "permissions": []}
+        added = await change(call, "POST", "users", body | {"user_id": "AB" * 12, "status": "DISABLED"})
+        assert "tenant" not in added
+        assert (added["roles"], added["permissions"], added["status"]) == (["r"], [], "DISABLED")
+        assert added["_id"] == "ab" * 12
+        assert not sandbox.world.user("svc").active_tenant_user
+
+
+async def test_changes_move_the_time_of_the_last_update(running: Any, clock: Any) -> None:
+    """Of a user that is changed and of a secret that is rotated; the creation stays."""
+    async with running(users=2, now=clock) as (_, call):
+        secret = await change(call, "POST", "secrets", {"type": "API_KEY", "owners": [ALICE]})
+        await change(call, "POST", "users", {"username": "new"})
+        clock.advance(60)
+        changed = await change(call, "PATCH", "users/new", {"raw_read": False})
+        rotated = await change(call, "POST", f"secrets/{secret['id']}/rotate")
+        times = [changed["createdAt"], changed["updatedAt"], rotated["created_at"], rotated["updated_at"]]
+        assert times == ["2027-01-15T08:00:00.000Z", "2027-01-15T08:01:00.000Z"] * 2
+
+
 async def test_a_user_is_added_changed_and_removed(running: Any) -> None:
     """The username is kept in lower case, and a path may name it in any case or encoded."""
     async with running(users=2) as (sandbox, call):

@@ -55,19 +55,19 @@ async def test_an_error_body_is_kept_for_ever_and_the_lock_is_released(running: 
 NO_TOKEN = [ProviderFault.ERROR_BODY, ProviderFault.NO_TOKEN]
 
 
-def session(sandbox: Any, expires: Any) -> Any:
+def session(sandbox: Any, expires: dict[str, Any]) -> Any:
     value = {
         "authClientId": "1" * 24,
         "inputFields": {"username": "u", "password": "p"},
         "accessToken": "stored-session-token",
-        "expires": expires,
+        **expires,
     }
     return sandbox.world.add_secret(ALICE, type="SESSION_AUTH", value=value)
 
 
 @pytest.mark.observes("Second look: refreshes", "SESSION_AUTH whose provider", "Every further GET")
 @pytest.mark.parametrize("fault", NO_TOKEN)
-@pytest.mark.parametrize("expires", [None, "2020-01-01T00:00:00.000Z"])
+@pytest.mark.parametrize("expires", [{}, {"expires": None}, {"expires": "2020-01-01T00:00:00.000Z"}])
 async def test_a_session_answered_without_a_token_has_no_access_token(
     running: Any, fault: ProviderFault, expires: Any
 ) -> None:
@@ -82,7 +82,7 @@ async def test_a_session_answered_without_a_token_has_no_access_token(
             assert data["value"] == {
                 "authClientId": "1" * 24,
                 "inputFields": {"username": "u", "password": "p"},
-                "expires": expires,
+                "expires": expires.get("expires"),
             }
             assert "currentError" not in data
         assert sandbox.stats().refreshes == {secret.id: 3}
