@@ -1,4 +1,4 @@
-"""``flowmate store rekey``, ``migrate`` and ``import``: what changes a store other than a sync."""
+"""``flowmate store rekey``, ``upgrade``, ``migrate``, ``import``: what changes a store other than a sync."""
 
 import os
 import sys
@@ -18,6 +18,7 @@ from flowmate_async.stores.copying import Copied, copy_store, is_empty, require_
 from flowmate_async.stores.exports import Export, read_export
 from flowmate_async.stores.importing import import_export
 from flowmate_async.stores.rekeying import Rekeyable
+from flowmate_async.stores.upgrading import Upgradable
 
 _STDIN = Path("-")
 _OTHERS = 0o077
@@ -43,10 +44,57 @@ async def rekey(new_key_file: Path, /, *, store: StoreAlone = StoreAlone()) -> E
             done = await opened.rekey(key, on_progress=_progress)
     for username, secret_id in done.damaged:
         complain(f"damaged: user '{username}', secret '{secret_id}'; sync this user again")
+    if done.left:
+        complain(f"still sealed with the old key: {done.left}")
     already = f", {done.already:,} were so already" if done.already else ""
     put(f"{done.resealed:,} credentials sealed with key {key.key_id}{already}, {len(done.damaged):,} damaged")
     say("From now on only the new key opens the store; backups made before need the old one.")
-    return Exit.SOME_FAILED if done.damaged else Exit.OK
+    return Exit.SOME_FAILED if done.damaged or done.left else Exit.OK
+
+
+async def upgrade(
+    *,
+    backup: Annotated[
+        str | None,
+        Parameter(help="An empty store for a copy of the credentials, as sqlite:///before.db."),
+    ] = None,
+    no_backup: Annotated[
+        bool, Parameter(negative=(), help="You have a backup already, or need none.")
+    ] = False,
+    store: StoreAlone = StoreAlone(),
+) -> Exit:
+    """Bring a store that an earlier version made up to date, after a backup; end all that use the store first.
+
+    A sqlite store is copied as it is, to a file beside it. For others name a store with --backup, or say
+    --no-backup if your database's own backup is at hand.
+
+    Examples:
+        flowmate store upgrade --store sqlite:///credentials.db
+        flowmate store upgrade --store postgresql://me@db.example/app --backup sqlite:///before.db
+    """
+    async with store.open() as opened:
+        if not isinstance(opened, Upgradable):
+            put("The store has only one format, so it is up to date.")
+            return Exit.OK
+        if backup is None and not no_backup and not opened.makes_backups:
+            raise ConfigurationError(
+                "the upgrade of this store keeps no backup",
+                advice="Name a store with --backup, or pass --no-backup",
+            )
+        async with opened.exclusive_run():
+            if backup is not None:
+                saved = await _backed_up(opened, backup, _key_of(backup, None, store))
+                say(f"Backed up {saved.secrets:,} credentials to {one_line(backup)}")
+            done = await opened.upgrade()
+    if done.backup is not None:
+        say(
+            f"The store as it was is in {one_line(str(done.backup), limit=1000)}; remove it once all is well."
+        )
+    if done.before == done.after:
+        put(f"The store has format {done.after} already.")
+    else:
+        put(f"The store was brought from format {done.before} to format {done.after}.")
+    return Exit.OK
 
 
 async def migrate(

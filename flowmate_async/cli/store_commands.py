@@ -8,13 +8,14 @@ from cyclopts import App, Parameter
 from flowmate_async.cli.exits import Exit, complain, put, put_json, say
 from flowmate_async.cli.options import StoreAlone
 from flowmate_async.cli.read_commands import rendered
-from flowmate_async.cli.store_changes import import_, migrate, rekey
+from flowmate_async.cli.store_changes import import_, migrate, rekey, upgrade
 from flowmate_async.errors import SecretNotFoundError
 from flowmate_async.redaction import one_line
 from flowmate_async.stores import StoredItem, write_key_file
 
 store_app: App = App(name="store", help="Look into a store of credentials, or change it.")
 store_app.command(rekey)
+store_app.command(upgrade)
 store_app.command(migrate)
 store_app.command(import_, name="import")
 
@@ -86,7 +87,7 @@ async def verify(*, store: StoreAlone = StoreAlone()) -> Exit:
     async with store.open() as opened:
         found = await opened.verify()
     for username, secret_id in found.damaged:
-        complain(f"damaged: user '{username}', secret '{secret_id}'; sync this user again")
+        complain(f"damaged: user '{username}', secret '{secret_id}'; sync this user again, or remove it")
     put(f"{found.intact} credentials intact, {len(found.damaged)} damaged")
     return Exit.SOME_FAILED if found.damaged else Exit.OK
 

@@ -105,6 +105,9 @@ class AgeStore:
         finally:
             await uninterrupted(self._in_thread(lock.release))
 
+    async def is_running(self) -> bool:
+        return await self._in_thread(RunLock(self.path).is_held)
+
     async def last_run(self, *, selection: str | None = None) -> Run | None:
         return await self._look(lambda index: index.last_run(selection))
 

@@ -1,8 +1,8 @@
 """The files of a jsonl+age store: a base, and beside it a segment for each write since the base was made.
 
-A write is one new segment, there at once or not at all. When a run is finished, when the segments have
-grown, and when everything is read, they are compacted into a new base, which replaces the old one at once
-and says which segments it holds already. Writers take turns under a lock that dies with its process;
+A write is one new segment, there at once or not at all. When a run is finished, and when the segments have
+grown, they are compacted into a new base, which replaces the old one at once and says which segments it holds
+already. Writers take turns under a lock that dies with its process;
 readers take none. Nothing here awaits.
 """
 
@@ -141,12 +141,23 @@ class AgeFolder:
         return found
 
     def secrets(self) -> Iterator[SecretLine]:
-        """Every credential's line in order, as of now; close the iterator when not all of them are taken."""
-        with self._writing():
-            self.refresh()
-            self._compact()
-            lines = self._secrets(0)
-            first = next(lines, None)  # the file is open from here on, whoever replaces it
+        """Yield every credential's line in order, as of now; close the iterator when not all are taken.
+
+        Nothing is written and nothing is locked: what is in segments is held in memory meanwhile.
+        """
+        for _ in range(_TRIES):
+            with suppress(FileNotFoundError):  # compacted away by another process: look again
+                self.refresh()
+                before = self._base
+                lines = self._merged()
+                first = next(lines, None)  # the file is open from here on, even if another one replaces it
+                if self._signature() == before:
+                    break
+                lines.close()
+        else:
+            raise StoreError(
+                f"the store {shown(self.path)} is being rewritten all the time", advice="Try again"
+            )
         if first is not None:
             yield first
             yield from lines
@@ -243,13 +254,17 @@ class AgeFolder:
     ) -> Iterator[bytes]:
         for line in self.index.lines():
             yield encode_line(store if isinstance(line, StoreLine) else line)
+        for secret in self._merged():
+            yield encode_line(recast(secret))
+
+    def _merged(self) -> Generator[SecretLine, None, None]:
+        """Yield the newest line of every credential, with what is noted of it."""
         newest = self._newest_of_segments()
         with closing(self._secrets(0)) as of_base:
-            for username, secret_id, entry in self.index.places():
+            for username, secret_id, entry in list(self.index.places()):
                 place = (username, secret_id)
                 line = newest.pop(place) if entry.file else _skip_to(of_base, place)
-                noted = replace(line, missing_run=entry.missing_run, removed_at=entry.removed_at)
-                yield encode_line(recast(noted))
+                yield replace(line, missing_run=entry.missing_run, removed_at=entry.removed_at)
 
     def _newest_of_segments(self) -> dict[Place, SecretLine]:
         """The credentials that are in segments; no more than those hold."""

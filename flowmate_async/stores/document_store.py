@@ -115,6 +115,10 @@ class DocumentStore:
             where=self._documents.where,
         )
 
+    async def is_running(self) -> bool:
+        lease = (await self._state()).lease
+        return lease is not None and lease.until > self._clock.wall()
+
     async def last_run(self, *, selection: str | None = None) -> Run | None:
         latest_first = reversed((await self._state()).runs)
         return next((run for run in latest_first if selection in (None, run.selection)), None)

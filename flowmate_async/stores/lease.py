@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from flowmate_async.clock import Clock
 from flowmate_async.errors import CheckpointError, FlowMateError
 from flowmate_async.stores.documents import Lease, State
+from flowmate_async.stores.held_lock import Holder, ended_when_lost
 from flowmate_async.stores.uninterrupted import uninterrupted
 
 Change = Callable[[Callable[[State], State]], Coroutine[Any, Any, State]]
@@ -55,58 +56,33 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
     except asyncio.CancelledError:  # after the writing, perhaps, which is finished in any case
         await uninterrupted(change(give_back))
         raise
-    renewal = _Renewal(lambda: change(take), clock=clock, seconds=seconds / 3)
-    try:
+    async with ended_when_lost(where) as holder:
+        renewal = asyncio.get_running_loop().create_task(
+            _renewed(holder, lambda: change(take), clock=clock, seconds=seconds / 3)
+        )
         try:
             yield
         finally:
-            await uninterrupted(_ended(renewal, lambda: change(give_back)))
-    except asyncio.CancelledError:
-        if renewal.failure is None:
-            raise
-    if renewal.failure is not None:
-        _uncancel()
-        raise CheckpointError(
-            f"the run lock of the store {where} was lost: {renewal.failure.message}",
-            advice="Run again: what was acknowledged is kept",
-        )
+            await uninterrupted(_ended(renewal, holder, lambda: change(give_back)))
 
 
-class _Renewal:
-    """Renews a lease in the background; cancels its holder when that fails."""
-
-    def __init__(self, renew: Callable[[], Awaitable[State]], *, clock: Clock, seconds: float) -> None:
-        self.failure: FlowMateError | None = None
-        self._renew = renew
-        self._clock = clock
-        self._seconds = seconds
-        self._holder = asyncio.current_task()
-        self._task = asyncio.get_running_loop().create_task(self._work())
-
-    async def end(self) -> None:
-        """Stop renewing."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _work(self) -> None:
-        while True:
-            await self._clock.sleep(self._seconds)
-            try:
-                await self._renew()
-            except FlowMateError as failure:
-                self.failure = failure
-                if self._holder is not None:
-                    self._holder.cancel()
-                return
+async def _renewed(
+    holder: Holder, renew: Callable[[], Awaitable[State]], *, clock: Clock, seconds: float
+) -> None:
+    """Renew a lease until that fails, which ends its holder."""
+    while True:
+        await clock.sleep(seconds)
+        try:
+            await renew()
+        except FlowMateError as failure:
+            holder.lose(failure.message)
+            return
 
 
-async def _ended(renewal: _Renewal, give_back: Callable[[], Awaitable[State]]) -> None:
-    await renewal.end()
-    if renewal.failure is None:
+async def _ended(
+    renewal: asyncio.Task[None], holder: Holder, give_back: Callable[[], Awaitable[State]]
+) -> None:
+    renewal.cancel()
+    await asyncio.gather(renewal, return_exceptions=True)
+    if not holder.lost:
         await give_back()
-
-
-def _uncancel() -> None:
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()

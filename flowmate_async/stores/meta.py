@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from flowmate_async.errors import StoreError
+from flowmate_async.secrets import Secret
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.manifests import StoredRow, is_current
 from flowmate_async.stores.sealing import Sealing, key_check, opened_key, sealed_key
 
 
@@ -26,6 +28,7 @@ class Meta(msgspec.Struct, frozen=True):
         previous_key_id: the public name of the key it had before, while some credentials are still sealed
             with that.
         previous_key: that key itself, sealed with the new one.
+        checked: what ``key_check`` is of besides key and store: the format, in stores that authenticate it.
     """
 
     store_id: str
@@ -34,12 +37,26 @@ class Meta(msgspec.Struct, frozen=True):
     origin: str | None = None
     previous_key_id: str | None = None
     previous_key: bytes | None = None
+    checked: str = ""
 
 
-def new_meta(key: StoreKey) -> Meta:
-    """What a store says of itself that is made with this key."""
+def new_meta(key: StoreKey, *, checked: str = "") -> Meta:
+    """Return what a store says of itself that is made with this key."""
     store_id = os.urandom(16).hex()
-    return Meta(store_id, key.key_id, key_check(key, store_id=store_id))
+    check = key_check(key, store_id=store_id, checked=checked)
+    return Meta(store_id, key.key_id, check, checked=checked)
+
+
+def upgraded_meta(meta: Meta, key: StoreKey, *, checked: str) -> Meta:
+    """Return what a store says of itself once it has a newer format.
+
+    Args:
+        meta: what it says now.
+        key: the key it has.
+        checked: see :class:`Meta`.
+    """
+    check = key_check(key, store_id=meta.store_id, checked=checked)
+    return msgspec.structs.replace(meta, key_check=check, checked=checked)
 
 
 def rekeying_meta(meta: Meta, old: StoreKey, new: StoreKey, *, where: str) -> Meta:
@@ -64,7 +81,7 @@ def rekeying_meta(meta: Meta, old: StoreKey, new: StoreKey, *, where: str) -> Me
     return msgspec.structs.replace(
         meta,
         key_id=new.key_id,
-        key_check=key_check(new, store_id=meta.store_id),
+        key_check=key_check(new, store_id=meta.store_id, checked=meta.checked),
         previous_key_id=old.key_id,
         previous_key=sealed_key(new, old, store_id=meta.store_id),
     )
@@ -103,12 +120,7 @@ class Access:
         """
         if meta == self._meta:
             return
-        key = pick_key(meta, self.keys, where=self._where)
-        previous = opened_key(key, meta.previous_key, store_id=meta.store_id)
-        origin = meta.origin
-        self._sealing = None
-        if origin is not None:
-            self._sealing = Sealing(key, store_id=meta.store_id, origin=origin, previous=previous)
+        self._sealing = sealing_of(meta, pick_key(meta, self.keys, where=self._where))
         self._meta = meta
 
     def close(self) -> None:
@@ -125,6 +137,50 @@ class Access:
             raise not_bound(self._where)
         return self._sealing
 
+    @property
+    def has_manifests(self) -> bool:
+        """Whether the store's format has manifests."""
+        return self._meta is not None and bool(self._meta.checked)
+
+    def is_current(self, row: StoredRow) -> bool:
+        """Return whether a row was written last in its place; older formats cannot tell, and say yes."""
+        return is_current(self.sealing(), row) if self.has_manifests else True
+
+    def opened(self, row: StoredRow) -> Secret | None:
+        """Return a row's credential; ``None`` when it does not open, or an older row was put back."""
+        if not self.is_current(row):
+            return None
+        return self.sealing().opened(row.username, row.secret_id, row.sealed)
+
+    def open(self, row: StoredRow) -> Secret:
+        """Return a row's credential.
+
+        Raises:
+            StoreError: it does not open, or an older row was put back.
+        """
+        secret = self.sealing().open(row.username, row.secret_id, row.sealed)
+        if self.is_current(row):
+            return secret
+        del secret
+        raise StoreError(
+            "the stored credential is not what was written last: an older row, mark or time was put back",
+            advice="Sync this user again, which replaces it; if there are many, restore a backup",
+            username=row.username,
+            secret_id=row.secret_id,
+        )
+
+
+def sealing_of(meta: Meta, key: StoreKey) -> Sealing | None:
+    """Return the sealing of a store; ``None`` when it is not bound to an upstream yet.
+
+    Raises:
+        StoreError: its record of the previous key was tampered with.
+    """
+    previous = opened_key(key, meta.previous_key, store_id=meta.store_id)
+    if meta.origin is None:
+        return None
+    return Sealing(key, store_id=meta.store_id, origin=meta.origin, previous=previous)
+
 
 def pick_key(meta: Meta, keys: Sequence[StoreKey], *, where: str) -> StoreKey:
     """The key that is the store's.
@@ -139,7 +195,7 @@ def pick_key(meta: Meta, keys: Sequence[StoreKey], *, where: str) -> StoreKey:
             f"the store {where} is sealed with key {meta.key_id}, and the key given is {given}",
             advice="Give the key it was made with, or was given since",
         )
-    if not hmac.compare_digest(meta.key_check, key_check(key, store_id=meta.store_id)):
+    if not hmac.compare_digest(meta.key_check, key_check(key, store_id=meta.store_id, checked=meta.checked)):
         raise StoreError(f"the store {where} was tampered with, or is damaged", advice="Restore a backup")
     return key
 

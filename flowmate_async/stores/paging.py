@@ -3,12 +3,10 @@
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Protocol, TypeVar
 
-import msgspec
-
 from flowmate_async.errors import StoreError
 from flowmate_async.secrets import Secret
 from flowmate_async.stores.base import Verification
-from flowmate_async.stores.sealing import Sealed
+from flowmate_async.stores.manifests import StoredRow
 
 PAGE = 256
 """How many rows an iterator holds in memory at a time."""
@@ -21,21 +19,6 @@ class Placed(Protocol):
     def username(self) -> str: ...  # noqa: D102
     @property
     def secret_id(self) -> str: ...  # noqa: D102
-
-
-class SealedPlaced(Placed, Protocol):
-    """The same of a sealed credential."""
-
-    @property
-    def sealed(self) -> Sealed: ...  # noqa: D102
-
-
-class SealedRow(msgspec.Struct, frozen=True):
-    """A stored credential in its place, still sealed."""
-
-    username: str
-    secret_id: str
-    sealed: Sealed
 
 
 Row = TypeVar("Row", bound=Placed)
@@ -57,10 +40,10 @@ async def by_place(
         last = (page[-1].username, page[-1].secret_id)
 
 
-OpenRow = Callable[[SealedPlaced], Awaitable[Secret]]
+OpenRow = Callable[[StoredRow], Awaitable[Secret]]
 
 
-async def opened(rows: AsyncIterable[SealedPlaced], open_row: OpenRow) -> AsyncIterator[tuple[str, Secret]]:
+async def opened(rows: AsyncIterable[StoredRow], open_row: OpenRow) -> AsyncIterator[tuple[str, Secret]]:
     """Every (username, credential).
 
     Raises:
@@ -70,7 +53,7 @@ async def opened(rows: AsyncIterable[SealedPlaced], open_row: OpenRow) -> AsyncI
         yield row.username, await open_row(row)
 
 
-async def verified(rows: AsyncIterable[SealedPlaced], open_row: OpenRow) -> Verification:
+async def verified(rows: AsyncIterable[StoredRow], open_row: OpenRow) -> Verification:
     """How many open, and which do not."""
     intact, damaged = 0, []
     async for row in rows:

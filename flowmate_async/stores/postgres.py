@@ -17,9 +17,9 @@ from typing import Any, Self, TypeVar
 from msgspec.structs import replace
 
 from flowmate_async.boundaries import DriverBoundary
-from flowmate_async.errors import CheckpointError
 from flowmate_async.models import KeptToken
 from flowmate_async.secrets import Secret
+from flowmate_async.stores import postgres_manifests as manifests
 from flowmate_async.stores import postgres_rows as rows
 from flowmate_async.stores import postgres_tokens as tokens
 from flowmate_async.stores.base import (
@@ -35,14 +35,26 @@ from flowmate_async.stores.base import (
     Written,
 )
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.manifests import StoredRow
 from flowmate_async.stores.meta import Access, Meta, not_open, pick_key, rekeying_meta, require_origin
-from flowmate_async.stores.paging import PAGE, SealedPlaced, SealedRow, by_place, opened, verified
+from flowmate_async.stores.paging import PAGE, by_place, opened, verified
 from flowmate_async.stores.postgres_address import Address, Connection, driver, guarded, parse_address
-from flowmate_async.stores.postgres_schema import lock_number, prepare, read_meta, write_meta
-from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
+from flowmate_async.stores.postgres_lock import Fence, held_lock, is_held
+from flowmate_async.stores.postgres_schema import (
+    FORMAT,
+    checked_format,
+    lock_number,
+    prepare,
+    read_meta,
+    rewrite_tables,
+    write_meta,
+)
+from flowmate_async.stores.postgres_upgrade import upgrade
+from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, renew_manifests, reseal_all
 from flowmate_async.stores.sealed_tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.store_url import StoreUrl
 from flowmate_async.stores.uninterrupted import uninterrupted
+from flowmate_async.stores.upgrading import Upgraded, require_format
 
 T = TypeVar("T")
 
@@ -66,6 +78,8 @@ class PostgresStore:
         create: make the tables when they are missing; otherwise that is an error.
     """
 
+    makes_backups = False
+
     def __init__(
         self,
         address: Address,
@@ -77,6 +91,7 @@ class PostgresStore:
         self.address = address
         self._access = Access(key, other_key, where=address.where)
         self._create = create
+        self._holder: str | None = None
         self._pool: Any = None
 
     async def __aenter__(self) -> Self:
@@ -100,7 +115,7 @@ class PostgresStore:
         await uninterrupted(self._close())
 
     async def bind(self, origin: str) -> None:
-        meta = await self._on_connection(_bind, origin)
+        meta = await self._changing(_bind, origin)
         require_origin(meta.origin, origin, where=self.address.where)
         self._access.use(meta)
 
@@ -110,39 +125,41 @@ class PostgresStore:
     @asynccontextmanager
     async def exclusive_run(self) -> AsyncIterator[None]:
         number = lock_number("run", self._access.store_id)
-        connection = await guarded(driver().connect(**self._options()), self.address)
         try:
-            if not await guarded(
-                connection.fetchval("SELECT pg_try_advisory_lock($1)", number), self.address
-            ):
-                raise CheckpointError(
-                    f"another run holds the store {self.address.where}",
-                    advice="Wait for it to end, or stop its process; the lock goes with its connection",
-                )
-            yield
+            async with held_lock(number, self._options(), self.address, announce=self._announce):
+                yield
         finally:
-            await uninterrupted(_hang_up(connection))
+            self._holder = None
+
+    async def is_running(self) -> bool:
+        return await self._on_connection(is_held, lock_number("run", self._access.store_id))
+
+    async def _announce(self, holder: str) -> None:
+        """Write down that this store's runs are from now on those that may write."""
+        if self._access.has_manifests:  # the upgrade of an older format holds the lock as well
+            await self._on_connection(_put_holder, holder)
+            self._holder = holder
 
     async def last_run(self, *, selection: str | None = None) -> Run | None:
         return await self._on_connection(partial(rows.last_run, selection=selection))
 
     async def begin_run(self, *, at: float, selection: str = "") -> Run:
-        return await self._on_connection(partial(rows.begin_run, at=at, selection=selection))
+        return await self._changing(partial(rows.begin_run, at=at, selection=selection))
 
     async def finish_run(self, run: Run, *, at: float | None) -> None:
-        await self._on_connection(partial(rows.finish_run, at=at), run)
+        await self._changing(partial(rows.finish_run, at=at), run)
 
     async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
-        return await uninterrupted(self._on_connection(self._write, run, batch))
+        return await uninterrupted(self._changing(self._write, run, batch))
 
     async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
-        await self._on_connection(rows.note_missing, run, usernames)
+        await self._changing(rows.note_missing, run, usernames)
 
     async def missing(self, run: Run) -> Missing:
         return await self._on_connection(rows.missing, run)
 
     async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
-        return await self._on_connection(partial(rows.remove_missing, how=how, at=at), run)
+        return await self._changing(partial(rows.remove_missing, how=how, at=at), self._access.sealing, run)
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
         return await self._on_connection(rows.statuses, run, usernames)
@@ -155,7 +172,7 @@ class PostgresStore:
         return opened_tokens(self._access.sealing(), found) if found else {}
 
     async def forget_tokens(self, *, used_before: float) -> None:
-        await self._on_connection(tokens.forget_used_before, used_before)
+        await self._changing(tokens.forget_used_before, used_before)
 
     async def totals(self, run: Run) -> RunTotals:
         return await self._on_connection(rows.totals, run)
@@ -168,8 +185,8 @@ class PostgresStore:
             last = page[-1].username
 
     async def get(self, username: str, secret_id: str) -> Secret | None:
-        sealed = await self._on_connection(rows.find, username, secret_id)
-        return None if sealed is None else await self._open_row(SealedRow(username, secret_id, sealed))
+        row = await self._on_connection(self._find, username, secret_id)
+        return None if row is None else await self._open_row(row)
 
     async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
         fetch = partial(rows.items_after, only=username is not None)
@@ -184,11 +201,11 @@ class PostgresStore:
         return await verified(self._sealed_rows(None), self._open_row)
 
     async def rekey(self, key: StoreKey, *, on_progress: Progress | None = None) -> Rekeyed:
-        await self._on_connection(self._begin_rekey, key)
+        await self._changing(self._begin_rekey, key)
         done = await reseal_all(
             self._sealed_rows(None),
-            self._access.sealing,
-            partial(self._on_connection, rows.reseal),
+            self._access,
+            lambda page: self._on_connection(rows.reseal, self._access.sealing(), page),
             on_progress,
         )
         await reseal_tokens(
@@ -196,28 +213,43 @@ class PostgresStore:
             self._access.sealing,
             partial(self._on_connection, tokens.reseal),
         )
+        await renew_manifests(
+            lambda after: self._on_connection(manifests.renew, self._access.sealing, after, PAGE)
+        )
         await self._on_connection(self._end_rekey)
+        return replace(done, left=await self._on_connection(rewrite_tables))
+
+    async def upgrade(self) -> Upgraded:
+        done = await self._on_connection(upgrade, self._access.keys, self.address)
+        self._access.use(await self._on_connection(read_meta))
         return done
 
-    def _sealed_rows(self, username: str | None) -> AsyncIterator[SealedRow]:
-        fetch = partial(rows.sealed_after, only=username is not None)
+    def _sealed_rows(self, username: str | None) -> AsyncIterator[StoredRow]:
+        fetch = partial(
+            rows.sealed_after, only=username is not None, has_manifests=self._access.has_manifests
+        )
         return by_place(partial(self._on_connection, fetch), username)
 
-    async def _open_row(self, row: SealedPlaced) -> Secret:
-        secret = self._access.sealing().opened(row.username, row.secret_id, row.sealed)
+    async def _open_row(self, row: StoredRow) -> Secret:
+        secret = self._access.opened(row)
         return await self._on_connection(self._reopened, row) if secret is None else secret
 
-    async def _reopened(self, connection: Connection, row: SealedPlaced) -> Secret:
-        """The credential as it is now, with the key that the store has now."""
+    async def _reopened(self, connection: Connection, row: StoredRow) -> Secret:
+        """Return the credential as it is now, with the key that the store has now."""
         self._access.use(await read_meta(connection))
-        sealed = await rows.find(connection, row.username, row.secret_id) or row.sealed
-        return self._access.sealing().open(row.username, row.secret_id, sealed)
+        return self._access.open(await self._find(connection, row.username, row.secret_id) or row)
+
+    async def _find(self, connection: Connection, username: str, secret_id: str) -> StoredRow | None:
+        return await rows.find(connection, username, secret_id, has_manifests=self._access.has_manifests)
 
     async def _write(self, connection: Connection, run: Run, batch: Sequence[UserWrite]) -> Written:
         with suppress(KeyChanged):
-            return await rows.write(connection, self._access.sealing(), run, batch)
+            return await rows.write(connection, self._access.sealing(), run, batch, self._fence())
         self._access.use(await read_meta(connection))
-        return await rows.write(connection, self._access.sealing(), run, batch)
+        return await rows.write(connection, self._access.sealing(), run, batch, self._fence())
+
+    def _fence(self) -> Fence:
+        return Fence(self._holder, self.address.where)
 
     async def _begin_rekey(self, connection: Connection, key: StoreKey) -> None:
         where = self.address.where
@@ -249,6 +281,18 @@ class PostgresStore:
             "command_timeout": _STATEMENT_SECONDS,
             "server_settings": settings,
         }
+
+    async def _changing(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Do work that changes the store."""
+        if not self._access.has_manifests:
+            await self._on_connection(self._require_format)
+        return await self._on_connection(work, *args)
+
+    async def _require_format(self, connection: Connection) -> None:
+        found = await checked_format(connection, self.address)
+        url = f"postgresql://{self.address.where.partition(' ')[0]}?schema={self.address.schema}"
+        require_format(found, FORMAT, where=self.address.where, url=url)
+        self._access.use(await read_meta(connection))
 
     async def _on_connection(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
         return await guarded(self._acquired(work, *args), self.address)
@@ -290,13 +334,9 @@ async def _bind(connection: Any, origin: str) -> Meta:
     return await read_meta(connection)
 
 
+async def _put_holder(connection: Any, holder: str) -> None:
+    await connection.execute("UPDATE meta SET run_holder = $1", holder)
+
+
 async def _nothing_to_reset(connection: object) -> None:
     """No statement of a store leaves anything behind on its connection; asking costs a round trip."""
-
-
-async def _hang_up(connection: Any) -> None:
-    try:
-        with DriverBoundary():
-            await connection.close(timeout=_GOODBYE_SECONDS)
-    except Exception:  # noqa: BLE001 - the connection was lost before, and its lock with it
-        connection.terminate()

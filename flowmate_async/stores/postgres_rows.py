@@ -5,12 +5,15 @@ writers of the same users in a run take turns there, and never wait for each oth
 opens a credential.
 """
 
+# ruff: noqa: S608 - statements are made of constants
+
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
+from flowmate_async.stores import postgres_manifests as manifests
 from flowmate_async.stores import postgres_tokens as tokens
 from flowmate_async.stores.base import (
     Checkpoint,
@@ -24,12 +27,14 @@ from flowmate_async.stores.base import (
     Written,
     no_such_run,
 )
+from flowmate_async.stores.manifests import Changes, StoredRow
 from flowmate_async.stores.notes import Notes, notes_of
-from flowmate_async.stores.paging import SealedRow
+from flowmate_async.stores.paging import PAGE
 from flowmate_async.stores.postgres_address import Connection
+from flowmate_async.stores.postgres_lock import Fence
 from flowmate_async.stores.rekeying import KeyChanged, Resealed
 from flowmate_async.stores.sealed_secrets import Place, sealed_secrets, stored_places
-from flowmate_async.stores.sealing import Sealed, Sealing
+from flowmate_async.stores.sealing import Sealing
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -39,10 +44,9 @@ _LAST_RUN = """
 """
 _RESEAL = """
     UPDATE secrets SET fingerprint = new.fingerprint, sealed = new.sealed
-    FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[])
-        AS new (username, secret_id, found, fingerprint, sealed)
+    FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[])
+        AS new (username, secret_id, fingerprint, sealed)
     WHERE secrets.username = new.username AND secrets.secret_id = new.secret_id
-        AND secrets.sealed = new.found
 """
 _BEGIN_RUN = "INSERT INTO runs (id, started_at, selection) VALUES ($1, $2, $3) RETURNING number"
 _FORGET_CHECKPOINTS = """
@@ -51,9 +55,15 @@ _FORGET_CHECKPOINTS = """
             AND number < (SELECT max(number) FROM runs WHERE selection = $1 AND number < $2)
     )
 """
-_FIND = "SELECT run_id, sealed, fingerprint FROM secrets WHERE username = $1 AND secret_id = $2"
-_FIND_MANY = """
-    SELECT username, secret_id, run_id, sealed, fingerprint FROM secrets
+_COLUMNS = "username, secret_id, run_id, sealed, fingerprint, type, expires_at, stored_at, removed_at"
+_ROWS = {
+    False: f"SELECT {_COLUMNS} FROM secrets",
+    True: f"SELECT {_COLUMNS}, counter, entries, mac FROM secrets LEFT JOIN manifests USING (username)",
+}
+"""Credentials as they are stored, with their users' manifests in a store that has any."""
+
+_FIND_MANY = f"""
+    SELECT {_COLUMNS} FROM secrets
     JOIN unnest($1::text[], $2::text[]) AS wanted (username, secret_id) USING (username, secret_id)
 """
 _PUT = """
@@ -96,8 +106,18 @@ _MISSING = """
         SELECT username FROM checkpoints WHERE run_id = $1 AND status = 'synced' AND listing_proven
     ))
 """
-_MARK = "UPDATE secrets SET removed_at = $2 WHERE missing_run = $1 AND removed_at IS NULL"
-_DELETE = "DELETE FROM secrets WHERE missing_run = $1"
+_MISSING_ROWS = {
+    "mark": f"{_ROWS[False]} WHERE missing_run = $1 AND removed_at IS NULL LIMIT $2 FOR UPDATE",
+    "delete": f"{_ROWS[False]} WHERE missing_run = $1 LIMIT $2 FOR UPDATE",
+}
+_MARK = """
+    UPDATE secrets SET removed_at = $1 FROM unnest($2::text[], $3::text[]) AS gone (username, secret_id)
+    WHERE secrets.username = gone.username AND secrets.secret_id = gone.secret_id
+"""
+_DELETE = """
+    DELETE FROM secrets USING unnest($1::text[], $2::text[]) AS gone (username, secret_id)
+    WHERE secrets.username = gone.username AND secrets.secret_id = gone.secret_id
+"""
 _STATUSES = "SELECT username, status FROM checkpoints WHERE run_id = $1 AND username = ANY ($2::text[])"
 _SEEN = """
     SELECT DISTINCT ON (checkpoints.username) checkpoints.username, checkpoints.seen
@@ -122,7 +142,6 @@ _AFTER = {
     True: "WHERE username = $1 AND secret_id > $2 ORDER BY secret_id LIMIT $3",
 }
 _ITEMS = "SELECT username, secret_id, type, expires_at, stored_at, removed_at FROM secrets"
-_SEALED = "SELECT username, secret_id, run_id, sealed, fingerprint FROM secrets"
 
 
 async def last_run(connection: Connection, *, selection: str | None) -> Run | None:
@@ -146,41 +165,33 @@ async def finish_run(connection: Connection, run: Run, *, at: float | None) -> N
         raise no_such_run()
 
 
-async def write(connection: Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> Written:
+async def write(
+    connection: Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite], fence: Fence
+) -> Written:
     """Write whole users in one transaction."""
     checkpoints = {user.checkpoint.username: user.checkpoint for user in batch}  # of doubles the later
     async with connection.transaction():
         await _require_run(connection, run)
-        await _require_key(connection, sealing)
+        await _require_key(connection, sealing, fence)
         # First, since it has other writers of the same users wait: what is read then is what is written over.
         await _write_checkpoints(connection, run, [checkpoints[name] for name in sorted(checkpoints)])
         stored = [tuple(row) for row in await connection.fetch(_STORED, sorted(checkpoints))]
-        changed = await _write_secrets(connection, sealing, run, batch, stored)
-        await _note(connection, run, notes_of(batch, stored))
+        changes = await manifests.changes(connection, sealing, sorted(checkpoints))
+        found = await _rows_at(connection, stored_places(batch, stored))
+        rows, changed = sealed_secrets(sealing, run, batch, changes.current(found))
+        if rows:
+            await connection.execute(_PUT, *_columns([msgspec.structs.astuple(row) for row in rows]))
+        changes.put(rows)
+        await _note(connection, run, changes, notes_of(batch, stored))
+        await manifests.put(connection, changes.rows())
         await tokens.write(connection, sealing, run, batch)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
 
-async def _write_secrets(
-    connection: Connection,
-    sealing: Sealing,
-    run: Run,
-    batch: Sequence[UserWrite],
-    stored: Sequence[tuple[str, str, bool]],
-) -> int:
-    """Write what differs from what is stored; how many that were."""
-    found = await _find_many(connection, stored_places(batch, stored))
-    rows, changed = sealed_secrets(sealing, run, batch, found)
-    if rows:
-        await connection.execute(_PUT, *_columns([msgspec.structs.astuple(row) for row in rows]))
-    return changed
-
-
-async def _find_many(connection: Connection, places: Sequence[Place]) -> dict[Place, Sealed]:
+async def _rows_at(connection: Connection, places: Sequence[Place]) -> list[StoredRow]:
     if not places:
-        return {}
-    rows = await connection.fetch(_FIND_MANY, *_columns(places))
-    return {(name, secret_id): Sealed(*rest) for name, secret_id, *rest in rows}
+        return []
+    return [StoredRow(*row) for row in await connection.fetch(_FIND_MANY, *_columns(places))]
 
 
 async def _write_checkpoints(connection: Connection, run: Run, checkpoints: Sequence[Checkpoint]) -> None:
@@ -189,8 +200,10 @@ async def _write_checkpoints(connection: Connection, run: Run, checkpoints: Sequ
         await connection.execute(_PUT_CHECKPOINTS, run.id, *_columns(rows))
 
 
-async def _note(connection: Connection, run: Run, notes: Notes) -> None:
+async def _note(connection: Connection, run: Run, changes: Changes, notes: Notes) -> None:
     if notes.back:
+        for row in await _rows_at(connection, notes.back):
+            changes.marked(row, None)
         await connection.execute(_NOTE_PRESENT, *_columns(notes.back))
     if notes.missing:
         await connection.execute(_NOTE_MISSING, run.id, *_columns(notes.missing))
@@ -210,17 +223,53 @@ async def missing(connection: Connection, run: Run) -> Missing:
     return Missing(missing=gone, stored=stored)
 
 
-async def remove_missing(connection: Connection, run: Run, *, how: Removal, at: float) -> int:
-    """Mark or delete what this run noted as missing."""
-    arguments = (_MARK, run.id, at) if how == "mark" else (_DELETE, run.id)
-    done: str = await connection.execute(*arguments)
-    return int(done.rsplit(maxsplit=1)[-1])
+async def remove_missing(
+    connection: Connection, sealing: Callable[[], Sealing], run: Run, *, how: Removal, at: float
+) -> int:
+    """Mark or delete what this run noted as missing, some at a time; return how many that were.
+
+    Args:
+        connection: one of the store's.
+        sealing: the store's; a store that was never bound has none, and nothing to remove.
+        run: the run.
+        how: whether to mark or to delete.
+        at: the mark, in seconds since the Unix epoch.
+    """
+    removed = 0
+    while True:
+        async with connection.transaction():
+            found = [StoredRow(*row) for row in await connection.fetch(_MISSING_ROWS[how], run.id, PAGE)]
+            if not found:
+                return removed
+            await _remove(connection, sealing(), found, how=how, at=at)
+        removed += len(found)
 
 
-async def find(connection: Connection, username: str, secret_id: str) -> Sealed | None:
-    """What is stored in one place."""
-    row = await connection.fetchrow(_FIND, username, secret_id)
-    return None if row is None else Sealed(*row)
+async def _remove(
+    connection: Connection, sealing: Sealing, rows: Sequence[StoredRow], *, how: Removal, at: float
+) -> None:
+    changes = await manifests.changes(connection, sealing, sorted({row.username for row in rows}))
+    places = _columns([(row.username, row.secret_id) for row in rows])
+    for row in rows:
+        if how == "mark":
+            changes.marked(row, at)
+        else:
+            changes.deleted(row)
+    if how == "mark":
+        await connection.execute(_MARK, at, *places)
+    else:
+        await connection.execute(_DELETE, *places)
+    await manifests.put(connection, changes.rows())
+
+
+async def find(
+    connection: Connection, username: str, secret_id: str, *, has_manifests: bool
+) -> StoredRow | None:
+    """Return what is stored in one place."""
+    row = await connection.fetchrow(
+        f"{_ROWS[has_manifests]} WHERE username = $1 AND secret_id = $2", username, secret_id
+    )
+    return None if row is None else StoredRow(*row)
 
 
 async def statuses(connection: Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
@@ -255,26 +304,34 @@ async def items_after(
 
 
 async def sealed_after(
-    connection: Connection, username: str, secret_id: str, limit: int, *, only: bool
-) -> list[SealedRow]:
-    """The next page of credentials, sealed; with ``only``, of that user alone."""
-    rows = await connection.fetch(f"{_SEALED} {_AFTER[only]}", username, secret_id, limit)
-    return [SealedRow(name, found, Sealed(*rest)) for name, found, *rest in rows]
+    connection: Connection, username: str, secret_id: str, limit: int, *, only: bool, has_manifests: bool
+) -> list[StoredRow]:
+    """Return the next page of credentials, sealed; with ``only``, of that user alone."""
+    rows = await connection.fetch(f"{_ROWS[has_manifests]} {_AFTER[only]}", username, secret_id, limit)
+    return [StoredRow(*row) for row in rows]
 
 
-async def reseal(connection: Connection, page: Sequence[Resealed]) -> None:
+async def reseal(connection: Connection, sealing: Sealing, page: Sequence[Resealed]) -> None:
     """Put credentials sealed anew in the place of those that are still as they were found."""
-    rows = [
-        (one.username, one.secret_id, one.found.data, one.sealed.fingerprint, one.sealed.data)
-        for one in sorted(page, key=lambda one: (one.username, one.secret_id))
-    ]
-    if rows:
-        await connection.execute(_RESEAL, *_columns(rows))
+    new = {(one.username, one.secret_id): one for one in page}
+    async with connection.transaction():
+        changes = await manifests.changes(connection, sealing, sorted({one.username for one in page}))
+        rows: list[tuple[str, str, bytes, bytes]] = []
+        for row in await _rows_at(connection, sorted(new)):
+            one = new[row.username, row.secret_id]
+            if row.data == one.found.data:  # otherwise it was written meanwhile, with the new key
+                rows.append((row.username, row.secret_id, one.sealed.fingerprint, one.sealed.data))
+                changes.resealed(row, one.sealed)
+        if rows:
+            await connection.execute(_RESEAL, *_columns(rows))
+        await manifests.put(connection, changes.rows())
 
 
-async def _require_key(connection: Connection, sealing: Sealing) -> None:
-    """Nothing may be sealed with a key that the store no longer has, or is just being relieved of."""
-    if await connection.fetchval("SELECT key_id FROM meta FOR SHARE") != sealing.key_id:
+async def _require_key(connection: Connection, sealing: Sealing, fence: Fence) -> None:
+    """Refuse to write with a key that the store no longer has, or after the run lock was lost."""
+    key_id, holder = await connection.fetchrow("SELECT key_id, run_holder FROM meta FOR SHARE")
+    fence.require(holder)
+    if key_id != sealing.key_id:
         raise KeyChanged
 
 

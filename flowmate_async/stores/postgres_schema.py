@@ -6,14 +6,20 @@ credentials or of runs.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from msgspec.structs import replace
 
 from flowmate_async.errors import StoreError
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.meta import Meta, new_meta, pick_key
-from flowmate_async.stores.postgres_address import Address, Connection
+from flowmate_async.stores.postgres_address import Address, Connection, driver
 
-FORMAT = 2
+FORMAT = 3
 """The format this version writes, kept in the table ``meta``."""
+
+_FORMAT_WITH_MANIFESTS = 3
+_WITH_DEAD_ROWS = ("secrets", "tokens", "meta")
 
 _TOKENS = """
     CREATE TABLE tokens (
@@ -25,8 +31,18 @@ _TOKENS = """
     ALTER TABLE tokens ALTER COLUMN sealed SET STORAGE EXTERNAL;
 """
 
-MIGRATIONS: Mapping[int, str] = {1: _TOKENS}
-"""What brings a store of that format to the next one."""
+_MANIFESTS = """
+    CREATE TABLE manifests (
+        username text COLLATE "C" PRIMARY KEY,
+        counter bigint NOT NULL,
+        entries bytea NOT NULL,
+        mac bytea NOT NULL
+    );
+    ALTER TABLE manifests ALTER COLUMN entries SET STORAGE EXTERNAL;
+"""
+
+MIGRATIONS: Mapping[int, str] = {1: _TOKENS, 2: _MANIFESTS + "ALTER TABLE meta ADD COLUMN run_holder text;"}
+"""What brings the tables of a store of that format to the next one."""
 
 TABLES = (
     """
@@ -37,7 +53,8 @@ TABLES = (
         key_check bytea NOT NULL,
         origin text,
         previous_key_id text,
-        previous_key bytea
+        previous_key bytea,
+        run_holder text
     );
     CREATE UNIQUE INDEX ON meta ((true));
     CREATE TABLE secrets (
@@ -79,26 +96,39 @@ TABLES = (
     CREATE INDEX ON checkpoints (username);
 """
     + _TOKENS
+    + _MANIFESTS
 )
 
 
 async def prepare(connection: Connection, keys: Sequence[StoreKey], address: Address, create: bool) -> Meta:  # noqa: FBT001
-    """Check the tables that are there and update them, or make them if ``create``; one process at a time.
+    """Check the tables that are there, which changes nothing, or make them if ``create``.
 
     Raises:
         StoreError: none there, of a newer version, another key, or not a store's tables.
     """
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", lock_number("prepare", address.schema))
-        if not await connection.fetchval("SELECT to_regclass('meta') IS NOT NULL"):
-            if not create:
-                raise StoreError(f"there is no store {address.where}", advice="Check the store's URL")
-            await _create(connection, keys[0], address)
-        found = await _checked_format(connection, address)
-        meta = await read_meta(connection)
-        pick_key(meta, keys, where=address.where)
-        await _migrate(connection, found)
-        return meta
+    if not await _is_there(connection, address):
+        if not create:
+            raise StoreError(f"there is no store {address.where}", advice="Check the store's URL")
+        async with connection.transaction():  # one process at a time
+            await connection.execute(
+                "SELECT pg_advisory_xact_lock($1)", lock_number("prepare", address.schema)
+            )
+            if not await _is_there(connection, address):
+                await _create(connection, keys[0], address)
+    await checked_format(connection, address)
+    meta = await read_meta(connection)
+    pick_key(meta, keys, where=address.where)
+    return meta
+
+
+async def _is_there(connection: Connection, address: Address) -> bool:
+    # Asked of the catalogue: to_regclass() may remember that there was none.
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = 'meta')",
+            address.schema,
+        )
+    )
 
 
 async def _create(connection: Connection, key: StoreKey, address: Address) -> None:
@@ -110,7 +140,7 @@ async def _create(connection: Connection, key: StoreKey, address: Address) -> No
         )
     await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {address.schema}")
     await connection.execute(TABLES)
-    made = new_meta(key)
+    made = new_meta(key, checked=checked_of(FORMAT))
     await connection.execute(
         "INSERT INTO meta (format, store_id, key_id, key_check) VALUES ($1, $2, $3, $4)",
         FORMAT,
@@ -120,7 +150,12 @@ async def _create(connection: Connection, key: StoreKey, address: Address) -> No
     )
 
 
-async def _checked_format(connection: Connection, address: Address) -> int:
+async def checked_format(connection: Connection, address: Address) -> int:
+    """Return the store's format.
+
+    Raises:
+        StoreError: this version cannot read it.
+    """
     found = int(await connection.fetchval("SELECT format FROM meta") or 0)
     if not min(MIGRATIONS) <= found <= FORMAT:
         raise StoreError(
@@ -130,27 +165,26 @@ async def _checked_format(connection: Connection, address: Address) -> int:
     return found
 
 
-async def _migrate(connection: Connection, found: int) -> None:
-    for number in range(found, FORMAT):
-        await connection.execute(MIGRATIONS[number])
-    if found != FORMAT:
-        await connection.execute("UPDATE meta SET format = $1", FORMAT)
+def checked_of(found: int) -> str:
+    """Return what the key check of a store is of: the format, since there are manifests that depend on it."""
+    return f"format {found}" if found >= _FORMAT_WITH_MANIFESTS else ""
 
 
 async def read_meta(connection: Connection) -> Meta:
-    """What the store says of itself now."""
+    """Return what the store says of itself now."""
     row = await connection.fetchrow(
-        "SELECT store_id, key_id, key_check, origin, previous_key_id, previous_key FROM meta"
+        "SELECT store_id, key_id, key_check, origin, previous_key_id, previous_key, format FROM meta"
     )
     if row is None:
         raise StoreError(
             "the store has lost its first table's row, so it is damaged", advice="Restore a backup"
         )
-    return Meta(*row)
+    *said, found = row
+    return replace(Meta(*said), checked=checked_of(found))
 
 
 async def write_meta(connection: Connection, meta: Meta) -> None:
-    """Have the store say something else of itself."""
+    """Write what the store says of itself."""
     await connection.execute(
         "UPDATE meta SET key_id = $1, key_check = $2, origin = $3, previous_key_id = $4, previous_key = $5",
         meta.key_id,
@@ -159,6 +193,28 @@ async def write_meta(connection: Connection, meta: Meta) -> None:
         meta.previous_key_id,
         meta.previous_key,
     )
+
+
+async def rewrite_tables(connection: Connection) -> str:
+    """Write the tables with credentials anew, so that no dead row of theirs is left.
+
+    Returns:
+        Where dead rows are left; empty when they are gone.
+    """
+    left = []
+    await connection.execute("SET lock_timeout = '30s'")
+    try:
+        for table in _WITH_DEAD_ROWS:
+            before = await connection.fetchval("SELECT pg_relation_filenode($1::regclass)", table)
+            with suppress(driver().PostgresError):
+                await connection.execute(f"VACUUM FULL {table}")
+            if before == await connection.fetchval("SELECT pg_relation_filenode($1::regclass)", table):
+                left.append(table)
+    finally:
+        await connection.execute("RESET lock_timeout")
+    if not left:
+        return ""
+    return f"dead rows of {' and '.join(left)}, until their owner runs VACUUM FULL on them"
 
 
 def lock_number(purpose: str, name: str) -> int:

@@ -12,8 +12,10 @@ import msgspec
 
 from flowmate_async.errors import StoreError
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.paging import PAGE, SealedPlaced
-from flowmate_async.stores.sealing import Sealed, Sealing
+from flowmate_async.stores.manifests import StoredRow
+from flowmate_async.stores.meta import Access
+from flowmate_async.stores.paging import PAGE
+from flowmate_async.stores.sealing import Sealed
 
 Progress = Callable[[int], object]
 
@@ -28,12 +30,15 @@ class Rekeyed(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         resealed: credentials sealed with the new key by this call.
         already: credentials that were so before, as an earlier call was interrupted.
-        damaged: user and secret of those that neither key opens; they are left as they are.
+        damaged: user and secret of those that neither key opens, which are left as they are, or that were put
+            back from an older store.
+        left: where something that the old key sealed may be left, in words; empty when there is nothing.
     """
 
     resealed: int = 0
     already: int = 0
     damaged: tuple[tuple[str, str], ...] = ()
+    left: str = ""
 
 
 class Resealed(msgspec.Struct, frozen=True):
@@ -65,8 +70,8 @@ class Rekeyable(Protocol):
 
 
 async def reseal_all(
-    rows: AsyncIterable[SealedPlaced],
-    sealing: Callable[[], Sealing],
+    rows: AsyncIterable[StoredRow],
+    access: Access,
     put: Callable[[list[Resealed]], Awaitable[object]],
     on_progress: Progress | None,
 ) -> Rekeyed:
@@ -74,7 +79,7 @@ async def reseal_all(
 
     Args:
         rows: everything that is stored.
-        sealing: the sealing with the new key and the previous one.
+        access: has the sealing with the new key and the previous one.
         put: writes some rows, each only if it is still as it was found.
         on_progress: see :meth:`Rekeyable.rekey`.
     """
@@ -83,8 +88,10 @@ async def reseal_all(
     damaged: list[tuple[str, str]] = []
     async for row in rows:
         looked_at += 1
+        if not access.is_current(row):  # sealed anew all the same, so that nothing of the old key is left
+            damaged.append((row.username, row.secret_id))
         try:
-            sealed = sealing().resealed(row.username, row.secret_id, row.sealed)
+            sealed = access.sealing().resealed(row.username, row.secret_id, row.sealed)
         except StoreError:
             damaged.append((row.username, row.secret_id))
             continue
@@ -98,5 +105,17 @@ async def reseal_all(
             page = []
             if on_progress is not None:
                 on_progress(looked_at)
-    await put(page)
-    return Rekeyed(resealed=resealed, already=already, damaged=tuple(damaged))
+    if page:
+        await put(page)
+    return Rekeyed(resealed=resealed, already=already, damaged=tuple(dict.fromkeys(damaged)))
+
+
+async def renew_manifests(renew: Callable[[str], Awaitable[str | None]]) -> None:
+    """Authenticate every manifest with the new key.
+
+    Args:
+        renew: does that for the page after a username, and returns the last username of it, if there is one.
+    """
+    last: str | None = ""
+    while last is not None:
+        last = await renew(last)

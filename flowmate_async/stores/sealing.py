@@ -2,8 +2,8 @@
 
 AES-256-GCM. Every run has a subkey of its own for either (HKDF-SHA256), every record a random 96-bit nonce.
 The associated data names the place of the record, so that a record moved to another user, secret, store or
-upstream does not open. What sealing cannot notice: a record put back in its own place as it was earlier.
-Nothing here knows where records are kept.
+upstream does not open. Lengths are rounded up in steps. A record that is put back in its own place as it was
+earlier opens; ``manifests.py`` notices that. Nothing here knows where records are kept.
 
 Plaintext and keys live in :class:`~flowmate_async.redaction.Redacted` structs only, and errors are raised
 once those are gone: trackers of errors print the locals of every frame.
@@ -29,6 +29,8 @@ from flowmate_async.stores.keys import StoreKey
 SEAL_FORMAT = "flowmate_async seal 1"
 NONCE_BYTES = 12
 
+_SMALLEST_STEP = 256
+_STEPS_OF_A_POWER = 3
 _SUBKEYS_KEPT = 1024
 _CREDENTIAL, _TOKEN = "seal", "seal a user's token"
 """What a run's subkeys are for."""
@@ -73,6 +75,7 @@ class Sealing:
         self._before = None if previous is None else Sealing(previous, store_id=store_id, origin=origin)
         self._place = length_prefixed(SEAL_FORMAT, key.key_id, store_id, origin)
         self._fingerprints = subkey(key, "fingerprint", store_id)
+        self._manifests = subkey(key, "manifest", store_id, origin)
         self._cipher = lru_cache(maxsize=_SUBKEYS_KEPT)(self._cipher_of_run)
 
     def seal_unless_same(
@@ -157,6 +160,17 @@ class Sealing:
         kept = self.opened_token(username, run_id, data)
         return None if kept is None else self.seal_token(username, kept, run_id=run_id)
 
+    def mac(self, username: str, counter: int, entries: bytes) -> bytes:
+        """Authenticate a user's manifest, see ``manifests.py``."""
+        text = length_prefixed(username) + counter.to_bytes(8, "big") + entries
+        return hmac.digest(self._manifests.material, text, "sha256")
+
+    def has_made(self, mac: bytes, username: str, counter: int, entries: bytes) -> bool:
+        """Return whether this is the MAC of a manifest, with the store's key or the one it had before."""
+        if hmac.compare_digest(mac, self.mac(username, counter, entries)):
+            return True
+        return self._before is not None and self._before.has_made(mac, username, counter, entries)
+
     def _is_same(self, username: str, secret_id: str, stored: Sealed, fingerprint: bytes) -> bool:
         equal = hmac.compare_digest(stored.fingerprint, fingerprint)
         return equal and self._opened(username, secret_id, stored) is not None
@@ -167,7 +181,7 @@ class Sealing:
     def _encrypted(self, plaintext: Plaintext, purpose: str, run_id: str, *place: str) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
         bound = self._place_of(*place, run_id)
-        return nonce + self._cipher(purpose, run_id).encrypt(nonce, plaintext.data, bound)
+        return nonce + self._cipher(purpose, run_id).encrypt(nonce, padded(plaintext).data, bound)
 
     def _decrypted(self, data: bytes, purpose: str, run_id: str, *place: str) -> Plaintext | None:
         nonce, ciphertext = data[:NONCE_BYTES], data[NONCE_BYTES:]
@@ -188,9 +202,25 @@ class Sealing:
         return AESGCM(subkey(self._key, purpose, self._store_id, run_id).material)
 
 
-def key_check(key: StoreKey, *, store_id: str) -> bytes:
-    """A record that only this key makes for this store, to tell a wrong key before anything is opened."""
-    return hmac.digest(subkey(key, "key check", store_id).material, b"", "sha256")
+def padded(plaintext: Plaintext) -> Plaintext:
+    """Return JSON with blanks after it, so that its length says little about the credential's.
+
+    Lengths are rounded up to 256 bytes, and long ones to an eighth of the power of two below them.
+    """
+    length = len(plaintext.data)
+    step = max(_SMALLEST_STEP, 1 << max(0, length.bit_length() - 1 - _STEPS_OF_A_POWER))
+    return Plaintext(plaintext.data.ljust(-(-length // step) * step))
+
+
+def key_check(key: StoreKey, *, store_id: str, checked: str = "") -> bytes:
+    """Return a record that only this key makes for this store, to tell a wrong key before anything is opened.
+
+    Args:
+        key: the key.
+        store_id: the store's random id.
+        checked: what else the record is of, as the store's format, so that nobody can set that back.
+    """
+    return hmac.digest(subkey(key, "key check", store_id).material, checked.encode(), "sha256")
 
 
 def sealed_key(key: StoreKey, other: StoreKey, *, store_id: str) -> bytes:

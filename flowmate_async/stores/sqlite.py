@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from flowmate_async.errors import StoreError
 from flowmate_async.models import KeptToken
 from flowmate_async.secrets import Secret
+from flowmate_async.stores import sqlite_manifests as manifests
 from flowmate_async.stores import sqlite_rows as rows
 from flowmate_async.stores import sqlite_tokens as tokens
 from flowmate_async.stores.base import (
@@ -37,14 +38,18 @@ from flowmate_async.stores.base import (
     Written,
 )
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.manifests import StoredRow
 from flowmate_async.stores.meta import Access, not_open, pick_key, rekeying_meta, require_origin
 from flowmate_async.stores.one_at_a_time import OneAtATime
-from flowmate_async.stores.paging import PAGE, SealedPlaced, SealedRow, by_place, opened, verified
-from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
+from flowmate_async.stores.paging import PAGE, by_place, opened, verified
+from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, renew_manifests, reseal_all
 from flowmate_async.stores.sealed_tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.sqlite_files import RunLock, guarded, shown, transaction
-from flowmate_async.stores.sqlite_schema import open_database, read_meta, write_meta
+from flowmate_async.stores.sqlite_schema import FORMAT, open_database, read_meta, write_meta
+from flowmate_async.stores.sqlite_upgrade import upgrade
+from flowmate_async.stores.store_url import absolute
 from flowmate_async.stores.uninterrupted import uninterrupted
+from flowmate_async.stores.upgrading import Upgraded, require_format
 
 T = TypeVar("T")
 
@@ -63,6 +68,8 @@ class SqliteStore:
         busy_timeout_seconds: how long to wait while another process writes.
     """
 
+    makes_backups = True
+
     def __init__(
         self,
         path: Path,
@@ -72,12 +79,13 @@ class SqliteStore:
         create: bool = True,
         busy_timeout_seconds: float = 5.0,
     ) -> None:
-        self.path: Path = path.absolute()
+        self.path: Path = absolute(path)
         self._create = create
         self._access = Access(key, other_key, where=shown(self.path))
         self._busy_timeout_seconds = busy_timeout_seconds
         self._turn: OneAtATime | None = None
         self._connection: sqlite3.Connection | None = None
+        self._format = FORMAT
         # A task cancelled from outside leaves its thread at work; this keeps the next one off the connection.
         self._in_use = Lock()
 
@@ -97,7 +105,7 @@ class SqliteStore:
         await self._close_shielded()
 
     async def bind(self, origin: str) -> None:
-        await self._on_connection(self._bind, origin)
+        await self._changing(self._bind, origin)
 
     async def origin(self) -> str | None:
         return await self._on_connection(lambda connection: read_meta(connection).origin)
@@ -111,26 +119,29 @@ class SqliteStore:
         finally:
             await uninterrupted(self._in_thread(lock.release))
 
+    async def is_running(self) -> bool:
+        return await self._in_thread(RunLock(self.path).is_held)
+
     async def last_run(self, *, selection: str | None = None) -> Run | None:
         return await self._on_connection(partial(rows.last_run, selection=selection))
 
     async def begin_run(self, *, at: float, selection: str = "") -> Run:
-        return await self._on_connection(partial(rows.begin_run, at=at, selection=selection))
+        return await self._changing(partial(rows.begin_run, at=at, selection=selection))
 
     async def finish_run(self, run: Run, *, at: float | None) -> None:
-        await self._on_connection(partial(rows.finish_run, at=at), run)
+        await self._changing(partial(rows.finish_run, at=at), run)
 
     async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
-        return await self._on_connection(self._write, run, batch)
+        return await self._changing(self._write, run, batch)
 
     async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
-        await self._on_connection(rows.note_missing, run, usernames)
+        await self._changing(rows.note_missing, run, usernames)
 
     async def missing(self, run: Run) -> Missing:
         return await self._on_connection(rows.missing, run)
 
     async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
-        return await self._on_connection(partial(rows.remove_missing, how=how, at=at), run)
+        return await self._changing(partial(rows.remove_missing, how=how, at=at), self._access.sealing, run)
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
         return await self._on_connection(rows.statuses, run, usernames)
@@ -143,7 +154,7 @@ class SqliteStore:
         return opened_tokens(self._access.sealing(), found) if found else {}
 
     async def forget_tokens(self, *, used_before: float) -> None:
-        await self._on_connection(tokens.forget_used_before, used_before)
+        await self._changing(tokens.forget_used_before, used_before)
 
     async def totals(self, run: Run) -> RunTotals:
         return await self._on_connection(rows.totals, run)
@@ -156,8 +167,8 @@ class SqliteStore:
             last = page[-1].username
 
     async def get(self, username: str, secret_id: str) -> Secret | None:
-        sealed = await self._on_connection(rows.find, username, secret_id)
-        return None if sealed is None else await self._open_row(SealedRow(username, secret_id, sealed))
+        row = await self._on_connection(rows.find, username, secret_id)
+        return None if row is None else await self._open_row(row)
 
     async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
         fetch = partial(rows.items_after, only=username is not None)
@@ -172,11 +183,11 @@ class SqliteStore:
         return await verified(self._sealed_rows(None), self._open_row)
 
     async def rekey(self, key: StoreKey, *, on_progress: Progress | None = None) -> Rekeyed:
-        await self._on_connection(self._begin_rekey, key)
+        await self._changing(self._begin_rekey, key)
         done = await reseal_all(
             self._sealed_rows(None),
-            self._access.sealing,
-            partial(self._on_connection, rows.reseal),
+            self._access,
+            lambda page: self._on_connection(rows.reseal, self._access.sealing(), page),
             on_progress,
         )
         await reseal_tokens(
@@ -184,22 +195,34 @@ class SqliteStore:
             self._access.sealing,
             partial(self._on_connection, tokens.reseal),
         )
+        await renew_manifests(
+            lambda after: self._on_connection(manifests.renew, self._access.sealing, after, PAGE)
+        )
         await self._on_connection(self._end_rekey)
         return done
 
-    def _sealed_rows(self, username: str | None) -> AsyncIterator[SealedRow]:
+    async def upgrade(self) -> Upgraded:
+        return await uninterrupted(self._in_thread(self._upgrade))
+
+    def _upgrade(self) -> Upgraded:
+        self._opened()
+        done = upgrade(self.path, self._access.keys, busy_timeout_seconds=self._busy_timeout_seconds)
+        self._close()
+        self._open()
+        return done
+
+    def _sealed_rows(self, username: str | None) -> AsyncIterator[StoredRow]:
         fetch = partial(rows.sealed_after, only=username is not None)
         return by_place(partial(self._on_connection, fetch), username)
 
-    async def _open_row(self, row: SealedPlaced) -> Secret:
-        secret = self._access.sealing().opened(row.username, row.secret_id, row.sealed)
+    async def _open_row(self, row: StoredRow) -> Secret:
+        secret = self._access.opened(row)
         return await self._on_connection(self._reopened, row) if secret is None else secret
 
-    def _reopened(self, connection: sqlite3.Connection, row: SealedPlaced) -> Secret:
-        """The credential as it is now, with the key that the store has now."""
+    def _reopened(self, connection: sqlite3.Connection, row: StoredRow) -> Secret:
+        """Return the credential as it is now, with the key that the store has now."""
         self._access.use(read_meta(connection))
-        sealed = rows.find(connection, row.username, row.secret_id) or row.sealed
-        return self._access.sealing().open(row.username, row.secret_id, sealed)
+        return self._access.open(rows.find(connection, row.username, row.secret_id) or row)
 
     def _write(self, connection: sqlite3.Connection, run: Run, batch: Sequence[UserWrite]) -> Written:
         with suppress(KeyChanged):
@@ -221,14 +244,24 @@ class SqliteStore:
         with transaction(connection):
             write_meta(connection, replace(read_meta(connection), previous_key_id=None, previous_key=None))
             meta = read_meta(connection)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log holds what the old key sealed
         self._access.use(meta)
+        # The pages that are replaced hold what the old key sealed, until the log is copied over them.
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StoreError(
+                f"the store {shown(self.path)} has its new key, but what the old one sealed is still on the "
+                "disk: another program is reading the store",
+                advice="End that program, then run the same command again",
+            )
 
     def _open(self) -> None:
         if not self._create and not self.path.exists():
             raise StoreError(f"there is no store {shown(self.path)}", advice="Check the store's URL")
-        self._connection, meta = open_database(
-            self.path, self._access.keys, busy_timeout_seconds=self._busy_timeout_seconds
+        self._connection, meta, self._format = open_database(
+            self.path,
+            self._access.keys,
+            create=self._create,
+            busy_timeout_seconds=self._busy_timeout_seconds,
         )
         self._access.use(meta)
 
@@ -244,6 +277,11 @@ class SqliteStore:
             meta = read_meta(connection)
         require_origin(meta.origin, origin, where=shown(self.path))
         self._access.use(meta)
+
+    async def _changing(self, work: Callable[..., T], *args: object) -> T:
+        """Do work that changes the store."""
+        require_format(self._format, FORMAT, where=shown(self.path), url=f"sqlite:///{self.path}")
+        return await self._on_connection(work, *args)
 
     async def _on_connection(self, work: Callable[..., T], *args: object) -> T:
         return await self._in_thread(lambda: work(self._opened(), *args))

@@ -11,16 +11,17 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+_EIGHT = 8
 _MOST = 64
 """Most rows of one statement: with eleven columns 704 variables, of the 999 that any SQLite takes."""
 
 
 def insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert these rows, in their order.
+    """Insert or replace these rows, in their order.
 
     Args:
         connection: within a transaction.
-        into: the statement up to its ``VALUES``.
+        into: the statement up to its ``VALUES``; it replaces rows that are there, since some come twice.
         rows: their columns.
     """
     for chunk in _chunks(rows):
@@ -50,7 +51,9 @@ def with_keys(
 def with_rows(
     connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]
 ) -> list[tuple[Any, ...]]:
-    """Carry out a statement that has these rows as a table, ``wanted``; what it returns.
+    """Carry out a statement that has these rows as a table, ``wanted``; return what it returns.
+
+    Some of the rows may be there twice, and so may what is returned of them.
 
     Args:
         connection: where.
@@ -65,13 +68,16 @@ def with_rows(
 
 
 def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Pieces of a few lengths only, so that their statements are prepared once."""
-    start, length = 0, _MOST
-    while left := len(rows) - start:
-        while length > left:
-            length //= 2
-        yield rows[start : start + length]
-        start += length
+    """Yield pieces of a few lengths only, so that their statements are prepared once.
+
+    The last row of a piece is repeated where that makes one statement of several: a row costs far less.
+    """
+    for start in range(0, len(rows), _MOST):
+        chunk = list(rows[start : start + _MOST])
+        length = (
+            1 << (len(chunk) - 1).bit_length() if len(chunk) < _EIGHT else -(-len(chunk) // _EIGHT) * _EIGHT
+        )
+        yield chunk + chunk[-1:] * (length - len(chunk))
 
 
 def _flat(rows: Sequence[tuple[Any, ...]]) -> list[Any]:

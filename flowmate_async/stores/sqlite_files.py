@@ -64,21 +64,37 @@ def prepare_file(path: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse early, and clearly, what SQLite would refuse at some later write.
+    """Refuse to make a store where SQLite could not write it.
 
     Raises:
-        StoreError: the file or its folder cannot be written.
+        StoreError: its folder cannot be written.
     """
-    if not (_may(path, os.W_OK) and _may(path.parent, os.W_OK | os.X_OK)):
+    if path.parent.is_dir() and not _may(path.parent, os.W_OK | os.X_OK):
         raise StoreError(f"the store {shown(path)} cannot be written", advice=_ADVICE["SQLITE_READONLY"])
+
+
+def is_writable(path: Path) -> bool:
+    """Return whether SQLite can write a store that is there."""
+    return _may(path, os.W_OK) and _may(path.parent, os.W_OK | os.X_OK)
 
 
 def _may(path: Path, mode: int) -> bool:
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
-def connect(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connection:
-    """A connection for reading and writing, used from one thread at a time."""
+def connect(path: Path, *, busy_timeout_seconds: float, writable: bool = True) -> sqlite3.Connection:
+    """Make a connection, used from one thread at a time.
+
+    Args:
+        path: the store.
+        busy_timeout_seconds: how long to wait while another process writes.
+        writable: whether the file and its folder can be written. Otherwise the store is only read, and taken
+            for one that no process writes, as on a read-only mount.
+    """
+    if not writable:
+        # Without a log nothing is in use, and SQLite would need to write beside it to read it otherwise.
+        options = "mode=ro" if has_write_ahead_log(path) else "mode=ro&immutable=1"
+        return _connect(path, options, busy_timeout_seconds=busy_timeout_seconds)
     connection = _connect(path, "mode=rw", busy_timeout_seconds=busy_timeout_seconds)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
@@ -213,6 +229,19 @@ class RunLock:
             f"another run holds {shown(self.path)}",
             advice="Wait for it to end, or stop its process; the lock goes with it, leave the file alone",
         )
+
+    def is_held(self) -> bool:
+        """Return whether somebody holds the lock, without taking it."""
+        if not self.path.exists():
+            return False
+        try:
+            with closing(_connect(self.path, "mode=ro", busy_timeout_seconds=0)) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            if str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY"):
+                return True
+            raise
+        return False
 
     def release(self) -> None:
         """Let go; harmless when not held."""

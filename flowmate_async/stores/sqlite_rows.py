@@ -3,13 +3,16 @@
 Nothing here opens a credential, and nothing here awaits. Pages follow keys, so no cursor outlives a call.
 """
 
+# ruff: noqa: S608 - statements are made of constants
+
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
+from flowmate_async.stores import sqlite_manifests as manifests
 from flowmate_async.stores import sqlite_tokens as tokens
 from flowmate_async.stores.base import (
     Checkpoint,
@@ -23,11 +26,12 @@ from flowmate_async.stores.base import (
     Written,
     no_such_run,
 )
+from flowmate_async.stores.manifests import Changes, StoredRow
 from flowmate_async.stores.notes import notes_of
-from flowmate_async.stores.paging import SealedRow
+from flowmate_async.stores.paging import PAGE
 from flowmate_async.stores.rekeying import KeyChanged, Resealed
-from flowmate_async.stores.sealed_secrets import sealed_secrets, stored_places
-from flowmate_async.stores.sealing import Sealed, Sealing
+from flowmate_async.stores.sealed_secrets import Place, sealed_secrets, stored_places
+from flowmate_async.stores.sealing import Sealing
 from flowmate_async.stores.sqlite_batches import insert, with_keys, with_rows
 from flowmate_async.stores.sqlite_files import transaction
 
@@ -37,11 +41,12 @@ _LAST_RUN = """
     SELECT id, started_at, finished_at, selection FROM runs
     WHERE :selection IS NULL OR selection = :selection ORDER BY number DESC LIMIT 1
 """
-_FIND = "SELECT run_id, sealed, fingerprint FROM secrets WHERE username = ? AND secret_id = ?"
+_COLUMNS = "username, secret_id, run_id, sealed, fingerprint, type, expires_at, stored_at, removed_at"
+_WITH_MANIFEST = f"SELECT {_COLUMNS}, counter, entries, mac FROM secrets LEFT JOIN manifests USING (username)"
+_FIND = f"{_WITH_MANIFEST} WHERE username = ? AND secret_id = ?"
 # The wanted ones first, so that each is looked up by the primary key.
-_FIND_WANTED = """
-    SELECT username, secret_id, run_id, sealed, fingerprint
-    FROM wanted CROSS JOIN secrets ON username = column1 AND secret_id = column2
+_FIND_WANTED = f"""
+    SELECT {_COLUMNS} FROM wanted CROSS JOIN secrets ON username = column1 AND secret_id = column2
 """
 _PUT = """
     INSERT OR REPLACE INTO secrets
@@ -62,10 +67,12 @@ _MISSING = """
         SELECT username FROM checkpoints WHERE run_id = :run AND status = 'synced' AND listing_proven
     ))
 """
-_REMOVE_MISSING = {
-    "mark": "UPDATE secrets SET removed_at = :at WHERE missing_run = :run AND removed_at IS NULL",
-    "delete": "DELETE FROM secrets WHERE missing_run = :run",
+_MISSING_ROWS = {
+    "mark": f"SELECT {_COLUMNS} FROM secrets WHERE missing_run = ? AND removed_at IS NULL LIMIT ?",
+    "delete": f"SELECT {_COLUMNS} FROM secrets WHERE missing_run = ? LIMIT ?",
 }
+_MARK = "UPDATE secrets SET removed_at = ? WHERE username = ? AND secret_id = ?"
+_DELETE = "DELETE FROM secrets WHERE username = ? AND secret_id = ?"
 _PUT_CHECKPOINT = """
     INSERT OR REPLACE INTO checkpoints
         (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven, seen)
@@ -75,9 +82,7 @@ _RUNS_KEPT = """
 """
 _STATUSES = "SELECT username, status FROM checkpoints WHERE run_id = ? AND username IN"
 _SEEN = "SELECT username, seen FROM checkpoints WHERE run_id = ? AND username IN"
-_RESEAL = """
-    UPDATE secrets SET fingerprint = ?, sealed = ? WHERE username = ? AND secret_id = ? AND sealed = ?
-"""
+_RESEAL = "UPDATE secrets SET fingerprint = ?, sealed = ? WHERE username = ? AND secret_id = ?"
 _BEGIN_RUN = "INSERT INTO runs (id, started_at, selection) VALUES (?, ?, ?)"
 _FORGET_CHECKPOINTS = """
     DELETE FROM checkpoints WHERE run_id IN (
@@ -107,14 +112,10 @@ _ITEMS_OF_ONE = """
     SELECT username, secret_id, type, expires_at, stored_at, removed_at
     FROM secrets WHERE username = ? AND secret_id > ? ORDER BY secret_id LIMIT ?
 """
-_SEALED_OF_ALL = """
-    SELECT username, secret_id, run_id, sealed, fingerprint
-    FROM secrets WHERE (username, secret_id) > (?, ?) ORDER BY username, secret_id LIMIT ?
+_SEALED_OF_ALL = f"""
+    {_WITH_MANIFEST} WHERE (username, secret_id) > (?, ?) ORDER BY username, secret_id LIMIT ?
 """
-_SEALED_OF_ONE = """
-    SELECT username, secret_id, run_id, sealed, fingerprint
-    FROM secrets WHERE username = ? AND secret_id > ? ORDER BY secret_id LIMIT ?
-"""
+_SEALED_OF_ONE = f"{_WITH_MANIFEST} WHERE username = ? AND secret_id > ? ORDER BY secret_id LIMIT ?"
 
 
 def last_run(connection: sqlite3.Connection, *, selection: str | None) -> Run | None:
@@ -146,29 +147,31 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
         _require_run(connection, run)
         _require_key(connection, sealing)
         stored = with_keys(connection, _STORED, list(checkpoints))
-        changed = _write_secrets(connection, sealing, run, batch, stored)
+        changes = manifests.changes(connection, sealing, list(checkpoints))
+        found = _rows_at(connection, stored_places(batch, stored))
+        rows, changed = sealed_secrets(sealing, run, batch, changes.current(found))
+        insert(connection, _PUT, [msgspec.structs.astuple(row) for row in rows])
+        changes.put(rows)
         notes = notes_of(batch, stored)
-        connection.executemany(_NOTE_PRESENT, notes.back)
+        _note_present(connection, changes, notes.back)
         connection.executemany(_NOTE_MISSING, [(run.id, *place) for place in notes.missing])
-        rows = [(run.id, *msgspec.structs.astuple(checkpoint)) for checkpoint in checkpoints.values()]
-        insert(connection, _PUT_CHECKPOINT, rows)
+        manifests.write(connection, changes)
+        ends = [(run.id, *msgspec.structs.astuple(checkpoint)) for checkpoint in checkpoints.values()]
+        insert(connection, _PUT_CHECKPOINT, ends)
         tokens.write(connection, sealing, run, batch)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
 
-def _write_secrets(
-    connection: sqlite3.Connection,
-    sealing: Sealing,
-    run: Run,
-    batch: Sequence[UserWrite],
-    stored: Sequence[tuple[str, str, bool]],
-) -> int:
-    """Write what differs from what is stored; how many that were."""
-    wanted = stored_places(batch, stored)
-    found = {(name, id_): Sealed(*rest) for name, id_, *rest in with_rows(connection, _FIND_WANTED, wanted)}
-    rows, changed = sealed_secrets(sealing, run, batch, found)
-    insert(connection, _PUT, [msgspec.structs.astuple(row) for row in rows])
-    return changed
+def _note_present(connection: sqlite3.Connection, changes: Changes, places: Sequence[Place]) -> None:
+    """Note that these are not missing, and take their marks of removal away."""
+    if places:
+        for row in _rows_at(connection, places):
+            changes.marked(row, None)
+        connection.executemany(_NOTE_PRESENT, places)
+
+
+def _rows_at(connection: sqlite3.Connection, places: Sequence[Place]) -> list[StoredRow]:
+    return [StoredRow(*row) for row in with_rows(connection, _FIND_WANTED, places)]
 
 
 def note_missing(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> None:
@@ -185,16 +188,49 @@ def missing(connection: sqlite3.Connection, run: Run) -> Missing:
     return Missing(missing=gone, stored=stored)
 
 
-def remove_missing(connection: sqlite3.Connection, run: Run, *, how: Removal, at: float) -> int:
-    """Mark or delete what this run noted as missing."""
-    with transaction(connection):
-        return connection.execute(_REMOVE_MISSING[how], {"run": run.id, "at": at}).rowcount
+def remove_missing(
+    connection: sqlite3.Connection, sealing: Callable[[], Sealing], run: Run, *, how: Removal, at: float
+) -> int:
+    """Mark or delete what this run noted as missing, some at a time; return how many that were.
+
+    Args:
+        connection: the store's.
+        sealing: the store's; a store that was never bound has none, and nothing to remove.
+        run: the run.
+        how: whether to mark or to delete.
+        at: the mark, in seconds since the Unix epoch.
+    """
+    removed = 0
+    while True:
+        with transaction(connection):
+            found = connection.execute(_MISSING_ROWS[how], (run.id, PAGE)).fetchall()
+            if not found:
+                return removed
+            _remove(connection, sealing(), [StoredRow(*row) for row in found], how=how, at=at)
+        removed += len(found)
 
 
-def find(connection: sqlite3.Connection, username: str, secret_id: str) -> Sealed | None:
-    """One credential, sealed."""
+def _remove(
+    connection: sqlite3.Connection, sealing: Sealing, rows: Sequence[StoredRow], *, how: Removal, at: float
+) -> None:
+    changes = manifests.changes(connection, sealing, sorted({row.username for row in rows}))
+    places = [(row.username, row.secret_id) for row in rows]
+    for row in rows:
+        if how == "mark":
+            changes.marked(row, at)
+        else:
+            changes.deleted(row)
+    if how == "mark":
+        connection.executemany(_MARK, [(at, *place) for place in places])
+    else:
+        connection.executemany(_DELETE, places)
+    manifests.write(connection, changes)
+
+
+def find(connection: sqlite3.Connection, username: str, secret_id: str) -> StoredRow | None:
+    """Return one credential, sealed, and its user's manifest."""
     row = connection.execute(_FIND, (username, secret_id)).fetchone()
-    return None if row is None else Sealed(*row)
+    return None if row is None else StoredRow(*row)
 
 
 def statuses(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
@@ -240,22 +276,24 @@ def items_after(
 
 def sealed_after(
     connection: sqlite3.Connection, username: str, secret_id: str, limit: int, *, only: bool
-) -> list[SealedRow]:
-    """The next page of credentials, sealed; with ``only``, of that user alone."""
+) -> list[StoredRow]:
+    """Return the next page of credentials, sealed; with ``only``, of that user alone."""
     rows = connection.execute(_SEALED_OF_ONE if only else _SEALED_OF_ALL, (username, secret_id, limit))
-    return [SealedRow(name, found, Sealed(*rest)) for name, found, *rest in rows]
+    return [StoredRow(*row) for row in rows]
 
 
-def reseal(connection: sqlite3.Connection, page: Sequence[Resealed]) -> None:
+def reseal(connection: sqlite3.Connection, sealing: Sealing, page: Sequence[Resealed]) -> None:
     """Put credentials sealed anew in the place of those that are still as they were found."""
+    new = {(one.username, one.secret_id): one for one in page}
     with transaction(connection):
-        connection.executemany(
-            _RESEAL,
-            [
-                (one.sealed.fingerprint, one.sealed.data, one.username, one.secret_id, one.found.data)
-                for one in page
-            ],
-        )
+        changes = manifests.changes(connection, sealing, sorted({one.username for one in page}))
+        for row in _rows_at(connection, sorted(new)):
+            one = new[row.username, row.secret_id]
+            if row.data == one.found.data:  # otherwise it was written meanwhile, with the new key
+                place = (row.username, row.secret_id)
+                connection.execute(_RESEAL, (one.sealed.fingerprint, one.sealed.data, *place))
+                changes.resealed(row, one.sealed)
+        manifests.write(connection, changes)
 
 
 def _require_key(connection: sqlite3.Connection, sealing: Sealing) -> None:

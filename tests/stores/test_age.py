@@ -90,6 +90,7 @@ class TestFiles:
             assert await collect(store.items()) == []
             await store.write(run, [synced("bob", api_key())])
             assert await collect(store.secrets()) == [("bob", api_key())]
+            await store.finish_run(run, at=4.0)
             assert not Path(f"{path}.segments").exists()
         async with open_age() as store:
             assert await collect(store.secrets()) == [("bob", api_key())]
@@ -155,8 +156,11 @@ asyncio.run(main())
                     await store.write(run, [synced(username, api_key(secret_id, str(value)), at=float(at))])
                 before = await collect(store.items())
                 newest = {(name, one.id): one async for name, one in store.secrets()}
+                assert segments(path) or not writes
+                await store.finish_run(run, at=1.0)
                 assert not segments(path)
                 assert await collect(store.items()) == before
+                assert {(name, one.id): one async for name, one in store.secrets()} == newest
                 expected = {(name, one): api_key(one, str(value)) for name, one, value in writes}
                 assert newest == expected
 

@@ -115,7 +115,7 @@ class TestRunLock:
         async with DocumentStore(shelf, clock=clock) as gone, DocumentStore(shelf, clock=clock) as next_one:
             lock = gone.exclusive_run()
             await lock.__aenter__()
-            vanished = next(task for task in asyncio.all_tasks() if "_Renewal" in repr(task.get_coro()))
+            vanished = next(task for task in asyncio.all_tasks() if "_renewed" in repr(task.get_coro()))
             vanished.cancel()
             await clock.forward(59)
             with pytest.raises(CheckpointError, match="until 00:17:40 UTC"):

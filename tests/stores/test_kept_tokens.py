@@ -193,19 +193,6 @@ async def test_a_token_that_cannot_be_encoded_takes_its_batch_along_and_does_not
 
 
 class TestPostgresOfAnEarlierVersion:
-    async def test_it_is_brought_up_to_date_and_keeps_everything(
-        self, open_postgres: Callable[[], PostgresStore], postgres: PostgresServer, schema: str
-    ) -> None:
-        async with open_postgres() as store:
-            await write(store, synced("ann", api_key()))
-        postgres.psql("DROP TABLE tokens; UPDATE meta SET format = 1", schema)
-        for _ in range(2):
-            async with open_postgres() as store:
-                assert await store.get("ann", "secret-1") == api_key()
-                await write(store, with_token("bob", TOKEN))
-                assert await store.kept_tokens(["bob"]) == {"bob": TOKEN}
-        assert postgres.psql("SELECT format FROM meta", schema) == "2"
-
     async def test_a_wrong_key_changes_nothing(
         self, open_postgres: Callable[[], PostgresStore], postgres: PostgresServer, schema: str
     ) -> None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from flowmate_async.errors import StoreError
 from flowmate_async.secrets import MixedSecret, MixedValue
 from flowmate_async.stores import StoreKey
-from flowmate_async.stores.sealing import NONCE_BYTES, Sealed, Sealing, key_check
+from flowmate_async.stores.encoding import Plaintext
+from flowmate_async.stores.sealing import NONCE_BYTES, Sealed, Sealing, key_check, padded
 from flowmate_async.testing.samples import api_key
 
 KEY = StoreKey(b"0123456789abcdef0123456789abcdef")
@@ -112,3 +113,22 @@ def test_a_key_check_belongs_to_one_key_and_one_store() -> None:
     }
     assert len(checks) == 3
     assert key_check(KEY, store_id="a") in checks
+
+
+@given(st.integers(1, 100_000))
+def test_lengths_are_rounded_up_in_steps(length: int) -> None:
+    """To 256 bytes, and from 4 KiB on to less than an eighth more; the blanks are not the credential's."""
+    step = len(padded(Plaintext(b"x" * length)).data)
+    assert padded(Plaintext(b"x" * length)).data.rstrip(b" ") == b"x" * length
+    assert step % 256 == 0
+    assert 0 <= step - length < max(256, length / 8 + 1)
+    assert len(padded(Plaintext(b"x" * step)).data) == step
+
+
+def test_a_padded_credential_is_the_same_as_one_that_is_not() -> None:
+    """Older stores have records without blanks; they are not written anew for that."""
+    secret = api_key()
+    first = SEALING.seal_unless_same("ann", secret, run_id="run", stored=None)
+    assert first is not None
+    assert (len(first.data) - 12 - 16) % 256 == 0
+    assert SEALING.seal_unless_same("ann", secret, run_id="run-2", stored=first) is None

@@ -301,9 +301,9 @@ async def test_a_store_whose_opening_was_cancelled_is_closed(
 
     def paused(*args: Any, **options: Any) -> object:
         pause()
-        connection, meta = open_database(*args, **options)
-        opened.append(connection)
-        return connection, meta
+        found = open_database(*args, **options)
+        opened.append(found.connection)
+        return found
 
     monkeypatch.setattr("flowmate_async.stores.sqlite.open_database", paused)
     store = open_sqlite()

@@ -121,24 +121,24 @@ async def test_a_missing_folder_is_named(path: Path, key: StoreKey) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
-    """Clearly, when entering, and not at some later write."""
+    """For a new store at once; a store that is there can be read, and a write says why it cannot be."""
     program = """
-import anyio, os, sys, tempfile
+import anyio, os, tempfile
 from pathlib import Path
 from flowmate_async.errors import StoreError
 from flowmate_async.stores import StoreKey
 from flowmate_async.stores.sqlite import SqliteStore
 
-async def enter(path):
-    async with SqliteStore(path, key=StoreKey(bytes(32))):
-        pass
+async def bind(path):
+    async with SqliteStore(path, key=StoreKey(bytes(32))) as store:
+        print(await store.origin())
+        await store.bind("https://flowmate.example")
 
-def enter_as_nobody(path):
+def as_nobody(path):
     if os.geteuid() == 0:
-        os.chown(path, 65534, 65534)
         os.seteuid(65534)
     try:
-        anyio.run(enter, path)
+        anyio.run(bind, path)
     except StoreError as error:
         print(error)
     finally:
@@ -147,16 +147,20 @@ def enter_as_nobody(path):
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "creds.db")
-    anyio.run(enter, path)
-    for mode in (0o555, 0o000):
+    anyio.run(bind, path)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    for name, mode in (("creds.db", 0o555), ("new.db", 0o555), ("creds.db", 0o000)):
         path.parent.chmod(mode)
-        enter_as_nobody(path)
+        as_nobody(path.with_name(name))
         path.parent.chmod(0o755)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    unwritable, unreachable = done.stdout.splitlines()
+    _, origin, read_only, unwritable, unreachable = done.stdout.splitlines()
+    assert origin == "https://flowmate.example"
+    assert "readonly database. Make the file and its folder writable for this user" in read_only
     assert "cannot be written. Make the file and its folder writable for this user" in unwritable
-    assert "cannot be made: permission denied" in unreachable
+    assert "cannot be written" in unreachable
 
 
 async def test_a_file_that_is_no_database_is_refused(

@@ -8,9 +8,11 @@ import anyio.to_thread
 
 from flowmate_async.cli.doctor.findings import Finding, failed, ok, skipped, warning
 from flowmate_async.cli.options import StoreFlags
-from flowmate_async.errors import CheckpointError, FlowMateError
+from flowmate_async.errors import FlowMateError
 from flowmate_async.private_files import require_replaceable
 from flowmate_async.stores import Store
+from flowmate_async.stores.held_lock import TellsRunLock
+from flowmate_async.stores.meta import require_origin
 
 _SQLITE = "sqlite:///"
 
@@ -52,17 +54,19 @@ async def _check_opened(store: Store, base_url: str | None) -> AsyncIterator[Fin
     if run is None:
         yield ok("store", "it opens with its key; no sync has run yet")
         return
-    if base_url is not None:
-        await store.bind(base_url)  # a store with a run is bound already, so this only compares
+    origin = await store.origin()
+    if base_url is not None and origin is not None:
+        require_origin(origin, base_url, where="named")
     hours = (time.time() - (run.finished_at or run.started_at)) / 3600
     state = "ended" if run.finished_at is not None else "is incomplete; it began"
     yield ok("store", f"it opens with its key and is this upstream's; the last run {state} {hours:.1f} h ago")
-    yield await _check_run_lock(store)
+    if isinstance(store, TellsRunLock):
+        yield await _check_run_lock(store)
 
 
-async def _check_run_lock(store: Store) -> Finding:
-    try:
-        async with store.exclusive_run():
-            return ok("store lock", "no sync is running")
-    except CheckpointError as problem:
-        return warning("store lock", problem.message, problem.advice or "Wait until the other sync has ended")
+async def _check_run_lock(store: TellsRunLock) -> Finding:
+    if await store.is_running():
+        return warning(
+            "store lock", "a sync holds the run lock", "Wait for it to end before you begin another"
+        )
+    return ok("store lock", "no sync is running")

@@ -1,0 +1,72 @@
+"""Ending whoever holds a run lock when it is lost, so that two syncs never run side by side."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol, runtime_checkable
+
+from flowmate_async.errors import CheckpointError
+
+
+@runtime_checkable
+class TellsRunLock(Protocol):
+    """A store that knows whether a run holds its lock, without taking it."""
+
+    async def is_running(self) -> bool:
+        """Return whether a run holds the lock."""
+        ...
+
+
+class Holder:
+    """The task that holds a run lock. Made in that task."""
+
+    def __init__(self) -> None:
+        self.lost = ""
+        self._task = asyncio.current_task()
+
+    def lose(self, reason: str) -> None:
+        """Cancel the holder: its lock was lost. Harmless when it was lost before.
+
+        Args:
+            reason: why, for the message.
+        """
+        if not self.lost:
+            self.lost = reason
+            if self._task is not None:
+                self._task.cancel()
+
+
+@asynccontextmanager
+async def ended_when_lost(where: str) -> AsyncIterator[Holder]:
+    """Run a block that holds a run lock; should the lock be lost, the block is cancelled.
+
+    Args:
+        where: the store, for messages.
+
+    Raises:
+        CheckpointError: the lock was lost.
+    """
+    holder = Holder()
+    try:
+        yield holder
+    except asyncio.CancelledError:
+        if not holder.lost:
+            raise
+    if holder.lost:
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        raise lock_lost(where, holder.lost)
+
+
+def lock_lost(where: str, reason: str) -> CheckpointError:
+    """Return the error of a run whose lock was lost.
+
+    Args:
+        where: the store, for messages.
+        reason: why it was lost.
+    """
+    return CheckpointError(
+        f"the run lock of the store {where} was lost: {reason}",
+        advice="Run again: what was acknowledged is kept",
+    )
