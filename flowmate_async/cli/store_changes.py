@@ -63,7 +63,7 @@ async def upgrade(
     ] = False,
     store: StoreAlone = StoreAlone(),
 ) -> Exit:
-    """Bring a store that an earlier version made up to date, after a backup; end all that use the store first.
+    """Bring a store of an earlier version up to date, after a backup; end all that use it first.
 
     A sqlite store is copied as it is, to a file beside it. For others name a store with --backup, or say
     --no-backup if your database's own backup is at hand.

@@ -14,9 +14,11 @@ from flowmate_async.errors import ConfigurationError, StoreError
 from flowmate_async.private_files import create_private, write_private_atomically
 from flowmate_async.stores import Written, open_store
 from flowmate_async.stores.document_store import DocumentStore
+from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.openbao import OpenBaoDocuments, openbao_store
 from flowmate_async.stores.openbao_address import parse_address
 from flowmate_async.testing.samples import api_key
+from flowmate_async.testing.scripted_server import ScriptedServer, http
 from flowmate_async.testing.store_writes import ORIGIN, synced, write
 
 from .openbao_server import OpenBaoServer
@@ -181,6 +183,23 @@ class TestFailure:
         with pytest.raises(StoreError, match=r"no handler for route.*mount"):
             await openbao_store(openbao_url.replace("/secret/", "/nowhere/")).__aenter__()
 
+    @pytest.mark.parametrize("named", ["", "&namespace=team/a"])
+    async def test_the_namespace_is_sent_with_every_request(
+        self, named: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without it another place is read and written."""
+        monkeypatch.setenv("BAO_TOKEN", "any")
+        monkeypatch.setenv("BAO_NAMESPACE", "of/the/environment")
+        written = http(b'{"data":{"version":1}}')
+        async with ScriptedServer(http(b'{"errors":[]}', "404 Not Found"), *[written] * 3) as server:
+            port = server.url.rpartition(":")[2]
+            documents = OpenBaoDocuments(parse_address(f"openbao://127.0.0.1:{port}/secret/x?tls=off{named}"))
+            async with documents:
+                assert await documents.read("store") is None
+                await documents.write("store", Plaintext(b"{}"), replacing=None)
+            sent = [_header(request, b"X-Vault-Namespace") for request in server.requests]
+        assert sent == ["team/a" if named else "of/the/environment"] * 3
+
 
 class TestAddress:
     @pytest.mark.parametrize(
@@ -300,3 +319,9 @@ async def scripted(
         yield DocumentStore(OpenBaoDocuments(address, clock=_Impatient())), asked
     finally:
         await runner.cleanup()
+
+
+def _header(request: bytes, name: bytes) -> str:
+    head = request.partition(b"\r\n\r\n")[0]
+    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    return fields[name].decode()

@@ -1,5 +1,6 @@
 """A store is given a new key: everything opens with it at any time, nothing with the old one in the end."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from flowmate_async.errors import StoreError
 from flowmate_async.stores import Store, StoreKey, Written, open_store
 from flowmate_async.stores.rekeying import Rekeyed
+from flowmate_async.stores.sealing import Sealed, Sealing
+from flowmate_async.stores.sqlite import SqliteStore
 from flowmate_async.testing.samples import api_key, every_type
 from flowmate_async.testing.store_writes import ORIGIN, collect, synced, write
 
@@ -140,10 +143,90 @@ async def test_a_store_that_was_never_used_takes_a_new_key(opened: Open) -> None
         await write(store, synced("ann", api_key()))
 
 
+async def test_what_is_written_while_a_page_is_sealed_anew_stays(
+    opened: Open, key: StoreKey, monkeypatch: pytest.MonkeyPatch, *, at_once: bool
+) -> None:
+    """By a worker with both keys, after the page was read and before it is written."""
+    if at_once:
+        pytest.skip("nobody writes between")
+    async with opened(other_key=NEW) as worker, opened() as store:
+        run = await write(worker, synced("ann", api_key()), synced("bob", api_key()))
+        genuine = Sealing.resealed
+        written: list[asyncio.Task[Written]] = []
+
+        def resealed(self: Sealing, username: str, secret_id: str, sealed: Sealed) -> Sealed | None:
+            found = genuine(self, username, secret_id, sealed)
+            if username == "bob":
+                newer = worker.write(run, [synced("ann", api_key(key="newer"))])
+                written.append(asyncio.get_running_loop().create_task(newer))
+            return found
+
+        monkeypatch.setattr(Sealing, "resealed", resealed)
+        page_is_read = store._on_connection
+
+        async def after_the_worker(work: Callable[..., object], *args: object) -> object:
+            if written:
+                await asyncio.gather(*written)
+            return await page_is_read(work, *args)
+
+        monkeypatch.setattr(store, "_on_connection", after_the_worker)
+        assert await store.rekey(NEW)
+        assert await written[0] == Written(1, 0)
+    async with opened(NEW) as store:
+        assert await store.get("ann", "secret-1") == api_key(key="newer")
+        assert (await store.verify()).damaged == ()
+
+
+class TestPostgres:
+    async def test_dead_rows_of_the_old_key_are_gone(
+        self, postgres: PostgresServer, schema: str, key: StoreKey
+    ) -> None:
+        """From the tables' files: PostgreSQL keeps replaced rows until a table is written anew."""
+        async with open_store(postgres.url(schema), key=key) as store:
+            await write(store, *(synced(f"user-{number:03}", api_key()) for number in range(50)))
+            sealed = bytes.fromhex(postgres.psql("SELECT encode(sealed, 'hex') FROM secrets LIMIT 1", schema))
+            await store.rekey(NEW)
+        postgres.psql("CHECKPOINT")
+        files = [file for file in (postgres.data / "base").rglob("*") if file.is_file()]
+        assert not [file for file in files if sealed[:64] in file.read_bytes()]
+
+    async def test_dead_rows_that_must_stay_are_named(
+        self, postgres: PostgresServer, schema: str, key: StoreKey
+    ) -> None:
+        """The role may write the tables, and does not own them."""
+        async with open_store(postgres.url(schema), key=key) as store:
+            await write(store, synced("ann", api_key()))
+        role = f"writer_{schema}"
+        postgres.psql(f"CREATE ROLE {role} LOGIN PASSWORD '{postgres.password}'")
+        postgres.psql(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
+        postgres.psql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}")
+        url = postgres.url(schema).replace(postgres.user, role)
+        async with open_store(url, key=key) as store:
+            assert "dead rows of secrets" in (await store.rekey(NEW)).left
+
+
 class TestSqlite:
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:
         return tmp_path / "creds.db"
+
+    async def test_it_does_not_end_while_another_program_reads_an_older_state(
+        self, file: Path, key: StoreKey
+    ) -> None:
+        """Nothing can be removed from the disk then; the same command ends once the other program has."""
+        async with SqliteStore(file, key=key, busy_timeout_seconds=0) as store:
+            await write(store, synced("ann", api_key(key="x" * 300)))
+            reader = sqlite3.connect(file, isolation_level=None)
+            ((sealed,),) = reader.execute("SELECT sealed FROM secrets").fetchall()
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM secrets").fetchone()
+            with pytest.raises(StoreError, match=r"still on the disk.*run the same command again"):
+                await store.rekey(NEW)
+            assert await store.get("ann", "secret-1") == api_key(key="x" * 300)
+            reader.close()
+            assert await store.rekey(NEW) == Rekeyed(already=1)
+            on_disk = b"".join(one.read_bytes() for one in file.parent.iterdir())
+        assert sealed[:200] not in on_disk
 
     async def test_a_record_that_neither_key_opens_is_named_and_left(self, file: Path, key: StoreKey) -> None:
         async with open_store(f"sqlite:///{file}", key=key) as store:
