@@ -54,9 +54,10 @@ def transport_by_name(
     """
     name = chosen_transport(name, base_url, proxy=proxy, trust_env=trust_env)
     trust_env = _trusts_env(trust_env, base_url)
+    has_proxy = proxy is not None or (trust_env and proxy_of(base_url) is not None)
     if name == "aiohttp":
         return _aiohttp(base_url, ca_file=ca_file, proxy=proxy, trust_env=trust_env)
-    if proxy is not None or (trust_env and proxy_of(base_url) is not None):
+    if has_proxy:
         # The proxy may hold a password, so it must not stay a local of the frame that raises.
         proxy = None
         raise ConfigurationError(
