@@ -32,12 +32,17 @@ class DriverBoundary:
     ) -> None:
         """Drop the frames and the chain of the exception, if there is one."""
         if error is not None:
-            _forget(error)
+            forget_frames(error)
 
 
-def _forget(error: BaseException) -> None:
+def forget_frames(error: BaseException) -> None:
+    """Drop the frames and the chain of an exception.
+
+    Args:
+        error: the exception, which goes on being raised; an exception group with all that is in it.
+    """
     error.__traceback__ = error.__context__ = error.__cause__ = None
     error.__suppress_context__ = False  # setting the cause sets this, too
     if isinstance(error, BaseExceptionGroup):
         for one in error.exceptions:
-            _forget(one)
+            forget_frames(one)

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from aiohttp.payload import BytesIOPayload, BytesPayload
 
-from flowmate_async.integrations.binding import Binding, forget_frames, has_newer
+from flowmate_async.boundaries import DriverBoundary
+from flowmate_async.integrations.binding import Binding, has_newer
 from flowmate_async.integrations.lender import Lender
 from flowmate_async.integrations.origins import origin_of
 from flowmate_async.secrets import Secret
@@ -87,10 +88,8 @@ class CredentialMiddleware:
         headers = self._binding.headers(secret, present=request.headers)
         request.headers.update(headers.pairs)
         try:
-            return await handler(request)
-        except BaseException as error:
-            forget_frames(error)
-            raise
+            with DriverBoundary():  # aiohttp's frames have the head of the request among their locals
+                return await handler(request)
         finally:
             # aiohttp's errors and responses show the headers of their request as they are now.
             for name in headers.names:

@@ -77,7 +77,7 @@ class Binding:
 
 
 async def has_newer(lease: HeldLease) -> bool:
-    """Reject a lease whose credential the app answered with 401; whether there is a newer one to try.
+    """Reject a lease whose credential the app answered with 401. Return whether there is a newer one to try.
 
     Raises:
         FlowMateError: the newer one could not be fetched.
@@ -87,17 +87,3 @@ async def has_newer(lease: HeldLease) -> bool:
     except CredentialRejectedError:
         return False
     return True
-
-
-def forget_frames(error: BaseException) -> None:
-    """Drop the frames of an HTTP client's error and of all it is chained to.
-
-    The client's frames have the request's head, credential included, among their locals, and error trackers
-    print those.
-    """
-    chain: list[BaseException | None] = [error]
-    while chain:
-        link = chain.pop()
-        if link is not None and link.__traceback__ is not None:
-            link.__traceback__ = None
-            chain += [link.__cause__, link.__context__]

@@ -5,9 +5,10 @@ other header, from a hop to another origin. So the transport attaches per hop, a
 is for clients whose transport is taken, and refuses every other header.
 """
 
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 try:
     import httpx
@@ -17,13 +18,17 @@ except ImportError:
         name="httpx",
     ) from None
 
+from flowmate_async.boundaries import DriverBoundary, forget_frames
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.integrations.binding import Binding, forget_frames, has_newer
+from flowmate_async.integrations.binding import Binding, has_newer
 from flowmate_async.integrations.lender import Lender
 from flowmate_async.integrations.origins import Origin, origin_of
+from flowmate_async.redaction import Headers
 from flowmate_async.secrets import Secret
+from flowmate_async.transport.tls import client_context
 
 _AUTHORIZATION = "Authorization"
+_SHOWN = "[secure]"
 _INSTEAD = "Use FlowMateTransport, which attaches the credential hop by hop"
 
 
@@ -32,7 +37,7 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
 
     Use it as ``httpx.AsyncClient(transport=FlowMateTransport(...))``. Every hop of a redirect passes through
     it, those to other origins untouched. The client's own request is never changed, so hooks,
-    ``response.request`` and redirects do not see the credential.
+    ``response.request``, errors and redirects do not show the credential.
 
     When the app answers 401 the lease is rejected, and the request sent once more with the newer credential,
     provided its body is in memory (none, bytes, str, JSON, form fields): a stream or multipart body is not
@@ -49,9 +54,9 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
         origins: ``scheme://host[:port]`` of the app; https, or http to this machine.
         default_header: the header for an API key that names none of its own.
         min_valid: seconds for which the credential must be valid when a request begins.
-        transport: what sends; :class:`httpx.AsyncHTTPTransport` with its defaults when left out. ``verify``,
-            ``proxy``, ``http2`` and ``limits`` belong to it, since the client ignores them once it has a
-            transport.
+        transport: what sends. By default :class:`httpx.AsyncHTTPTransport` with the library's TLS rules: the
+            system's authorities, and ``SSLKEYLOGFILE`` is ignored. ``verify``, ``proxy``, ``http2`` and
+            ``limits`` belong to it, since the client ignores them once it has a transport.
 
     Raises:
         ConfigurationError: the origins cannot work. While a request is sent: the credential has no header
@@ -73,7 +78,7 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
         self._binding = Binding(
             fm, username, secret_id, origins=origins, default_header=default_header, min_valid=min_valid
         )
-        self._inner = transport or httpx.AsyncHTTPTransport()
+        self._inner = transport or httpx.AsyncHTTPTransport(verify=client_context())
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
@@ -120,18 +125,11 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
 
     async def _presented(self, request: httpx.Request, secret: Secret) -> httpx.Response:
         headers = self._binding.headers(secret, present=request.headers)
-        # A request of its own: httpx builds the next hop from the one it handed in.
-        twin = httpx.Request(
-            request.method,
-            request.url,
-            headers=[*request.headers.multi_items(), *headers.pairs],
-            stream=request.stream,
-            extensions=request.extensions,
-        )
         try:
-            return await self._inner.handle_async_request(twin)
-        except BaseException as error:
-            forget_frames(error)
+            with DriverBoundary():
+                return await self._inner.handle_async_request(_with(request, headers))
+        except httpx.RequestError as error:
+            error.request = request
             raise
 
 
@@ -144,6 +142,9 @@ class FlowMateAuth(httpx.Auth):
     When the app answers 401 the lease is rejected, and the request sent once more with the newer credential,
     provided its body is in memory and no redirect lies in between (the first hop has done its work already).
     Otherwise, or if there is no newer credential, the caller gets the app's 401.
+
+    ``response.request``, those of its history and ``response.next_request`` do not hold the credential; hooks
+    and errors find ``[secure]`` in its place.
 
     An ``Authorization`` header that the caller has set himself is an error, never overwritten; to send one
     request without the credential, pass it ``auth=None``.
@@ -208,13 +209,15 @@ class FlowMateAuth(httpx.Auth):
         async with self._binding.lease() as lease:
             self._present(request, lease.secret)
             try:
-                response = yield request
-                if not _is_rejection(response) or not await has_newer(lease):
-                    return
-                del request.headers[_AUTHORIZATION]
-                if response.request is request and _can_be_sent_again(request):
-                    self._present(request, lease.secret)
-                    yield request
+                with _frames_forgotten(request):
+                    response = yield request
+                    rejected = _is_rejection(response)
+                    _strip(response)
+                    if not rejected or not await has_newer(lease):
+                        return
+                    if response.request is request and _can_be_sent_again(request):
+                        self._present(request, lease.secret)
+                        _strip((yield request))
             finally:
                 request.headers.pop(_AUTHORIZATION, None)
 
@@ -226,7 +229,75 @@ class FlowMateAuth(httpx.Auth):
                 advice=_INSTEAD,
                 secret_id=secret.id,
             )
-        request.headers.update(dict(headers.pairs))
+        unshown: dict[bytes, bytes] = {
+            name.encode("ascii"): _Unshown(value.encode("latin-1")) for name, value in headers.pairs
+        }
+        request.headers.update(unshown)
+
+
+class _Unshown(bytes):
+    """The value of a header, as it is sent; whoever reads it as text gets something else.
+
+    httpx copies it into the requests that it builds for redirects, which errors carry along.
+    """
+
+    def __repr__(self) -> str:
+        return repr(_SHOWN.encode())
+
+    def decode(self, *_: object, **__: object) -> str:
+        """Return a stand-in."""
+        return _SHOWN
+
+
+def _with(request: httpx.Request, headers: Headers) -> httpx.Request:
+    """Return a copy with more headers: httpx builds the next hop from the request that it handed in."""
+    added = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.pairs]
+    return httpx.Request(
+        request.method,
+        request.url,
+        headers=[*request.headers.raw, *added],
+        stream=request.stream,
+        extensions=request.extensions,
+    )
+
+
+def _strip(response: httpx.Response) -> None:
+    """Take the credential off every request that the caller gets to see, those of redirects included."""
+    requests = [one.request for one in (response, *response.history)]
+    if response.next_request is not None:  # for the caller to follow by hand
+        requests.append(response.next_request)
+    for request in requests:
+        if isinstance(_raw(request), _Unshown):
+            del request.headers[_AUTHORIZATION]
+
+
+def _raw(request: httpx.Request) -> bytes | None:
+    """Return the value of the header as it is sent."""
+    return next((value for name, value in request.headers.raw if name.lower() == b"authorization"), None)
+
+
+@contextmanager
+def _frames_forgotten(request: httpx.Request) -> Iterator[None]:
+    """Within, drop the frames of what fails on the wire: they have the request's head among their locals.
+
+    An auth does not see errors. httpcore reports them to the request's ``trace``, which httpx hands on to the
+    requests that it builds for redirects.
+    """
+    theirs = request.extensions.get("trace")
+
+    async def trace(event: str, info: dict[str, Any]) -> None:
+        if theirs is not None:
+            await theirs(event, info)
+        if event.endswith(".failed"):
+            forget_frames(info["exception"])
+
+    request.extensions["trace"] = trace
+    try:
+        yield
+    finally:
+        del request.extensions["trace"]
+        if theirs is not None:
+            request.extensions["trace"] = theirs
 
 
 def _origin(url: httpx.URL) -> Origin:
