@@ -21,17 +21,17 @@ class ReadBuffer:
 
     The loop asks for it, reads and reports in one step, so that connections can share it. What was read is
     overwritten in the same step.
+
+    Attributes:
+        view: the memory.
+        blank: what it is overwritten with.
     """
 
-    __slots__ = ("_blank", "view")
+    __slots__ = ("blank", "view")
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(MAX_HEAD_BYTES))
-        self._blank = bytes(MAX_HEAD_BYTES)
-
-    def wipe(self, count: int) -> None:
-        """Overwrite the first bytes."""
-        self.view[:count] = self._blank[:count]
+        self.blank = memoryview(bytes(MAX_HEAD_BYTES))
 
 
 class Owner(Protocol):
@@ -156,12 +156,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Read the answer. Bytes that nobody asked for close the connection: they answer no later request."""
+        data = self._buffer.view[:nbytes]
         if self._then is None:
             outcome = None
             self.close()
         else:
-            outcome = self._reader.feed(self._buffer.view[:nbytes])
-        self._buffer.wipe(nbytes)
+            outcome = self._reader.feed(data)
+        data[:] = self._buffer.blank[:nbytes]
         if outcome is not None:
             self._finish(outcome)
 

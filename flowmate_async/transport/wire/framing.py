@@ -130,6 +130,17 @@ class AnswerReader:
         self._failure = failure
         raise _Refused
 
+    def _check_bounds(self, raw: list[tuple[bytes, bytes]]) -> None:
+        if len(raw) > MAX_HEADERS:
+            self._refuse(_malformed(f"more than {MAX_HEADERS} headers"))
+        if _size(raw) > MAX_HEAD_BYTES:
+            self._refuse(_malformed(f"a head of more than {MAX_HEAD_BYTES} bytes"))
+
+    def _check_meaning(self, version: str, status: int, head: dict[str, bytes]) -> None:
+        reason = refusal(version, status, head)
+        if reason:
+            self._refuse(_malformed(reason))
+
     # What llhttp reports, in this order.
 
     def on_message_begin(self) -> None:
@@ -145,18 +156,17 @@ class AnswerReader:
         """Refuse what can be refused before the body."""
         raw = self._raw
         self._status = status = self._parser.get_status_code()
-        if len(raw) > MAX_HEADERS:
-            self._refuse(_malformed(f"more than {MAX_HEADERS} headers"))
-        if self._unlike_body > MAX_HEAD_BYTES and _size(raw) > MAX_HEAD_BYTES:
-            self._refuse(_malformed(f"a head of more than {MAX_HEAD_BYTES} bytes"))
+        if len(raw) > MAX_HEADERS or self._unlike_body > MAX_HEAD_BYTES:
+            self._check_bounds(raw)
         if 100 <= status < 200 and status != 101:
             return  # only a sign of life
         head = {_names[name]: value for name, value in raw}
         if len(head) != len(raw):
             head = joined((_names[name], value) for name, value in raw)
         self._head = head
-        if reason := refusal(self._parser.get_http_version(), status, head):
-            self._refuse(_malformed(reason))
+        version = self._parser.get_http_version()
+        if version != "1.1" or status < 200 or "content-encoding" in head or "transfer-encoding" in head:
+            self._check_meaning(version, status, head)
         length = head.get("content-length")
         if self._head_only:
             # llhttp cannot be told about the HEAD and waits for a body: the connection is not kept alive.
