@@ -45,7 +45,7 @@ from flowmate_async.traffic.bulkhead import BulkheadPolicy
 from flowmate_async.traffic.flow_control import FlowControl, TrafficLimits, TrafficPolicies
 from flowmate_async.traffic.retry import RetryPolicy
 from flowmate_async.transport.base import Transport
-from flowmate_async.transport.by_name import transport_by_name
+from flowmate_async.transport.by_name import chosen_transport, transport_by_name
 
 _DRAIN_SECONDS = 5.0
 
@@ -70,8 +70,8 @@ class FlowMate:
         burst: requests that upstream takes at once. At most half of it is kept back as slack, since requests
             that were sent apart may arrive together.
         concurrency: maximum requests in flight.
-        transport: ``"aiohttp"``; ``"wire"``, which is faster and needs the extra ``wire``; or any
-            :class:`~flowmate_async.Transport`.
+        transport: ``"auto"``, which is wire, or aiohttp if a proxy is configured; ``"wire"``, which has no
+            proxies; ``"aiohttp"``; or any :class:`~flowmate_async.Transport`.
         limits: deadlines in seconds and body sizes in bytes.
         retry: bounds of retrying.
         breaker: when many users meet a sick upstream.
@@ -100,7 +100,7 @@ class FlowMate:
         rate: float | None = 200.0,
         burst: int = 20,
         concurrency: int = 64,
-        transport: str | Transport = "aiohttp",
+        transport: str | Transport = "auto",
         limits: ApiLimits | None = None,
         retry: RetryPolicy | None = None,
         breaker: BreakerPolicy | None = None,
@@ -136,11 +136,14 @@ class FlowMate:
         self._clock = LoopClock(clock or SystemClock())
         self._stats = StatsListener()
         self._emitter = Emitter(self._stats, *([on_event] if on_event else []))
-        self._transport = (
-            transport_by_name(transport, self._base_url, ca_file=ca_file, proxy=proxy, trust_env=trust_env)
-            if isinstance(transport, str)
-            else transport
-        )
+        if isinstance(transport, str):
+            transport = chosen_transport(transport, self._base_url, proxy=proxy, trust_env=trust_env)
+            self._transport_name = transport
+            self._transport = transport_by_name(
+                transport, self._base_url, ca_file=ca_file, proxy=proxy, trust_env=trust_env
+            )
+        else:
+            self._transport_name, self._transport = type(transport).__name__, transport
         self._coordination = coordination
         if coordination is not None:
             coordination.join(self._base_url)
@@ -491,6 +494,7 @@ class FlowMate:
     def stats(self) -> Stats:
         """Counters and latencies since the client was made."""
         return self._stats.snapshot(
+            transport=self._transport_name,
             traffic=self._traffic.statistics(),
             cache=self._credentials.statistics(),
             flights={"impersonation": self._tokens.statistics(), "secret": self._fetcher.statistics()},

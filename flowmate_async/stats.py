@@ -56,6 +56,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """A client as it stands.
 
     Attributes:
+        transport: what carries the requests: ``wire``, ``aiohttp``, or the class of a transport of your own.
         requests: answers by endpoint.
         statuses: answers by HTTP status.
         answers: answers by endpoint and HTTP status.
@@ -77,6 +78,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         coordination: what it shares with other processes; ``None`` when that cannot fail on its own.
     """
 
+    transport: str
     requests: dict[str, int]
     statuses: dict[int, int]
     answers: dict[str, dict[int, int]]
@@ -244,15 +246,17 @@ class StatsListener:
     def snapshot(
         self,
         *,
+        transport: str,
         traffic: TrafficStatistics,
         cache: CacheStatistics,
         flights: dict[str, FlightStatistics],
         coordination: CoordinationStatistics | None = None,
     ) -> Stats:
-        """The counters so far, with the rooms' own statistics."""
+        """Return the counters so far, with the statistics of the parts that keep their own."""
         endpoints = list(self._endpoints.items())  # a copy: a metrics exporter asks from its own thread
         answers = {name: dict(seen.statuses) for name, seen in endpoints}
         return Stats(
+            transport=transport,
             requests={name: seen.latencies.count for name, seen in endpoints},
             statuses=dict(sum((Counter(statuses) for statuses in answers.values()), Counter())),
             answers=answers,

@@ -57,11 +57,12 @@ class Connection:
         bool, Parameter(env_var="FLOWMATE_TRUST_ENV", help="Take the proxy from the environment.")
     ] = False
     transport: Annotated[
-        Literal["aiohttp", "wire"],
+        Literal["auto", "wire", "aiohttp"],
         Parameter(
-            env_var="FLOWMATE_TRANSPORT", help="What carries requests: wire is faster and has no proxies."
+            env_var="FLOWMATE_TRANSPORT",
+            help="What carries requests: wire has no proxies, aiohttp has them, auto chooses.",
         ),
-    ] = "aiohttp"
+    ] = "auto"
     config: ConfigFile = None
 
     def client(self, *, coordination: Coordination | None = None, sharers: int = 1) -> FlowMate:

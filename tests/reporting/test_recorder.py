@@ -38,7 +38,7 @@ def test_what_happened_adds_up_and_time_moves_on(traffic, slices, most):
     listener, now = StatsListener(), 0.0
 
     def stats():
-        return listener.snapshot(traffic=traffic.traffic, cache=traffic.cache, flights={})
+        return listener.snapshot(transport="", traffic=traffic.traffic, cache=traffic.cache, flights={})
 
     recorder = Recorder(stats, monotonic=lambda: now, most=most, step_seconds=1.0)
     for happened in slices:

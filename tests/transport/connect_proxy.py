@@ -18,7 +18,7 @@ class ConnectProxy:
     def __init__(self, status="200 Connection established"):
         self.heads = []
         self._status = status
-        self._tunnels = set()
+        self._serving = set()
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -27,23 +27,33 @@ class ConnectProxy:
 
     async def __aexit__(self, *_):
         self._server.close()
-        for tunnel in self._tunnels:
-            tunnel.cancel()
-        await asyncio.gather(*self._tunnels, return_exceptions=True)
+        for serving in self._serving:
+            serving.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, reader, writer):
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        self.heads.append(head.lower())
-        writer.write(f"HTTP/1.1 {self._status}\r\n\r\n".encode())
-        if not self._status.startswith("200"):
+        self._serving.add(asyncio.current_task())
+        async with closing(writer):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            self.heads.append(head.lower())
+            writer.write(f"HTTP/1.1 {self._status}\r\n\r\n".encode())
+            await writer.drain()
+            if self._status.startswith("200"):
+                host, _, port = head.split(" ")[1].rpartition(":")
+                far_reader, far_writer = await asyncio.open_connection(host, int(port))
+                async with closing(far_writer):
+                    await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+
+@contextlib.asynccontextmanager
+async def closing(writer):
+    """Close a connection at once, and wait until it is closed."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
             writer.close()
-            return
-        host, _, port = head.split(" ")[1].rpartition(":")
-        far_reader, far_writer = await asyncio.open_connection(host, int(port))
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            tunnel = asyncio.ensure_future(pump(source, sink))
-            self._tunnels.add(tunnel)
-            tunnel.add_done_callback(self._tunnels.discard)
+            await writer.wait_closed()
 
 
 async def pump(source, sink):

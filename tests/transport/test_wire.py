@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from flowmate_async import ConfigurationError, FlowMate, Headers, Limits, TransportError
-from flowmate_async.testing.scripted_exchanges import CAP, HEADERS, TOKEN
+from flowmate_async import ConfigurationError, Headers, Limits, TransportError
+from flowmate_async.testing.scripted_exchanges import CAP, HEADERS
 from flowmate_async.testing.scripted_server import Answer, ScriptedServer, http, split
 from flowmate_async.testing.transport_suite import LIMITS, broken_by, get
 from flowmate_async.transport.base import KEEP_ALIVE_SECONDS
@@ -331,24 +331,3 @@ class TestSerialising:
         serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
         assert "5ecr3t" not in repr(serialiser.serialise("POST", "/5ecr3t", HEADERS, b"5ecr3t"))
         assert "5ecr3t" not in str(vars(TransportError("stale", "")))
-
-
-class TestChoosingIt:
-    def test_a_proxy_is_refused_and_the_error_names_the_transport_that_has_them(self):
-        with pytest.raises(ConfigurationError, match="aiohttp") as refused:
-            FlowMate(admin_token=TOKEN, transport="wire", proxy="http://proxy.example:3128")
-        assert "proxies" in str(refused.value)
-
-    def test_a_proxy_of_the_environment_too_if_it_is_trusted(self, monkeypatch):
-        monkeypatch.setenv("https_proxy", "http://user:5ecr3t@proxy.example:3128")
-        monkeypatch.delenv("no_proxy", raising=False)
-        FlowMate(admin_token=TOKEN, transport="wire")
-        with pytest.raises(ConfigurationError, match="aiohttp") as refused:
-            FlowMate(admin_token=TOKEN, transport="wire", trust_env=True)
-        assert "5ecr3t" not in str(refused.value)
-        monkeypatch.setenv("no_proxy", "*")
-        FlowMate(admin_token=TOKEN, transport="wire", trust_env=True)
-
-    def test_another_name_is_refused(self):
-        with pytest.raises(ConfigurationError, match="'auto', 'wire' and 'aiohttp'"):
-            FlowMate(admin_token=TOKEN, transport="carrier pigeon")

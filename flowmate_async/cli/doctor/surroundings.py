@@ -14,6 +14,7 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.private_files import is_file, read_private_text
 from flowmate_async.redaction import one_line
 from flowmate_async.settings import checked_base_url
+from flowmate_async.transport.by_name import chosen_transport
 
 _SPARE_DESCRIPTORS = 64
 """For the store, the interpreter and what the process was started with."""
@@ -46,7 +47,15 @@ def _check_configuration(connection: Connection) -> Finding:
         if problem.message != "there is no admin token":  # which has a line of its own
             return failed("configuration", problem)
     rate = f"{connection.rate:g} requests/s" if connection.rate else "no rate limit"
-    return ok("configuration", f"{base_url}, {rate}, {connection.transport}; {_file(connection)}")
+    return ok("configuration", f"{base_url}, {rate}, {_transport(connection)}; {_file(connection)}")
+
+
+def _transport(connection: Connection) -> str:
+    """Return the transport as configured, and which one that means."""
+    chosen = chosen_transport(
+        connection.transport, connection.base_url, proxy=connection.proxy, trust_env=connection.trust_env
+    )
+    return f"{chosen} (auto)" if connection.transport == "auto" else chosen
 
 
 def _file(connection: Connection) -> str:
