@@ -10,6 +10,7 @@ from flowmate_async.cli.observing import WatchFlags
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.client import FlowMate
 from flowmate_async.clock import SystemClock
+from flowmate_async.distributed.broker_state import BrokerState
 from flowmate_async.distributed.carrying_out import ShardRunner
 from flowmate_async.distributed.connection import connect, url_from
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
@@ -162,15 +163,26 @@ class Cluster:
             redis_url=self._redis_url,
             names=self._names,
             shard_seconds=self._flags.visibility / 2,
-            watched=lambda fm: watch.watched(fm, leaving=lambda: runner.stopping),
+            watched=lambda fm: watch.watched(
+                fm, leaving=lambda: runner.stopping or not broker.is_up, problem=lambda: broker.problem
+            ),
         )
+        broker = BrokerState(self._say_ready)
         with runner:
-            say(
-                f"A worker is ready: broker {self._broker.place}, Redis {self._redis_url.place}. "
-                "Ctrl-C or SIGTERM ends it after the users in flight."
+            serve(
+                self._app,
+                self._names,
+                carry_out=runner.carry_out,
+                on_shutdown=runner.stop,
+                state=broker,
             )
-            serve(self._app, self._names, carry_out=runner.carry_out, on_shutdown=runner.stop)
         return Exit.OK
+
+    def _say_ready(self) -> None:
+        say(
+            f"A worker is ready: broker {self._broker.place}, Redis {self._redis_url.place}. "
+            "Ctrl-C or SIGTERM ends it after the users in flight."
+        )
 
 
 def worker(

@@ -72,12 +72,15 @@ class WatchFlags:
             import flowmate_async.integrations.opentelemetry  # noqa: F401, PLC0415 - an extra
 
     @asynccontextmanager
-    async def watched(self, fm: "Observable", *, leaving: Callable[[], bool]) -> AsyncIterator[None]:
-        """Within, whoever was asked for looks on.
+    async def watched(
+        self, fm: "Observable", *, leaving: Callable[[], bool], problem: Callable[[], str] = lambda: ""
+    ) -> AsyncIterator[None]:
+        """Within, serve metrics and make spans, as the flags say.
 
         Args:
             fm: the entered client.
-            leaving: whether the command is on its way out, and so not ready for work.
+            leaving: whether the command is on its way out, or not ready for work for another reason.
+            problem: what is not as it should be besides the client's own trouble, for ``/readyz``.
 
         Raises:
             ConfigurationError: the port is taken.
@@ -88,17 +91,24 @@ class WatchFlags:
 
                 stack.enter_context(opentelemetry.instrument(fm))
             if self.metrics_port is not None:
-                await stack.enter_async_context(self._served(fm, self.metrics_port, leaving))
+                await stack.enter_async_context(self._served(fm, self.metrics_port, leaving, problem))
             yield
 
     @asynccontextmanager
-    async def _served(self, fm: "Observable", port: int, leaving: Callable[[], bool]) -> AsyncIterator[None]:
+    async def _served(
+        self, fm: "Observable", port: int, leaving: Callable[[], bool], problem: Callable[[], str]
+    ) -> AsyncIterator[None]:
         from flowmate_async.integrations import prometheus  # noqa: PLC0415 - an extra
 
         def ready() -> bool:
             return not leaving() and prometheus.is_ready(fm)
 
-        async with prometheus.serve(fm, host=self.metrics_host, port=port, ready=ready) as listening_on:
+        def degraded() -> str:
+            return "; ".join(filter(None, (problem(), prometheus.problem_of(fm))))
+
+        async with prometheus.serve(
+            fm, host=self.metrics_host, port=port, ready=ready, degraded=degraded
+        ) as listening_on:
             say(f"Metrics are served on http://{self.metrics_host}:{listening_on}/metrics")
             yield
 

@@ -177,7 +177,7 @@ def trouble_of(error: Exception) -> Trouble:
         error: one of :func:`redis_errors`, with its chain.
     """
     known = driver("redis.exceptions")
-    tls = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)), None)
+    tls = next((cause for cause in causes(error) if isinstance(cause, ssl.SSLError)), None)
     if isinstance(tls, ssl.SSLCertVerificationError):
         return Trouble("refused", f"its certificate is not trusted: {one_line(tls.verify_message)}")
     if tls is not None and tls.reason == _NOT_TLS:
@@ -202,7 +202,12 @@ def _is_passing(error: Exception) -> bool:
     return isinstance(error, by_class) or str(error).startswith(_PASSING)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and those that it is chained to.
+
+    Args:
+        error: the last one.
+    """
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -11,7 +11,7 @@ import ssl
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -20,19 +20,21 @@ import msgspec
 from anyio import to_thread
 from msgspec import structs
 
+from flowmate_async.boundaries import DriverBoundary
+from flowmate_async.distributed.broker_state import BROKER_VARIABLE, BrokerState, broker_error
+from flowmate_async.distributed.envelopes import MAX_MESSAGE_BYTES, TASK, is_shard
 from flowmate_async.distributed.names import Names
 from flowmate_async.distributed.shards import Shard, opened, sealed
 from flowmate_async.distributed.urls import NamedUrl, SecretUrl
-from flowmate_async.errors import ConfigurationError, UpstreamUnavailableError
+from flowmate_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from celery import Celery
 
-BROKER_VARIABLE = "FLOWMATE_BROKER_URL"
 DEFAULT_VISIBILITY_SECONDS = 300.0
 
 _FOREIGN = ("CELERY", "KOMBU_", "SSLKEYLOGFILE")
-_TASK = "flowmate_async.carry_out"
+_REDIS = ("redis://", "rediss://")
 _AGAIN_SECONDS = 0.5
 
 
@@ -99,6 +101,7 @@ def make_app(url: SecretUrl, names: Names, queueing: Queueing) -> "Celery":
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
         worker_send_task_events=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_remote_control=False,
@@ -140,20 +143,26 @@ def publisher(app: "Celery", names: Names) -> Callable[[Shard], Any]:
     """What hands a shard to the broker, outside the event loop's thread.
 
     Returns:
-        An async function; raises ``UpstreamUnavailableError`` when the broker cannot be reached.
+        An async function; raises ``UpstreamUnavailableError`` if the broker cannot be reached, and
+        ``ConfigurationError`` if it rejects the login or a shard is too large.
     """
 
     async def publish(shard: Shard) -> None:
-        send = partial(app.send_task, _TASK, args=[sealed(shard, names)], retry=False)
-        try:
-            await to_thread.run_sync(send)
-        except _celery("kombu.exceptions").OperationalError as error:
-            problem = type(error.__cause__ or error).__name__
-        else:
-            return
-        raise UpstreamUnavailableError(
-            f"the broker cannot be used: {problem}", advice=f"Check that it runs, and {BROKER_VARIABLE}"
-        )
+        text = sealed(shard, names)
+        if len(text) > MAX_MESSAGE_BYTES // 2:
+            raise ConfigurationError(
+                f"a shard of {len(shard.usernames):,} users is too large for a message",
+                advice="Lower --shard-users",
+            )
+        send = partial(app.send_task, TASK, args=[text], retry=False)
+        with DriverBoundary():
+            try:
+                await to_thread.run_sync(send)
+            except _celery("kombu.exceptions").OperationalError as error:
+                failure = broker_error(error)
+            else:
+                return
+        raise failure
 
     return publish
 
@@ -164,6 +173,7 @@ def serve(
     *,
     carry_out: Callable[[Shard], tuple[str, ...]],
     on_shutdown: Callable[[], None],
+    state: BrokerState,
 ) -> None:
     """Work until a signal says stop; the running shard is finished as far as it was begun, the rest returned.
 
@@ -172,8 +182,13 @@ def serve(
         names: opens shards.
         carry_out: does a shard; returns the users that are left for another one.
         on_shutdown: called when a signal came.
+        state: told how the broker fares.
+
+    Raises:
+        ConfigurationError: the broker never accepted this worker, and says why.
     """
     signals = _celery("celery.signals")
+    refuse_compression()
 
     def run(text: str) -> None:
         shard = opened(text, names)
@@ -187,25 +202,50 @@ def serve(
     def shutting_down(**_: object) -> None:
         on_shutdown()
 
-    app.task(run, name=_TASK, Request="flowmate_async.distributed.requests:PatientRequest")
+    app.task(run, name=TASK, Request="flowmate_async.distributed.requests:PatientRequest")
     signals.worker_shutting_down.connect(shutting_down, weak=False)
-    # Not through Celery's command line: it takes BROKER_URL, APP, CONFIG_MODULE and LOADER from the
-    # environment, and imports from the working directory.
-    worker = app.Worker(
-        hostname=f"flowmate-{os.getpid()}@{socket.gethostname()}",
-        pool_cls="solo",
-        concurrency=1,
-        loglevel="WARNING",
-        quiet=True,
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-    )
     with warnings.catch_warnings(), suppress(SystemExit):
         # Of a root user, because of pickles, of which none are accepted; and of a setting that was chosen.
         for name in ("SecurityWarning", "CPendingDeprecationWarning"):
             warnings.simplefilter("ignore", getattr(_celery("celery.exceptions"), name))
-        worker.start()
+        # Not through Celery's command line: it takes BROKER_URL, APP, CONFIG_MODULE and LOADER from the
+        # environment, and imports from the working directory.
+        with _restoring(app, names):
+            worker = app.Worker(
+                hostname=f"flowmate-{os.getpid()}@{socket.gethostname()}",
+                pool_cls="solo",
+                concurrency=1,
+                loglevel="WARNING",
+                quiet=True,
+                without_gossip=True,
+                without_mingle=True,
+                without_heartbeat=True,
+                consumer_cls=import_module("flowmate_async.distributed.consumers").consumer(state),
+            )
+            worker.start()
+    if state.refusal is not None:
+        raise state.refusal
+
+
+def refuse_compression() -> None:
+    """Let this process unpack no compressed message: a few kilobytes would become gigabytes."""
+    compression = _celery("kombu.compression")
+
+    def refuse(_: bytes) -> bytes:
+        raise ValueError("compressed messages are refused")
+
+    for content_type in compression.encoders():
+        compression.register(refuse, refuse, content_type)
+
+
+def _restoring(app: "Celery", names: Names) -> AbstractContextManager[None]:
+    """Have a Redis broker take messages of this application only, and restore those of lost workers."""
+    if not str(app.conf.broker_url).startswith(_REDIS):
+        return nullcontext()
+    broker = import_module("flowmate_async.distributed.redis_broker")
+    app.conf.broker_transport = broker.transport(lambda message: is_shard(message, names))
+    restorer: AbstractContextManager[None] = broker.Restorer(app.connection_for_write)
+    return restorer
 
 
 def _return(app: "Celery", text: str) -> None:
@@ -213,7 +253,7 @@ def _return(app: "Celery", text: str) -> None:
     state, away = _celery("celery.worker.state"), _celery("kombu.exceptions").OperationalError
     while True:
         try:
-            app.send_task(_TASK, args=[text], retry=False)
+            app.send_task(TASK, args=[text], retry=False)
         except away:
             if state.should_terminate is not None:
                 raise

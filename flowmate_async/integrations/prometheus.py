@@ -78,7 +78,12 @@ def instrument(fm: Observable, *, registry: CollectorRegistry = REGISTRY) -> Ite
 
 @asynccontextmanager
 async def serve(
-    fm: Observable, *, host: str = "127.0.0.1", port: int = 9464, ready: Callable[[], bool] | None = None
+    fm: Observable,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 9464,
+    ready: Callable[[], bool] | None = None,
+    degraded: Callable[[], str] | None = None,
 ) -> AsyncIterator[int]:
     """Serve ``/metrics``, ``/healthz`` and ``/readyz`` on the running loop; yields the port.
 
@@ -87,6 +92,7 @@ async def serve(
         host: the address to listen on; ``0.0.0.0`` for all.
         port: 0 for a free one.
         ready: what ``/readyz`` says; :func:`is_ready` of the client when left out.
+        degraded: the reason that ``/readyz`` gives; :func:`problem_of` the client when left out.
 
     Raises:
         ConfigurationError: the port cannot be listened on.
@@ -97,7 +103,7 @@ async def serve(
             lambda: generate_latest(registry),
             content_type=CONTENT_TYPE_LATEST,
             ready=ready or (lambda: is_ready(fm)),
-            degraded=lambda: problem_of(fm),
+            degraded=degraded or (lambda: problem_of(fm)),
             host=host,
             port=port,
         ) as listening_on:

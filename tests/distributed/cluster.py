@@ -64,10 +64,10 @@ class Cluster:
         users = ["--all-users"] if everybody else []
         return Syncing(self.start("sync", *users, "--celery", "--json", *flags))
 
-    def start(self, *arguments: str) -> subprocess.Popen:
+    def start(self, *arguments: str, command: tuple[str, ...] = FLOWMATE) -> subprocess.Popen:
         """Start a process of the cluster."""
         process = subprocess.Popen(
-            [*FLOWMATE, *arguments],
+            [*command, *arguments],
             env=self.environment(),
             cwd=self.working_directory,
             stdout=subprocess.PIPE,

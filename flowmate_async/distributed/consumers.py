@@ -1,0 +1,52 @@
+"""Celery's consumer, for workers: it tells how its broker fares, and ends when the broker rejects the login.
+
+Imported by workers only.
+"""
+
+import logging
+import time
+from typing import Any
+
+from celery.exceptions import WorkerShutdown
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
+
+from flowmate_async.boundaries import DriverBoundary
+from flowmate_async.distributed.broker_state import BrokerState, broker_trouble
+
+_AGAIN_SECONDS = 0.5
+_log = logging.getLogger("flowmate_async")
+
+
+def consumer(state: BrokerState) -> type[Any]:
+    """Return the class of a worker's consumer.
+
+    Args:
+        state: told how the broker fares.
+    """
+
+    class WatchedConsumer(Consumer):  # type: ignore[misc]
+        def ensure_connected(self, conn: Any) -> Any:
+            """Connect, however long the broker is away."""
+            while True:
+                maybe_shutdown()
+                with DriverBoundary():
+                    try:
+                        conn.connect()
+                    except (*conn.recoverable_connection_errors, OSError) as error:
+                        trouble = broker_trouble(error)
+                    else:
+                        return conn
+                if state.lost(trouble):
+                    raise WorkerShutdown(1)
+                time.sleep(_AGAIN_SECONDS)
+
+        def on_ready(self) -> None:
+            super().on_ready()
+            state.ready()
+
+        def on_connection_error_after_connected(self, exc: Exception) -> None:
+            state.lost(broker_trouble(exc))
+            super().on_connection_error_after_connected(exc)
+
+    return WatchedConsumer
