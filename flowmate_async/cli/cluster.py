@@ -62,6 +62,13 @@ class ClusterFlags:
         int, Parameter(env_var="FLOWMATE_SHARD_USERS", help="Users that are handed to a worker at once.")
     ] = 50
 
+    namespace: Annotated[
+        str,
+        Parameter(
+            env_var="FLOWMATE_NAMESPACE", help="Keeps applications apart that share a Redis and a FlowMate."
+        ),
+    ] = ""
+
     allow_plaintext: Annotated[
         bool,
         Parameter(
@@ -80,7 +87,10 @@ class ClusterFlags:
         if min(self.processes, self.shard_users) < 1 or not self.visibility >= 1:
             raise ConfigurationError("--processes, --shard-users and --visibility must be at least 1")
         return SharingPolicy(
-            processes=self.processes, on_outage=self.on_outage, allow_plaintext=self.allow_plaintext
+            processes=self.processes,
+            on_outage=self.on_outage,
+            namespace=self.namespace,
+            allow_plaintext=self.allow_plaintext,
         )
 
     def queueing(self) -> Queueing:

@@ -86,12 +86,15 @@ class _QoS(kombu_redis.QoS):  # type: ignore[misc]
                     self._restore_or_drop(tag, client)
 
     def _restore_or_drop(self, tag: bytes, client: Any) -> None:
-        try:
-            self.restore_by_tag(tag, client)
-        except (ValueError, TypeError, exceptions.ConnectionError) as error:
-            # Nothing that a worker has taken looks like that; it would stand in the way of all others.
-            _log.warning("an unacknowledged message was dropped: %s", type(error).__name__)
-            self._remove_from_indices(tag).execute()
+        unacked = f"{self.channel.global_keyprefix}{self.unacked_key}"
+        small = client.execute_command("HSTRLEN", unacked, tag) <= 2 * MAX_MESSAGE_BYTES
+        with suppress(ValueError, TypeError):
+            if small:
+                self.restore_by_tag(tag, client)
+                return
+        # Nothing that a worker has taken looks like that; it would stand in the way of all others.
+        _log.warning("an unacknowledged message that is no shard of this application was dropped")
+        self._remove_from_indices(tag).execute()
 
 
 class _Channel(kombu_redis.Channel):  # type: ignore[misc]
