@@ -1,21 +1,20 @@
-"""The local twin of FlowMate's upstream: a real server to try, test and measure against.
+"""The sandbox: a local server that answers like FlowMate's upstream, to try, test and measure against.
 
-Written from docs/contract alone; it imports nothing of the client, so that both cannot share a
-mistake.
+Written from docs/contract alone. It imports nothing of the client, so that the two cannot share a mistake.
 
     async with Sandbox(SandboxOptions(users=50, seed=7)) as sandbox:
         print(sandbox.url, sandbox.stats())
 
-What may go wrong is in `faults`: `sandbox.configure(faults=Faults(rules=(faults.Reset(share=0.01),)))`.
+Faults are in `faults`: `sandbox.configure(faults=Faults(rules=(faults.Reset(share=0.01),)))`.
 """
 
 from . import faults as faults
 from .arrivals import burst_needed as burst_needed
 from .arrivals import most_in_window as most_in_window
+from .fault_parser import faults_from_text as faults_from_text
 from .fault_proxy import FaultProxy as FaultProxy
 from .fault_proxy import ProxyOptions as ProxyOptions
 from .fault_proxy import ProxyStats as ProxyStats
-from .fault_text import faults_from_text as faults_from_text
 from .faults import Fault as Fault
 from .faults import Faults as Faults
 from .options import SandboxOptions as SandboxOptions

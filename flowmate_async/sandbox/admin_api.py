@@ -13,10 +13,10 @@ from aiohttp import web
 
 from .answers import Answer, error, json_answer, json_body, unknown_route
 from .changes import NewSecret, NewUser, SecretChange, UserChange, rotate
-from .delivery import deliver
 from .faults import Faults
 from .ids import object_id_of
 from .options import Settings, SettingsChange
+from .responses import deliver
 from .secret import Secret
 from .stats import SandboxStats
 from .user import User

@@ -1,4 +1,4 @@
-"""Answers of the twin before they become bytes on a connection, and every error body.
+"""Answers of the sandbox before they become bytes on a connection, and every error body.
 
 docs/contract/OBSERVED.md § Errors. The bodies are the recorded ones; where the recording has none,
 the comment says so.

@@ -1,6 +1,6 @@
-"""Arrivals: when requests came in, and what that proves about their sender's rate. Pure.
+"""Arrivals: when requests came in, and what that proves about the rate of their sender. Pure.
 
-The moments are those at which the twin's event loop began with a request: requests that were sent
+The moments are those at which the sandbox's event loop began with a request: requests that were sent
 apart may have been read together, so a proof about a sender allows for the jitter of the machine.
 """
 

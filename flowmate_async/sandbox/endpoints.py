@@ -12,13 +12,13 @@ import msgspec
 from aiohttp import web
 
 from . import answers
+from .accounts import BORN
 from .answers import Answer, error, json_answer, json_body
 from .authorization import carried_token, token_or_refusal
 from .ids import object_id_of
 from .masking import mask_value
 from .options import Settings
 from .pagination import NegativeSkipError, page_of, slice_of
-from .population import BORN
 from .preliminaries import preliminary_answer
 from .refresh import Refresher, RefreshError
 from .routes import GET_SECRET, GET_USER, IMPERSONATE, LIST_SECRETS, LIST_USERS, UNKNOWN, Route
@@ -155,7 +155,7 @@ class Endpoints:
             return reader
         self._counters.lists[reader.username] += 1
         try:
-            page, meta = slice_of(self._world.estate_of(reader), page_of(route.query))
+            page, meta = slice_of(self._world.live_secrets_of(reader), page_of(route.query))
         except NegativeSkipError as refused:
             return error(500, str(refused), cache_control=answers.PRIVATE)
         body = json_body({"data": [list_item(secret) for secret in page], "meta": meta})

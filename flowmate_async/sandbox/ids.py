@@ -1,4 +1,4 @@
-"""Object ids: 24 hex digits that tell which user of the population they belong to.
+"""Object ids: 24 hex digits from which the generated user can be derived.
 
 An id looks like a database's: eight digits of time, ten of a machine, six of a counter. The first
 part carries the user's index, so that an id alone leads to its owner and nothing needs to be

@@ -1,4 +1,4 @@
-"""Token bucket: `burst` requests at once, then `rate` a second, not one more.
+"""Token bucket: `burst` requests at once, then `rate` per second.
 
 The hosted gateway's limits were never observed; a strict bucket is the hardest they could be.
 """
@@ -11,7 +11,7 @@ __all__ = ["TokenBucket"]
 
 
 class TokenBucket:
-    """Strict token bucket. O(1) a request; it refuses, it never waits.
+    """Strict token bucket, O(1) per request. It refuses and never waits.
 
     Over any window of `w` seconds it grants at most `burst + rate * w`, and a request that it could
     grant it does. It counts from the last moment at which it was full, so that no rounding adds up.

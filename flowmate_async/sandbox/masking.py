@@ -1,4 +1,4 @@
-"""Masks: what a reader without the raw-read permission gets to see.
+"""Masks: what a reader without the raw-read permission sees.
 
 docs/contract/OBSERVED.md § One secret, "Masking is silent". Pure; who is masked is decided
 by the caller.

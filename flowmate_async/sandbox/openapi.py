@@ -1,4 +1,4 @@
-"""OpenAPI: the description of the twin's public routes, served at `/openapi.json`.
+"""OpenAPI: the description of the sandbox's public routes, served at `/openapi.json`.
 
 Written from docs/contract/OBSERVED.md as one table of operations; `/_sandbox/` is not part of it.
 """
@@ -212,7 +212,7 @@ def document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "The local twin of FlowMate's upstream",
+            "title": "Local sandbox of FlowMate's upstream",
             "version": "1",
             "description": "A stand-in for tests, written from docs/contract/OBSERVED.md.",
         },

@@ -1,4 +1,4 @@
-"""How a sandbox is made (`SandboxOptions`) and what may change while it runs (`Settings`).
+"""Options: how a sandbox is made (`SandboxOptions`) and what may change while it runs (`Settings`).
 
 Only values live here: nothing in this module reads a clock, opens a socket or knows a route.
 """
@@ -123,7 +123,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     disabled_users: int = 2
     empty_world: bool = False
-    """Generate nobody but the administrator: for tests that build their own world."""
+    """Generate only the administrator, for tests that build their own world."""
 
     port: int = 0
     admin_token: str | None = None

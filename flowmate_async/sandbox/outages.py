@@ -7,7 +7,7 @@ requests; an outage concerns every request that needs what is down.
 from enum import StrEnum
 
 from .answers import Answer, error
-from .bent_answers import iam_down, ingress_page
+from .bad_answers import iam_down, ingress_page
 from .faults import IngressPage
 from .routes import GET_SECRET, LIST_SECRETS, UNKNOWN, Route
 

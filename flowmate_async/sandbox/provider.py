@@ -48,11 +48,11 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class ProviderError(Exception):
-    """The provider answered 4xx or what nobody can read; readers are shown the message."""
+    """The provider answered 4xx or something unreadable; readers see the message."""
 
 
 class Provider:
-    """Grants a new pair of tokens for every call; it counts its calls a secret."""
+    """Grants a new pair of tokens for every call, and counts the calls per secret."""
 
     __slots__ = ("_grants", "_life_seconds", "_mint", "_rotated_away")
 

@@ -12,12 +12,12 @@ from typing import Any
 import anyio
 
 from .answers import NOTHING_SAID, TOO_MANY_LOCK_WAITS
-from .moments import instant_of, iso
 from .options import SandboxOptions, Settings
 from .provider import Granted, Provider, ProviderError, Rejected
 from .provider_faults import ProviderFault
 from .secret import Secret, Value, view
 from .stats import Counters
+from .timestamps import instant_of, iso
 
 __all__ = ["RefreshError", "Refresher"]
 
@@ -72,7 +72,7 @@ class Refresher:
             secret.locked_at = None
 
     def _due(self, secret: Secret) -> bool:
-        """Less than 15 minutes remain, or no expiry at all; an unreadable one is never due."""
+        """Return whether under 15 minutes remain or there is no expiry; an unreadable one is never due."""
         expires = secret.value.get("expires")
         if not expires:
             return True
@@ -92,7 +92,7 @@ class Refresher:
             self._unlock(secret)
             raise RefreshError(NOTHING_SAID)
         if secret.version != version:
-            # Somebody took the lock over and saved first: these rotated tokens are lost.
+            # Another request took the lock over and saved first, so these rotated tokens are lost.
             raise RefreshError(_version_conflict(secret.id, version))
         return self._save(secret, outcome, locked_at)
 

@@ -1,4 +1,4 @@
-"""Routes: which endpoint a request line means. Pure; an unknown route is an answer too.
+"""Routes: which endpoint a request line means. Pure.
 
 docs/contract/OBSERVED.md names the paths; a slash at the end makes no difference to the services, two make
 none after a collection, and HEAD is GET without the body (§ Second look, "Requests").

@@ -1,4 +1,4 @@
-"""Sandbox: the twin as a server on the loopback interface, from start to prompt stop.
+"""Sandbox: a server on the loopback interface, from start to prompt stop.
 
 What is wired to what is visible in the constructor. The rules of the contract live in the modules
 around this one, never here.
@@ -16,16 +16,16 @@ import msgspec
 from aiohttp import web
 
 from .admin_api import PREFIX, AdminApi
-from .chance import Chance
-from .delivery import deliver
 from .endpoints import Endpoints
+from .fault_injector import FaultInjector
+from .fault_schedule import FaultSchedule
+from .gate import Gate
 from .listener import Listener
-from .mischief import Mischief
 from .openapi import OPENAPI_PATH, describe
 from .options import SandboxOptions, Settings, SettingsChange
-from .passage import Passage
-from .played import UNANSWERED, Played, StaleConnections
+from .raw_response import UNANSWERED, RawResponse, StaleConnections
 from .refresh import Refresher
+from .responses import deliver
 from .routes import route_of
 from .stats import Counters, SandboxStats
 from .tokens import new_token
@@ -38,7 +38,7 @@ _FRAMEWORK_HEADER_BYTES = 8 * 1024 * 1024
 
 
 class Sandbox:
-    """Local twin of the upstream, for `async with`.
+    """Local stand-in for the upstream, for `async with`.
 
     `world` holds users, secrets and tokens to inspect and change; `stats()` counts what came in.
     Leaving the block closes every connection at once, hanging requests included.
@@ -61,16 +61,16 @@ class Sandbox:
         self.world: World = World(self.options)
         self._settings = self.options.settings()
         self._counters = Counters(record_arrivals=self.options.record_arrivals)
-        self._passage = Passage(self._settings, database_wait_seconds=self.options.database_wait_seconds)
+        self._gate = Gate(self._settings, database_wait_seconds=self.options.database_wait_seconds)
         self._stale: StaleConnections = weakref.WeakSet()
         self._listener: Listener | None = None
-        self._chance, self._mischief = self._new_mischief()
+        self._schedule, self._injector = self._new_injector()
         refresher = Refresher(
             self.options,
             settings=lambda: self._settings,
             counters=self._counters,
             keep=self.world.keep,
-            provider_fault=lambda: self._chance.provider_fault(),  # noqa: PLW0108 - it is replaced
+            provider_fault=lambda: self._schedule.provider_fault(),  # noqa: PLW0108 - it is replaced
         )
         self._endpoints = Endpoints(
             self.world,
@@ -97,7 +97,7 @@ class Sandbox:
 
     @property
     def settings(self) -> Settings:
-        """What the sandbox does at the moment."""
+        """The present settings."""
         return self._settings
 
     def configure(self, **changes: object) -> Settings:
@@ -122,9 +122,9 @@ class Sandbox:
             ValueError: settings that no server could obey.
         """
         self._settings = change.applied_to(self._settings)
-        self._passage.configure(self._settings)
+        self._gate.configure(self._settings)
         if change.faults is not msgspec.UNSET:
-            self._chance, self._mischief = self._new_mischief()
+            self._schedule, self._injector = self._new_injector()
         return self._settings
 
     @property
@@ -185,14 +185,14 @@ class Sandbox:
         return await self._exchange(request)
 
     async def _end_exchanges(self) -> None:
-        # The runner no longer knows of a handler whose caller has gone; a hanging one would outlive the twin.
+        # The runner forgets a handler whose caller has gone; a hanging one would outlive the sandbox.
         for task in self._exchanging:
             task.cancel()
         if self._exchanging:
             await asyncio.wait(self._exchanging)
 
     async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
-        """One counted exchange: passage, endpoint, delivery."""
+        """Serve one counted request: gate, faults, endpoint."""
         if (task := asyncio.current_task()) is not None:
             self._exchanging.add(task)
             task.add_done_callback(self._exchanging.discard)
@@ -200,26 +200,26 @@ class Sandbox:
         status: int | None = None
         self._counters.request_began()
         try:
-            refusal = await self._passage.before(request, route)
+            refusal = await self._gate.before(request, route)
             if refusal is not None:
-                response: web.Response | Played = deliver(request, refusal)
-            elif self._mischief is None:
+                response: web.Response | RawResponse = deliver(request, refusal)
+            elif self._injector is None:
                 response = deliver(request, await self._endpoints.answer(request, route))
             else:
                 endpoint = partial(self._endpoints.answer, request, route)
-                response = await self._mischief.exchange(request, route, endpoint)
+                response = await self._injector.exchange(request, route, endpoint)
             status = response.status if response.status != UNANSWERED else None
             return response
         finally:
             self._counters.request_ended(route.template, status)
 
-    def _new_mischief(self) -> tuple[Chance, Mischief | None]:
-        """Begin the faults' sequence anew; without faults nothing stands in a request's way."""
+    def _new_injector(self) -> tuple[FaultSchedule, FaultInjector | None]:
+        """Restart the sequence of faults; return no injector if there is nothing to inject."""
         faults = self._settings.faults
-        chance = Chance(faults, self._counters.faults)
+        chance = FaultSchedule(faults, self._counters.faults)
         if not faults.rules and not self._stale:
             return chance, None
-        return chance, Mischief(
+        return chance, FaultInjector(
             chance,
             world=self.world,
             now=self.options.now,

@@ -1,4 +1,4 @@
-"""Counters: what reached the twin, counted per route, user and secret.
+"""Counters: what reached the sandbox, per route, user and secret.
 
 `Counters` is written by the server, `SandboxStats` is the copy a reader gets.
 """
@@ -34,25 +34,25 @@ class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
     """The same by OAuth client."""
 
     lock_waits: dict[str, int]
-    """Secret id -> GETs that met the lock of another one's refresh."""
+    """Secret id -> GETs that waited for the lock of another refresh."""
 
     lists: dict[str, int]
     """Username -> list pages served."""
 
     in_flight: int
-    """Requests under way."""
+    """Requests in flight."""
 
     max_in_flight: int
-    """The most that were under way at once."""
+    """Maximum of requests in flight."""
 
     max_refreshes_in_flight: int
-    """The most refreshes and logins that were under way at once."""
+    """Maximum of refreshes and logins in flight."""
 
     throttled: int
     """Answers with status 429, injected ones included."""
 
     faults: dict[str, int]
-    """Kind -> how often such a fault came about."""
+    """Kind -> how often such a fault struck."""
 
     def total_requests(self) -> int:
         """Return how many requests were answered."""
@@ -86,7 +86,7 @@ class Counters:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the past; what is in flight stays in flight."""
+        """Set the counters to zero, except those of what is in flight."""
         if self.arrivals is not None:
             del self.arrivals[:]
         self.faults.clear()

@@ -18,12 +18,12 @@ _ENTROPY_BYTES = 128
 
 
 def new_token() -> str:
-    """Return a token nobody can guess."""
+    """Return a random token."""
     return secrets.token_urlsafe(_ENTROPY_BYTES)
 
 
 class IssuedToken(msgspec.Struct, frozen=True):
-    """Answer to an impersonation: `id` is the token's own, as recorded; it is not the user's."""
+    """Answer to an impersonation. `id` is that of the token and not of the user, as recorded."""
 
     token: str
     id: str
@@ -47,18 +47,18 @@ class Tokens:
         self._grants: dict[str, _Grant] = {}
 
     def __len__(self) -> int:
-        """Return how many tokens are known, dead ones that nobody has used since included."""
+        """Return how many tokens are known, including expired ones that were not used since."""
         return len(self._grants)
 
     def issue(self, user: User) -> IssuedToken:
-        """Return a new token; older ones of the same user stay good."""
+        """Return a new token; older ones of the same user stay valid."""
         token = new_token()
         self._issued += 1
         self._grants[token] = _Grant(user, self._now() + self._life_seconds)
         return IssuedToken(token, self._ids.id_of(self._issued))
 
     def use(self, token: str) -> User | None:
-        """Return whose token it is and prolong it; None for an unknown or dead one."""
+        """Return whose token it is and prolong it; None for an unknown or expired one."""
         grant = self._grants.get(token)
         if grant is None:
             return None
@@ -75,7 +75,7 @@ class Tokens:
         return None if grant is None or self._now() >= grant.dies_at else grant.user
 
     def revoke(self, username: str | None = None) -> int:
-        """Forget the tokens of one user, or of all; return how many that were."""
+        """Revoke the tokens of one user, or of all; return how many there were."""
         doomed = [
             token
             for token, grant in self._grants.items()

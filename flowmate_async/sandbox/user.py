@@ -47,15 +47,15 @@ class User(msgspec.Struct, kw_only=True):
 
     @property
     def active(self) -> bool:
-        """Whether the account may be impersonated."""
+        """Return whether the account can be impersonated."""
         return self.status == "ACTIVE"
 
     @property
     def active_tenant_user(self) -> bool:
-        """Whether the account is one of "all users": active, in the tenant, without roles."""
+        """Return whether the account is one of "all users": active, in the tenant, without roles."""
         return self.active and self.tenant is not msgspec.UNSET and not self.roles
 
     @property
     def reads_raw(self) -> bool:
-        """Whether secrets are shown to the account unmasked."""
+        """Return whether the account sees secrets unmasked."""
         return RAW_READ in self.permissions

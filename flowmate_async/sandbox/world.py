@@ -1,7 +1,7 @@
-"""World: everybody and everything that the twin knows, to inspect and to change.
+"""World: the users, secrets and tokens of a sandbox, to inspect and to change.
 
-Users and secrets are generated on first touch and are equal however they are reached. The rules
-of who may see what are not here, nor is anything of HTTP.
+Users and secrets are generated on first use and are the same however they are reached. Neither the
+rules of who may see what nor HTTP are here.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from .estates import Estates
-from .generation import SecretGenerator
+from .accounts import Accounts
 from .ids import IdSpace
-from .moments import iso
 from .options import SandboxOptions
-from .population import Population
 from .secret import Owner, Secret, Value
+from .secret_cache import SecretCache
+from .secret_generator import SecretGenerator
+from .timestamps import iso
 from .tokens import Tokens
 from .truth import Truth, truth_of
 from .user import RAW_READ, User
@@ -24,7 +24,7 @@ __all__ = ["World"]
 
 
 class World:
-    """The twin's data: accounts, secrets and user tokens.
+    """Data of a sandbox: accounts, secrets and user tokens.
 
     Args:
         options: how many users there are, and the seed that makes them.
@@ -33,9 +33,9 @@ class World:
     def __init__(self, options: SandboxOptions) -> None:
         self._now: Callable[[], float] = options.now
         size = 0 if options.empty_world else options.users
-        self._population = Population(seed=options.seed, size=size, masked_share=options.masked_share)
+        self._accounts = Accounts(seed=options.seed, size=size, masked_share=options.masked_share)
         self._creates_users = options.create_users_on_impersonate
-        self._estates = Estates(
+        self._secrets = SecretCache(
             SecretGenerator(
                 seed=options.seed,
                 born_at=options.now(),
@@ -54,44 +54,44 @@ class World:
             life_seconds=options.token_life_seconds,
             now=options.now,
         )
-        self.administrator: User = self._admit(self._population.administrator())
+        self.administrator: User = self._admit(self._accounts.administrator())
         if not options.empty_world:
             self._settle(options)
 
     def _settle(self, options: SandboxOptions) -> None:
-        for user in self._population.others(options.disabled_users):
+        for user in self._accounts.others(options.disabled_users):
             self._admit(user)
-        self._estates.add_tenant_secrets(self.tenant_id)
+        self._secrets.add_tenant_secrets(self.tenant_id)
         self._share(options.shared_secrets, options.owners_per_shared_secret)
 
     def _share(self, secrets: int, owners_each: int) -> None:
         """Generate secrets with several owners: the first users share the first, the next ones the next."""
-        size = self._population.size
+        size = self._accounts.size
         owners_each = min(owners_each, size)
         for number in range(secrets if size else 0):
             indices = [(number * owners_each + place) % size for place in range(owners_each)]
             owners = tuple(Owner(self._touch(index).id) for index in indices)
-            secret = self._estates.generator.shared(number, owners)
+            secret = self._secrets.generator.shared(number, owners)
             for owner in owners:
                 self._give(owner, secret)
 
     @property
     def tenant_id(self) -> str:
         """The one tenant's id."""
-        return self._population.tenant_id
+        return self._accounts.tenant_id
 
     @property
     def user_count(self) -> int:
         """How many accounts there are, administrators and service accounts included."""
-        return len(self._outsiders) + self._population.size - len(self._deleted)
+        return len(self._outsiders) + self._accounts.size - len(self._deleted)
 
     def users(self) -> Iterator[User]:
-        """Iterate over all accounts; a generated one that nobody touched is made and forgotten."""
+        """Iterate over all accounts; untouched generated ones are made and dropped."""
         yield from self._outsiders
-        for index in range(self._population.size):
+        for index in range(self._accounts.size):
             if index in self._deleted:
                 continue
-            made = self._population.at(index)
+            made = self._accounts.at(index)
             yield self._by_username.get(made.username, made)
 
     def user(self, username: str) -> User | None:
@@ -100,7 +100,7 @@ class World:
         known = self._by_username.get(username)
         if known is not None:
             return known
-        index = self._population.index_of_username(username)
+        index = self._accounts.index_of_username(username)
         return None if index is None or index in self._deleted else self._touch(index)
 
     def impersonated(self, username: str) -> User | None:
@@ -115,7 +115,7 @@ class World:
         known = self._by_id.get(user_id)
         if known is not None:
             return known
-        index = self._population.index_of_id(user_id)
+        index = self._accounts.index_of_id(user_id)
         return None if index is None or index in self._deleted else self._touch(index)
 
     def add_user(
@@ -167,7 +167,7 @@ class World:
         """Delete an account with its tokens and the secrets that nobody else owns.
 
         Args:
-            username: whose.
+            username: the user.
 
         Raises:
             ValueError: there is no such user.
@@ -176,7 +176,7 @@ class World:
         index = self._index_of(user)
         for secret in self.secrets_of(username):
             if secret.owners == (Owner(user.id),):
-                self._estates.remove(secret)
+                self._secrets.remove(secret)
         self.revoke_tokens(username)
         self._by_username.pop(user.username, None)
         self._by_id.pop(user.id, None)
@@ -189,42 +189,42 @@ class World:
         """Return a user's secrets in natural order; those of the tenant are not among them.
 
         Args:
-            username: whose.
+            username: the user.
 
         Raises:
             ValueError: there is no such user.
         """
-        return tuple(self._estates.of(self._index_of(self._known(username)), self._known(username)))
+        return tuple(self._secrets.of(self._index_of(self._known(username)), self._known(username)))
 
-    def estate_of(self, user: User) -> list[Secret]:
-        """Return the live list behind `secrets_of` a `user`, for the server's own use."""
-        return self._estates.of(self._index_of(user), user)
+    def live_secrets_of(self, user: User) -> list[Secret]:
+        """Return the list behind `secrets_of`, which changes with the world, for the server's own use."""
+        return self._secrets.of(self._index_of(user), user)
 
     def tenant_secrets(self) -> tuple[Secret, ...]:
         """Return the secrets that the tenant owns."""
-        return tuple(self._estates.tenant_secrets)
+        return tuple(self._secrets.tenant_secrets)
 
     def secret(self, secret_id: str) -> Secret | None:
         """Find a secret by `secret_id`; changes to it last."""
         found = self.glance(secret_id)
         if found is not None:
-            self._estates.keep(found)
+            self._secrets.keep(found)
         return found
 
     def glance(self, secret_id: str) -> Secret | None:
-        """Find a secret by `secret_id` to read it: an untouched one may be forgotten and made again."""
-        found = self._estates.find(secret_id)
+        """Find a secret by `secret_id` to read it; an untouched one may be dropped and made again."""
+        found = self._secrets.find(secret_id)
         if found is not None:
             return found
-        index = self._estates.generator.owner_index_of(secret_id)
-        if index is None or not 0 <= index < self._population.size or index in self._deleted:
+        index = self._secrets.generator.owner_index_of(secret_id)
+        if index is None or not 0 <= index < self._accounts.size or index in self._deleted:
             return None
-        self._estates.of(index, self._by_index(index))
-        return self._estates.find(secret_id)
+        self._secrets.of(index, self._by_index(index))
+        return self._secrets.find(secret_id)
 
     def keep(self, secret: Secret) -> None:
-        """Never forget a secret again, because it is about to change."""
-        self._estates.keep(secret)
+        """Keep a secret in memory from now on, because it is about to change."""
+        self._secrets.keep(secret)
 
     def add_secret(  # noqa: PLR0913 - one keyword for each property of a secret
         self,
@@ -281,11 +281,11 @@ class World:
             secret: which.
             owners: all of them from now on.
         """
-        self._estates.keep(secret)
+        self._secrets.keep(secret)
         before, secret.owners = secret.owners, owners
         for owner in before:
             if owner not in owners:
-                self._estates.take(owner, secret)
+                self._secrets.take(owner, secret)
         for owner in owners:
             if owner not in before:
                 self._give(owner, secret)
@@ -300,7 +300,7 @@ class World:
             ValueError: nothing is known about the type.
         """
         self._added += 1
-        return self._estates.generator.new_value(type, self._added)
+        return self._secrets.generator.new_value(type, self._added)
 
     def timestamp(self) -> str:
         """Return the present moment as the services write it."""
@@ -319,21 +319,21 @@ class World:
         if secret is None:
             message = f"the world has no secret {secret_id!r}"
             raise ValueError(message)
-        self._estates.remove(secret)
+        self._secrets.remove(secret)
 
     def move_first_secret_last(self, username: str) -> None:
         """Move an item between two pages, as the unsorted natural order may (§ Listing).
 
         Args:
-            username: whose.
+            username: the user.
 
         Raises:
             ValueError: there is no such user.
         """
-        estate = self.estate_of(self._known(username))
-        if estate:
-            self._estates.keep(estate[0])
-            estate.append(estate.pop(0))
+        listed = self.live_secrets_of(self._known(username))
+        if listed:
+            self._secrets.keep(listed[0])
+            listed.append(listed.pop(0))
 
     def revoke_tokens(self, username: str | None = None) -> int:
         """Make the user tokens of one user, or of everybody, invalid; return how many were.
@@ -347,15 +347,15 @@ class World:
         """Iterate over every active tenant user's secrets as they are now upstream, in clear."""
         for user in self.users():
             if user.active_tenant_user:
-                for secret in tuple(self.estate_of(user)):
+                for secret in tuple(self.live_secrets_of(user)):
                     yield truth_of(user, secret)
 
     def _give(self, owner: Owner, secret: Secret) -> None:
         user = self.user_by_id(owner.id) if owner.type == "USER" else None
         if user is None:
-            self._estates.add_unlisted(secret)
+            self._secrets.add_unlisted(secret)
         else:
-            self._estates.add(self._index_of(user), user, secret)
+            self._secrets.add(self._index_of(user), user, secret)
 
     def _admit(self, user: User) -> User:
         self._by_username[user.username] = user
@@ -370,11 +370,11 @@ class World:
         return user
 
     def _by_index(self, index: int) -> User:
-        made = self._population.at(index)
+        made = self._accounts.at(index)
         return self._by_username.get(made.username, made)
 
     def _index_of(self, user: User) -> int | None:
-        return self._population.index_of_id(user.id)
+        return self._accounts.index_of_id(user.id)
 
     def _known(self, username: str) -> User:
         user = self.user(username)

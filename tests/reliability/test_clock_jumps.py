@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from flowmate_async import FlowMate, SyncOptions, TransportError, UserSynced, open_store
-from flowmate_async.sandbox.moments import iso
+from flowmate_async.sandbox.timestamps import iso
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 
 pytestmark = pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""A running twin and a plain HTTP caller; nothing of the client is used in this folder."""
+"""A running sandbox and a plain HTTP caller; nothing of the client is used in this folder."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,7 +61,7 @@ class Caller:
         return token
 
     async def admin(self, method: str, errand: str, **options: Any) -> Reply:
-        """Ask one of the twin's own routes."""
+        """Ask one of the sandbox's own routes."""
         return await self.send(method, f"/_sandbox/{errand}", self._sandbox.admin_token, **options)
 
 
@@ -128,7 +128,7 @@ Running = Callable[..., AbstractAsyncContextManager[tuple[Sandbox, Caller]]]
 
 @pytest.fixture
 def running() -> Running:
-    """Return a context manager of a twin and somebody to call it; it takes the twin's options."""
+    """Return a context manager of a sandbox and somebody to call it; it takes the sandbox's options."""
     return _running
 
 

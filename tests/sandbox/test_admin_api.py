@@ -1,4 +1,4 @@
-"""The twin's own routes, its counters and its limits."""
+"""The sandbox's own routes, its counters and its limits."""
 
 import asyncio
 import json

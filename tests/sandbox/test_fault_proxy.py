@@ -113,7 +113,7 @@ async def test_a_cut_resets_the_connection_where_the_seed_says() -> None:
     assert {end for _, end in once} == {"closed", "reset"}
 
 
-async def test_it_stands_in_front_of_a_twin(running: Any) -> None:
+async def test_it_stands_in_front_of_a_sandbox(running: Any) -> None:
     """Answers in segments of one byte are answers."""
     async with (
         running() as (sandbox, _),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmate_async.sandbox import Faults, Sandbox, SandboxOptions, faults, faults_from_text
-from flowmate_async.sandbox.chance import Chance
+from flowmate_async.sandbox.fault_schedule import FaultSchedule
 from flowmate_async.sandbox.routes import GET_SECRET, IMPERSONATE, LIST_SECRETS, ROUTES
 
 ALICE = "user-000000@tenant.example"
@@ -24,7 +24,7 @@ REQUIRED = {"latency": {"seconds": 0.001}, "provider": {"fault": "http_error"}}
 
 
 def decisions(rules: tuple[faults.Fault, ...], seed: int, routes: list[str]) -> list[str | None]:
-    chance = Chance(Faults(seed=seed, rules=rules), Counter())
+    chance = FaultSchedule(Faults(seed=seed, rules=rules), Counter())
     return [due.one and due.one.kind for due in map(chance.due, routes)]
 
 
@@ -61,7 +61,7 @@ def test_the_first_of_those_that_exclude_each_other_acts() -> None:
     """The other has not struck: neither its counter nor its `at_most` moves."""
     rules = (faults.Reset(at_most=2), faults.Html(at_most=1), faults.ItemsMove())
     struck: Counter[str] = Counter()
-    chance = Chance(Faults(rules=rules), struck)
+    chance = FaultSchedule(Faults(rules=rules), struck)
     dues = [chance.due(LIST_SECRETS) for _ in range(4)]
     assert [due.one and due.one.kind for due in dues] == ["reset", "reset", "html", None]
     assert all(due.changes == [rules[2]] for due in dues)
@@ -104,7 +104,7 @@ def test_a_text_names_rules_with_shares_fields_and_routes() -> None:
         ("reset=2", "between 0 and 1"),
         ("reset=x", "share"),
         ("reset colour=red", "colour"),
-        ("reset at_most", "no field=value"),
+        ("reset at_most", "not field=value"),
         ("reset at_most=-1", "negative"),
         ("error status=404", "404"),
         ("hang seconds=-1", "negative"),
@@ -182,4 +182,4 @@ async def test_faults_are_settings_like_others(running: Any) -> None:
 
 def test_without_faults_nothing_stands_in_a_requests_way() -> None:
     """The hot path pays for faults only where there are some."""
-    assert Sandbox(SandboxOptions())._mischief is None
+    assert Sandbox(SandboxOptions())._injector is None

@@ -19,7 +19,7 @@ ALICE = "user-000000@tenant.example"
 
 
 class Scene:
-    """A twin with a secret whose every GET refreshes, and a connection to it."""
+    """A sandbox with a secret whose every GET refreshes, and a connection to it."""
 
     def __init__(self, sandbox: Any, line: Any, secret: Any, token: str) -> None:
         self.sandbox, self.line, self.secret, self.token = sandbox, line, secret, token
@@ -200,7 +200,7 @@ async def test_a_silence_can_have_an_end(scene: Any, fault: Any) -> None:
     ],
     ids=lambda fault: fault.kind,
 )
-async def test_a_twin_with_a_fault_under_way_stops_at_once_and_leaves_nothing(
+async def test_a_sandbox_with_a_fault_under_way_stops_at_once_and_leaves_nothing(
     dial: Any, until: Any, fault: Any
 ) -> None:
     """No task and no listener stay behind, whatever hangs; a hundred callers at once."""

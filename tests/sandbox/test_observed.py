@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 CONTRACT = HERE.parent.parent / "docs" / "contract" / "OBSERVED.md"
 
 INTRODUCTION = "says where the knowledge comes from, nothing of the service"
-ADVICE = "tells a client what to do; the twin has no say in it"
+ADVICE = "tells a client what to do; the sandbox has no say in it"
 
 EXCUSED: dict[str, dict[str, str]] = {
     "What the upstream really does": {
@@ -29,18 +29,18 @@ EXCUSED: dict[str, dict[str, str]] = {
         "FlowMate's API is operated": INTRODUCTION,
         "Both services were run": INTRODUCTION,
         "FlowMate's hosted gateway": INTRODUCTION,
-        "Base URL": "the twin listens on loopback, and never anywhere else",
+        "Base URL": "the sandbox listens on loopback, and never anywhere else",
     },
     "Impersonation": {
         "Behind it is IAM's `POST /tokens`": "behind the gateway; no route of the public service",
         "Expiry is enforced by a database sweep": "tokens end on time: a client may not rely on the minute",
-        "There is no atomic find-or-create": "a race of the database; the twin issues one a call",
+        "There is no atomic find-or-create": "a race of the database; the sandbox issues one a call",
         "Concurrent impersonations": ADVICE,
     },
     "Users of the tenant": {'Whoever asks for "all users"': ADVICE},
     "Listing": {
         "The documentation never says so": INTRODUCTION,
-        "`meta` may be absent": "only documented, never observed: the twin answers as the recording does",
+        "`meta` may be absent": "only documented, never observed: the sandbox answers as the recording does",
         "Deduplicate by `_id`": ADVICE,
     },
     "One secret": {

@@ -42,7 +42,7 @@ FEW = settings(
 
 
 class Served:
-    """A twin in a thread of its own, and a session to call it."""
+    """A sandbox in a thread of its own, and a session to call it."""
 
     def __init__(self, sandbox: Sandbox, session: requests.Session) -> None:
         self.sandbox, self.session = sandbox, session
@@ -63,7 +63,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    """A twin that users may be created in."""
+    """A sandbox that users may be created in."""
     options = SandboxOptions(users=40, create_users_on_impersonate=True, idle_close_seconds=60)
     with (
         start_blocking_portal("asyncio") as portal,

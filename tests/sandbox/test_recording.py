@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from flowmate_async.sandbox import ProviderFault, Sandbox
-from flowmate_async.sandbox.moments import instant_of
+from flowmate_async.sandbox.timestamps import instant_of
 
 from .recorded_answers import (
     alike,

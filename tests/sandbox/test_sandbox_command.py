@@ -1,4 +1,4 @@
-"""`flowmate sandbox --faults`: the twin as a process."""
+"""`flowmate sandbox --faults`: the sandbox as a process."""
 
 import asyncio
 import re

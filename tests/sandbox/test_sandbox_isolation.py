@@ -1,4 +1,4 @@
-"""The rule of the room: the twin imports nothing of the client."""
+"""The sandbox imports nothing of the client."""
 
 import ast
 import sys
@@ -14,7 +14,7 @@ ALLOWED = {"aiohttp", "msgspec", "anyio"}
 
 @pytest.mark.parametrize("module", sorted(ROOM.glob("*.py")), ids=lambda path: path.stem)
 def test_a_module_imports_the_room_the_standard_library_and_three_packages(module: Path) -> None:
-    """Client and twin cannot share a mistake if they share no code."""
+    """Client and sandbox cannot share a mistake if they share no code."""
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level <= 1

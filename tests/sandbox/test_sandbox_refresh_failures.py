@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowmate_async.sandbox import ProviderFault
-from flowmate_async.sandbox.moments import instant_of
+from flowmate_async.sandbox.timestamps import instant_of
 
 pytestmark = pytest.mark.anyio
 
@@ -160,10 +160,8 @@ async def test_a_hanging_provider_hangs_the_get(running: Any, until: Any) -> Non
         hanging.cancel()
 
 
-async def test_a_hanging_refresh_ends_with_the_twin_though_its_reader_is_gone(
-    running: Any, until: Any
-) -> None:
-    """Nothing of the twin is left when it has stopped."""
+async def test_a_hanging_refresh_ends_with_the_sandbox(running: Any, until: Any) -> None:
+    """Nothing of the sandbox is left when it has stopped."""
     before = asyncio.all_tasks()
     async with running(provider_fault=ProviderFault.HANG) as (sandbox, call):
         secret, token = expired(sandbox), await call.impersonate(ALICE)
@@ -171,7 +169,7 @@ async def test_a_hanging_refresh_ends_with_the_twin_though_its_reader_is_gone(
         await until(lambda: sandbox.stats().refreshes)
         hanging.cancel()
         await until(hanging.done)
-        await asyncio.sleep(0.01)  # the twin's end of the connection learns of it
+        await asyncio.sleep(0.01)  # the sandbox's end of the connection learns of it
     assert asyncio.all_tasks() <= before
 
 

@@ -112,7 +112,7 @@ async def test_users_need_the_admin_token(running: Any, path: str) -> None:
 
 
 async def test_a_change_to_a_user_is_seen_by_the_next_reader(running: Any) -> None:
-    """The world may be changed while the twin runs."""
+    """The world may be changed while the sandbox runs."""
     async with running() as (sandbox, call):
         sandbox.world.user(BOB).status = "DISABLED"
         users = (await call.get(f"/users/?username={BOB}", sandbox.admin_token)).json()

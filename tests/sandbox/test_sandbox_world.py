@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from flowmate_async.sandbox import RAW_READ, SandboxOptions, World
-from flowmate_async.sandbox.estates import _UNTOUCHED_KEPT
+from flowmate_async.sandbox.secret_cache import _UNTOUCHED_KEPT
 
 ALICE = "user-000000@tenant.example"
 TYPES = {
@@ -78,11 +78,11 @@ def test_a_huge_world_is_generated_only_where_it_is_touched() -> None:
     huge = world(users=1_000_000)
     assert huge.user_count > 1_000_000
     assert huge.secrets_of(name(999_999))
-    assert len(huge._estates._secrets) < 100
+    assert len(huge._secrets._secrets) < 100
     assert huge.user(name(1_000_000)) is None
 
 
-def test_untouched_estates_are_forgotten_and_come_back_the_same() -> None:
+def test_untouched_secrets_are_dropped_and_come_back_the_same() -> None:
     """Reading everything does not keep everything; what was changed stays changed."""
     big = world(users=_UNTOUCHED_KEPT + 200)
     changed = big.secret(big.secrets_of(name(1))[0].id)
@@ -90,7 +90,7 @@ def test_untouched_estates_are_forgotten_and_come_back_the_same() -> None:
     changed.name = "changed"
     untouched = msgspec.structs.replace(big.secrets_of(name(2))[0])
     rows = sum(1 for _ in big.truth())
-    assert len(big._estates._secrets) < rows
+    assert len(big._secrets._secrets) < rows
     assert changed in big.secrets_of(name(1))
     assert untouched in big.secrets_of(name(2))
 

@@ -19,7 +19,7 @@ from flowmate_async import ImmediateTransport, Response, Secret, TransportError
 from flowmate_async.redaction import Headers
 from flowmate_async.sandbox import Sandbox
 from flowmate_async.sandbox import Secret as TwinSecret
-from flowmate_async.sandbox.moments import instant_of
+from flowmate_async.sandbox.timestamps import instant_of
 from flowmate_async.transport.base import Limits
 
 from .plan import RETRY_AFTER_CAP_SECONDS
@@ -88,7 +88,7 @@ class Journal:
         self._twin = twin
         self.record.hidden.add(twin.admin_token)
         for user in twin.world.users():
-            for secret in twin.world.estate_of(user):
+            for secret in twin.world.live_secrets_of(user):
                 self.secret_added(user.username, secret, born=0)
         delete_user = twin.world.delete_user
 
@@ -122,7 +122,7 @@ class Journal:
         """Write down what the twin is at the end."""
         assert self._twin is not None
         for user in self._twin.world.users():
-            for secret in self._twin.world.estate_of(user):
+            for secret in self._twin.world.live_secrets_of(user):
                 self.record.lives[secret.id].last = content_of(secret.type, secret.value)
 
     def could_refresh(self, secret_id: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Moments as the upstream writes and reads them: ISO 8601 with milliseconds and a `Z`.
+"""Timestamps as the upstream writes and reads them: ISO 8601 with milliseconds and a `Z`.
 
 The clock itself is injected (`SandboxOptions.now`); nothing here asks for the time.
 """

@@ -1,4 +1,4 @@
-"""Fault text: faults as one writes them on a command line.
+"""Fault parser: reads the text form of faults, as the command line takes it.
 
     reset=0.01; latency seconds=0.05 distribution=exponential; throttle=0.1 at_most=3 @ GET /secrets/
 
@@ -44,12 +44,12 @@ def _rule(text: str) -> Fault:
     for word in rest:
         name, parted, value = word.partition("=")
         if not parted:
-            raise ValueError(f"{word!r} in {text.strip()!r} is no field=value")
+            raise ValueError(f"{word!r} in {text.strip()!r} is not field=value")
         given[name] = value
     if routes.strip():
         given["routes"] = [route.strip() for route in routes.split("|")]
     try:
-        # Not strict: the numbers of a command line are text.
+        # Not strict, because numbers are text on a command line.
         rule: Fault = msgspec.convert(given, Fault, strict=False)
     except msgspec.ValidationError as problem:
         raise ValueError(f"{text.strip()!r}: {problem}") from None

@@ -1,4 +1,4 @@
-"""Played: a response that obeys a script instead of HTTP, straight on the connection's transport."""
+"""Raw response: writes the bytes of a script straight to the connection, whatever HTTP says."""
 
 import asyncio
 import socket
@@ -10,22 +10,22 @@ from http import HTTPStatus
 import anyio
 from aiohttp import web
 
-from .scripts import Ending, Script
+from .byte_scripts import Ending, Script
 
-__all__ = ["UNANSWERED", "Played", "StaleConnections", "caller_gone", "head_of"]
+__all__ = ["UNANSWERED", "RawResponse", "StaleConnections", "caller_gone", "head_of"]
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
 _LOOK_SECONDS = 0.02
 
 UNANSWERED = 0
-"""Stands for the status of what was never answered."""
+"""Status of a request that got no whole answer."""
 
 StaleConnections = weakref.WeakSet[asyncio.Transport]
 """Connections whose next request is to be reset."""
 
 
-class Played(web.StreamResponse):
-    """Response played from a script; its status is `UNANSWERED` where no whole answer went out."""
+class RawResponse(web.StreamResponse):
+    """Response from a byte script; its status is `UNANSWERED` if no whole answer is sent."""
 
     def __init__(self, script: Script, *, stale: StaleConnections, status: int) -> None:
         super().__init__(status=status, reason="")
@@ -39,7 +39,7 @@ class Played(web.StreamResponse):
         return self._kept
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Play."""
+        """Write the steps of the script."""
         for step in self._script.steps:
             if isinstance(step, bytes):
                 _open_transport(request).write(step)
@@ -48,7 +48,7 @@ class Played(web.StreamResponse):
         await self._end(request)
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Write nothing: the script was all."""
+        """Write nothing more."""
 
     async def _end(self, request: web.BaseRequest) -> None:
         self._kept = self._kept and request.keep_alive
@@ -76,9 +76,9 @@ def head_of(response: web.Response, request: web.BaseRequest, content_length: in
 
 
 async def caller_gone(request: web.BaseRequest, seconds: float | None) -> None:
-    """Wait until the caller closes the connection, or some seconds; never longer than a handler may."""
+    """Wait until the caller closes the connection, or for some seconds."""
     with anyio.move_on_after(seconds):
-        # The server tells a running handler nothing of a connection that was closed.
+        # The server does not tell a running handler that its connection was closed.
         while (  # noqa: ASYNC110 - it has no event to wait for
             transport := request.transport
         ) is not None and not transport.is_closing():
@@ -93,7 +93,7 @@ def _open_transport(request: web.BaseRequest) -> asyncio.Transport:
 
 
 def _reset(transport: asyncio.Transport) -> None:
-    """Close with a TCP reset instead of an orderly end."""
+    """Reset the connection (RST) instead of closing it."""
     connection = transport.get_extra_info("socket")
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)

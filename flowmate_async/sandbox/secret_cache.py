@@ -1,20 +1,20 @@
-"""Estates: which secrets each user has, generated on first touch, forgotten if nothing changed.
+"""Secret cache: the secrets of each user, generated on first use and dropped while unchanged.
 
-An untouched estate can be made again at any time, so only the most recent ones stay in memory;
-one that was changed stays for ever. Nothing here decides who may see a secret.
+An unchanged list can be generated again at any time, so only the most recent ones stay in memory. A
+changed list stays. Nothing here decides who may see a secret.
 """
 
-from .generation import SecretGenerator
 from .secret import Owner, Secret
+from .secret_generator import SecretGenerator
 from .user import User
 
-__all__ = ["Estates"]
+__all__ = ["SecretCache"]
 
 _UNTOUCHED_KEPT = 4096
 
 
-class Estates:
-    """Least-recently-made cache of generated estates, and the ones that must be kept."""
+class SecretCache:
+    """FIFO cache of generated lists of secrets, and the lists that must be kept."""
 
     __slots__ = ("_kept", "_secrets", "_untouched", "generator", "tenant_secrets")
 
@@ -39,20 +39,20 @@ class Estates:
         return self._secrets.get(secret_id)
 
     def keep(self, secret: Secret) -> None:
-        """Keep the estates of a secret's owners from now on."""
+        """Keep the lists of a secret's owners from now on."""
         for owner in secret.owners:
-            estate = self._untouched.pop(owner.id, None)
-            if estate is not None:
-                self._kept[owner.id] = estate
+            listed = self._untouched.pop(owner.id, None)
+            if listed is not None:
+                self._kept[owner.id] = listed
 
     def add(self, index: int | None, user: User, secret: Secret) -> None:
-        """Append a secret to a user's estate."""
+        """Append a secret to a user's list."""
         self._secrets[secret.id] = secret
         self.of(index, user).append(secret)
         self.keep(secret)
 
     def add_unlisted(self, secret: Secret) -> None:
-        """Add a secret that no user's list shows: it can only be fetched by id (§ Listing)."""
+        """Add a secret that is not listed and can only be fetched by id (§ Listing)."""
         self._secrets[secret.id] = secret
         self.tenant_secrets.append(secret)
 
@@ -63,9 +63,9 @@ class Estates:
 
     def take(self, owner: Owner, secret: Secret) -> None:
         """Take a secret from the list of one owner; others keep it."""
-        estate = self._kept.get(owner.id, self.tenant_secrets)
-        if secret in estate:
-            estate.remove(secret)
+        listed = self._kept.get(owner.id, self.tenant_secrets)
+        if secret in listed:
+            listed.remove(secret)
 
     def remove(self, secret: Secret) -> None:
         """Remove a secret from every list."""
@@ -75,13 +75,13 @@ class Estates:
             self.take(owner, secret)
 
     def _generate(self, index: int, user: User) -> list[Secret]:
-        estate = self.generator.of_user(index, user.id)
-        self._untouched[user.id] = estate
-        for secret in estate:
+        listed = self.generator.of_user(index, user.id)
+        self._untouched[user.id] = listed
+        for secret in listed:
             self._secrets[secret.id] = secret
         while len(self._untouched) > _UNTOUCHED_KEPT:
             self._forget_oldest()
-        return estate
+        return listed
 
     def _forget_oldest(self) -> None:
         oldest = next(iter(self._untouched))

@@ -1,4 +1,4 @@
-"""Scripts: how the bytes of an answer go wrong on their way. Pure, from head and body to steps."""
+"""Byte scripts: how the bytes of an answer are broken on their way. Pure, from head and body to steps."""
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
@@ -24,7 +24,7 @@ _AFTER_THE_END = b"HTTP/1.1 200 OK\r\n\r\n<!-- bytes after the end -->"
 
 
 class Ending(Enum):
-    """What becomes of the connection after the last step."""
+    """State of the connection after the last step."""
 
     KEPT = "kept"
     STALE = "kept, but its next request is reset"
@@ -46,7 +46,7 @@ class Script(msgspec.Struct, frozen=True):
 
 
 def script_for(fault: Fault, body: bytes, head: Callable[[int], bytes]) -> Script | None:
-    """Write a fault's script, `head(content_length)` being the head; None for faults without one."""
+    """Return a fault's script, None for a fault without one; `head(content_length)` makes the head."""
     whole, half = head(len(body)), len(body) // 2
     match fault:
         case ResetInHeaders():

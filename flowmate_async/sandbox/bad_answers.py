@@ -1,4 +1,4 @@
-"""Bent answers: what comes instead of the true answer, or of what it became. Pure."""
+"""Bad answers: what a fault sends in place of the true answer. Pure."""
 
 import re
 from email.utils import formatdate
@@ -20,7 +20,7 @@ from .faults import (
     Throttle,
 )
 
-__all__ = ["bent", "failed", "iam_down", "ingress_page", "throttle"]
+__all__ = ["failed", "iam_down", "ingress_page", "spoiled", "throttle"]
 
 _STRING_BEGINS = re.compile(rb'":"')
 _NO_UTF8 = b"\xff\xfe"
@@ -34,7 +34,7 @@ _INGRESS_STATUSES = {"firewall": 403, "unavailable": 503, "bad_gateway": 502, "g
 
 
 def throttle(fault: Throttle, now: float) -> Answer:
-    """429 as the fault wants it."""
+    """Return a 429 with `Retry-After` as the fault says."""
     seconds = fault.retry_after_seconds
     said = {
         "seconds": str(seconds),
@@ -45,7 +45,7 @@ def throttle(fault: Throttle, now: float) -> Answer:
 
 
 def failed(fault: Error | ErrorAfter) -> Answer:
-    """500 as the services say it, 502 and 503 as a gateway does. The hosted one was never observed."""
+    """Return a 500 as the services send it, or a 502 or 503 as gateways do; FlowMate's was never observed."""
     seconds = fault.retry_after_seconds
     retry_after = None if seconds is None else str(seconds)
     if fault.status == 500:
@@ -71,8 +71,8 @@ def iam_down(authorization: str | None) -> Answer:
     return token if isinstance(token, Answer) else error(401, answers.IAM_DOWN)
 
 
-def bent(fault: Fault, answer: Answer) -> Answer:
-    """Return what a fault makes of the true answer: the same, for faults of another kind."""
+def spoiled(fault: Fault, answer: Answer) -> Answer:
+    """Return the true answer after a fault has changed it; other kinds of faults leave it alone."""
     match fault:
         case Html():
             return _html(200, "Sign in to the network")
@@ -87,7 +87,7 @@ def bent(fault: Fault, answer: Answer) -> Answer:
 
 
 def _with_body(answer: Answer, body: bytes) -> Answer:
-    # Without an ETag: nobody may be told later that this body is still good.
+    # Without an ETag, so that no later 304 refers to this body.
     return msgspec.structs.replace(answer, body=body, etag=None)
 
 

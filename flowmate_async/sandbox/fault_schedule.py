@@ -1,4 +1,4 @@
-"""Chance: which faults strike a request. Seeded, in the order of the requests; nothing acts here."""
+"""Fault schedule: decides which faults strike a request, seeded and in the order of the requests."""
 
 from collections import Counter
 from random import Random
@@ -8,7 +8,7 @@ import msgspec
 from .faults import ACCUMULATING, Fault, Faults, Latency, Provider
 from .provider_faults import ProviderFault
 
-__all__ = ["Chance", "Due"]
+__all__ = ["Due", "FaultSchedule"]
 
 
 class Due(msgspec.Struct):
@@ -22,8 +22,8 @@ class Due(msgspec.Struct):
     """The one fault of those that exclude each other."""
 
 
-class Chance:
-    """Seeded decisions: a generator for each rule, so that no rule disturbs another's sequence.
+class FaultSchedule:
+    """Seeded schedule. Each rule has its own generator, so that rules do not affect each other.
 
     `struck` counts by kind what came about.
     """
@@ -37,7 +37,7 @@ class Chance:
         self._struck = struck
 
     def due(self, template: str) -> Due:
-        """Decide about a request of a route."""
+        """Return what strikes the next request of a route."""
         due = Due()
         for draw in self._draws:
             rule = draw.rule
@@ -56,7 +56,7 @@ class Chance:
         return due
 
     def provider_fault(self) -> ProviderFault | None:
-        """Decide about a refresh."""
+        """Return the provider fault of the next refresh, if one strikes."""
         struck = [draw.rule for draw in self._provider_draws if draw.strikes(None)]
         for rule in struck[:1]:
             self._struck[rule.kind] += 1
@@ -66,7 +66,7 @@ class Chance:
 
 
 class _Draw:
-    """One rule, its generator, and how often it was asked and struck."""
+    """One rule with its generator and counters."""
 
     __slots__ = ("_asked", "_struck", "rng", "rule")
 
@@ -77,7 +77,7 @@ class _Draw:
         self._struck = 0
 
     def strikes(self, template: str | None) -> bool:
-        """Decide; without a template the rule's routes are not asked."""
+        """Return whether the rule strikes now; without a template, whatever its routes."""
         rule = self.rule
         if template is not None and rule.routes and template not in rule.routes:
             return False
@@ -89,5 +89,5 @@ class _Draw:
         return True
 
     def took_no_effect(self) -> None:
-        """Another fault was first: this one has not struck."""
+        """Take a strike back, because another fault came first."""
         self._struck -= 1

@@ -1,4 +1,4 @@
-"""Population: the accounts of the identity service, a pure function of the seed.
+"""Accounts of the identity service: a pure function of the seed.
 
 A tenant user is made when somebody asks for it, from its index alone; a million of them cost
 nothing until then. What tests add or change is kept by `World`, not here.
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from .ids import IdSpace
 from .user import RAW_READ, User
 
-__all__ = ["BORN", "Population"]
+__all__ = ["BORN", "Accounts"]
 
 _DOMAIN = "tenant.example"
 _UNCONFIRMED_EVERY = 97
@@ -20,7 +20,7 @@ _TENANT_SLOT = 0x7E
 _ROUNDING = 1e-9
 
 
-class Population:
+class Accounts:
     """Deterministic accounts: `size` active tenant users by index, and a few `others`."""
 
     __slots__ = ("_ids", "_masked_share", "size", "tenant_id")
@@ -33,7 +33,7 @@ class Population:
 
     def at(self, index: int) -> User:
         """Make the tenant user of an index; each call makes a new one."""
-        # Some are unconfirmed yet ACTIVE, as recorded accounts are: they are users like any other.
+        # Some are unconfirmed but ACTIVE, as some recorded accounts are. They count as users.
         return User(
             username=f"user-{index:06d}@{_DOMAIN}",
             firstname=f"User{index}",
@@ -70,14 +70,14 @@ class Population:
         return place[0]
 
     def administrator(self) -> User:
-        """Make the account behind the admin token: no tenant, and a role."""
+        """Make the account of the admin token: without a tenant, with a role."""
         account = self._account(1, "admin", roles=(self._ids.id_of(0, _ADMIN_ROLE_SLOT),))
         account.confirmed = False
         account.safeguard = {"lastLogin": BORN, "failedLoginAttempts": 0}
         return account
 
     def others(self, disabled_users: int) -> Iterator[User]:
-        """Make who is in `GET /users/` without being an active tenant user."""
+        """Make the accounts that `GET /users/` lists and that are not active users of the tenant."""
         yield self._account(2, "svc-secrets", permissions=("iam.token.introspect",))
         yield self._account(
             3, "tenant-admin", tenant=self.tenant_id, roles=(self._ids.id_of(0, _ADMIN_ROLE_SLOT),)

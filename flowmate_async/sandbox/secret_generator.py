@@ -1,4 +1,4 @@
-"""Generation of a user's secrets: a pure function of (seed, user index) and the start of the world.
+"""Secret generator: a pure function of (seed, user index) and the start of the world.
 
 Every type and every odd value of docs/contract/OBSERVED.md § One secret occurs. The same secrets
 come out whatever was touched before. Credentials are at least 16 characters long and unique, so
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from random import Random
 
 from .ids import IdSpace
-from .moments import iso
 from .provider_faults import ProviderFault
 from .secret import Owner, Secret, Value
+from .timestamps import iso
 
 __all__ = ["SecretGenerator"]
 
@@ -90,7 +90,7 @@ class SecretGenerator:
         return secrets
 
     def of_tenant(self, tenant_id: str) -> list[Secret]:
-        """Make the few secrets that the tenant owns: one for each kind of reader to fetch by id."""
+        """Make the few secrets that the tenant owns."""
         rng = Random(f"{self._seed}/tenant")  # noqa: S311 - a reproducible world, not a key
         ids = IdSpace(self._seed, "tenant-secret")
         owner = (Owner(tenant_id, "TENANT"),)
@@ -240,13 +240,13 @@ _MAKERS: dict[str, _Maker] = {
 def _variants_of(rng: Random, index: int) -> list[tuple[str, str]]:
     count = _MAX_SECRETS if index == 0 else _count_of(rng)
     chosen = rng.choices(_VARIANTS, cum_weights=_CUMULATIVE, k=count)
-    # The first user has each variant at least once: even a world of one shows every type.
+    # The first user has each variant at least once, so that even a world of one user has every type.
     chosen[: len(_VARIANTS) if index == 0 else 0] = _VARIANTS if index == 0 else ()
     return [(kind, variant) for kind, variant, _ in chosen]
 
 
 def _count_of(rng: Random) -> int:
-    """Skewed: most users have 1 to 8 secrets, one in twenty more than a page; the mean is 7."""
+    """Draw a skewed count: most users have 1 to 8 secrets, 5 % have more than a page; the mean is 7."""
     roll = rng.random()
     if roll < 0.85:
         return rng.randint(1, 8)

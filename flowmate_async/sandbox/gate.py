@@ -1,7 +1,7 @@
-"""Passage: the one place through which every counted request goes before it is answered.
+"""Gate: every counted request passes here before it is answered.
 
 The HTTP server's own limit, the rate limit, latency and outages are here; faults come after it
-(`mischief.py`), so that the limit counts every request. The endpoints stay truthful.
+(`fault_injector.py`), so that the limit counts every request. The endpoints stay truthful.
 """
 
 import anyio
@@ -14,12 +14,12 @@ from .outages import after_hanging, hangs, instead_of_answer
 from .preliminaries import MAX_HEADER_BYTES, header_bytes
 from .routes import Route
 
-__all__ = ["Passage"]
+__all__ = ["Gate"]
 
 _LOOK_SECONDS = 0.02
 
 
-class Passage:
+class Gate:
     """Gate in front of the endpoints; obeys the run-time settings."""
 
     __slots__ = ("_bucket", "_database_wait_seconds", "_settings")

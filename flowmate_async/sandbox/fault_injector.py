@@ -1,7 +1,7 @@
-"""Mischief: acts out the faults that are due around the true exchange. The endpoints stay truthful.
+"""Fault injector: carries out the faults that are due for a request. Endpoints know nothing of faults.
 
-The order of one request: a stale connection, delay, changes of the world, what comes instead of an
-answer, the true answer, what becomes of it, what becomes of its bytes.
+The order for one request: a stale connection, delay, changes of the world, an answer in place of the
+true one, the true answer, changes of it, changes of its bytes.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,9 +11,9 @@ from aiohttp import web
 
 from .answers import Answer, error
 from .authorization import carried_token
-from .bent_answers import bent, failed, iam_down, ingress_page, throttle
-from .chance import Chance
-from .delivery import deliver
+from .bad_answers import failed, iam_down, ingress_page, spoiled, throttle
+from .byte_scripts import Ending, Script, script_for
+from .fault_schedule import FaultSchedule
 from .faults import (
     DatabaseDown,
     Error,
@@ -31,30 +31,30 @@ from .faults import (
     TokenRevoked,
     UserDeleted,
 )
-from .played import UNANSWERED, Played, StaleConnections, caller_gone, head_of
+from .raw_response import UNANSWERED, RawResponse, StaleConnections, caller_gone, head_of
+from .responses import deliver
 from .routes import Route
-from .scripts import Ending, Script, script_for
 from .user import User
 from .world import World
 
-__all__ = ["Mischief"]
+__all__ = ["FaultInjector"]
 
 
-class Mischief:
-    """Faults at work. `refuse(seconds)` closes the listener for a moment."""
+class FaultInjector:
+    """Fault injector around an endpoint. `refuse(seconds)` closes the listener for a moment."""
 
-    __slots__ = ("_chance", "_now", "_refuse", "_stale", "_world")
+    __slots__ = ("_now", "_refuse", "_schedule", "_stale", "_world")
 
     def __init__(
         self,
-        chance: Chance,
+        chance: FaultSchedule,
         *,
         world: World,
         now: Callable[[], float],
         refuse: Callable[[float], None],
         stale: StaleConnections,
     ) -> None:
-        self._chance = chance
+        self._schedule = chance
         self._world = world
         self._now = now
         self._refuse = refuse
@@ -62,11 +62,11 @@ class Mischief:
 
     async def exchange(
         self, request: web.BaseRequest, route: Route, answer: Callable[[], Awaitable[Answer]]
-    ) -> web.Response | Played:
-        """Exchange one request for whatever comes of it; `answer()` is the endpoint's part."""
+    ) -> web.Response | RawResponse:
+        """Return the response to one request; `answer()` asks the endpoint."""
         if request.transport in self._stale:
             return self._unanswered(Ending.RESET)
-        due = self._chance.due(route.template)
+        due = self._schedule.due(route.template)
         if due.delay_seconds:
             await anyio.sleep(due.delay_seconds)
         reader = self._reader(request)
@@ -80,8 +80,8 @@ class Mischief:
             self._change_after(change, reader)
         return await self._afterwards(due.one, request, true)
 
-    async def _instead(self, fault: Fault, request: web.BaseRequest) -> web.Response | Played | None:
-        """What comes instead of an answer, the request not being processed."""
+    async def _instead(self, fault: Fault, request: web.BaseRequest) -> web.Response | RawResponse | None:
+        """Return what replaces the answer of a request that is not processed; None to process it."""
         match fault:
             case Hang(seconds=seconds):
                 return await self._silent(request, seconds)
@@ -106,8 +106,8 @@ class Mischief:
 
     async def _afterwards(
         self, fault: Fault | None, request: web.BaseRequest, answer: Answer
-    ) -> web.Response | Played:
-        """What becomes of a processed request's answer."""
+    ) -> web.Response | RawResponse:
+        """Return the response to a processed request."""
         match fault:
             case None:
                 return deliver(request, answer)
@@ -118,23 +118,23 @@ class Mischief:
             case ErrorAfter():
                 return deliver(request, failed(fault))
             case _:
-                return self._delivered_badly(fault, request, deliver(request, bent(fault, answer)))
+                return self._delivered_badly(fault, request, deliver(request, spoiled(fault, answer)))
 
     def _delivered_badly(
         self, fault: Fault, request: web.BaseRequest, response: web.Response
-    ) -> web.Response | Played:
+    ) -> web.Response | RawResponse:
         body = response.body if isinstance(response.body, bytes) else b""
         script = script_for(fault, body, lambda length: head_of(response, request, length))
-        # An answer without a body, a 304 say, has nothing that could be cut or counted wrongly.
+        # An answer without a body, such as a 304, cannot be cut or get a wrong length.
         if script is None or not body or request.method == "HEAD":
             return response
         status = UNANSWERED if script.ending in (Ending.RESET, Ending.SILENT) else response.status
-        return Played(script, stale=self._stale, status=status)
+        return RawResponse(script, stale=self._stale, status=status)
 
-    def _unanswered(self, ending: Ending) -> Played:
-        return Played(Script((), ending), stale=self._stale, status=UNANSWERED)
+    def _unanswered(self, ending: Ending) -> RawResponse:
+        return RawResponse(Script((), ending), stale=self._stale, status=UNANSWERED)
 
-    async def _silent(self, request: web.BaseRequest, seconds: float | None) -> Played:
+    async def _silent(self, request: web.BaseRequest, seconds: float | None) -> RawResponse:
         await caller_gone(request, seconds)
         return self._unanswered(Ending.CLOSED)
 

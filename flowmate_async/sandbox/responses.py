@@ -1,4 +1,4 @@
-"""Delivery: an answer as bytes with the headers that the services send.
+"""Responses: an answer with the headers that the services send.
 
 docs/contract/OBSERVED.md § Connections: `Keep-Alive`, weak `ETag`s, 304, no compression; § Second look,
 "Requests": `Vary` and `Access-Control-Allow-*`.
@@ -14,7 +14,7 @@ _KEEP_ALIVE = "timeout=5"
 
 
 def deliver(request: web.BaseRequest, answer: Answer) -> web.Response:
-    """Make the response, a 304 where the reader has this body already."""
+    """Return the response, a 304 if the reader has this body already."""
     headers = {} if answer.closes else {"Keep-Alive": _KEEP_ALIVE}
     if answer.cross_origin:
         headers |= _cross_origin_headers(request)
