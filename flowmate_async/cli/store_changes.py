@@ -14,7 +14,7 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import one_line
 from flowmate_async.settings import DEFAULT_BASE_URL, checked_base_url
 from flowmate_async.stores import Store, StoreKey, load_key, needs_key, open_store, read_key_file
-from flowmate_async.stores.copying import Copied, copy_store, is_empty, require_target
+from flowmate_async.stores.copying import Copied, copy_store, is_copy_of, is_empty, require_target
 from flowmate_async.stores.exports import Export, read_export
 from flowmate_async.stores.importing import import_export
 from flowmate_async.stores.rekeying import Rekeyable
@@ -83,7 +83,7 @@ async def upgrade(
             )
         async with opened.exclusive_run():
             if backup is not None:
-                saved = await _backed_up(opened, backup, _key_of(backup, None, store))
+                saved = await _backed_up(opened, backup, _key_of(backup, None, store), url=store.store or "")
                 say(f"Backed up {saved.secrets:,} credentials to {one_line(backup)}")
             done = await opened.upgrade()
     if done.backup is not None:
@@ -111,6 +111,8 @@ async def migrate(
 ) -> Exit:
     """Copy every credential of a store into another one, and compare both; the store itself stays as it is.
 
+    Run it again to go on after an interruption.
+
     Examples:
         flowmate store migrate postgresql://me@db.example/app --store sqlite:///credentials.db
         flowmate store migrate sqlite:///new.db --to-key-file new.key --backup sqlite:///before.db
@@ -127,12 +129,15 @@ async def migrate(
         source.exclusive_run(),
         target.exclusive_run(),
     ):
-        empty = await is_empty(target)
-        require_target(empty=empty, backup=backup is not None)
-        if backup is not None and not empty:
-            saved = await _backed_up(target, backup, key)
-            say(f"Backed up {saved.secrets:,} credentials of the other store to {one_line(backup)}")
-        done = await copy_store(source, target, at=time.time(), on_progress=_progress)
+        if await is_copy_of(target, store.store or "", finished=False):
+            say("Going on with the copy that was interrupted")
+        elif not await is_empty(target):
+            require_target(empty=False, backup=backup is not None)
+            saved = await _backed_up(target, str(backup), key, url=to)
+            say(f"Backed up {saved.secrets:,} credentials of the other store to {one_line(str(backup))}")
+        done = await copy_store(
+            source, target, at=time.time(), source_url=store.store or "", on_progress=_progress
+        )
     put(
         f"{done.secrets:,} credentials of {done.users:,} users copied and compared: "
         f"{done.changed:,} were written, {done.secrets - done.changed:,} were there already"
@@ -186,10 +191,11 @@ async def import_(
     return Exit.OK
 
 
-async def _backed_up(target: Store, backup: str, key: StoreKey | None) -> Copied:
+async def _backed_up(target: Store, backup: str, key: StoreKey | None, *, url: str) -> Copied:
     async with open_store(backup, key=key) as kept:
-        require_target(empty=await is_empty(kept), backup=False)
-        return await copy_store(target, kept, at=time.time())
+        usable = await is_empty(kept) or await is_copy_of(kept, url, finished=True)
+        require_target(empty=usable, backup=False)
+        return await copy_store(target, kept, at=time.time(), source_url=url)
 
 
 def _key_of(url: str, key_file: Path | None, store: StoreAlone) -> StoreKey | None:

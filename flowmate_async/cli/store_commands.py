@@ -12,6 +12,7 @@ from flowmate_async.cli.store_changes import import_, migrate, rekey, upgrade
 from flowmate_async.errors import SecretNotFoundError
 from flowmate_async.redaction import one_line
 from flowmate_async.stores import StoredItem, write_key_file
+from flowmate_async.stores.copying import unfinished_copy
 
 store_app: App = App(name="store", help="Look into a store of credentials, or change it.")
 store_app.command(rekey)
@@ -79,17 +80,20 @@ async def get(
 
 @store_app.command
 async def verify(*, store: StoreAlone = StoreAlone()) -> Exit:
-    """Open every stored credential and say which ones do not open.
+    """Open every stored credential and say which ones do not open, and whether the store is a partial copy.
 
     Examples:
         flowmate store verify --store sqlite:///credentials.db --store-key-file store.key
     """
     async with store.open() as opened:
         found = await opened.verify()
+        incomplete = await unfinished_copy(opened) is not None
     for username, secret_id in found.damaged:
         complain(f"damaged: user '{username}', secret '{secret_id}'; sync this user again, or remove it")
+    if incomplete:
+        complain("this store is an incomplete copy; run `flowmate store migrate` again, or sync into it")
     put(f"{found.intact} credentials intact, {len(found.damaged)} damaged")
-    return Exit.SOME_FAILED if found.damaged else Exit.OK
+    return Exit.SOME_FAILED if found.damaged or incomplete else Exit.OK
 
 
 @store_app.command

@@ -1,9 +1,12 @@
 """Copying a store into another one: credentials with the times they were stored at, then compared.
 
 Runs and checkpoints stay behind: the next sync of the copy begins anew, and finds most credentials
-unchanged. Marks of removal stay behind as well; the next sync marks again. Nothing here knows any store.
+unchanged. Marks of removal stay behind as well; the next sync marks again. A copy is a run of its own, which
+is finished once both stores were compared, so an interrupted one is recognised and gone on with. Nothing here
+knows any store.
 """
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
@@ -12,10 +15,10 @@ import msgspec
 from flowmate_async.errors import ConfigurationError, StoreError
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret
-from flowmate_async.stores.base import Checkpoint, Store, UserWrite
+from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite
 
 SELECTION = "copy"
-"""The selection of the run under which a copy is written; no sync resumes it."""
+"""How the selection of a run begins under which a copy is written; no sync resumes it."""
 
 _BATCH = 256
 
@@ -43,14 +46,20 @@ class _Held(Redacted, frozen=True):
 
 
 async def copy_store(
-    source: Store, target: Store, *, at: float, on_progress: Callable[[int], object] | None = None
+    source: Store,
+    target: Store,
+    *,
+    at: float,
+    source_url: str = "",
+    on_progress: Callable[[int], object] | None = None,
 ) -> Copied:
-    """Copy every credential, and read each back.
+    """Copy every credential, and read each back. An interrupted copy is gone on with when it is repeated.
 
     Args:
         source: entered; nothing may be written to it meanwhile, so hold its run lock.
         target: entered; what it has besides stays.
         at: the time, in seconds since the Unix epoch.
+        source_url: tells this source from others; a copy of another one is not gone on with.
         on_progress: called now and then with how many credentials were copied.
 
     Raises:
@@ -60,7 +69,9 @@ async def copy_store(
     if origin is None:
         raise StoreError("there is nothing to copy: the store was never synced", advice="Name another store")
     await target.bind(origin)
-    run = await target.begin_run(at=at, selection=SELECTION)
+    run = await unfinished_copy(target)
+    if run is None or run.selection != _selection(source_url):
+        run = await target.begin_run(at=at, selection=_selection(source_url))
     users = secrets = changed = 0
     async for batch in _batches(source):
         changed += (await target.write(run, [_write_of(one) for one in batch])).changed
@@ -72,6 +83,31 @@ async def copy_store(
     await _compare(source, target)
     await target.finish_run(run, at=at)
     return Copied(users=users, secrets=secrets, changed=changed)
+
+
+async def unfinished_copy(store: Store) -> Run | None:
+    """Return the run of a copy that was interrupted, if nothing but that was written to the store since."""
+    run = await store.last_run()
+    is_copy = run is not None and run.selection.startswith(SELECTION)
+    return run if is_copy and run is not None and run.finished_at is None else None
+
+
+async def is_copy_of(store: Store, source_url: str, *, finished: bool) -> bool:
+    """Return whether the last that was written to the store is a copy of this source.
+
+    Args:
+        store: entered.
+        source_url: tells the source from others.
+        finished: whether a complete copy counts as well as an interrupted one.
+    """
+    run = await store.last_run()
+    if run is None or run.selection != _selection(source_url):
+        return False
+    return finished or run.finished_at is None
+
+
+def _selection(source_url: str) -> str:
+    return f"{SELECTION} {hashlib.sha256(source_url.encode()).hexdigest()[:16]}"
 
 
 async def is_empty(store: Store) -> bool:

@@ -1,9 +1,12 @@
 """``flowmate store rekey``, ``migrate`` and ``import``, as a terminal sees them."""
 
 import os
+import subprocess
 
 import msgspec
 import pytest
+
+from .conftest import FLOWMATE
 
 USAGE, SOME_FAILED = 2, 1
 ID = "66761aedcf268b4d68470e27"
@@ -97,6 +100,38 @@ class TestMigrate:
         assert "Backed up 1 credentials" in ended.err
         assert listed(flowmate, "--store", "sqlite:///before.db") == there
         assert len(listed(flowmate, *other)) == len(listed(flowmate)) + 1
+
+    def test_a_killed_copy_is_recognised_and_gone_on_with(self, flowmate, synced, home):
+        """Also with the backup that was made before it."""
+        there = ("--store", "sqlite:///other.db")
+        base_url = ("--base-url", os.environ["FLOWMATE_BASE_URL"])
+        many = [record(f"user-{number:04d}") for number in range(1500)]
+        assert flowmate("store", "import", export(home, *many), *base_url).code == 0
+        assert flowmate("store", "import", export(home, record("zoe")), *base_url, *there).code == 0
+        migrate = ("store", "migrate", "sqlite:///other.db", "--backup", "sqlite:///before.db")
+        with subprocess.Popen([*FLOWMATE, *migrate], stderr=subprocess.PIPE, text=True) as process:
+            while "credentials done" not in process.stderr.readline():
+                assert process.poll() is None
+            process.kill()
+        ended = flowmate("store", "verify", *there)
+        assert ended.code == SOME_FAILED
+        assert "incomplete copy" in ended.complaint
+        ended = flowmate(*migrate)
+        assert ended.code == 0, ended.err
+        assert "Going on with the copy" in ended.err
+        assert flowmate("store", "verify", *there).code == 0
+        assert len(listed(flowmate, *there)) == len(listed(flowmate)) + 1
+        assert [item["username"] for item in listed(flowmate, "--store", "sqlite:///before.db")] == ["zoe"]
+
+    def test_a_backup_that_was_interrupted_is_repeated(self, flowmate, synced, home):
+        """A copy of the same store is no foreign content."""
+        there, before = ("--store", "sqlite:///other.db"), ("--store", "sqlite:///before.db")
+        base_url = ("--base-url", os.environ["FLOWMATE_BASE_URL"])
+        assert flowmate("store", "import", export(home, record("zoe")), *base_url, *there).code == 0
+        assert flowmate("store", "migrate", "sqlite:///before.db", *there).code == 0
+        ended = flowmate("store", "migrate", "sqlite:///other.db", "--backup", "sqlite:///before.db")
+        assert ended.code == 0, ended.err
+        assert [item["username"] for item in listed(flowmate, *before)] == ["zoe"]
 
     def test_a_backup_is_never_written_into_something_else(self, flowmate, synced, home):
         base_url = ("--base-url", os.environ["FLOWMATE_BASE_URL"])

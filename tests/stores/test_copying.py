@@ -7,8 +7,8 @@ import pytest
 
 from flowmate_async.errors import StoreError
 from flowmate_async.secrets import Secret
-from flowmate_async.stores import Store, StoreKey, open_store
-from flowmate_async.stores.copying import Copied, copy_store, is_empty
+from flowmate_async.stores import Store, StoreKey, copying, open_store
+from flowmate_async.stores.copying import Copied, copy_store, is_copy_of, is_empty, unfinished_copy
 from flowmate_async.stores.memory import MemoryStore
 from flowmate_async.testing.samples import api_key, every_type
 from flowmate_async.testing.store_writes import ORIGIN, collect, listing, named, synced, write
@@ -96,6 +96,47 @@ class Forgetful(MemoryStore):
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
         async for owner, secret in super().secrets(username):
             yield owner, api_key(secret.id, key="something else") if owner == "bob" else secret
+
+
+class EndedError(Exception):
+    """Somebody ended the copy."""
+
+
+async def test_an_interrupted_copy_is_gone_on_with(
+    urls: dict[str, str], key: StoreKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every kind of store: it is recognised, repeated without rewriting, and complete in the end."""
+    monkeypatch.setattr(copying, "_BATCH", 2)
+    users = [synced(f"user-{number}", api_key()) for number in range(5)]
+
+    def interrupt(done: int) -> None:
+        if done >= 4:
+            raise EndedError
+
+    async with MemoryStore() as source:
+        await write(source, *users)
+        for name, url in urls.items():
+            async with open_store(url, key=key) as target:
+                with pytest.raises(EndedError):
+                    await copy_store(source, target, at=1.0, source_url="a", on_progress=interrupt)
+            async with open_store(url, key=key) as target:
+                assert await unfinished_copy(target) is not None, name
+                assert await is_copy_of(target, "a", finished=False)
+                assert not await is_copy_of(target, "b", finished=True)
+                done = await copy_store(source, target, at=2.0, source_url="a")
+                assert (done.users, done.changed) == (5, 1), name
+                assert await unfinished_copy(target) is None
+                assert await is_copy_of(target, "a", finished=True)
+                assert not await is_copy_of(target, "a", finished=False)
+
+
+async def test_a_sync_since_makes_it_no_copy_any_more() -> None:
+    async with MemoryStore() as source, MemoryStore() as target:
+        await write(source, synced("ann", api_key()))
+        await copy_store(source, target, at=1.0, source_url="a")
+        await write(target, synced("bob", api_key()))
+        assert not await is_copy_of(target, "a", finished=True)
+        assert await unfinished_copy(target) is None
 
 
 async def test_a_copy_that_is_not_the_same_is_an_error_and_no_complete_run() -> None:
