@@ -120,11 +120,6 @@ def _is_genuine(sealing: Sealing, row: ManifestRow) -> bool:
         return False
 
 
-def is_current(sealing: Sealing, row: StoredRow) -> bool:
-    """Return whether this row was written last in its place, by the manifest that came with it."""
-    return opened_manifest(sealing, row.manifest).entries.get(row.secret_id) == row.digest
-
-
 class Changes:
     """The manifests of some users while their rows are changed, within one transaction.
 

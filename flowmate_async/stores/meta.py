@@ -13,7 +13,7 @@ import msgspec
 from flowmate_async.errors import StoreError
 from flowmate_async.secrets import Secret
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.manifests import StoredRow, is_current
+from flowmate_async.stores.manifests import Manifest, StoredRow, opened_manifest
 from flowmate_async.stores.sealing import Sealing, key_check, opened_key, sealed_key
 
 
@@ -100,6 +100,8 @@ class Access:
         self._where = where
         self._meta: Meta | None = None
         self._sealing: Sealing | None = None
+        self._columns: tuple[object, ...] = ()
+        self._manifest = Manifest()
 
     @property
     def store_id(self) -> str:
@@ -120,6 +122,7 @@ class Access:
         """
         if meta == self._meta:
             return
+        self._columns = ()
         self._sealing = sealing_of(meta, pick_key(meta, self.keys, where=self._where))
         self._meta = meta
 
@@ -144,7 +147,12 @@ class Access:
 
     def is_current(self, row: StoredRow) -> bool:
         """Return whether a row was written last in its place; older formats cannot tell, and say yes."""
-        return is_current(self.sealing(), row) if self.has_manifests else True
+        if not self.has_manifests:
+            return True
+        columns = (row.username, row.counter, row.entries, row.mac)
+        if columns != self._columns:  # the rows of a user follow each other
+            self._manifest, self._columns = opened_manifest(self.sealing(), row.manifest), columns
+        return self._manifest.entries.get(row.secret_id) == row.digest
 
     def opened(self, row: StoredRow) -> Secret | None:
         """Return a row's credential; ``None`` when it does not open, or an older row was put back."""
