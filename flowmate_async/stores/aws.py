@@ -10,13 +10,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from flowmate_async.errors import StoreError
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.aws_calls import Address, Answer, AwsCalls, Refusal, driver, parse_address
 from flowmate_async.stores.aws_parts import Head, PartAt, encoded, head_of, split
 from flowmate_async.stores.document_store import DocumentStore
 from flowmate_async.stores.document_writes import each
-from flowmate_async.stores.documents import NOT_OURS, Conflict, Document
+from flowmate_async.stores.documents import NOT_OURS, Conflict, Document, DocumentRefused
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.store_url import StoreUrl
 
@@ -192,7 +191,7 @@ class AwsDocuments:
         """Take back that a secret is scheduled for deletion: no other of its name can be made for days."""
         answer = await self._calls.attempt("restore_secret", allowed=("AccessDenied",), SecretId=secret)
         if isinstance(answer, Refusal):
-            raise StoreError(
+            raise DocumentRefused(
                 f"the secret {secret} is scheduled for deletion, and these credentials may not restore it",
                 advice="Permit secretsmanager:RestoreSecret, or run: aws secretsmanager restore-secret",
             )

@@ -19,6 +19,7 @@ from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.errors import ConfigurationError, StoreError
 from flowmate_async.redaction import Redacted, one_line, safe_text
 from flowmate_async.settings import is_loopback
+from flowmate_async.stores.documents import DocumentRefused
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.store_url import StoreUrl
 
@@ -196,7 +197,8 @@ class AwsCalls:
         advice = next((one for kind, one in _ADVICE.items() if refusal.kind.startswith(kind)), _LATER)
         secret = options.get("SecretId") or options.get("Name")
         which = f" at the secret {one_line(secret)}" if isinstance(secret, str) else ""
-        return StoreError(
+        kind = DocumentRefused if _is_of_one_secret(refusal) else StoreError
+        return kind(
             f"the store {self._address.where} failed{which}: {refusal.kind}: {refusal.message}", advice=advice
         )
 
@@ -223,6 +225,12 @@ class AwsCalls:
         if parts.scheme == "https" or is_loopback(parts.hostname or ""):
             return ""
         return "its endpoint is plain HTTP to another machine"
+
+
+def _is_of_one_secret(refusal: Refusal) -> bool:
+    """Return whether this is about one secret: its many versions of one day, its key, its own state."""
+    versions = refusal.kind == "LimitExceeded" and "version" in refusal.message
+    return versions or refusal.kind in ("DecryptionFailure", "EncryptionFailure", "InvalidRequest")
 
 
 def _session() -> Any:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, Self
 
 import msgspec
 
-from flowmate_async.errors import CheckpointError, ConfigurationError
+from flowmate_async.errors import CheckpointError, ConfigurationError, StoreError
 from flowmate_async.models import KeptToken
 from flowmate_async.secrets import Secret
 
@@ -102,10 +102,13 @@ class Written(msgspec.Struct, frozen=True):
     Attributes:
         changed: credentials written.
         unchanged: credentials that were stored already, as they are.
+        refused: users whose own record the store's service refused, by name; their checkpoints say so, and
+            the others are written.
     """
 
     changed: int = 0
     unchanged: int = 0
+    refused: Mapping[str, StoreError] = {}
 
 
 class RunTotals(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from flowmate_async.clock import Clock, SystemClock
 from flowmate_async.errors import StoreError
 from flowmate_async.secrets import Secret
+from flowmate_async.stores import document_rules as rules
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -37,6 +38,7 @@ from flowmate_async.stores.documents import (
     STATE,
     USERS,
     Document,
+    DocumentRefused,
     Documents,
     State,
     UserDocument,
@@ -60,9 +62,6 @@ _PAGE = 100
 OnRejected = Callable[[str, UserDocument | None], object]
 """Called with the name of a document and what is in it: another user's document, or ``None``."""
 
-_RUNS_KEPT_OF_A_SELECTION = 2
-_RUNS_KEPT = 40
-
 
 class DocumentStore:
     """A store in a service, see :class:`~flowmate_async.stores.Store` for the methods.
@@ -82,6 +81,7 @@ class DocumentStore:
         self._open = False
         self._bound = False
         self._runs: dict[str, Run] = {}
+        self._refused: Mapping[str, Mapping[str, Checkpoint]] = {}
 
     async def __aenter__(self) -> Self:
         """Connect; read what the store says of itself, or make it."""
@@ -108,12 +108,8 @@ class DocumentStore:
         return (await self._state()).origin
 
     def exclusive_run(self) -> AbstractAsyncContextManager[None]:
-        return held_lease(
-            self._change,
-            clock=self._clock,
-            seconds=self._documents.lease_seconds,
-            where=self._documents.where,
-        )
+        service = self._documents
+        return held_lease(self._change, clock=self._clock, seconds=service.lease_seconds, where=service.where)
 
     async def is_running(self) -> bool:
         lease = (await self._state()).lease
@@ -125,7 +121,7 @@ class DocumentStore:
 
     async def begin_run(self, *, at: float, selection: str = "") -> Run:
         run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
-        await self._change(lambda state: replace(state, runs=_kept((*state.runs, run))))
+        await self._change(lambda state: replace(state, runs=rules.kept((*state.runs, run))))
         return run
 
     async def finish_run(self, run: Run, *, at: float | None) -> None:
@@ -150,8 +146,21 @@ class DocumentStore:
             for secret in user.secrets:  # refuse the batch before any of it is written
                 stored_secret(user.checkpoint.username, secret, at=0)
             by_user.setdefault(user.checkpoint.username, []).append(user)
-        counts = await each(lambda item: self._write_user(run, *item), by_user.items())
-        return Written(sum(counts), sum(len(user.secrets) for user in batch) - sum(counts))
+        refused: dict[str, DocumentRefused] = {}
+
+        async def write(item: tuple[str, list[UserWrite]]) -> tuple[int, int]:
+            username, writes = item
+            try:
+                changed = await self._write_user(run, username, writes)
+            except DocumentRefused as refusal:
+                refused[username] = refusal
+                return 0, 0
+            return changed, sum(len(user.secrets) for user in writes) - changed
+
+        counts = await each(write, by_user.items())
+        await self._note_refused(run, refused, batch)
+        changed, unchanged = (sum(part) for part in zip(*counts, strict=True)) if counts else (0, 0)
+        return Written(changed, unchanged, refused)
 
     async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
         await self._require(run)
@@ -181,33 +190,33 @@ class DocumentStore:
         return removed
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
-        found: dict[str, Status] = {}
-        for first in range(0, len(usernames), _PAGE):
-            for user in await self._read(name_of(name) for name in usernames[first : first + _PAGE]):
-                if run.id in user.checkpoints:
-                    found[user.username] = user.checkpoints[run.id].status
-        return found
+        users = [user async for user in self._named(usernames) if run.id in user.checkpoints]
+        refused = self._refused.get(run.id, {})
+        return {user.username: user.checkpoints[run.id].status for user in users} | {
+            name: refused[name].status for name in usernames if name in refused
+        }
 
     async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
-        found: dict[str, str] = {}
-        for first in range(0, len(usernames), _PAGE):
-            for user in await self._read(name_of(name) for name in usernames[first : first + _PAGE]):
-                if user.checkpoints:
-                    found[user.username] = list(user.checkpoints.values())[-1].seen  # the newest run's
-        return found
+        newest_last = [(user, list(user.checkpoints.values())) async for user in self._named(usernames)]
+        return {user.username: ends[-1].seen for user, ends in newest_last if ends}
 
     async def totals(self, run: Run) -> RunTotals:
         return totals_of([checkpoint async for checkpoint in self.checkpoints(run)])
 
     async def checkpoints(self, run: Run) -> AsyncIterator[Checkpoint]:
+        refused = dict((await self._state()).refused.get(run.id, {}))
         async for user in self._users():
-            if run.id in user.checkpoints:
-                yield user.checkpoints[run.id]
+            for name in sorted(name for name in refused if name < user.username):
+                yield refused.pop(name)
+            if found := refused.pop(user.username, None) or user.checkpoints.get(run.id):
+                yield found
+        for _, checkpoint in sorted(refused.items()):
+            yield checkpoint
 
     async def get(self, username: str, secret_id: str) -> Secret | None:
-        for user in await self._read([name_of(username)], on_rejected=_refuse):
+        for user in await self._read([name_of(username)], on_rejected=rules.refuse):
             if secret_id in user.secrets:
-                return _opened(user, secret_id)
+                return rules.opened_secret(user, secret_id)
         return None
 
     async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
@@ -216,9 +225,9 @@ class DocumentStore:
                 yield item
 
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
-        async for user in self._users(username, on_rejected=_refuse):
+        async for user in self._users(username, on_rejected=rules.refuse):
             for secret_id in sorted(user.secrets):
-                yield user.username, _opened(user, secret_id)
+                yield user.username, rules.opened_secret(user, secret_id)
 
     async def verify(self) -> Verification:
         damaged: list[tuple[str, str]] = []
@@ -266,6 +275,7 @@ class DocumentStore:
     def _note(self, state: State) -> State:
         self._bound = state.origin is not None
         self._runs = {run.id: run for run in state.runs}
+        self._refused = state.refused
         return state
 
     async def _require(self, run: Run) -> None:
@@ -292,6 +302,16 @@ class DocumentStore:
         await self._change_user(username, write, create=True)
         return changed
 
+    async def _note_refused(
+        self, run: Run, refused: Mapping[str, DocumentRefused], batch: Sequence[UserWrite]
+    ) -> None:
+        """Checkpoint users whose documents were refused in the store's own; forget those written since."""
+        ends = rules.refused_ends(batch, refused)
+        written = frozenset(user.checkpoint.username for user in batch).difference(ends)
+        if ends or written & self._refused.get(run.id, {}).keys():
+            state = await self._change(lambda state: rules.with_refused(state, run, ends, written))
+            rules.require_few(state, run, refused)
+
     async def _change_user(
         self, username: str, change: Callable[[UserDocument], UserDocument], *, create: bool = False
     ) -> None:
@@ -313,14 +333,7 @@ class DocumentStore:
 
         def remove(user: UserDocument) -> UserDocument:
             nonlocal left
-            secrets = dict(user.secrets)
-            for secret_id, stored in user.secrets.items():
-                if stored.missing_run == run.id and how == "delete":
-                    del secrets[secret_id]
-                elif stored.missing_run == run.id:
-                    removed_at = at if stored.removed_at is None else stored.removed_at
-                    secrets[secret_id] = replace(stored, removed_at=removed_at)
-            left = replace(user, secrets=secrets)
+            left = rules.without_missing(user, run, how=how, at=at)
             return left
 
         await self._change_user(username, remove)
@@ -333,10 +346,14 @@ class DocumentStore:
         """Yield every user's document by username, or one user's; see :meth:`_read` for ``on_rejected``."""
         names = await self._names() if username is None else [name_of(username)]
         for first in range(0, len(names), _PAGE):
-            for user in sorted(
-                await self._read(names[first : first + _PAGE], on_rejected=on_rejected),
-                key=lambda one: one.username,
-            ):
+            page = await self._read(names[first : first + _PAGE], on_rejected=on_rejected)
+            for user in sorted(page, key=lambda one: one.username):
+                yield user
+
+    async def _named(self, usernames: Sequence[str]) -> AsyncIterator[UserDocument]:
+        """Yield the documents of these users, as far as there are any."""
+        for first in range(0, len(usernames), _PAGE):
+            for user in await self._read(name_of(name) for name in usernames[first : first + _PAGE]):
                 yield user
 
     async def _names(self) -> list[str]:
@@ -381,36 +398,3 @@ class DocumentStore:
             elif on_rejected is not None:
                 on_rejected(name, user)
         return users
-
-
-def _kept(runs: tuple[Run, ...]) -> tuple[Run, ...]:
-    """The last two of each selection, and not too many: the list would grow for ever."""
-    of_selection: dict[str, int] = {}
-    kept: list[Run] = []
-    for run in reversed(runs):
-        of_selection[run.selection] = of_selection.get(run.selection, 0) + 1
-        if of_selection[run.selection] <= _RUNS_KEPT_OF_A_SELECTION and len(kept) < _RUNS_KEPT:
-            kept.append(run)
-    return tuple(reversed(kept))
-
-
-def _opened(user: UserDocument, secret_id: str) -> Secret:
-    secret = opened(user.secrets[secret_id], secret_id)
-    if secret is None:
-        raise _damaged(user.username, secret_id)
-    return secret
-
-
-def _refuse(name: str, found: UserDocument | None) -> None:
-    """Refuse what is damaged or foreign; another user's document is passed over, as if it were not there."""
-    if found is None:
-        raise _damaged(username_of(name) or name, None)
-
-
-def _damaged(username: str, secret_id: str | None) -> StoreError:
-    return StoreError(
-        "what is stored is not this user's: it was damaged, moved here, or written by another program",
-        advice="Sync this user again, which replaces it, or remove it if there is no such user",
-        username=username,
-        secret_id=secret_id,
-    )

@@ -59,6 +59,10 @@ class Conflict(Exception):  # noqa: N818 - no error: the document is read again
     """The document is no longer the one that was to be replaced."""
 
 
+class DocumentRefused(StoreError):  # noqa: N818 - a StoreError, and named so for those who use the library
+    """Raised when the service refuses one document, and not because of all."""
+
+
 class Documents(Protocol):
     """What a service must be able to do. Its failures are :class:`~flowmate_async.StoreError`.
 
@@ -88,6 +92,7 @@ class Documents(Protocol):
 
         Raises:
             Conflict: it has been written by somebody else since.
+            DocumentRefused: the service refuses this one, as when it is too large.
         """
         ...
 
@@ -108,12 +113,21 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """The store's own document."""
+    """The store's own document.
+
+    Attributes:
+        format: the format of all documents.
+        origin: the upstream it is bound to, if any yet.
+        runs: the runs that are remembered.
+        lease: who holds the run lock.
+        refused: the checkpoints of users whose own documents were refused, by run and user.
+    """
 
     format: int = FORMAT
     origin: str | None = None
     runs: tuple[Run, ...] = ()
     lease: Lease | None = None
+    refused: dict[str, dict[str, Checkpoint]] = {}
 
 
 class StoredSecret(Redacted, frozen=True, kw_only=True, omit_defaults=True):

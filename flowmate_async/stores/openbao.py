@@ -18,7 +18,7 @@ from flowmate_async.errors import StoreError
 from flowmate_async.redaction import Headers, Redacted, safe_text
 from flowmate_async.stores.document_store import DocumentStore
 from flowmate_async.stores.document_writes import each
-from flowmate_async.stores.documents import NOT_OURS, Conflict, Document
+from flowmate_async.stores.documents import NOT_OURS, Conflict, Document, DocumentRefused
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.openbao_address import Address, Token, parse_address
 from flowmate_async.stores.store_url import StoreUrl
@@ -29,6 +29,7 @@ _TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.1
 _REFUSED = 403
 _NOT_FOUND = 404
+_TOO_LARGE = 413
 _STANDBY = frozenset({307, 472, 473})
 """A standby redirects to the active node; one for disaster recovery or reading refuses."""
 
@@ -238,6 +239,11 @@ class OpenBaoDocuments:
             return answer if _has_version(answer) else None
         if answer.status == 400 and _CAS_FAILED in complaint:
             raise Conflict
+        if answer.status == _TOO_LARGE or "too large" in complaint or "exceeds" in complaint:
+            raise DocumentRefused(
+                f"the store {self.where} failed: the document is too large: {complaint}",
+                advice="Raise the server's max_request_size and the limit of its storage",
+            )
         if answer.status == _REFUSED:
             raise self._failure("the token was refused", "Check BAO_TOKEN and the policy of the token")
         raise self._failure(f"status {answer.status}: {complaint}", "Check the URL's mount and path")

@@ -73,14 +73,19 @@ class Executor(Protocol):
         ...
 
 
-def ended(outcome: Outcome) -> UserEnd:
-    """What is left of an outcome that was stored."""
+def ended(outcome: Outcome, refused: FlowMateError | None = None) -> UserEnd:
+    """Return what is left of an outcome that was stored.
+
+    Args:
+        outcome: how the user was read.
+        refused: why the store could not keep this user, if it could not.
+    """
     return UserEnd(
         username=outcome.username,
-        secrets=vouched_for(outcome),
+        secrets=0 if refused is not None else vouched_for(outcome),
         requests=outcome.requests,
         seconds=outcome.seconds,
-        error=outcome.error if isinstance(outcome, UserFailed) else None,
+        error=refused or (outcome.error if isinstance(outcome, UserFailed) else None),
         left=dict(Counter(outcome.left.values())),
         proves_raw_read=any(proves_raw_read(secret) for secret in outcome.secrets),
     )

@@ -69,7 +69,7 @@ class InProcess:
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 at = self._clock.wall()
                 written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
-                ends = tuple(ended(outcome) for outcome in batch)
+                ends = tuple(ended(one, written.refused.get(storable(one.username))) for one in batch)
                 yield StoredBatch(ends=ends, changed=written.changed, unchanged=written.unchanged)
 
     def _swept(

@@ -1,7 +1,9 @@
-"""``flowmate store rekey``, ``migrate`` and ``import``, as a terminal sees them."""
+"""``flowmate store rekey``, ``upgrade``, ``migrate`` and ``import``, as a terminal sees them."""
 
 import os
+import sqlite3
 import subprocess
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from .conftest import FLOWMATE
 
 USAGE, SOME_FAILED = 2, 1
+FIXTURES = Path(__file__).parent.parent / "stores" / "fixtures"
 ID = "66761aedcf268b4d68470e27"
 
 
@@ -209,3 +212,57 @@ class TestRemoval:
         ended = flowmate("sync", "--all-users", "--removed", "delete")
         assert "; 1 removed" in ended.out
         assert ID not in flowmate("store", "list").out
+
+
+class TestUpgrade:
+    @pytest.fixture
+    def old(self, connected, monkeypatch, home):
+        """A store that an earlier version made, with a format of its own, and its key in a file."""
+        monkeypatch.delenv("FLOWMATE_STORE_KEY")
+        key = home / "old.key"
+        key.touch(mode=0o600)
+        key.write_text(b"0123456789abcdef0123456789abcdef".hex())
+        monkeypatch.setenv("FLOWMATE_STORE_KEY_FILE", str(key))
+        path = home / "earlier.db"
+        path.touch(mode=0o600)
+        database = sqlite3.connect(path)
+        database.executescript((FIXTURES / "sqlite-format-4.sql").read_text())
+        database.close()
+        monkeypatch.setenv("FLOWMATE_STORE", f"sqlite:///{path}")
+        monkeypatch.setenv("FLOWMATE_BASE_URL", "https://flowmate.example")
+        return path
+
+    def test_commands_that_read_leave_the_store_alone(self, flowmate, old):
+        before = old.read_bytes()
+        assert len(listed(flowmate)) == 9
+        assert flowmate("store", "get", "bob", "secret-1").code == 0
+        assert flowmate("store", "verify").out == "9 credentials intact, 0 damaged\n"
+        flowmate("doctor")
+        assert old.read_bytes() == before
+        assert [file.name for file in old.parent.glob("earlier*")] == ["earlier.db"]
+
+    def test_a_command_that_writes_says_what_to_do(self, flowmate, old, home):
+        name = export(home, record("ann"))
+        ended = flowmate("store", "import", name)
+        assert ended.code == USAGE
+        assert "has format 4, and this version writes format 5" in ended.complaint
+        assert f"flowmate store upgrade --store 'sqlite:///{old}'" in ended.complaint
+
+    def test_it_keeps_everything_and_a_backup(self, flowmate, old, home):
+        before = listed(flowmate)
+        ended = flowmate("store", "upgrade")
+        assert (ended.code, ended.out) == (0, "The store was brought from format 4 to format 5.\n")
+        assert f"{old}.format-4" in ended.err
+        assert listed(flowmate) == before
+        assert flowmate("store", "import", export(home, record("zoe"))).code == 0
+        assert listed(flowmate, "--store", f"sqlite:///{old}.format-4") == before
+        assert flowmate("store", "upgrade").out == "The store has format 5 already.\n"
+
+    def test_the_credentials_can_be_copied_first(self, flowmate, old, home):
+        before = listed(flowmate)
+        ended = flowmate("store", "upgrade", "--backup", f"sqlite:///{home / 'before.db'}")
+        assert (ended.code, "Backed up 9 credentials" in ended.err) == (0, True)
+        found = listed(flowmate, "--store", f"sqlite:///{home / 'before.db'}")
+        assert [(one["username"], one["secret_id"]) for one in found] == [
+            (one["username"], one["secret_id"]) for one in before
+        ]

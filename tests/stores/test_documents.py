@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowmate_async import FlowMate
 from flowmate_async.errors import CheckpointError
+from flowmate_async.events import UserNotStored
+from flowmate_async.sandbox import Sandbox
 from flowmate_async.stores.document_store import DocumentStore
-from flowmate_async.stores.documents import Conflict, Document, name_of, username_of
+from flowmate_async.stores.documents import Conflict, Document, DocumentRefused, name_of, username_of
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.testing.samples import api_key
 from flowmate_async.testing.store_writes import collect, synced, write
@@ -170,3 +173,75 @@ async def test_runs_are_forgotten_but_for_the_last_two_of_a_selection() -> None:
         assert len(state.runs) == 7
         (user,) = await store._read([name_of("ann")])
         assert set(user.checkpoints) <= {one.id for one in state.runs}
+
+
+class Picky(Shelf):
+    """Documents of a service that refuses those of some users."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses: set[str] = set()
+
+    async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:
+        if name in {name_of(username) for username in self.refuses}:
+            raise DocumentRefused("the document is too large", advice="Raise the limit")
+        await super().write(name, text, replacing=replacing)
+
+
+class TestRefusedDocuments:
+    async def test_the_others_are_written_and_the_user_is_named(self) -> None:
+        """With a checkpoint in the store's own document, since the user has none."""
+        shelf = Picky()
+        shelf.refuses = {"bob"}
+        async with DocumentStore(shelf) as store:
+            run = await write(store)
+            users = [synced(name, api_key()) for name in ("ann", "bob", "cid")]
+            done = await store.write(run, users)
+            assert (done.changed, done.unchanged) == (2, 0)
+            assert {name: str(error) for name, error in done.refused.items()} == {
+                "bob": "the document is too large. Raise the limit"
+            }
+        async with DocumentStore(shelf) as store:
+            statuses = await store.statuses(run, ["ann", "bob", "cid"])
+            assert statuses == {"ann": "synced", "bob": "failed", "cid": "synced"}
+            ends = await collect(store.checkpoints(run))
+            assert [one.username for one in ends] == ["ann", "bob", "cid"]
+            assert ends[1].message == "the document is too large. Raise the limit"
+            totals = await store.totals(run)
+            assert (totals.synced, totals.failed, totals.secrets) == (2, 1, 2)
+            assert (await store.missing(run)).missing == 0
+
+    async def test_a_user_that_is_written_later_is_no_longer_refused(self) -> None:
+        shelf = Picky()
+        shelf.refuses = {"bob", "zoe"}
+        async with DocumentStore(shelf) as store:
+            run = await write(store, synced("bob", api_key()), synced("zoe", api_key()))
+            shelf.refuses = {"zoe"}
+            assert (await store.write(run, [synced("bob", api_key())])).refused == {}
+            assert await store.statuses(run, ["bob", "zoe"]) == {"bob": "synced", "zoe": "failed"}
+            assert (await store.totals(run)).synced == 1
+            later = await store.begin_run(at=9.0)
+            assert await store.statuses(later, ["zoe"]) == {}
+
+    async def test_a_run_ends_when_many_are_refused(self) -> None:
+        """Then it is not about single users."""
+        shelf = Picky()
+        shelf.refuses = {f"user-{number}" for number in range(51)}
+        async with DocumentStore(shelf) as store:
+            run = await write(store)
+            users = [synced(name, api_key()) for name in sorted(shelf.refuses)]
+            assert len((await store.write(run, users[:50])).refused) == 50
+            with pytest.raises(DocumentRefused, match="too large"):
+                await store.write(run, users[50:])
+
+    async def test_a_sync_ends_with_that_user_failed(self, sandbox: Sandbox, fm: FlowMate) -> None:
+        """The report counts it, and the event says why."""
+        shelf, events = Picky(), []
+        async with DocumentStore(shelf) as store:
+            shelf.refuses = {next(iter(sandbox.world.truth())).username}
+            report = await fm.sync(store, on_event=events.append)
+        assert report.complete
+        assert (report.failed, report.synced) == (1, 19)
+        (told,) = [event for event in events if isinstance(event, UserNotStored)]
+        assert {told.username} == shelf.refuses
+        assert "too large" in told.message
