@@ -65,13 +65,14 @@ class RateBudget(Protocol):
 
 
 class RefreshLender(Protocol):
-    """Slots for refreshes that many processes share."""
+    """Slots for refreshes, and turns of secrets, that many processes share."""
 
-    def slot(self, auth_client_id: str | None) -> AbstractAsyncContextManager[None]:
-        """Wait for a slot and hold it within the context.
+    def slot(self, auth_client_id: str | None, secret_id: str) -> AbstractAsyncContextManager[object]:
+        """Wait for the secret's turn and for a slot, and hold both within the context.
 
         Args:
             auth_client_id: the OAuth client; ``None`` when it is unknown, which counts for every client.
+            secret_id: the secret.
         """
         ...
 

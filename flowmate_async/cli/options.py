@@ -14,7 +14,6 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.settings import DEFAULT_BASE_URL, checked_base_url
 from flowmate_async.stores import Store, StoreKey, load_key, load_other_key, needs_key, open_store
 from flowmate_async.system_keyring import ask_keyring
-from flowmate_async.traffic.bulkhead import BulkheadPolicy
 
 _KEYRING_SERVICE = "flowmate_async admin token"
 
@@ -70,7 +69,7 @@ class Connection:
 
         Args:
             coordination: what it shares with other processes.
-            sharers: how many processes share the concurrency and the refreshes of each OAuth client.
+            sharers: how many processes share the concurrency.
 
         Raises:
             ConfigurationError: a flag cannot work, or there is no admin token.
@@ -82,7 +81,6 @@ class Connection:
             rate=self.rate or None,
             burst=self.burst,
             concurrency=math.ceil(self.concurrency / sharers),
-            bulkhead=BulkheadPolicy(refreshes=max(1, BulkheadPolicy().refreshes // sharers)),
             coordination=coordination,
             transport=self.transport,
             ca_file=self.ca_file,

@@ -15,10 +15,11 @@ from flowmate_async.stats import Stats
 from flowmate_async.stores import Store
 from flowmate_async.sync.ends import Executor
 from flowmate_async.sync.plan import DeltaPolicy
+from flowmate_async.traffic.bulkhead import BulkheadPolicy
 from flowmate_async.traffic.leased_bucket import lease_terms
 from flowmate_async.workers.counts import Tally
 from flowmate_async.workers.crew import CrewPlan, WorkerProcesses
-from flowmate_async.workers.lending import ParentCoordination, Pauses, RateLender
+from flowmate_async.workers.lending import Lending, ParentCoordination, Pauses, RateLender, RefreshLender
 
 if TYPE_CHECKING:
     from flowmate_async.integrations.observable import Observable
@@ -49,17 +50,16 @@ class Team:
             settings=WorkerSettings(connection=connection, store=store, workers=count, delta=delta).encoded(),
             count=count,
         )
-        self._pauses = Pauses()
         self._tally = Tally()
-        self._lender: RateLender | None = None
+        pauses, rate = Pauses(), None
         if connection.rate:
-            terms = lease_terms(connection.rate, connection.burst)
-            self._lender = RateLender(terms, clock=SystemClock())
-            self._pauses.join(self._lender.pause)
+            rate = RateLender(lease_terms(connection.rate, connection.burst), clock=SystemClock())
+            pauses.join(rate.pause)
+        self._lending = Lending(rate=rate, refreshes=RefreshLender(BulkheadPolicy().refreshes), pauses=pauses)
 
     def client(self) -> FlowMate:
         """The parent's own client, not yet entered."""
-        return self._connection.client(coordination=ParentCoordination(self._lender, self._pauses))
+        return self._connection.client(coordination=ParentCoordination(self._lending))
 
     def executor(self, store: Store) -> Executor:
         """The workers, not yet started.
@@ -67,9 +67,7 @@ class Team:
         Args:
             store: entered by the parent.
         """
-        return WorkerProcesses(
-            self._plan, store=store, lender=self._lender, pauses=self._pauses, tally=self._tally
-        )
+        return WorkerProcesses(self._plan, store=store, lending=self._lending, tally=self._tally)
 
     def whole(self, fm: FlowMate) -> "Observable":
         """Parent and workers as one client, for whoever looks on.

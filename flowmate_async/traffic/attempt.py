@@ -146,7 +146,7 @@ class Attempts:
                 client = self._client_of(request)
             if self._is_plain(request):
                 return await self._to_the_healthy(errand)
-            async with self._bulkheads.place(client) as provider:
+            async with self._bulkheads.place(client, request.secret_id or "") as provider:
                 if self._is_known_by_now(request, client):
                     continue  # while it waited for a slot
                 refused_for = provider.refused_for()

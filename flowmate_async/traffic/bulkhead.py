@@ -108,14 +108,14 @@ class Bulkheads:
         self._slots.leave(client)
 
     @asynccontextmanager
-    async def place(self, client: Client) -> AsyncIterator[Breaker]:
+    async def place(self, client: Client, secret_id: str) -> AsyncIterator[Breaker]:
         """Wait for a slot. Yield the breaker that must allow the refresh and be told of its end."""
         await self._slots.enter(client)
         try:
             if self._lender is None:
                 yield self._breaker_of(client)
             else:
-                async with self._lender.slot(client):
+                async with self._lender.slot(client, secret_id):
                     yield self._breaker_of(client)
         finally:
             self._slots.leave(client)

@@ -11,6 +11,7 @@ from contextlib import aclosing
 import msgspec
 
 from flowmate_async.errors import WorkerLostError
+from flowmate_async.failures import LOCK_SECONDS
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.ends import StoredBatch, UserEnd
 from flowmate_async.sync.in_process import synced_of
@@ -18,7 +19,7 @@ from flowmate_async.sync.source import Usernames
 from flowmate_async.sync.storable import storable
 from flowmate_async.workers.counts import Tally
 from flowmate_async.workers.handout import Handout
-from flowmate_async.workers.lending import Pauses, RateLender
+from flowmate_async.workers.lending import Lending, RateLender, RefreshLoan
 from flowmate_async.workers.messages import (
     Begin,
     Borrow,
@@ -29,6 +30,9 @@ from flowmate_async.workers.messages import (
     More,
     Names,
     Paused,
+    SlotLent,
+    SlotReturned,
+    SlotWanted,
     Stop,
     Stored,
     ToParent,
@@ -59,18 +63,14 @@ class WorkerProcesses:
     Args:
         plan: see :class:`CrewPlan`.
         store: tells what a worker had acknowledged that died.
-        lender: lends the rate; ``None`` when there is no limit.
-        pauses: of everybody.
+        lending: what is shared with the workers.
         tally: is told what the workers count.
     """
 
-    def __init__(
-        self, plan: CrewPlan, *, store: Store, lender: RateLender | None, pauses: Pauses, tally: Tally
-    ) -> None:
+    def __init__(self, plan: CrewPlan, *, store: Store, lending: Lending, tally: Tally) -> None:
         self._plan = plan
         self._store = store
-        self._lender = lender
-        self._pauses = pauses
+        self._lending = lending
         self._tally = tally
 
     async def execute(
@@ -83,7 +83,7 @@ class WorkerProcesses:
             FlowMateError: a worker cannot go on.
         """
         crew = _Crew(self._plan, run, Handout(usernames), store=self._store, stop=stop, tally=self._tally)
-        async with aclosing(crew.batches(lender=self._lender, pauses=self._pauses)) as batches:
+        async with aclosing(crew.batches(self._lending)) as batches:
             async for batch in batches:
                 yield batch
 
@@ -111,12 +111,10 @@ class _Crew:
         self._arrived: asyncio.Queue[StoredBatch | Exception | None] = asyncio.Queue(2 * plan.count)
         self._losses = 0
 
-    async def batches(
-        self, *, lender: RateLender | None, pauses: Pauses
-    ) -> AsyncGenerator[StoredBatch, None]:
+    async def batches(self, lending: Lending) -> AsyncGenerator[StoredBatch, None]:
         """What is durable, as it comes."""
         loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(self._post(lender, pauses)) for _ in range(self._plan.count)]
+        tasks = [loop.create_task(self._post(lending)) for _ in range(self._plan.count)]
         tasks.append(loop.create_task(self._stopping()))
         working = self._plan.count
         try:
@@ -139,20 +137,21 @@ class _Crew:
         for worker in self._workers:
             worker.channel.send(Stop())
 
-    async def _post(self, lender: RateLender | None, pauses: Pauses) -> None:
+    async def _post(self, lending: Lending) -> None:
         """One worker after the other, until one has done its work."""
         try:
-            while not await self._filled(lender, pauses):
+            while not await self._filled(lending):
                 pass
         except Exception as error:  # noqa: BLE001 - raised again where the batches are consumed
             await self._arrived.put(error)
         else:
             await self._arrived.put(None)
 
-    async def _filled(self, lender: RateLender | None, pauses: Pauses) -> bool:
-        """One worker's life; whether its work was done when it ended."""
+    async def _filled(self, lending: Lending) -> bool:
+        """Serve one worker for its whole life. Return whether its work was done when it ended."""
         worker = await WorkerProcess.start(self._plan.command, Begin(self._run, self._plan.settings))
-        post = _Post(worker, self._handout, lender, pauses)
+        post = _Post(worker, self._handout, lending)
+        done = False
         self._workers.add(worker)
         try:
             if self._stop.is_set():
@@ -161,7 +160,7 @@ class _Crew:
         finally:
             self._workers.discard(worker)
             self._tally.ended(worker)
-            await post.dismiss()
+            await post.dismiss(died=not done)
         if not done:
             await self._lost(worker)
         return done
@@ -206,21 +205,22 @@ class _Crew:
 
 
 class _Post:
-    """What one worker is served with: usernames, tokens, pauses."""
+    """What one worker is served with: usernames, tokens, slots for refreshes, pauses."""
 
-    def __init__(
-        self, worker: WorkerProcess, handout: Handout, lender: RateLender | None, pauses: Pauses
-    ) -> None:
+    def __init__(self, worker: WorkerProcess, handout: Handout, lending: Lending) -> None:
         self.worker = worker
         self._handout = handout
-        self._pauses = pauses
+        self._pauses = lending.pauses
+        self._refreshes = lending.refreshes
         self._wanted: asyncio.Queue[int] = asyncio.Queue()
         self._borrowed: asyncio.Queue[int] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._hand_out())]
-        if lender is not None:
-            self._tasks.append(loop.create_task(self._lend(lender)))
-        pauses.join(self._tell_pause)
+        self._loans: dict[int, RefreshLoan] = {}
+        self._borrowing: dict[int, asyncio.Task[None]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._tasks = [self._loop.create_task(self._hand_out())]
+        if lending.rate is not None:
+            self._tasks.append(self._loop.create_task(self._lend(lending.rate)))
+        self._pauses.join(self._tell_pause)
 
     def heard(self, message: ToParent) -> None:
         """Take note of what the worker asks for or says to everybody."""
@@ -229,6 +229,10 @@ class _Post:
                 self._wanted.put_nowait(most)
             case Borrow(most):
                 self._borrowed.put_nowait(most)
+            case SlotWanted(number):
+                self._borrowing[number] = self._loop.create_task(self._lend_slot(message))
+            case SlotReturned(number):
+                self._take_back(number)
             case Paused(seconds):
                 self._pauses.spread(seconds, but=self._tell_pause)
 
@@ -237,13 +241,22 @@ class _Post:
         self.worker.has.subtract(end.username for end in batch.ends)
         self._handout.ended(len(batch.ends))
 
-    async def dismiss(self) -> None:
-        """Serve it no more, and end it."""
+    async def dismiss(self, *, died: bool) -> None:
+        """Serve it no more, and end it.
+
+        Args:
+            died: it did not end by itself, so upstream may still be refreshing for it. The slots it had are
+                lent again when upstream's lock has expired.
+        """
         self._pauses.leave(self._tell_pause)
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._borrowing.values()]
+        for task in tasks:
             task.cancel()
         await self.worker.aclose()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for loan in self._loans.values():
+            self._loop.call_later(LOCK_SECONDS if died else 0.0, loan.give_back)
+        self._loans.clear()
 
     async def _hand_out(self) -> None:
         while True:
@@ -255,6 +268,20 @@ class _Post:
         while True:
             lease = await lender.lease(await self._borrowed.get())
             self.worker.channel.send(Lent(lease.tokens, lease.valid_until))
+
+    async def _lend_slot(self, wanted: SlotWanted) -> None:
+        try:
+            loan = await self._refreshes.borrow(wanted.auth_client_id, wanted.secret_id)
+        finally:
+            self._borrowing.pop(wanted.number, None)
+        self._loans[wanted.number] = loan
+        self.worker.channel.send(SlotLent(wanted.number))
+
+    def _take_back(self, number: int) -> None:
+        if (borrowing := self._borrowing.pop(number, None)) is not None:
+            borrowing.cancel()
+        elif (loan := self._loans.pop(number, None)) is not None:
+            loan.give_back()
 
     def _tell_pause(self, seconds: float) -> None:
         self.worker.channel.send(Paused(seconds))

@@ -1,16 +1,20 @@
-"""The lender of a rate to the processes of one machine: a token bucket, and leases in the order of asking."""
+"""What a parent lends to the processes of one machine: tokens of the rate, and slots for refreshes."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
+import msgspec
 from aiolimiter import AsyncLimiter
 
 from flowmate_async.clock import Clock
 from flowmate_async.coordination import CoordinationStatistics, RateBudget, SharedCredentials, TokenLease
 from flowmate_async.events import Listener
 from flowmate_async.traffic.leased_bucket import LeaseTerms
+from flowmate_async.traffic.refresh_slots import RefreshSlots
+from flowmate_async.traffic.secret_turns import SecretTurns, Turn
 
 
 class RateLender:
@@ -57,6 +61,56 @@ class RateLender:
         return AsyncLimiter(self._terms.capacity, self._terms.capacity / self._terms.rate)
 
 
+class RefreshLoan:
+    """A secret's turn and a slot of its OAuth client, until it is returned."""
+
+    def __init__(self, slots: RefreshSlots, auth_client_id: str | None, turn: Turn) -> None:
+        self._slots = slots
+        self._auth_client_id = auth_client_id
+        self._turn = turn
+
+    def give_back(self) -> None:
+        """Return both; once."""
+        self._slots.leave(self._auth_client_id)
+        self._turn.release()
+
+
+class RefreshLender:
+    """Lends slots for refreshes; a :class:`~flowmate_async.coordination.RefreshLender` for its own process.
+
+    Args:
+        limit: maximum number of refreshes of one OAuth client in all processes together.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._slots = RefreshSlots(limit)
+        self._turns = SecretTurns()
+
+    async def borrow(self, auth_client_id: str | None, secret_id: str) -> RefreshLoan:
+        """Wait for the secret's turn, then for a slot.
+
+        Args:
+            auth_client_id: the OAuth client; ``None`` when it is unknown, which counts for every client.
+            secret_id: the secret.
+        """
+        turn = await self._turns.take(secret_id)
+        try:
+            await self._slots.enter(auth_client_id)
+        except BaseException:
+            turn.release()
+            raise
+        return RefreshLoan(self._slots, auth_client_id, turn)
+
+    @asynccontextmanager
+    async def slot(self, auth_client_id: str | None, secret_id: str) -> AsyncIterator[None]:
+        """See :meth:`flowmate_async.coordination.RefreshLender.slot`."""
+        loan = await self.borrow(auth_client_id, secret_id)
+        try:
+            yield
+        finally:
+            loan.give_back()
+
+
 class Pauses:
     """Spreads pauses: whoever meets one tells all the others."""
 
@@ -78,17 +132,30 @@ class Pauses:
                 listener(seconds)
 
 
+class Lending(msgspec.Struct, frozen=True, kw_only=True):
+    """What a parent shares with its workers.
+
+    Attributes:
+        rate: lends tokens; ``None`` when there is no limit.
+        refreshes: lends slots for refreshes.
+        pauses: to and from everyone.
+    """
+
+    rate: RateLender | None
+    refreshes: RefreshLender
+    pauses: Pauses
+
+
 class ParentCoordination:
     """The :class:`~flowmate_async.coordination.Coordination` of the parent's own client.
 
     Args:
-        lender: lends the rate; ``None`` when there is no limit.
-        pauses: to and from the workers.
+        lending: what it shares with its workers.
     """
 
-    def __init__(self, lender: RateLender | None, pauses: Pauses) -> None:
-        self._lender = lender
-        self._pauses = pauses
+    def __init__(self, lending: Lending) -> None:
+        self._lending = lending
+        self._pauses = lending.pauses
         self._own: Callable[[float], object] | None = None
 
     async def __aenter__(self) -> Self:
@@ -104,7 +171,11 @@ class ParentCoordination:
 
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - lent on its own terms
         """See :meth:`Coordination.budget`."""
-        return self._lender
+        return self._lending.rate
+
+    def refreshes(self, limit: int) -> RefreshLender:  # noqa: ARG002 - lent within the parent's own limit
+        """See :meth:`LendsRefreshes.refreshes`."""
+        return self._lending.refreshes
 
     def credentials(self) -> SharedCredentials | None:
         """Nothing is shared: no user is read by two workers."""

@@ -4,13 +4,20 @@ What a worker is made of (its client, its store) is the program's business that 
 """
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from flowmate_async.coordination import CoordinationStatistics, RateBudget, SharedCredentials, TokenLease
+from flowmate_async.coordination import (
+    CoordinationStatistics,
+    RateBudget,
+    RefreshLender,
+    SharedCredentials,
+    TokenLease,
+)
 from flowmate_async.error_record import ErrorRecord
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Listener
@@ -27,6 +34,9 @@ from flowmate_async.workers.messages import (
     More,
     Names,
     Paused,
+    SlotLent,
+    SlotReturned,
+    SlotWanted,
     Stop,
     Stored,
     ToWorker,
@@ -53,6 +63,8 @@ class Member:
         self._no_more = False
         self._news = asyncio.Event()
         self._stop = asyncio.Event()
+        self._numbers = itertools.count()
+        self._slots: dict[int, asyncio.Future[None]] = {}
         self._loan: asyncio.Future[TokenLease] | None = None
         self._on_pause: Callable[[float], object] = lambda _seconds: None
 
@@ -70,6 +82,23 @@ class Member:
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - on the parent's terms
         """See :meth:`Coordination.budget`."""
         return self if self._limited else None
+
+    def refreshes(self, limit: int) -> RefreshLender:  # noqa: ARG002 - lent within the parent's limit
+        """See :meth:`LendsRefreshes.refreshes`."""
+        return self
+
+    @asynccontextmanager
+    async def slot(self, auth_client_id: str | None, secret_id: str) -> AsyncIterator[None]:
+        """See :meth:`flowmate_async.coordination.RefreshLender.slot`."""
+        number = next(self._numbers)
+        lent = self._slots[number] = asyncio.get_running_loop().create_future()
+        self._channel.send(SlotWanted(number, auth_client_id, secret_id))
+        try:
+            await lent
+            yield
+        finally:
+            del self._slots[number]
+            self._channel.send(SlotReturned(number))
 
     def credentials(self) -> SharedCredentials | None:
         """Nothing is shared: no user is read by two workers."""
@@ -149,6 +178,10 @@ class Member:
             case Lent(tokens, valid_until):
                 if self._loan is not None and not self._loan.done():
                     self._loan.set_result(TokenLease(tokens, valid_until))
+            case SlotLent(number):
+                lent = self._slots.get(number)
+                if lent is not None and not lent.done():
+                    lent.set_result(None)
             case Names(usernames):
                 self._names.extend(usernames)
                 self._asked, self._no_more = False, not usernames

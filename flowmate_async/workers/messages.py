@@ -1,4 +1,4 @@
-"""What a parent and its workers say to each other: usernames, counts, errors. Never a token or credential."""
+"""What a parent and its workers say to each other: usernames, ids, counts, errors. Never a credential."""
 
 import msgspec
 
@@ -70,6 +70,12 @@ class Lent(msgspec.Struct, frozen=True, tag=True):
     valid_until: float
 
 
+class SlotLent(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker: the slot of this number may be used."""
+
+    number: int
+
+
 class Paused(msgspec.Struct, frozen=True, tag=True):
     """Either way: upstream asked everybody to wait for so many seconds."""
 
@@ -86,6 +92,20 @@ class Borrow(msgspec.Struct, frozen=True, tag=True):
     """Worker to parent: so many tokens at most, please."""
 
     most: int
+
+
+class SlotWanted(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: a slot for a refresh of this OAuth client and this secret, please."""
+
+    number: int
+    auth_client_id: str | None
+    secret_id: str
+
+
+class SlotReturned(msgspec.Struct, frozen=True, tag=True):
+    """Worker to parent: the slot of this number is no longer needed, whether it was lent or not."""
+
+    number: int
 
 
 class Stored(msgspec.Struct, frozen=True, tag=True):
@@ -129,5 +149,5 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     error: ErrorRecord
 
 
-ToWorker = Begin | Names | Stop | Lent | Paused
-ToParent = More | Borrow | Stored | Counted | Paused | Done | Failed
+ToWorker = Begin | Names | Stop | Lent | SlotLent | Paused
+ToParent = More | Borrow | SlotWanted | SlotReturned | Stored | Counted | Paused | Done | Failed

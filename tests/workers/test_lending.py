@@ -1,6 +1,7 @@
-"""A rate that is lent to many processes is never exceeded by all of them together, and hardly any is lost."""
+"""What is lent to many processes is never exceeded by all of them together, and hardly any of it is lost."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,10 @@ from flowmate_async.clock import SystemClock
 from flowmate_async.sandbox import burst_needed
 from flowmate_async.traffic.admission import Admission
 from flowmate_async.traffic.leased_bucket import LeasedBucket, lease_terms
-from flowmate_async.workers.lending import RateLender
+from flowmate_async.workers.crew import _Post
+from flowmate_async.workers.handout import Handout
+from flowmate_async.workers.lending import Lending, Pauses, RateLender, RefreshLender
+from flowmate_async.workers.member import Member
 
 
 class Slow:
@@ -134,3 +138,118 @@ def test_what_is_lent_and_how_late_it_may_be_used_is_together_within_the_burst(r
     assert 1 <= terms.batch <= terms.capacity <= burst
     assert terms.life_seconds >= 0.005
     assert terms.capacity + terms.life_seconds * rate <= max(burst, 1 + 0.005 * rate + burst / 2) + 1e-6
+
+
+class Pipe:
+    """One end of a channel in memory."""
+
+    def __init__(self):
+        self.arrived = asyncio.Queue()
+        self.other = None
+
+    def send(self, message):
+        asyncio.get_running_loop().call_later(0.001, self.other.arrived.put_nowait, message)
+
+    async def receive(self):
+        return await self.arrived.get()
+
+
+class Worker:
+    """A worker as its post sees it, with the member at the other end of its channel."""
+
+    def __init__(self, lending):
+        self.channel, far = Pipe(), Pipe()
+        self.channel.other, far.other = far, self.channel
+        self.member = Member(far, limited=False)
+        self.post = _Post(self, Handout([]), lending)
+        self.tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self.member._listen())]
+
+    async def _hear(self):
+        while True:
+            self.post.heard(await self.channel.receive())
+
+    async def die(self):
+        for task in self.tasks:
+            task.cancel()
+        await self.post.dismiss(died=True)
+
+    async def aclose(self):
+        pass
+
+
+class Refreshing:
+    """Refreshes of some workers, counted by client."""
+
+    def __init__(self, workers, limit=8):
+        self.lender = RefreshLender(limit)
+        lending = Lending(rate=None, refreshes=self.lender, pauses=Pauses())
+        self.workers = [Worker(lending) for _ in range(workers)]
+        self.inside, self.most_inside, self.secrets, self.overlaps = Counter(), Counter(), set(), 0
+
+    async def refresh(self, worker, client, secret_id, seconds=0.3):
+        async with self.workers[worker].member.slot(client, secret_id):
+            self.overlaps += secret_id in self.secrets
+            self.secrets.add(secret_id)
+            self.inside[client] += 1
+            self.most_inside[client] = max(self.most_inside[client], self.inside[client])
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                self.inside[client] -= 1
+                self.secrets.discard(secret_id)
+
+
+@pytest.mark.parametrize("spread", [1, 3])
+def test_slots_are_lent_to_the_worker_that_needs_them(virtually, spread):
+    """320 refreshes of 0.3 s take as long as eight at a time do, whoever has how many of them."""
+
+    async def main():
+        world, loop = Refreshing(3), asyncio.get_running_loop()
+        began = loop.time()
+        calls = (world.refresh(number % spread, "client", f"secret-{number}") for number in range(320))
+        await asyncio.gather(*calls)
+        return loop.time() - began, world.most_inside["client"]
+
+    seconds, most = virtually(main)
+    assert most == 8
+    assert seconds == pytest.approx(320 / 8 * 0.3, rel=0.03)
+
+
+def test_clients_do_not_take_each_others_slots_and_secrets_take_turns(virtually):
+    async def main():
+        world = Refreshing(3, limit=2)
+        calls = (
+            world.refresh(number % 3, f"client-{number % 2}", f"secret-{number % 6}") for number in range(60)
+        )
+        await asyncio.gather(*calls)
+        return world
+
+    world = virtually(main)
+    assert dict(world.most_inside) == {"client-0": 2, "client-1": 2}
+    assert world.overlaps == 0
+
+
+def test_a_dead_workers_slots_come_back_after_upstreams_lock(virtually):
+    """What it waited for is not lent to it either; a cancelled request gives its slot back at once."""
+
+    async def main():
+        world, loop = Refreshing(2, limit=2), asyncio.get_running_loop()
+        doomed = [asyncio.create_task(world.refresh(0, "c", f"secret-{n}", 100)) for n in range(5)]
+        await asyncio.sleep(1)
+        died = loop.time()
+        await world.workers[0].die()
+        await world.refresh(1, "c", "another")
+        assert loop.time() - died == pytest.approx(10.3, abs=0.1)
+        for task in doomed:
+            task.cancel()
+        await asyncio.gather(*doomed, return_exceptions=True)
+        late = [asyncio.create_task(world.refresh(1, "c", f"late-{n}", 100)) for n in range(4)]
+        await asyncio.sleep(1)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        again = loop.time()
+        await world.refresh(1, "c", "late-0")
+        assert loop.time() - again < 0.4
+
+    virtually(main)
