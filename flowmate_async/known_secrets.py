@@ -24,10 +24,12 @@ class SecretFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
         auth_client_id: the OAuth client behind it; ``None`` when it has none, or when none was shown.
         plain_until: until then, in seconds since the Unix epoch, a GET certainly makes upstream neither
             refresh nor log in; in the past when any GET may.
+        learned_at: when upstream showed it, in seconds since the Unix epoch.
     """
 
     auth_client_id: str | None
     plain_until: float
+    learned_at: float
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
@@ -79,8 +81,10 @@ class KnownSecrets:
         return None if known is None else known.facts
 
     def note(self, secret_id: str, facts: SecretFacts) -> None:
-        """Remember facts that another process learned."""
-        self._note(secret_id, facts.auth_client_id, facts.plain_until - self._clock.wall())
+        """Remember facts that another process learned, unless newer ones are known here."""
+        known = self.facts(secret_id)
+        if known is None or known.learned_at <= facts.learned_at:
+            self._keep(secret_id, facts)
 
     def note_summary(self, summary: SecretSummary, *, served_at: float | None) -> None:
         """Remember what a listing shows of a secret.
@@ -116,10 +120,14 @@ class KnownSecrets:
             self._note(secret_id, self.client_of(secret_id), float("-inf"))
 
     def _note(self, secret_id: str, auth_client_id: str | None, plain_seconds: float) -> None:
-        key = secret_id.lower()
         # A tenant has few OAuth clients and many secrets of each.
         client = None if auth_client_id is None else sys.intern(auth_client_id)
-        facts = SecretFacts(client, self._clock.wall() + plain_seconds)
+        now = self._clock.wall()
+        self._keep(secret_id, SecretFacts(client, now + plain_seconds, now))
+
+    def _keep(self, secret_id: str, facts: SecretFacts) -> None:
+        key = secret_id.lower()
+        plain_seconds = facts.plain_until - self._clock.wall()
         self._known[key] = _Known(facts, self._clock.monotonic() + plain_seconds)
         self._known.move_to_end(key)
         if len(self._known) > self._capacity:

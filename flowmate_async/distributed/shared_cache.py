@@ -19,6 +19,7 @@ from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.error_record import ErrorRecord
 from flowmate_async.errors import FlowMateError, StoreError
 from flowmate_async.freshness import FreshnessPolicy, timeline
+from flowmate_async.known_secrets import SecretFacts
 from flowmate_async.redaction import Redacted
 from flowmate_async.secrets import Secret
 from flowmate_async.stores.encoding import Plaintext, encode_secret, secret_of
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 _FINGERPRINT_BYTES = 32
 _FAILURE_SECONDS = 5.0
+_FACTS_SECONDS = 3600.0
 
 _SET = """
 local time = redis.call('TIME')
@@ -78,11 +80,13 @@ class Answers(msgspec.Struct, frozen=True):
         now: when this was read, in milliseconds of Redis' clock.
         credential: the credential, if there is one.
         failure: the failure, if there is one.
+        facts: what upstream showed of the secret to any of its owners.
     """
 
     now: int
     credential: Answer[SharedSecret] | None = None
     failure: Answer[FlowMateError] | None = None
+    facts: SecretFacts | None = None
 
 
 class _Credential(Redacted, frozen=True, array_like=True):
@@ -141,13 +145,15 @@ class SharedCache:
             RedisAwayError: Redis is away.
         """
         answer, failure = self._keys("answer", "failure", username, secret_id)
+        facts = self._facts_key(secret_id)
         both: Any = self._redis.pipeline(transaction=False)
-        told, found = await self._circuit.call(both.time().mget([answer, failure]).execute)
+        told, found = await self._circuit.call(both.time().mget([answer, failure, facts]).execute)
         now = _milliseconds(told)
         return Answers(
             now,
             None if found[0] is None else self._credential(username, secret_id, answer, found[0], now),
             None if found[1] is None else self._failure(failure, found[1]),
+            None if found[2] is None else self._facts(facts, found[2]),
         )
 
     async def put(self, username: str, secret_id: str, secret: Secret, *, forced: bool, flight: str) -> int:
@@ -192,6 +198,16 @@ class SharedCache:
         record = Plaintext(msgspec.msgpack.encode(_Failure(await self._now(), flight, ErrorRecord.of(error))))
         await self._write([name], self._names.seal(record, kind=name), _FAILURE_SECONDS)
 
+    async def put_facts(self, secret_id: str, facts: SecretFacts) -> None:
+        """Let others know what upstream showed of a secret, whichever owner they ask for.
+
+        Raises:
+            RedisAwayError: Redis is away.
+        """
+        name = self._facts_key(secret_id)
+        value = self._names.seal(Plaintext(msgspec.msgpack.encode(facts)), kind=name)
+        await self._write([name], value, _FACTS_SECONDS)
+
     async def take_back(self, username: str, secret_id: str, rejected: Secret) -> bool:
         """Drop a credential that an app rejected. Return whether upstream is known to have no other.
 
@@ -223,6 +239,9 @@ class SharedCache:
     def _keys(self, one: str, other: str, username: str, secret_id: str) -> list[str]:
         return [self._names.of(kind, username, secret_id) for kind in (one, other)]
 
+    def _facts_key(self, secret_id: str) -> str:
+        return self._names.of("facts", secret_id.lower())
+
     def _life(self, secret: Secret) -> float:
         """Return for how many seconds others may use a credential that was just fetched."""
         wall = self._wall()
@@ -248,6 +267,13 @@ class SharedCache:
         age = max(0.0, self._wall() - record.wall, (now - record.landed) / 1000)
         shared = SharedSecret(secret, age, newest=False)
         return Answer(shared, record.landed, record.flight, record.forced, fingerprint)
+
+    def _facts(self, name: str, raw: bytes) -> SecretFacts | None:
+        opened = self._names.open(raw, kind=name)
+        try:
+            return None if opened is None else msgspec.msgpack.decode(opened.data, type=SecretFacts)
+        except msgspec.MsgspecError:
+            return None
 
     def _failure(self, name: str, raw: bytes) -> Answer[FlowMateError] | None:
         opened = self._names.open(raw, kind=name)

@@ -25,6 +25,7 @@ from flowmate_async.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
+from flowmate_async.known_secrets import SecretFacts
 from flowmate_async.secrets import Secret
 from flowmate_async.stores.uninterrupted import uninterrupted
 
@@ -88,24 +89,41 @@ class RedisCredentials:
         before = await self._answers(flight)
         if (shared := _usable(before, acceptable)) is not None:
             return shared
-        give_up_at = self._clock.monotonic() + _PATIENCE_SECONDS
-        async with self._turns.turn(self._names.of("turn", flight.username, flight.secret_id)) as turn:
-            while self._clock.monotonic() < give_up_at:
-                taken = await turn.take()
-                now = await self._answers(flight)
-                if (
-                    shared := _usable(now, acceptable) or _joined(now, before, forced=flight.ask.forced)
-                ) is not None:
-                    return shared
-                if taken:
-                    return await flight.fly(turn)
-                await self._clock.sleep(_LOOK_SECONDS)
-        raise RefreshFailedError(
-            "another process has been asking upstream for this secret for a long time",
-            advice="Try again later",
-            username=flight.username,
-            secret_id=flight.secret_id,
-        )
+        async with flight.ask.turn():  # first of all in this process, where interactive requests go first
+            return await self._elected(flight, before, acceptable)
+
+    async def _elected(
+        self, flight: "_Flight", before: Answers, acceptable: Acceptable | None
+    ) -> SharedSecret:
+        """Wait until another process was answered, or until this one may ask.
+
+        A plain read takes turns with the requests of its own user, whose answers it can use; a GET that may
+        refresh with those of all owners of the secret as well. What others learn can turn one into the other.
+        """
+        patience = _Patience(self._clock, before.facts)
+        while True:
+            refreshing = flight.ask.may_refresh
+            async with self._turn(flight, refreshing=refreshing) as turn:
+                while flight.ask.may_refresh is refreshing:
+                    taken = await turn.take()
+                    now = await self._answers(flight)
+                    shared = _usable(now, acceptable) or _joined(now, before, forced=flight.ask.forced)
+                    if shared is not None:
+                        return shared
+                    if flight.ask.may_refresh is not refreshing:
+                        break
+                    if taken:
+                        return await flight.fly(turn, in_turn=refreshing)
+                    if patience.is_over(now.facts):
+                        raise _waited_in_vain(flight)
+                    await self._clock.sleep(_LOOK_SECONDS)
+
+    def _turn(self, flight: "_Flight", *, refreshing: bool) -> Turn:
+        secret_id = flight.secret_id.lower()
+        locks = [self._names.of("turn", flight.username, secret_id)]
+        if refreshing:  # upstream's lock belongs to the secret
+            locks.append(self._names.of("turn", secret_id))
+        return self._turns.turn(*locks)
 
     async def _answers(self, flight: "_Flight") -> Answers:
         """Return what processes were answered last, without a credential that is known to be no answer.
@@ -115,6 +133,8 @@ class RedisCredentials:
         """
         username, secret_id = flight.username, flight.secret_id
         answers = await self._cache.read(username, secret_id)
+        if answers.facts is not None:
+            flight.ask.learn(answers.facts)
         if answers.credential is None:
             return answers
         if self._memory.forbids(username, secret_id, answers.credential):
@@ -211,15 +231,19 @@ class _Flight:
         self.landed: Secret | None = None
         self._id = os.urandom(8).hex()
 
-    async def fly(self, turn: Turn) -> SharedSecret:
+    async def fly(self, turn: Turn, *, in_turn: bool) -> SharedSecret:
         """Ask, and let those who wait have the answer.
+
+        Args:
+            turn: held by this process.
+            in_turn: whether it is the secret's turn, and not only the user's.
 
         Raises:
             FlowMateError: what asking raised.
         """
         try:
             async with turn.renewed():
-                self.landed = await self.ask()
+                self.landed = await self.ask(in_turn=in_turn)
         except FlowMateError as error:
             if isinstance(error, _PERHAPS_UNDER_WAY) and error.status not in _NEVER_UNDER_WAY:
                 await turn.keep()
@@ -230,11 +254,37 @@ class _Flight:
             if self.ask.abandoned:
                 await uninterrupted(turn.keep())
             raise
+        if (facts := self.ask.facts) is not None and in_turn:
+            await self._cache.put_facts(self.secret_id, facts)
         moment = await self._cache.put(
             self.username, self.secret_id, self.landed, forced=self.ask.forced, flight=self._id
         )
         self._memory.landed(self.username, self.secret_id, moment)
         return SharedSecret(self.landed)
+
+
+class _Patience:
+    """How long a process waits for others: longer whenever another owner was answered, so that none hangs."""
+
+    def __init__(self, clock: Clock, facts: SecretFacts | None) -> None:
+        self._clock = clock
+        self._facts = facts
+        self._until = clock.monotonic() + _PATIENCE_SECONDS
+
+    def is_over(self, facts: SecretFacts | None) -> bool:
+        """Return whether it is over, given what is known of the secret now."""
+        if facts != self._facts:
+            self._facts, self._until = facts, self._clock.monotonic() + _PATIENCE_SECONDS
+        return self._clock.monotonic() >= self._until
+
+
+def _waited_in_vain(flight: _Flight) -> RefreshFailedError:
+    return RefreshFailedError(
+        "another process has been asking upstream for this secret for a long time",
+        advice="Try again later",
+        username=flight.username,
+        secret_id=flight.secret_id,
+    )
 
 
 def _usable(answers: Answers, acceptable: Acceptable | None) -> SharedSecret | None:

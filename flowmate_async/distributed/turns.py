@@ -27,19 +27,26 @@ _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if now > tonumber(ARGV[3]) then return -now end
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
-if redis.call('GET', KEYS[1]) == ARGV[1] then return 1 end
-return 0
+for _, key in ipairs(KEYS) do
+  local holder = redis.call('GET', key)
+  if holder and holder ~= ARGV[1] then return 0 end
+end
+for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
+return 1
 """
-"""1: taken, 0: somebody else's, below 0: too late, and Redis' time. Sent twice it is taken once."""
+"""1: all taken, 0: one is held by another, below 0: too late, and Redis' time. Harmless when sent twice."""
 
 _RENEW = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+for _, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then redis.call('PEXPIRE', key, ARGV[2]) end
+end
 return 0
 """
 
 _GIVE_UP = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+for _, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
+end
 return 0
 """
 
@@ -60,16 +67,16 @@ class Turns:
         self._renew: Any = redis.register_script(_RENEW)
         self._give_up: Any = redis.register_script(_GIVE_UP)
 
-    def turn(self, name: str) -> "Turn":
-        """Return a turn that nobody has taken yet.
+    def turn(self, *names: str) -> "Turn":
+        """Return a turn that is not taken yet.
 
         Args:
-            name: the lock's name.
+            names: of the locks that it takes, all or none.
         """
-        return Turn(self, name)
+        return Turn(self, names)
 
-    async def take(self, name: str, token: str) -> bool:
-        """Take a turn if nobody has it. Return whether it is this owner's now.
+    async def take(self, names: tuple[str, ...], token: str) -> bool:
+        """Take a turn if no one else has a part of it. Return whether it is this owner's now.
 
         Raises:
             RedisAwayError: Redis is away.
@@ -77,26 +84,26 @@ class Turns:
         life = int(LIFE_SECONDS * 1000)
         for _ in range(2):  # the second time with the time that Redis told
             answer: int = await self._circuit.call(
-                lambda: self._take(keys=[name], args=[token, life, self._clock.deadline()])
+                lambda: self._take(keys=names, args=[token, life, self._clock.deadline()])
             )
             if answer >= 0:
                 break
             self._clock.set(-answer)
         return answer == 1
 
-    async def renew(self, name: str, token: str) -> None:
+    async def renew(self, names: tuple[str, ...], token: str) -> None:
         """Let it last for its whole life from now on, if it is still this owner's.
 
         Raises:
             RedisAwayError: Redis is away.
         """
-        await self._circuit.call(lambda: self._renew(keys=[name], args=[token, int(LIFE_SECONDS * 1000)]))
+        await self._circuit.call(lambda: self._renew(keys=names, args=[token, int(LIFE_SECONDS * 1000)]))
 
-    async def give_up(self, name: str, token: str) -> None:
+    async def give_up(self, names: tuple[str, ...], token: str) -> None:
         """Give it up, if it is this owner's; once Redis is back if it is away."""
 
         def command() -> Any:
-            return self._give_up(keys=[name], args=[token])
+            return self._give_up(keys=names, args=[token])
 
         try:
             await self._circuit.call(command)
@@ -105,16 +112,16 @@ class Turns:
 
 
 class Turn:
-    """A lock that may be taken, used inside ``async with``.
+    """Locks that may be taken together, used inside ``async with``.
 
     Args:
         turns: talks to Redis.
-        name: the lock's name.
+        names: the locks' names.
     """
 
-    def __init__(self, turns: Turns, name: str) -> None:
+    def __init__(self, turns: Turns, names: tuple[str, ...]) -> None:
         self._turns = turns
-        self._name = name
+        self._names = names
         self._token = os.urandom(16).hex()
         self._tried = False
         self._kept = False
@@ -126,7 +133,7 @@ class Turn:
         if self._tried and not self._kept:
             # Also after a cancellation or an error while Redis was answering: the lock may be ours.
             with suppress(ConfigurationError):
-                await uninterrupted(self._turns.give_up(self._name, self._token))
+                await uninterrupted(self._turns.give_up(self._names, self._token))
 
     async def take(self) -> bool:
         """Take it, if nobody has it.
@@ -135,7 +142,7 @@ class Turn:
             RedisAwayError: Redis is away.
         """
         self._tried = True
-        return await self._turns.take(self._name, self._token)
+        return await self._turns.take(self._names, self._token)
 
     @asynccontextmanager
     async def renewed(self) -> AsyncIterator[None]:
@@ -151,10 +158,10 @@ class Turn:
         """Let nobody have it for its whole life from now on, instead of giving it up."""
         self._kept = True
         with suppress(RedisAwayError):
-            await self._turns.renew(self._name, self._token)
+            await self._turns.renew(self._names, self._token)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(LIFE_SECONDS / _RENEWALS)
             with suppress(RedisAwayError):
-                await self._turns.renew(self._name, self._token)
+                await self._turns.renew(self._names, self._token)

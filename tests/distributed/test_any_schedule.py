@@ -1,4 +1,4 @@
-"""Whatever happens in several processes at once: nothing false is handed out or said, nothing is asked twice.
+"""Any schedule of several processes: no false value or statement, and one refresh per secret at a time.
 
 Each schedule has a twin, a namespace in Redis and a time of its own, which jumps; many run side by side.
 """
@@ -23,6 +23,7 @@ from flowmate_async import (
 from flowmate_async.distributed import turns
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
 from flowmate_async.sandbox import ProviderFault, Sandbox, SandboxOptions
+from flowmate_async.sandbox.secret import Owner
 
 from .conftest import KEY
 
@@ -77,18 +78,30 @@ class Schedule:
         self.tasks, self.leases = [], []
         self.calls = Counter()
         self.made = defaultdict(itertools.count)
-        self.newest = {}
+        self.newest = defaultdict(lambda: -1)  # by owner and secret, since each has answers of its own
         self.told = defaultdict(set)
         self.replaced = defaultdict(set)
         self.secrets = [self.add(kind) for kind in self.rng.sample(KINDS, 2)]
+        self.secrets += self.add_shared(self.rng.choice(KINDS))
 
     def mint(self, label, secret_id, _grant):
         return f"{label}/{secret_id}/{next(self.made[secret_id])}"
 
     def add(self, kind):
-        user = self.rng.choice([user for user in self.twin.world.users() if user.active_tenant_user])
-        secret = self.twin.world.add_secret(user.username, type=kind, value={})
-        self.newest[secret.id] = -1
+        user = self.rng.choice(self.users())
+        return user.username, self.made_by(user, kind)
+
+    def add_shared(self, kind):
+        """Add a secret of all users; once for each of them."""
+        users = self.users()
+        secret = self.made_by(users[0], kind, owners=tuple(Owner(user.id) for user in users))
+        return [(user.username, secret) for user in users]
+
+    def users(self):
+        return [user for user in self.twin.world.users() if user.active_tenant_user]
+
+    def made_by(self, user, kind, owners=None):
+        secret = self.twin.world.add_secret(user.username, type=kind, value={}, owners=owners)
         if kind == "API_KEY":
             secret.value = {"key": self.mint("key", secret.id, 0), "headerName": "X-Key"}
         elif kind == "SESSION_AUTH":
@@ -96,19 +109,20 @@ class Schedule:
         else:
             secret.value = {"accessToken": self.mint("access", secret.id, 0), "refreshToken": "a"}
             self.expire(secret, self.rng.choice(LEFT))
-        return user.username, secret
+        return secret
 
     def expire(self, secret, seconds):
         moment = datetime.fromtimestamp(self.clock.wall() + seconds, UTC)
         secret.value = {**secret.value, "expires": moment.isoformat(timespec="milliseconds")[:-6] + "Z"}
 
-    def check(self, secret_id, secret):
+    def check(self, pair, secret):
         """What was handed out is this secret's, was upstream's, and has not ended."""
+        secret_id = pair[1]
         _, of, count = shown(secret).split("/")
         assert of == secret_id
         assert int(count) < next(self.made[secret_id])
         assert secret.expires_at is None or secret.expires_at.timestamp() > self.clock.wall()
-        self.newest[secret_id] = max(self.newest[secret_id], number(secret))
+        self.newest[pair] = max(self.newest[pair], number(secret))
 
     @contextlib.contextmanager
     def truth(self, pair, need):
@@ -123,21 +137,21 @@ class Schedule:
 
     async def credential(self, fm, pair, need):
         with self.truth(pair, need):
-            self.check(pair[1], await fm.credential(*pair, min_valid=need))
+            self.check(pair, await fm.credential(*pair, min_valid=need))
 
     async def get(self, fm, pair):
         with self.truth(pair, 0.0):
-            self.check(pair[1], await fm.get_secret(*pair))
+            self.check(pair, await fm.get_secret(*pair))
 
     async def lease(self, fm, pair, need):
         lease = fm.lease(*pair, min_valid=need)
         with self.truth(pair, need):
             await lease.__aenter__()
-            self.check(pair[1], lease.secret)
+            self.check(pair, lease.secret)
             self.leases.append((fm, pair, lease, need))
 
     async def reject(self, fm, pair, lease, need):
-        before, newest = lease.secret, self.newest[pair[1]]
+        before, newest = lease.secret, self.newest[pair]
         knew = number(before) in self.told[fm, pair]
         self.told[fm, pair].add(number(before))  # until it ends it may be told so, by another one's asking
         told = False
@@ -152,8 +166,8 @@ class Schedule:
                     return
                 assert shown(newer) != shown(before)
                 assert number(newer) >= number(before)
-                self.check(pair[1], newer)
-                self.replaced[pair[1]].add(number(before))
+                self.check(pair, newer)
+                self.replaced[pair].add(number(before))
         finally:
             if not told and not knew:
                 self.told[fm, pair].discard(number(before))
@@ -194,7 +208,8 @@ class Schedule:
             secret.value = {**secret.value, "key": self.mint("key", secret.id, 0)}
         elif action == "rotate":
             secret.value = {**secret.value, "accessToken": self.mint("access", secret.id, 0)}
-        elif action == "expire" and secret.type == "OA2_AUTHORIZATION_CODE":
+        elif action == "expire" and secret.type == "OA2_AUTHORIZATION_CODE" and len(secret.owners) == 1:
+            # With several owners, others may have been shown a later end, and would not take turns.
             self.expire(secret, rng.choice(LEFT))
         elif action == "jump":
             await self.quiet()  # an answer on its way would be old when it arrives
@@ -238,8 +253,8 @@ class Schedule:
         async with asyncio.timeout(10):
             while True:
                 held = await fm.credential(*pair, min_valid=60)
-                self.check(pair[1], held)
-                if number(held) not in self.replaced[pair[1]]:
+                self.check(pair, held)
+                if number(held) not in self.replaced[pair]:
                     return
                 await asyncio.sleep(0.01)
 

@@ -22,6 +22,7 @@ from flowmate_async.distributed import turns
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
 from flowmate_async.events import Refreshed
 from flowmate_async.sandbox import Faults, ProviderFault, faults
+from flowmate_async.sandbox.secret import Owner
 
 from .conftest import KEY
 
@@ -444,3 +445,58 @@ def test_a_url_that_cannot_be_is_refused_without_repeating_it(url):
     with pytest.raises(ConfigurationError) as caught:
         RedisCoordination(url, key=KEY)
     assert "pass word" not in str(caught.value)
+
+
+class TestSeveralOwners:
+    """Upstream's lock belongs to the secret, so owners in different processes take turns as well."""
+
+    def shared(self, sandbox, kind, count=6):
+        """A secret of several users, and their names."""
+        users = [user for user in sandbox.world.users() if user.active_tenant_user][:count]
+        owners = tuple(Owner(user.id) for user in users)
+        secret = sandbox.world.add_secret(
+            users[0].username, type=kind, value=sandbox.world.new_value(kind), owners=owners
+        )
+        return [user.username for user in users], secret
+
+    async def test_an_expired_secret_is_refreshed_once(self, sandbox, join, redis):
+        """The first answer shows the other processes that the next GETs are plain reads."""
+        users, secret = self.shared(sandbox, "OA2_AUTHORIZATION_CODE")
+        expire(sandbox, secret.id)
+        sandbox.configure(provider_seconds=0.3)
+        clients = [await join(redis) for _ in range(3)]
+        got = await asyncio.gather(*(fm.credential(user, secret.id) for fm in clients for user in users))
+        stats = sandbox.stats()
+        assert (stats.refreshes[secret.id], stats.lock_waits) == (1, {})
+        assert stats.requests[GET] == {200: len(users)}, "one GET for each owner"
+        assert len({one.value.access_token for one in got}) == 1
+
+    async def test_a_session_without_an_expiry_logs_in_once_per_owner(self, sandbox, join, redis):
+        users, secret = self.shared(sandbox, "SESSION_AUTH")
+        secret.value = {**secret.value, "expires": None}
+        sandbox.configure(provider_seconds=0.1)
+        clients = [await join(redis) for _ in range(3)]
+        await asyncio.gather(*(fm.credential(user, secret.id) for fm in clients for user in users))
+        stats = sandbox.stats()
+        assert (stats.refreshes[secret.id], stats.lock_waits) == (len(users), {})
+        assert stats.requests[GET] == {200: len(users)}
+
+    async def test_plain_reads_of_other_owners_do_not_wait(self, sandbox, join, redis):
+        """A process that knows nothing learns from Redis that a GET is a plain read."""
+        users, secret = self.shared(sandbox, "OA2_AUTHORIZATION_CODE")
+        expire(sandbox, secret.id, seconds=7200)
+        first, other = await join(redis), await join(redis)
+        await first.credential(users[0], secret.id)
+        await asyncio.gather(*(other.impersonate(user) for user in users))
+        sandbox.configure(latency_seconds=0.5)
+        async with asyncio.timeout(0.5 * (len(users) - 2)):
+            await asyncio.gather(*(other.credential(user, secret.id) for user in users[1:]))
+
+    async def test_facts_in_redis_show_nothing(self, sandbox, join, redis):
+        users, secret = self.shared(sandbox, "SESSION_AUTH")
+        fm = await join(redis)
+        await fm.credential(users[0], secret.id)
+        names = [name for name in redis.ask("KEYS", "*").split() if ":facts:" in name]
+        assert len(names) == 1
+        assert secret.id not in names[0]
+        assert secret.value["authClientId"] not in redis.ask("GET", names[0])

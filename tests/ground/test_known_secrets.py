@@ -136,10 +136,18 @@ def test_an_unlisted_secret_is_known_to_be_unlisted_only(known):
 
 
 def test_facts_of_another_process_are_as_good(known, clock):
-    known.note(ID, SecretFacts("c1", NOW + 100))
-    assert (known.facts(ID), known.is_plain(ID)) == (SecretFacts("c1", NOW + 100), True)
+    known.note(ID, SecretFacts("c1", NOW + 100, NOW - 5))
+    assert (known.facts(ID), known.is_plain(ID)) == (SecretFacts("c1", NOW + 100, NOW - 5), True)
     clock.elapsed, clock.jumped = 101, -3600
     assert not known.is_plain(ID)
+
+
+@pytest.mark.parametrize(("learned", "plain"), [(NOW + 50, True), (NOW + 50.5, True), (NOW + 49.5, False)])
+def test_older_facts_do_not_replace_newer_ones(known, clock, learned, plain):
+    clock.elapsed = 50
+    known.note_summary(summary(expires=iso(-1)), served_at=None)
+    known.note(ID, SecretFacts("c1", NOW + 7200, learned))
+    assert known.is_plain(ID) is plain
 
 
 def test_the_table_forgets_what_was_seen_longest_ago(clock):
