@@ -241,7 +241,9 @@ class Schedule:
             if isinstance(failure, BaseException) and not isinstance(failure, asyncio.CancelledError):
                 raise failure
         stats = self.twin.stats()
-        assert stats.lock_waits == {}
+        if not any(fm.stats().coordination.outages for fm in self.clients):
+            # While a busy machine's Redis does not answer, each process asks for itself.
+            assert stats.lock_waits == {}
         for username, secret in self.secrets:
             assert stats.secret_gets.get(secret.id, 0) <= 3 * self.calls[secret.id]
             for fm in self.clients:
