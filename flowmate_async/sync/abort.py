@@ -90,7 +90,7 @@ class AbortRules:
 def everything_masked() -> MaskedSecretError:
     """Return the error of a run in which everything came back masked, and nothing stored says otherwise."""
     return MaskedSecretError(
-        "every user came back masked, so nothing could be stored",
+        "every user that could be read came back masked",
         advice="Grant the tenant's users the permission secrets.secret.readRaw, then run again",
         endpoint=GET,
     )

@@ -22,7 +22,7 @@ from flowmate_async.errors import (
 from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import may_refresh
 from flowmate_async.listing import Lister, Listing
-from flowmate_async.masks import shows_masking
+from flowmate_async.masks import proves_raw_read, shows_masking
 from flowmate_async.models import KeptToken, SecretSummary
 from flowmate_async.secrets import Secret
 from flowmate_async.sync.outcomes import Outcome, UserFailed, UserSynced
@@ -32,6 +32,8 @@ from flowmate_async.traffic.tally import Tally, count_in
 
 _HOPELESS = (AuthenticationError, RateLimitedError, UpstreamUnavailableError)
 _UNKNOWN_CLIENT = ""
+_ALONE = 3
+"""How many of a user's secrets are fetched one after another until one shows that the user is readable."""
 
 
 class UserReader:
@@ -97,9 +99,10 @@ class Wanted(NamedTuple):
 class UserRead:
     """A user that is being read.
 
-    The first secret is fetched alone, the others concurrently: the raw-read permission belongs to each user
-    (docs/contract/OBSERVED.md § Second look), and a user without it costs one masked GET. So the first is
-    one that shows masking and that upstream does not refresh, if there is one.
+    Secrets are fetched one after another until one shows that the user is readable, then concurrently: the
+    raw-read permission belongs to each user (docs/contract/OBSERVED.md § Second look), and a user without it
+    costs one masked GET. So the first is one that shows masking and that upstream does not refresh, if there
+    is one. When three say nothing, the others are fetched concurrently as well.
 
     Attributes:
         wanted: what is still to be fetched, in order.
@@ -116,6 +119,7 @@ class UserRead:
         "_failures",
         "_fetcher",
         "_held_before",
+        "_is_open",
         "_listed_at",
         "_lister",
         "_listing",
@@ -156,6 +160,7 @@ class UserRead:
         self._began = clock.monotonic()
         self._tally = Tally()
         self._held_before = tokens.holds(username)
+        self._is_open = False
         self._listing = Listing((), proven=False)
         self._listed_at = self._began
         self._secrets: list[tuple[int, Secret]] = []
@@ -164,7 +169,7 @@ class UserRead:
     @property
     def is_ready(self) -> bool:
         """Whether another of its secrets may be fetched now."""
-        return bool(self.wanted) and (self.answered > 0 or self.in_flight == 0)
+        return bool(self.wanted) and (self._is_open or self.in_flight == 0)
 
     @property
     def is_done(self) -> bool:
@@ -201,10 +206,12 @@ class UserRead:
         else:
             if secret is not None:
                 self._secrets.append((position, secret))
+                self._is_open = self._is_open or proves_raw_read(secret)
                 self._plan.fetched(summary, secret, now=now)
         finally:
             self.in_flight -= 1
             self.answered += 1
+            self._is_open = self._is_open or self.answered >= _ALONE
 
     def outcome(self) -> Outcome:
         """Return how the user ended, and forget its token."""

@@ -169,6 +169,41 @@ def stay_broken_after_the_faults(record: Record) -> None:
     )
 
 
+def fail_a_readable_user_as_masked(record: Record) -> None:
+    end_differently(record, one_synced(record), status="failed", error="masked_secret")
+
+
+def without_workers(record: Record) -> None:
+    bounds = msgspec.structs.replace(record.plan.bounds, workers=0)
+    record.plan = msgspec.structs.replace(record.plan, bounds=bounds)
+
+
+def end_as_if_everybody_were_masked(record: Record) -> None:
+    without_workers(record)
+    record.parts[0].ended = "masked_secret"
+
+
+def go_on_with_a_masked_user(record: Record) -> None:
+    without_workers(record)
+    first_get(record).masked = True
+    send_again(record, first_get(record), after=0.1)
+
+
+def take_a_page_for_a_verdict(record: Record) -> None:
+    end_differently(record, one_synced(record), status="failed", error="user_not_found")
+
+
+def take_another_users_verdict(record: Record) -> None:
+    end_differently(record, one_synced(record), status="failed", error="permission_denied")
+    send_again(record, first_get(record), after=0.1, username="nobody", outcome="403", verdict=True)
+
+
+def refresh_for_two_owners_at_once(record: Record) -> None:
+    get = first_get(record, refreshing=True)
+    get.ended_before = len(record.sends) + 1
+    send_again(record, get, after=0.001, username="another owner", refreshing=False)
+
+
 def ask_twice_at_once(record: Record) -> None:
     get = first_get(record)
     get.ended_before = len(record.sends) + 1
@@ -254,6 +289,12 @@ DOCTORED: dict[Callable[[Record], None], promises.Promise] = {
     hand_out_what_never_was: promises.what_is_handed_out_is_valid,
     answer_for_the_dead: promises.the_dead_are_not_read,
     stay_broken_after_the_faults: promises.healed_when_the_faults_end,
+    fail_a_readable_user_as_masked: promises.no_readable_user_is_starved,
+    end_as_if_everybody_were_masked: promises.no_readable_user_is_starved,
+    go_on_with_a_masked_user: promises.no_readable_user_is_starved,
+    take_a_page_for_a_verdict: promises.only_the_service_is_believed,
+    take_another_users_verdict: promises.only_the_service_is_believed,
+    refresh_for_two_owners_at_once: promises.one_get_of_a_secret_at_a_time,
     ask_twice_at_once: promises.one_get_of_a_secret_at_a_time,
     impersonate_twice_at_once: promises.one_get_of_a_secret_at_a_time,
     retry_a_refresh_at_once: promises.a_refreshing_get_waits_out_the_lock,
@@ -276,6 +317,28 @@ def test_a_broken_promise_is_noticed(synced: Record, doctor: Callable[[Record], 
     record = copy.deepcopy(synced)
     doctor(record)
     assert list(DOCTORED[doctor](record))
+
+
+def test_owners_of_a_secret_may_read_it_at_once(synced: Record) -> None:
+    """Only what upstream would refresh they take turns at."""
+    record = copy.deepcopy(synced)
+    get = [send for send in record.sends if send.answer is not None and not send.refreshing][-1]
+    get.ended_before = len(record.sends) + 1
+    send_again(record, get, after=0.001, username="another owner")
+    assert not list(promises.one_get_of_a_secret_at_a_time(record))
+
+
+def test_masked_users_and_verdicts_of_the_service_are_honest(synced: Record) -> None:
+    """What makes a record dishonest is what the user, or the service, never did."""
+    record = copy.deepcopy(synced)
+    record.unreadable.add(one_synced(record))
+    fail_a_readable_user_as_masked(record)
+    take_a_page_for_a_verdict(record)
+    failed = [name for name, end in record.checkpoints.items() if end.error == "user_not_found"]
+    for name in failed:
+        send_again(record, record.sends[0], after=0.1, username=name, outcome="404", verdict=True)
+    assert not list(promises.no_readable_user_is_starved(record))
+    assert not list(promises.only_the_service_is_believed(record))
 
 
 def test_every_promise_has_a_record_that_breaks_it() -> None:

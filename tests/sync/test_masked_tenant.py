@@ -4,8 +4,15 @@ import asyncio
 
 import pytest
 
-from flowmate_async import DeltaPolicy, FlowMate, MaskedSecretError, SyncOptions, open_store
-from flowmate_async.sandbox import Sandbox, SandboxOptions
+from flowmate_async import (
+    DeltaPolicy,
+    FlowMate,
+    MaskedSecretError,
+    SyncOptions,
+    UserFailed,
+    open_store,
+)
+from flowmate_async.sandbox import Faults, Sandbox, SandboxOptions, faults
 from flowmate_async.sandbox.user import RAW_READ
 
 pytestmark = pytest.mark.anyio
@@ -71,6 +78,20 @@ async def test_masked_users_cost_one_get_a_night_and_starve_nobody(sandbox, stor
         assert (report.complete, report.synced, report.failed) == (True, 12, 4)
         assert report.errors == {"masked_secret": 4}
         assert gets_of(sandbox, MASKED) == (4, 0), "one masked GET each, and no refresh or login in vain"
+
+
+@pytest.mark.parametrize(("failures", "gets"), [(1, 2), (2, 3)])
+async def test_after_a_get_that_says_nothing_the_next_one_is_sent_alone_too(sandbox, failures, gets):
+    """An answer that is no JSON, for one; however much concurrency there is."""
+    name = MASKED[0]
+    rule = faults.Html(at_most=failures, routes=("GET /secrets/{id}",))
+    sandbox.configure(faults=Faults(rules=(rule,)))
+    for _ in range(6):
+        simple(sandbox.world, name)
+    async with client_of(sandbox, 64) as fm:
+        outcomes = [outcome async for outcome in fm.sweep([name])]
+    assert isinstance(outcomes[0], UserFailed)
+    assert gets_of(sandbox, [name]) == (gets, 0)
 
 
 @pytest.mark.parametrize("options", [FULL, DELTA], ids=["full", "delta"])

@@ -3,7 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from .record import GET, Content, Record, Send
+from .record import GET, Content, Handed, Record, Send
+
+_JUST_REFRESHED_SECONDS = 0.5
 
 
 def contents_are_exact(record: Record) -> Iterator[str]:
@@ -24,7 +26,8 @@ def contents_are_exact(record: Record) -> Iterator[str]:
     for username, end in synced.items():
         stored = {secret_id for name, secret_id in record.stored if name == username}
         yield from facts.missing(username, stored)
-        if end.secrets > len(stored):
+        deletes = record.plan.removed == "delete" and record.deleted
+        if end.secrets > len(stored) and not deletes:
             yield f"the checkpoint of {username} vouches for {end.secrets} secrets, {len(stored)} are stored"
         for secret_id in stored:
             yield from facts.unexplained_grants(secret_id, record.stored[username, secret_id])
@@ -42,7 +45,7 @@ def what_is_handed_out_is_valid(record: Record) -> Iterator[str]:
         yield from facts.problems_of(*handed.key, handed.content)
         # A client whose clock is wrong cannot know.
         known = handed.expires_at is not None and not record.plan.clock_jumps
-        if known and handed.expires_at <= handed.wall:
+        if known and handed.expires_at <= handed.wall and not facts.has_unknown_end(handed):
             yield f"{handed.key} was handed out {handed.wall - handed.expires_at:.3f} s after its end"
 
 
@@ -63,7 +66,7 @@ class _Facts:
     def problems_of(self, username: str, secret_id: str, content: Content) -> Iterator[str]:
         """Laws 1 and 2."""
         life = self._record.lives.get(secret_id)
-        if life is None or life.username != username:
+        if life is None or username not in life.owners:
             yield f"{secret_id} is kept as {username}'s and never was"
             return
         if not any(send.answer == content and send.username == username for send in self._answers[secret_id]):
@@ -74,11 +77,16 @@ class _Facts:
         if token != life.first_token and (secret_id, token) not in self._granted:
             yield f"{secret_id} has a token that upstream never had"
 
+    def has_unknown_end(self, handed: Handed) -> bool:
+        """Return whether its end is the moment of its refresh: the provider gave none (§ Second look)."""
+        answers = self._answers[handed.key[1]]
+        moments = [send.ended_wall for send in answers if send.answer == handed.content]
+        return any(0 <= moment - (handed.expires_at or 0.0) < _JUST_REFRESHED_SECONDS for moment in moments)
+
     def missing(self, username: str, found: set[str]) -> Iterator[str]:
         """Law 3."""
         for secret_id, life in self._record.lives.items():
-            lasting = life.born == 0 and life.died is None
-            if life.username == username and lasting and secret_id not in found:
+            if life.lasts_for(username) and secret_id not in found:
                 yield f"{username} is called synced without {secret_id}"
 
     def unexplained_grants(self, secret_id: str, stored: Content) -> Iterator[str]:

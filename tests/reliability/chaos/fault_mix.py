@@ -13,6 +13,7 @@ BODY_CAP_BYTES = 128 * 1024
 """The largest body the client reads in these runs."""
 
 _GATEWAY = (500, 502, 503)
+_PAGES = ("default_backend", "firewall", "unavailable", "bad_gateway", "gateway_timeout")
 _MAKERS: dict[str, Callable[[Random, float], dict[str, Any]]] = {
     "latency": lambda rng, share: {
         "share": min(1.0, 4 * share),
@@ -35,6 +36,7 @@ _MAKERS: dict[str, Callable[[Random, float], dict[str, Any]]] = {
         "status": rng.choice(_GATEWAY),
         "retry_after_seconds": rng.choice([None, 0, 1]),
     },
+    "ingress_page": lambda rng, share: {"share": min(1.0, 2 * share), "page": rng.choice(_PAGES)},
     "refused": lambda rng, share: {"at_most": 2, "seconds": 0.03},
     "huge_json": lambda rng, share: {"size_bytes": rng.choice([BODY_CAP_BYTES // 2, 2 * BODY_CAP_BYTES])},
     "slow_loris": lambda rng, share: {"seconds": 0.002, "piece_bytes": rng.choice([40, 150])},

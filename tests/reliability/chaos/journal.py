@@ -88,6 +88,8 @@ class Journal:
         self._twin = twin
         self.record.hidden.add(twin.admin_token)
         for user in twin.world.users():
+            if not user.reads_raw:
+                self.record.unreadable.add(user.username)
             for secret in twin.world.live_secrets_of(user):
                 self.secret_added(user.username, secret, born=0)
         delete_user = twin.world.delete_user
@@ -101,9 +103,12 @@ class Journal:
 
     def secret_added(self, username: str, secret: TwinSecret, *, born: int | None = None) -> None:
         """A secret exists."""
+        if secret.id in self.record.lives:
+            self.record.lives[secret.id].owners.add(username)
+            return
         content = content_of(secret.type, secret.value)
         begun = len(self.record.sends) if born is None else born
-        self.record.lives[secret.id] = Life(username, begun, None, content, content[1].get("accessToken"))
+        self.record.lives[secret.id] = Life({username}, begun, None, content, content[1].get("accessToken"))
         texts = {text for text in _strings(secret.value) if len(text) >= _SHORTEST_SECRET}
         self.record.hidden |= texts | {word for text in texts for word in _WORD.findall(text)}
 
@@ -116,12 +121,17 @@ class Journal:
         assert self._twin is not None
         self.record.deleted.setdefault(username, len(self.record.sends))
         for secret in self._twin.world.secrets_of(username):
-            self.secret_removed(secret)
+            life = self.record.lives[secret.id]
+            life.left.add(username)
+            if life.left >= life.owners:
+                self.secret_removed(secret)
 
     def close(self) -> None:
         """Write down what the twin is at the end."""
         assert self._twin is not None
         for user in self._twin.world.users():
+            if not user.reads_raw:
+                self.record.masked_at_end.add(user.username)
             for secret in self._twin.world.live_secrets_of(user):
                 self.record.lives[secret.id].last = content_of(secret.type, secret.value)
 
@@ -214,7 +224,7 @@ class Tap:
         return True
 
     def _ended(self, send: Send) -> None:
-        send.ended = asyncio.get_running_loop().time()
+        send.ended, send.ended_wall = asyncio.get_running_loop().time(), wall()
         send.ended_before = len(self._journal.record.sends)
 
     def _begun(self, method: str, path: str, headers: Headers, body: bytes | None) -> Send:
@@ -249,6 +259,8 @@ def _endpoint_of(method: str, path: str) -> tuple[str, str | None]:
 def _note_answer(send: Send, response: Response, *, dates: bool) -> None:
     send.outcome = str(response.status)
     said = _json(response.body)
+    if response.status in (403, 404):
+        send.verdict = isinstance(said, dict) and isinstance(said.get("message"), str)
     if response.status == 429:
         asked = _retry_after(response.headers.get("retry-after", ""), dates=dates)
         send.pause_seconds = min(asked, RETRY_AFTER_CAP_SECONDS)
@@ -258,6 +270,12 @@ def _note_answer(send: Send, response: Response, *, dates: bool) -> None:
         data = said["data"]
         if isinstance(data.get("type"), str) and data.get("_id") == send.secret_id and "value" in data:
             send.answer = content_of(data["type"], data["value"])
+            send.masked = any(map(_is_mask, _strings(send.answer[1])))
+
+
+def _is_mask(text: str) -> bool:
+    """Return whether a value is stars, or stars but for the last four characters (§ One secret)."""
+    return bool(text) and (set(text) == {"*"} or (len(text) >= 10 and set(text[:-4]) == {"*"}))
 
 
 def _json(body: bytes) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from flowmate_async.clock import SystemClock
 from flowmate_async.events import Event
 from flowmate_async.sandbox import Sandbox, Secret
+from flowmate_async.sandbox.user import RAW_READ
 
 from .journal import Journal
 from .plan import Deed, Ending, Mischief, Plan
@@ -104,11 +105,17 @@ class Conductor:
             case "remove_secret" if secrets:
                 self._remove_secret(secrets[int(mischief.draw * len(secrets))])
             case _:
-                self._show(mischief.deed)
+                self._show(mischief.deed, username)
 
-    def _show(self, deed: Deed) -> None:
+    def _show(self, deed: Deed, username: str) -> None:
         if deed in ("mask", "unmask"):
             self._twin.configure(raw_read=deed == "unmask")
+        elif deed in ("mask_user", "unmask_user"):
+            user = self._twin.world.user(username)
+            assert user is not None
+            user.permissions = (RAW_READ,) if deed == "unmask_user" else ()
+            if deed == "mask_user":
+                self._journal.record.unreadable.add(username)
 
     def _add_secret(self, username: str, draw: float) -> None:
         kind, value = _LATER_VALUES[int(draw * len(_LATER_VALUES))]

@@ -1,7 +1,7 @@
 """A run, drawn from its seed: the world, the faults, the client's bounds, what happens on the way. Pure."""
 
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -27,6 +27,8 @@ Deed = Literal[
     "move_item",
     "mask",
     "unmask",
+    "mask_user",
+    "unmask_user",
     "add_secret",
     "remove_secret",
     "jump_clock",
@@ -73,6 +75,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     access_life_seconds: float
     refresh_below_seconds: float
     provider_seconds: float
+    masked_share: float = 0.0
+    shared_secrets: int = 0
+    no_expires_in_share: float = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,10 +94,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     heals: bool
     """At last the faults end and the failed users are tried again: then everything must be there."""
 
+    removed: Literal["keep", "delete"] = "keep"
+    """What becomes of credentials that a complete run found missing."""
+
     @property
     def transport(self) -> Literal["aiohttp", "wire"]:
         """What carries the requests: eight runs of each in turn, so that every mode is on both."""
         return "wire" if self.seed // 8 % 2 else "aiohttp"
+
+    @property
+    def masks_everybody(self) -> bool:
+        """Whether the permission to read credentials is taken from the whole tenant for a while."""
+        return any(mischief.deed == "mask" for mischief in self.mischief)
 
     @property
     def clock_jumps(self) -> bool:
@@ -114,13 +127,14 @@ def plan_for(seed: int) -> Plan:
     return Plan(
         seed=seed,
         mode=mode,
-        world=_world(rng),
+        world=msgspec.structs.replace(_world(rng), **_tenant(seed)),
         bounds=_bounds(rng),
         faults=mix(seed, rng),
         proxy=proxy,
         endings=endings,
-        mischief=_mischief(rng) + _jumps(seed),
+        mischief=_mischief(rng) + _jumps(seed) + _permissions(seed),
         heals=mode == "sync" and proxy is None and rng.random() < 0.5,
+        removed=Random(f"removed/{seed}").choice(["keep", "delete"]),
     )
 
 
@@ -183,6 +197,28 @@ def _mischief(rng: Random) -> tuple[Mischief, ...]:
         deeds.append(Mischief(deed, after, rng.random()))
         if deed == "mask":
             deeds.append(Mischief("unmask", after + rng.randint(1, 10), 0.0))
+    return tuple(deeds)
+
+
+def _tenant(seed: int) -> dict[str, Any]:
+    """Return what is unusual about the tenant; drawn by itself, as the jumps are."""
+    rng = Random(f"tenant/{seed}")
+    return {
+        "masked_share": rng.choice([0.0, 0.0, 0.3, 0.7]),
+        "shared_secrets": rng.choice([0, 0, 1, 3]),
+        "no_expires_in_share": rng.choice([0.0, 0.0, 0.5]),
+    }
+
+
+def _permissions(seed: int) -> tuple[Mischief, ...]:
+    """Return deeds that take the permission from single users, and sometimes give it back."""
+    rng = Random(f"permissions/{seed}")
+    deeds: list[Mischief] = []
+    for _ in range(rng.choice([0, 0, 1, 2])):
+        after, victim = rng.randint(1, 80), rng.random()
+        deeds.append(Mischief("mask_user", after, victim))
+        if rng.random() < 0.5:
+            deeds.append(Mischief("unmask_user", after + rng.randint(1, 40), victim))
     return tuple(deeds)
 
 

@@ -19,6 +19,9 @@ _FLOAT_SECONDS = 1e-6
 _DATE_SECONDS = 0.005
 """A date is compared with the wall clock, which the client and the tap read one after the other."""
 
+_ALONE = 3
+"""How many of a user's secrets the client fetches one after another until one shows that it is readable."""
+
 _AMBIGUOUS = frozenset({"timeout", "interrupted", "stale", "malformed", "cancelled", "502", "504"})
 """Endings after which upstream may be refreshing still, when the GET was one that refreshes."""
 
@@ -34,7 +37,8 @@ def nobody_is_lost(record: Record) -> Iterator[str]:
         )
         failures = [(end.username, end.error, end.message) for end in record.swept if end.error]
     else:
-        if not record.complete or record.parts[-1].ended != "complete":
+        told_masked = record.parts[-1].ended == "masked_secret" and not _readable(record)
+        if not told_masked and (not record.complete or record.parts[-1].ended != "complete"):
             yield f"the last part ended with {record.parts[-1].ended}, and the run is incomplete"
         expected = set(record.given)
         optional = set() if record.plan.world.named else set(record.deleted)
@@ -98,8 +102,8 @@ def the_dead_are_not_read(record: Record) -> Iterator[str]:
 def healed_when_the_faults_end(record: Record) -> Iterator[str]:
     """Once nothing is wrong any more, one run makes everything right.
 
-    A user may still fail who was deleted, who never was, or who has a secret that upstream answers with 500
-    for good: its provider has no refresh token left to take.
+    A user may still fail that was deleted, that never was, that may not read credentials, or that has a
+    secret which upstream answers with 500 or without a token for good: its provider gives no other answer.
     """
     part = record.parts[-1]
     if not (record.plan.heals and part.calm):
@@ -107,26 +111,104 @@ def healed_when_the_faults_end(record: Record) -> Iterator[str]:
     refused = {
         send.username
         for send in record.sends[part.first_send :]
-        if send.endpoint == GET and send.outcome == "500"
+        if send.endpoint == GET and (send.outcome == "500" or _has_no_token(send))
     }
-    users = {life.username for life in record.lives.values()}
+    users = {owner for life in record.lives.values() for owner in life.owners}
+    refused |= record.masked_at_end
     for username, end in record.checkpoints.items():
         excused = username in record.deleted or username in refused or username not in users
         if end.status != "synced" and not excused:
             yield f"{username} still fails although nothing is wrong: {end.message}"
 
 
+def _has_no_token(send: Send) -> bool:
+    return (
+        send.answer is not None and send.answer[0] == "SESSION_AUTH" and "accessToken" not in send.answer[1]
+    )
+
+
+def no_readable_user_is_starved(record: Record) -> Iterator[str]:
+    """Masks are the business of the users that may not read credentials.
+
+    1. A user that had the permission all through never fails as masked.
+    2. No part ends because everything came masked when it has read somebody in clear.
+    3. A user whose first answer is masked gets no further GET in that part. (The permission may be taken away
+       later, when several secrets are being fetched; they are as well when three in a row say nothing.)
+    """
+    if not record.plan.masks_everybody:
+        ends = [(end.username, end.error) for end in (*record.checkpoints.values(), *record.swept)]
+        for username, error in ends:
+            if error == "masked_secret" and username not in record.unreadable:
+                yield f"{username} may read credentials and failed as masked"
+    if record.plan.bounds.workers == 0:
+        ends = [*(part.first_send for part in record.parts[1:]), len(record.sends)]
+        for part, end in zip(record.parts, ends, strict=True):
+            sends = record.sends[part.first_send : end]
+            yield from _left_alone(sends)
+            if part.ended == "masked_secret" and (read := _read_in_clear(record, sends)):
+                yield f"a part ended as if nobody were readable, and it has read {read[0]}"
+
+
+def _readable(record: Record) -> list[str]:
+    """The given users that may always read credentials, and have one of which that shows."""
+    shows = {
+        owner
+        for life in record.lives.values()
+        for owner in life.owners
+        if life.last[0] == "SIMPLE" and life.lasts_for(owner)
+    }
+    return sorted(shows.intersection(record.given) - record.unreadable - record.deleted.keys())
+
+
+def _read_in_clear(record: Record, sends: list[Send]) -> list[str]:
+    clear = {
+        send.username for send in sends if send.answer and send.answer[0] == "SIMPLE" and not send.masked
+    }
+    return [username for username in _readable(record) if username in clear]
+
+
+def _left_alone(sends: list[Send]) -> Iterator[str]:
+    first: dict[str, Send] = {}
+    tried: defaultdict[str, set[str | None]] = defaultdict(set)
+    for send in sends:
+        if send.endpoint != GET or send.username is None:
+            continue
+        before = first.get(send.username)
+        if before is not None and before.masked and len(tried[send.username]) <= _ALONE:
+            yield f"request {send.number} went on with {send.username}, masked in request {before.number}"
+        if before is None:
+            tried[send.username].add(send.secret_id)
+        if send.answer is not None:
+            first.setdefault(send.username, send)
+
+
+_VERDICTS = {"user_not_found": "404", "secret_not_found": "404", "permission_denied": "403"}
+
+
+def only_the_service_is_believed(record: Record) -> Iterator[str]:
+    """A user is called gone or forbidden only if the service said so; a page of an ingress says nothing."""
+    ends = [(end.username, end.error) for end in (*record.checkpoints.values(), *record.swept)]
+    said = {(send.username, send.outcome) for send in record.sends if send.verdict}
+    for username, error in ends:
+        if error in _VERDICTS and (username, _VERDICTS[error]) not in said:
+            yield f"{username} failed as {error}, and no answer of the service says so"
+
+
 def one_get_of_a_secret_at_a_time(record: Record) -> Iterator[str]:
-    """One client never has two GETs of one secret under way, nor two impersonations of one user."""
-    last: dict[tuple[int, str, str], Send] = {}
+    """One client never has two GETs of one secret under way, nor two impersonations of one user.
+
+    Owners of a secret may read it at once; what upstream would refresh they take turns at.
+    """
+    last: defaultdict[tuple[int, str, str], list[Send]] = defaultdict(list)
     for send in record.sends:
         if send.endpoint not in (GET, IMPERSONATE):
             continue
         key = (send.client, send.endpoint, send.secret_id or send.username or "")
-        before = last.get(key)
-        if before is not None and (before.ended is None or before.ended_before > send.number):
-            yield f"request {send.number} of {key} began while request {before.number} was under way"
-        last[key] = send
+        under_way = [one for one in last[key] if one.ended is None or one.ended_before > send.number]
+        for before in under_way:
+            if before.username == send.username or before.refreshing or send.refreshing:
+                yield f"request {send.number} of {key} began while request {before.number} was under way"
+        last[key] = [*under_way, send]
 
 
 def a_refreshing_get_waits_out_the_lock(record: Record) -> Iterator[str]:
@@ -233,6 +315,8 @@ PROMISES: tuple[Promise, ...] = (
     what_is_handed_out_is_valid,
     the_dead_are_not_read,
     healed_when_the_faults_end,
+    no_readable_user_is_starved,
+    only_the_service_is_believed,
     one_get_of_a_secret_at_a_time,
     a_refreshing_get_waits_out_the_lock,
     nothing_is_repeated_behind_the_seam,

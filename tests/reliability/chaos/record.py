@@ -33,6 +33,9 @@ class Send(msgspec.Struct, kw_only=True):
         ended_before: how many requests had begun by then.
         outcome: the status, or how the exchange broke, or ``cancelled``.
         said: the message of an error's body.
+        verdict: a 403 or 404 that the service itself gave: JSON with a message.
+        masked: a credential came masked.
+        ended_wall: when it ended, in seconds since the Unix epoch.
         pause_seconds: how long this answer asks everybody to wait, as far as the client honours it.
         answer: what a GET of a secret answered, if it is one.
     """
@@ -48,6 +51,9 @@ class Send(msgspec.Struct, kw_only=True):
     ended_before: int = 0
     outcome: str = ""
     said: str = ""
+    verdict: bool = False
+    masked: bool = False
+    ended_wall: float = 0.0
     pause_seconds: float = 0.0
     answer: Content | None = None
 
@@ -69,17 +75,25 @@ class Life(msgspec.Struct):
     """When a secret existed upstream, and what it was when it was last seen there.
 
     Attributes:
+        owners: whose it is, or was.
+        left: owners that were deleted.
         born: the number of requests that had begun when it was made; 0 for those that always were.
         died: the number of requests that had begun when it was deleted; ``None`` if it still is.
         last: what it is at the end, or was when it died.
         first_token: its access token before every grant.
     """
 
-    username: str
+    owners: set[str]
     born: int
     died: int | None
     last: Content
     first_token: str | None
+    left: set[str] = set()
+
+    def lasts_for(self, username: str) -> bool:
+        """Return whether it was this user's all through the run."""
+        lasting = self.born == 0 and self.died is None
+        return lasting and username in self.owners and username not in self.left
 
 
 class Handed(msgspec.Struct, frozen=True):
@@ -130,6 +144,8 @@ class Record(msgspec.Struct, kw_only=True):
 
     Attributes:
         given: the usernames that were given.
+        unreadable: users that lacked the permission to read credentials at some time.
+        masked_at_end: users that lack it at the end.
         deleted: users that were deleted, by the number of requests that had begun then.
         checkpoints: of the newest run in the store.
         complete: the newest run has its completion mark.
@@ -147,6 +163,8 @@ class Record(msgspec.Struct, kw_only=True):
 
     plan: Plan
     given: tuple[str, ...] = ()
+    unreadable: set[str] = set()
+    masked_at_end: set[str] = set()
     deleted: dict[str, int] = {}
     sends: list[Send] = []
     grants: list[Grant] = []

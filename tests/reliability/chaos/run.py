@@ -125,7 +125,9 @@ class _Run:
         if ending is not None and ending.kind == "disk_full":
             await _fill_disk(store, spare_pages=ending.after_events // 6)
         stop = asyncio.Event()
-        options = SyncOptions(retry_failed=calm and self._plan.heals)
+        options = SyncOptions(
+            retry_failed=calm and self._plan.heals, removed=self._plan.removed, max_removed_share=1.0
+        )
 
         def note(event: Any) -> None:
             self._shown.append(repr(event))

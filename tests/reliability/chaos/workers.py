@@ -63,7 +63,10 @@ async def at_work(
     """So many workers, while entered."""
     rng = Random(f"workers/{record.plan.seed}")
     known = sorted(
-        (life.username, secret_id) for secret_id, life in record.lives.items() if life.died is None
+        (owner, secret_id)
+        for secret_id, life in record.lives.items()
+        for owner in life.owners
+        if life.died is None
     )
     keys = rng.sample(known, min(_HOT_KEYS, len(known)))
     tasks = [
