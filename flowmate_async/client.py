@@ -191,6 +191,7 @@ class FlowMate:
             emitter=self._emitter,
             known=known,
             list_user=self._lister.list,
+            max_wait_seconds=limits.max_wait_seconds,
             shared=shared,
         )
         self._credentials = Credentials(

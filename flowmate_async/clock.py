@@ -1,14 +1,14 @@
 """Time, as the library sees it: two clocks and one way to wait.
 
-Ages, pauses and deadlines use :meth:`Clock.monotonic`; only a secret's own ``expires`` is compared
-with :meth:`Clock.wall`. Everything that waits takes a clock, so that a test can hand in its own.
-Nothing here knows what is being timed.
+Intervals use :meth:`Clock.monotonic`, which stands still while a laptop or a virtual machine is suspended. So
+whatever must not outlive its time ends at a :class:`Moment`, on both clocks. Everything that waits takes a
+clock, so that a test can hand in its own. Nothing here knows what is being timed.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Clock(Protocol):
@@ -25,6 +25,45 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> Awaitable[None]:
         """Wait for that many seconds."""
         ...
+
+
+class Moment(NamedTuple):
+    """A point in time on both clocks. It has passed as soon as one of them says so.
+
+    Either clock may be wrong: the wall clock jumps, the monotonic one stands still while a machine sleeps.
+
+    Attributes:
+        wall: seconds since the Unix epoch.
+        monotonic: seconds on the monotonic clock.
+    """
+
+    wall: float
+    monotonic: float
+
+    @classmethod
+    def now(cls, clock: Clock) -> "Moment":
+        """Return this moment."""
+        return cls(clock.wall(), clock.monotonic())
+
+    @classmethod
+    def after(cls, seconds: float, clock: Clock) -> "Moment":
+        """Return the moment in so many seconds."""
+        return cls(clock.wall() + seconds, clock.monotonic() + seconds)
+
+    def remaining_seconds(self, clock: Clock) -> float:
+        """Return how long it is until then; negative once it has passed."""
+        return min(self.wall - clock.wall(), self.monotonic - clock.monotonic())
+
+    def elapsed_seconds(self, clock: Clock) -> float:
+        """Return how long ago it was; negative while it is to come."""
+        return -self.remaining_seconds(clock)
+
+    def passed(self, clock: Clock) -> bool:
+        """Return whether it has passed."""
+        return self.remaining_seconds(clock) <= 0
+
+
+LONG_AGO = Moment(float("-inf"), float("-inf"))
 
 
 class SystemClock:

@@ -8,15 +8,15 @@ import asyncio
 import itertools
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from flowmate_async.clock import Clock
-from flowmate_async.coordination import Acceptable, Recognizes, SharedCredentials, SharedSecret
+from flowmate_async.clock import Clock, Moment
+from flowmate_async.coordination import Acceptable, SharedCredentials, SharedSecret
 from flowmate_async.entries import CacheStatistics, Entry, Key, RecentFailures
 from flowmate_async.errors import (
     CredentialExpiredError,
     CredentialMissingError,
-    CredentialRejectedError,
     FlowMateError,
     InvalidIdError,
     MaskedSecretError,
@@ -25,6 +25,7 @@ from flowmate_async.errors import (
     RateLimitedError,
     RefreshFailedError,
     SecretNotFoundError,
+    UpstreamTimeoutError,
     UpstreamUnavailableError,
     UserNotFoundError,
 )
@@ -33,6 +34,8 @@ from flowmate_async.fetch import SecretFetcher
 from flowmate_async.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
 from flowmate_async.known_secrets import auth_client_of
 from flowmate_async.loop_binding import LoopBinding
+from flowmate_async.protocol import GET, canonical_key
+from flowmate_async.rejection import Rejections
 from flowmate_async.secrets import Secret, presented
 
 _TRANSIENT = (
@@ -85,8 +88,6 @@ class Credentials:
         self.require_own_loop: Callable[[], None] = binding.require if binding is not None else _any_loop
         self._fetcher = fetcher
         self._shared = shared
-        if shared is not None:
-            shared.on_rejected(self._rejected_elsewhere)
         self._policy = policy
         self._capacity = capacity
         self._clock = clock
@@ -94,6 +95,7 @@ class Credentials:
         self._uniform = uniform
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
         self._failures = RecentFailures(capacity=capacity, clock=clock)
+        self._rejections = Rejections(self, clock=clock, shared=shared)
         self._generations = itertools.count(1)
         self._background: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -112,11 +114,15 @@ class Credentials:
                 and monotonic < when.refresh_at_monotonic
                 and wall + min_valid <= when.valid_until_wall
                 and monotonic + min_valid <= when.valid_until_monotonic
+                and wall < when.valid_until_wall
                 and monotonic < when.valid_until_monotonic
             ):
                 self._hits += 1
                 self._entries.move_to_end(key)
                 return entry.secret
+        elif (canonical := canonical_key(username, secret_id)) != key:
+            with _spelled(key):
+                return await self.credential(*canonical, min_valid)
         elif (joined := self._fetcher.join(username, secret_id)) is not None:
             # The crowd's path: thousands may wait for one flight, so each goes the shortest way.
             self._misses += 1
@@ -125,12 +131,15 @@ class Credentials:
             except FlowMateError as error:
                 self._note_failure(key, error)
                 raise
-            return (await self._arrived(key, self._keep(key, answer), min_valid)).secret
+            return (await self.arrived(key, self._keep(key, answer), min_valid)).secret
         return (await self.entry(key, min_valid)).secret
 
     async def entry(self, key: Key, min_valid: float) -> Entry:
         """Return the entry to serve: at once if it may be served, otherwise after one refresh."""
         self.require_own_loop()
+        if (canonical := canonical_key(*key)) != key:
+            with _spelled(key):
+                return await self.entry(canonical, min_valid)
         entry = self._entries.get(key)
         if entry is None:
             self._misses += 1
@@ -148,102 +157,55 @@ class Credentials:
         return entry
 
     async def replaced(self, key: Key, rejected: Entry, min_valid: float) -> Entry:
-        """The entry after one that the app rejected: compare-and-swap, so that many rejections fetch once.
-
-        What is compared is the credential itself: evicted and fetched again, it is in another entry.
-
-        Raises:
-            CredentialRejectedError: upstream still has the same value, or had it within the cool-down.
-        """
+        """Return the entry after one that the app rejected; see :meth:`Rejections.replaced`."""
         self.require_own_loop()
-        # A renewal that is under way may bring the newer one; asking again would cost that one its life.
+        with _spelled(key):
+            return await self._rejections.replaced(canonical_key(*key), rejected, min_valid)
+
+    def get(self, key: Key) -> Entry | None:
+        """Return the cached entry, be it over."""
+        return self._entries.get(key)
+
+    async def settled(self, key: Key) -> None:
+        """Wait until nothing is being fetched that was not forced."""
         await self._fetcher.settled(*key)
-        current = self._entries.get(key)
-        if current is not None and presented(current.secret) != presented(rejected.secret):
-            await self._tell(key, rejected)
-            return await self.entry(key, min_valid)
-        known = rejected if current is None else current
-        if self._clock.monotonic() < max(known.rejected_until, rejected.rejected_until):
-            raise _rejected(key)
+
+    def raise_recent_failure(self, key: Key) -> None:
+        """Raise what fetching it failed with a moment ago."""
         self._failures.raise_if_any(key)
-        if known.failure is not None and self._clock.monotonic() < known.retry_at:
-            raise known.failure.clone()
-        if self._shared is not None and await self._shared.reject(*key, rejected.secret):
-            rejected.rejected_until = known.rejected_until = self._clock.monotonic() + self._cool_down()
-            raise _rejected(key)
-        fetched = await self._fetch_instead_of(known, key, min_valid)
-        if presented(fetched.secret) == presented(rejected.secret):
-            seconds = self._cool_down()
-            rejected.rejected_until = fetched.rejected_until = self._clock.monotonic() + seconds
-            if self._shared is not None:
-                await self._shared.confirm(*key, rejected.secret, seconds=seconds)
-            raise _rejected(key)
-        # Again, for those who were being answered with it when they heard: now there is something else.
-        await self._tell(key, rejected)
-        return await self._arrived(key, fetched, min_valid)
-
-    async def _tell(self, key: Key, rejected: Entry) -> None:
-        """Have other processes hand out no more what was rejected, since there is something newer; once."""
-        if self._shared is None or rejected.told:
-            return
-        rejected.told = True
-        try:
-            await self._shared.reject(*key, rejected.secret)
-        except BaseException:
-            rejected.told = False
-            raise
-
-    async def _fetch_instead_of(self, rejected: Entry, key: Key, min_valid: float) -> Entry:
-        """Fetch by force; meanwhile nobody is handed the rejected value."""
-        old = rejected.secret
-        if not rejected.rejecters:
-            rejected.unrejected = rejected.timeline
-        rejected.rejecters += 1
-        lasts = self._is_valid_for(min_valid)
-        rejected.call_in()
-        try:
-            return await self._fetch(
-                key,
-                forced=True,
-                acceptable=lambda answer: presented(answer.secret) != presented(old) and lasts(answer),
-            )
-        finally:
-            rejected.rejecters -= 1
-            if rejected.called_in and not rejected.rejecters:
-                rejected.timeline = rejected.unrejected
-
-    def _rejected_elsewhere(self, username: str, secret_id: str, recognizes: Recognizes) -> None:
-        """Hand out no more what the app rejected when another process presented it."""
-        entry = self._entries.get((username, secret_id))
-        if entry is not None and recognizes(entry.secret):
-            entry.call_in()
 
     def forget(self, username: str, secret_id: str) -> None:
-        """Drop what is held of a secret."""
-        self._entries.pop((username, secret_id), None)
-        self._failures.forget((username, secret_id))
+        """Drop what is cached of a secret."""
+        key = canonical_key(username, secret_id)
+        self._entries.pop(key, None)
+        self._failures.forget(key)
 
     async def refresh_if_due(self, key: Key) -> None:
-        """Fetch a credential that is not held, or whose early refresh is due; otherwise do nothing."""
-        entry = self._entries.get(key)
-        if entry is None:
+        """Fetch a credential that is not cached, or whose early refresh is due; otherwise do nothing."""
+        key = canonical_key(*key)
+        if key not in self._entries:
             await self._first(key, 0.0)
-        elif (due := self.refresh_at(key)) is not None and due <= self._clock.monotonic():
-            await self._fetch(key, acceptable=self._is_fresh)
+        elif (seconds := self.refresh_due_in(key)) is not None and seconds <= 0:
+            await self.fetch(key, acceptable=self._is_fresh)
 
-    def refresh_at(self, key: Key) -> float | None:
-        """When an early refresh is due, in monotonic seconds; ``None`` for never.
+    def holds(self, key: Key) -> bool:
+        """Return whether the credential is cached."""
+        return canonical_key(*key) in self._entries
 
-        A credential that is not held is due now.
+    def refresh_due_in(self, key: Key) -> float | None:
+        """Return the seconds until an early refresh is due; ``None`` for never.
+
+        A credential that is not cached is due now.
         """
-        entry = self._entries.get(key)
+        entry = self._entries.get(canonical_key(*key))
         if entry is None:
-            return self._clock.monotonic()
-        due = entry.timeline.refresh_at_monotonic
-        return None if due == float("inf") else max(due, entry.retry_at)
+            return 0.0
+        when, clock = entry.timeline, self._clock
+        due = min(when.refresh_at_wall - clock.wall(), when.refresh_at_monotonic - clock.monotonic())
+        return None if due == float("inf") else max(due, entry.retry_at.remaining_seconds(clock))
 
     def statistics(self) -> CacheStatistics:
-        """The cache as it stands."""
+        """Return the cache as it stands."""
         return CacheStatistics(
             entries=len(self._entries),
             failures=len(self._failures),
@@ -265,31 +227,31 @@ class Credentials:
     async def _first(self, key: Key, min_valid: float) -> Entry:
         """Fetch what is not held, unless that failed a moment ago."""
         self._failures.raise_if_any(key)
-        fetched = await self._fetch(key, acceptable=self._is_valid_for(min_valid))
-        return await self._arrived(key, fetched, min_valid)
+        fetched = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
+        return await self.arrived(key, fetched, min_valid)
 
-    async def _arrived(self, key: Key, entry: Entry, min_valid: float) -> Entry:
-        """What a flight brought, or a newer one.
+    async def arrived(self, key: Key, entry: Entry, min_valid: float) -> Entry:
+        """Return what a flight brought, or something newer.
 
-        If an app rejected it before the caller's turn came; or if whoever began the flight needed it for less
-        time, and so did with what another process had.
+        Newer, if an app rejected it before the caller's turn came; or if the flight was begun for less time
+        and so accepted what another process had.
         """
         while entry.called_in or not (entry.newest or self._lasts(entry, min_valid)):
-            entry = await self._fetch(key, acceptable=self._is_valid_for(min_valid))
+            entry = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
         return self._long_enough(key, entry, min_valid)
 
     async def _renewed(self, key: Key, entry: Entry, min_valid: float) -> Entry:
         """Wait for a newer value than one that has ended or ends too soon."""
-        if self._clock.monotonic() < entry.retry_at:
+        if not entry.retry_at.passed(self._clock):
             if entry.failure is None:
                 return self._long_enough(key, entry, min_valid)
             return self._despite(entry.failure.clone(), key, entry)
         try:
-            renewed = await self._fetch(key, acceptable=self._is_valid_for(min_valid))
+            renewed = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
         except FlowMateError as error:
             failure = error
         else:
-            return await self._arrived(key, renewed, min_valid)
+            return await self.arrived(key, renewed, min_valid)
         return self._despite(failure, key, entry)
 
     def _despite(self, failure: FlowMateError, key: Key, entry: Entry) -> Entry:
@@ -300,7 +262,8 @@ class Credentials:
         self._emitter.emit(ServedStale(*key, failure.kind))
         return entry
 
-    async def _fetch(self, key: Key, *, acceptable: Acceptable, forced: bool = False) -> Entry:
+    async def fetch(self, key: Key, *, acceptable: Acceptable, forced: bool = False) -> Entry:
+        """Fetch the secret and note how that ended."""
         entry = self._entries.get(key)
         try:
             answer = await self._fetcher.get(
@@ -335,7 +298,8 @@ class Credentials:
     def _is_fresh(self, answer: SharedSecret) -> bool:
         return self._state(answer, 0.0) is State.FRESH
 
-    def _is_valid_for(self, min_valid: float) -> Acceptable:
+    def is_valid_for(self, min_valid: float) -> Acceptable:
+        """Return a check whether an answer is valid for so long."""
         return lambda answer: self._state(answer, min_valid) is not State.EXPIRED
 
     def _keep(self, key: Key, answer: SharedSecret) -> Entry:
@@ -352,7 +316,7 @@ class Credentials:
             self._refreshes += 1
             self._emitter.emit(Refreshed(*key))
         if entry.newest and self._remaining(entry) <= 0:
-            entry.retry_at = self._clock.monotonic() + self._cool_down()
+            entry.retry_at = self._after_cool_down()
         self._failures.forget(key)
         return entry
 
@@ -360,7 +324,7 @@ class Credentials:
         """The same value again. If it also ends when it did, asking again at once would bring no more."""
         secret = answer.secret
         if answer.newest and secret.expires_at is not None and secret.expires_at == entry.secret.expires_at:
-            entry.retry_at = self._clock.monotonic() + self._cool_down()
+            entry.retry_at = self._after_cool_down()
         entry.secret = secret
         entry.newest = answer.newest
         entry.timeline = when
@@ -377,22 +341,21 @@ class Credentials:
     def _note_failure(self, key: Key, error: FlowMateError) -> None:
         """What a failure means for what is held. Idempotent: everyone who waited for the flight calls it."""
         entry = self._entries.get(key)
-        now = self._clock.monotonic()
         if isinstance(error, _NEGATIVE) and not (entry is not None and isinstance(error, MaskedSecretError)):
             self._entries.pop(key, None)
-            self._failures.add(key, error, until=now + self._policy.negative_ttl_seconds)
+            self._failures.add(key, error, seconds=self._policy.negative_ttl_seconds)
         elif entry is not None:
-            if entry.retry_at <= now:
-                entry.retry_at = now + self._cool_down()
+            if entry.retry_at.passed(self._clock):
+                entry.retry_at = self._after_cool_down()
                 entry.failure = error.clone()
         elif isinstance(error, InvalidIdError) and error.status is not None:
-            self._failures.add(key, error, until=now + self._policy.negative_ttl_seconds)
-        elif isinstance(error, _COOLED_DOWN):
-            self._failures.add(key, error, until=now + self._cool_down())
+            self._failures.add(key, error, seconds=self._policy.negative_ttl_seconds)
+        elif isinstance(error, _COOLED_DOWN) or _hung(error):
+            self._failures.add(key, error, seconds=self.cool_down())
 
     def _refresh_in_background(self, key: Key, entry: Entry) -> None:
         """Start one early refresh, if none is under way; its failure is nobody's but the entry's."""
-        if entry.refreshing or self._clock.monotonic() < entry.retry_at:
+        if entry.refreshing or not entry.retry_at.passed(self._clock):
             return
         entry.refreshing = True
         task = asyncio.get_running_loop().create_task(self._refresh_early(key, entry))
@@ -401,7 +364,7 @@ class Credentials:
 
     async def _refresh_early(self, key: Key, entry: Entry) -> None:
         try:
-            await self._fetch(key, acceptable=self._is_fresh)
+            await self.fetch(key, acceptable=self._is_fresh)
         except FlowMateError:
             pass  # noted; the old value is still good
         finally:
@@ -416,11 +379,14 @@ class Credentials:
         if self._lasts(entry, min_valid):
             return entry
         remaining = self._remaining(entry)
-        if self._clock.monotonic() >= entry.retry_at:
+        if entry.retry_at.passed(self._clock):
             # Asking again at once would bring nothing that lasts longer, and may cost a login.
-            entry.retry_at, entry.failure = self._clock.monotonic() + self._cool_down(), None
+            entry.retry_at, entry.failure = self._after_cool_down(), None
         username, secret_id = key
-        if remaining <= 0:
+        if entry.secret.expires_at is None and remaining > 0:
+            what = f"its end is unknown, so it is served for {remaining:.0f} s and not for {min_valid:.0f} s"
+            advice = "Ask for less, or raise session_ttl_seconds or oauth_ttl_seconds of FreshnessPolicy"
+        elif remaining <= 0:
             what = "upstream's newest credential has expired"
             advice = "The user must connect the app again, unless the clock of this machine is wrong"
         else:
@@ -435,19 +401,28 @@ class Credentials:
     def _remaining(self, entry: Entry) -> float:
         return entry.timeline.remaining_seconds(wall=self._clock.wall(), monotonic=self._clock.monotonic())
 
-    def _cool_down(self) -> float:
+    def _after_cool_down(self) -> Moment:
+        return Moment.after(self.cool_down(), self._clock)
+
+    def cool_down(self) -> float:
+        """Return for how many seconds to leave something alone."""
         return self._policy.cool_down_seconds * self._uniform(1.0, 1.5)
 
 
-def _rejected(key: Key) -> CredentialRejectedError:
-    username, secret_id = key
-    return CredentialRejectedError(
-        "the app rejected the credential, and upstream has no other",
-        advice="Check that it is for this app; the user may have to connect the app again",
-        username=username,
-        secret_id=secret_id,
-    )
+def _hung(error: FlowMateError) -> bool:
+    """Return whether the GET of one secret took too long, as with a hanging provider."""
+    return isinstance(error, UpstreamTimeoutError) and error.endpoint == GET
 
 
 def _any_loop() -> None:
     """Accept every event loop."""
+
+
+@contextmanager
+def _spelled(key: Key) -> Iterator[None]:
+    """Let errors name user and secret as the caller spelled them."""
+    try:
+        yield
+    except FlowMateError as error:
+        error.username, error.secret_id = key
+        raise

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 import msgspec
 
-from flowmate_async.clock import Clock
+from flowmate_async.clock import LONG_AGO, Clock, Moment
 from flowmate_async.coordination import SharedSecret
 from flowmate_async.errors import FlowMateError
 from flowmate_async.freshness import Timeline
@@ -60,18 +60,18 @@ class Entry:
         self.timeline: Timeline = when
         self.generation: int = generation
         self.failure: FlowMateError | None = None
-        self.retry_at: float = float("-inf")
-        self.rejected_until: float = float("-inf")
+        self.retry_at: Moment = LONG_AGO
+        self.rejected_until: Moment = LONG_AGO
         self.refreshing: bool = False
         self.told: bool = False
         self.rejecters: int = 0
         self.unrejected: Timeline = when
 
     def call_in(self) -> None:
-        """Have nobody handed it before upstream has been asked again, since an app rejected it."""
+        """Stop serving it until upstream has been asked again, since an app rejected it."""
         self.timeline = _CALLED_IN
         if self.failure is None:
-            self.retry_at = float("-inf")  # it was upstream's newest, and that is what is in doubt
+            self.retry_at = LONG_AGO  # it was upstream's newest, and that is what is in doubt
 
     @property
     def called_in(self) -> bool:
@@ -86,30 +86,30 @@ class RecentFailures:
 
     Args:
         capacity: most failures held.
-        clock: monotonic time.
+        clock: both clocks; a failure ends with the earlier one.
     """
 
     def __init__(self, *, capacity: int, clock: Clock) -> None:
         self._capacity = capacity
         self._clock = clock
-        self._failures: OrderedDict[Key, tuple[FlowMateError, float]] = OrderedDict()
+        self._failures: OrderedDict[Key, tuple[FlowMateError, Moment]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._failures)
 
-    def add(self, key: Key, error: FlowMateError, *, until: float) -> None:
-        """Hold one until then, in monotonic seconds, unless one is held, be it over."""
+    def add(self, key: Key, error: FlowMateError, *, seconds: float) -> None:
+        """Remember a failure for so long, unless one is remembered, be it over."""
         if key in self._failures:
             return
-        self._failures[key] = (error.clone(), until)
+        self._failures[key] = (error.clone(), Moment.after(seconds, self._clock))
         while len(self._failures) > self._capacity:
             self._failures.popitem(last=False)
 
     def raise_if_any(self, key: Key) -> None:
         """Raise what fetching it failed with a moment ago, if it did."""
-        error, until = self._failures.get(key, (None, 0.0))
+        error, until = self._failures.get(key, (None, LONG_AGO))
         if error is not None:
-            if self._clock.monotonic() < until:
+            if not until.passed(self._clock):
                 raise error.clone()
             del self._failures[key]
 

@@ -137,7 +137,11 @@ def examine_broken(request: Request, broken: TransportError) -> Failure:
     """What an exchange without a complete answer means (§ Connections)."""
     detail = broken.detail
     if broken.failure == "timeout":
-        error: FlowMateError = _silent(UpstreamTimeoutError, request, "no complete answer in time", detail)
+        advice = "FlowMate may be slow or failing; try again later"
+        if request.endpoint == GET:
+            advice = "Its provider or FlowMate may hang; try again in a minute"
+        what = "no complete answer in time"
+        error: FlowMateError = _silent(UpstreamTimeoutError, request, what, detail, advice)
     elif broken.failure == "tls":
         advice = (
             "Check the base URL's host name, the certificate authorities that are trusted (ca_file), and "

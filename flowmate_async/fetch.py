@@ -14,12 +14,20 @@ from msgspec import structs
 
 from flowmate_async.api import Api
 from flowmate_async.coordination import Acceptable, SharedCredentials, SharedSecret
-from flowmate_async.errors import FlowMateError
+from flowmate_async.errors import FlowMateError, UpstreamTimeoutError
 from flowmate_async.events import Emitter, FlightJoined
 from flowmate_async.failures import Failure
 from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
 from flowmate_async.known_secrets import KnownSecrets, SecretFacts
-from flowmate_async.protocol import Request, checked_username, get_secret
+from flowmate_async.protocol import (
+    GET,
+    Request,
+    canonical_key,
+    checked_username,
+    get_secret,
+    secret_key,
+    user_key,
+)
 from flowmate_async.redaction import Headers
 from flowmate_async.secrets import Secret
 from flowmate_async.tokens import Held, UserTokens
@@ -48,10 +56,11 @@ class SecretFetcher:
         emitter: told of flights joined.
         known: what is known of secrets.
         list_user: lists a user's secrets, from which ``known`` learns.
+        max_wait_seconds: the longest that an interactive caller waits.
         shared: single flight and cache across processes, when there are others.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a collaborator each
         self,
         api: Api,
         *,
@@ -60,6 +69,7 @@ class SecretFetcher:
         emitter: Emitter,
         known: KnownSecrets,
         list_user: Callable[[str], Awaitable[object]],
+        max_wait_seconds: float | None = None,
         shared: SharedCredentials | None = None,
     ) -> None:
         self.api: Api = api
@@ -71,7 +81,9 @@ class SecretFetcher:
         self._list_user = list_user
         self._lookups: SingleFlight[str, object] = SingleFlight()
         self._flights: SingleFlight[_Key, SharedSecret] = SingleFlight(
-            on_join=partial(emitter.emit, FlightJoined("secret"))
+            on_join=partial(emitter.emit, FlightJoined("secret")),
+            max_wait_seconds=max_wait_seconds,
+            overdue=partial(_overdue, max_wait_seconds),
         )
 
     def get(
@@ -97,7 +109,7 @@ class SecretFetcher:
             acceptable: whether one that another process fetched will do; ``None`` for those only that were
                 fetched while this call waited for its turn.
         """
-        key = (self._base_url, checked_username(username), secret_id)
+        key = self._key(checked_username(username), secret_id)
         request = get_secret(
             secret_id, username=username, may_refresh=may_refresh, auth_client_id=auth_client_id
         )
@@ -116,7 +128,7 @@ class SecretFetcher:
         A listing that fails or does not show the secret tells nothing, and is not the caller's failure.
         """
         with suppress(FlowMateError):
-            await self._lookups.fly(username, lambda _flight: self._listed(username))
+            await self._lookups.fly(user_key(username), lambda _flight: self._listed(username))
             self.known.note_unlisted(secret_id)
 
     async def _listed(self, username: str) -> object:
@@ -124,20 +136,31 @@ class SecretFetcher:
 
     async def settled(self, username: str, secret_id: str) -> None:
         """Wait until nothing is being fetched that was not forced."""
-        await self._flights.settled((self._base_url, username, secret_id))
+        await self._flights.settled(self._key(username, secret_id))
 
     def join(self, username: str, secret_id: str) -> Coroutine[Any, Any, SharedSecret] | None:
         """The wait for this secret's flight that is under way, boarded already; ``None`` if there is none."""
-        return self._flights.join((self._base_url, username, secret_id))
+        return self._flights.join(self._key(username, secret_id))
+
+    def _key(self, username: str, secret_id: str) -> _Key:
+        return (self._base_url, *canonical_key(username, secret_id))
 
     def statistics(self) -> FlightStatistics:
-        """The flights of secrets."""
+        """Return the flights of secrets."""
         return self._flights.statistics()
 
     async def aclose(self, *, drain_seconds: float) -> None:
         """See :meth:`SingleFlight.aclose`."""
         await self._flights.aclose(drain_seconds=drain_seconds)
         await self._lookups.aclose(drain_seconds=0.0)
+
+
+def _overdue(seconds: float | None) -> UpstreamTimeoutError:
+    return UpstreamTimeoutError(
+        f"no answer within {seconds:g} s; what was sent goes on, and its answer will be kept",
+        advice="Its provider or FlowMate may hang. Try again in a minute",
+        endpoint=GET,
+    )
 
 
 class _Fetch:
@@ -204,8 +227,8 @@ class _Fetch:
 
     @property
     def secret_id(self) -> str:
-        """The secret."""
-        return self._request.secret_id or ""
+        """The secret's id, in the spelling that all share."""
+        return secret_key(self._request.secret_id or "")
 
     def _request_now(self) -> Request:
         """Return the request as a plain read, if that is what it would be by now."""
@@ -283,7 +306,7 @@ class _Fetch:
         """Ask for the secret in one flight of all processes together, or take another process's answer."""
         try:
             ask = _Ask(self, flight, self._fetcher.known)
-            answer = await shared.fetch(self._username, self.secret_id, ask, acceptable=acceptable)
+            answer = await shared.fetch(user_key(self._username), self.secret_id, ask, acceptable=acceptable)
         except FlowMateError as error:
             error.about(username=self._username, secret_id=self._request.secret_id)
             raise

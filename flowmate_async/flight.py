@@ -62,6 +62,7 @@ class Flight(Generic[V]):
         sent: whether a request was ever on the wire.
         priority: of the most urgent of its callers.
         task: the task that flies it; ``None`` while it waits for the answer to what was asked at once.
+        overdue: the error that callers get who have waited too long, and those who come after them.
     """
 
     __slots__ = (
@@ -69,9 +70,11 @@ class Flight(Generic[V]):
         "_key",
         "_others",
         "_table",
+        "_timer",
         "forced",
         "launch",
         "on_wire",
+        "overdue",
         "priority",
         "sent",
         "task",
@@ -93,6 +96,8 @@ class Flight(Generic[V]):
         self._table: SingleFlight[Any, V] | None = table
         self._key = key
         self.task: asyncio.Task[None] | None = None
+        self.overdue: FlowMateError | None = None
+        self._timer: asyncio.TimerHandle | None = None
         # Nearly every flight has one waiter; a set for it would be one more thing to collect.
         self._first: asyncio.Future[V] | None = None
         self._others: set[asyncio.Future[V]] | None = None
@@ -144,6 +149,20 @@ class Flight(Generic[V]):
             self._drop_if_unwanted()
             raise
 
+    def limit_wait(self, seconds: float, error: Callable[[], FlowMateError]) -> None:
+        """Let callers wait for so long and no longer; what is on the wire goes on without them."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._end_wait, error)
+
+    def _end_wait(self, error: Callable[[], FlowMateError]) -> None:
+        self.overdue = error()
+        waiters = (self._first, *(self._others or ()))
+        self._first = self._others = None
+        for waiter in waiters:
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(self.overdue.clone())
+        self._drop_if_unwanted()
+
     def land(self, value: V) -> None:
         """Give every waiter the answer."""
         first, others = self._end()
@@ -189,6 +208,9 @@ class Flight(Generic[V]):
         if self._table is not None:
             self._table.forget(self._key, self)
             self._table = self.task = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             del self.launch  # it may lead back here
         first, others = self._first, self._others
         self._first = self._others = None
@@ -211,12 +233,23 @@ class SingleFlight(Generic[K, V]):
 
     Args:
         on_join: called whenever a caller joins a flight that is under way.
+        max_wait_seconds: the longest that an interactive caller waits; ``None`` for any time. A request that
+            is on the wire then goes on, and whoever asks meanwhile is told at once.
+        overdue: makes the error for those who have waited so long.
     """
 
-    def __init__(self, *, on_join: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        *,
+        on_join: Callable[[], object] = lambda: None,
+        max_wait_seconds: float | None = None,
+        overdue: Callable[[], FlowMateError] = lambda: FlowMateError("no answer in time"),
+    ) -> None:
         self._flights: dict[K, Flight[V]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._on_join = on_join
+        self._max_wait_seconds = max_wait_seconds
+        self._overdue = overdue
         self._flown = 0
         self._joined = 0
         self._closed = False
@@ -239,7 +272,7 @@ class SingleFlight(Generic[K, V]):
         Raises:
             Exception: what ``launch`` raised; a :class:`~flowmate_async.FlowMateError` as a copy.
         """
-        flight = self._flights.get(key)
+        flight = self._in_time(key)
         if flight is None:
             return self._departed(key, launch, at_once, forced=forced)
         if flight.forced or not forced:
@@ -261,6 +294,7 @@ class SingleFlight(Generic[K, V]):
         # Before the task exists: with an eager task factory the answer may be there when it does.
         waiter = departing.board()
         self._flights[key] = departing
+        self._limit_wait(departing)
         self._flown += 1
         try:
             if at_once is None or not at_once(departing):
@@ -271,12 +305,13 @@ class SingleFlight(Generic[K, V]):
 
     async def settled(self, key: K) -> None:
         """Wait until no unforced flight is under way under this key."""
-        flight = self._flights.get(key)
+        flight = self._in_time(key)
         if flight is not None and not flight.forced:
             await self._end_of(flight)
 
     def _board(self, flight: Flight[V]) -> asyncio.Future[V]:
         waiter = flight.board()
+        self._limit_wait(flight)
         if current_priority() is Priority.INTERACTIVE:
             flight.hurry()
         return waiter
@@ -287,8 +322,23 @@ class SingleFlight(Generic[K, V]):
 
     def join(self, key: K) -> Coroutine[Any, Any, V] | None:
         """The wait for the flight under this key, boarded already; ``None`` if there is none to join."""
-        flight = self._flights.get(key)
+        flight = self._in_time(key)
         return None if flight is None else self._joined_wait(flight)
+
+    def _in_time(self, key: K) -> Flight[V] | None:
+        """Return the flight under this key.
+
+        Raises:
+            FlowMateError: it takes too long to wait for.
+        """
+        flight = self._flights.get(key)
+        if flight is not None and flight.overdue is not None:
+            raise flight.overdue.clone()
+        return flight
+
+    def _limit_wait(self, flight: Flight[V]) -> None:
+        if self._max_wait_seconds is not None and current_priority() is Priority.INTERACTIVE:
+            flight.limit_wait(self._max_wait_seconds, self._overdue)
 
     def _joined_wait(self, flight: Flight[V]) -> Coroutine[Any, Any, V]:
         self._joined += 1

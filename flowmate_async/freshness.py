@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from flowmate_async.models import SecretSummary
-from flowmate_async.secrets import Secret, SessionSecret
+from flowmate_async.secrets import OAuth1Secret, OAuth2Secret, Secret, SessionSecret, UnknownSecret
 
 _NEVER_REFRESHED = frozenset({"SIMPLE", "API_KEY", "MIXED", "OA1_TWO_LEGGED", "OA1_THREE_LEGGED"})
 
@@ -29,8 +29,11 @@ class FreshnessPolicy(msgspec.Struct, frozen=True, kw_only=True):
             upstream's own 15 minutes, or the refresh would bring nothing (§ One secret).
         static_ttl_seconds: passwords, API keys and the like are fetched again after this; the old value is
             served meanwhile.
-        session_ttl_seconds: a session without an expiry is used for this long. Every GET of it logs in
-            (§ One secret), so it is never fetched early.
+        session_ttl_seconds: a session without a readable expiry is used for this long. Every GET of it logs
+            in (§ One secret), so it is never fetched early.
+        oauth_ttl_seconds: the same for an OAuth token without a readable expiry, or whose expiry is the
+            moment at which it was made: its provider sends no lifetime, so its end is unknown. Every GET of
+            it refreshes (§ Refresh failures), so it is never fetched early either.
         skew_seconds: how far this machine's clock may be behind the providers'.
         cool_down_seconds: how long a failed refresh, a rejected value or an answer that brought nothing new
             is left alone; up to half as much is added at random.
@@ -40,6 +43,7 @@ class FreshnessPolicy(msgspec.Struct, frozen=True, kw_only=True):
     advisory_seconds: tuple[float, float] = (12 * 60.0, 14 * 60.0)
     static_ttl_seconds: float = 60 * 60.0
     session_ttl_seconds: float = 10 * 60.0
+    oauth_ttl_seconds: float = 10 * 60.0
     skew_seconds: float = 5.0
     cool_down_seconds: float = 30.0
     negative_ttl_seconds: float = 10.0
@@ -85,7 +89,7 @@ class Timeline(msgspec.Struct, frozen=True, gc=False):
 def timeline(
     secret: Secret, *, wall: float, monotonic: float, jitter: float, policy: FreshnessPolicy
 ) -> Timeline:
-    """The timeline of a credential that was fetched now.
+    """Return the timeline of a credential that was fetched now.
 
     Args:
         secret: the credential.
@@ -97,12 +101,26 @@ def timeline(
     expires_at = secret.expires_at
     if expires_at is not None:
         return _until(expires_at.timestamp() - policy.skew_seconds, wall, monotonic, jitter, policy)
-    if isinstance(secret, SessionSecret):
-        # Nothing tells how long it lives, so it ends when its time is over, and is never refreshed early.
-        end = monotonic + policy.session_ttl_seconds
-        return Timeline(math.inf, math.inf, math.inf, end)
-    stale = monotonic + policy.static_ttl_seconds * (1 - 0.1 * jitter)
-    return Timeline(math.inf, stale, math.inf, math.inf)
+    life = _unknown_life_seconds(secret, policy)
+    if life is not None:
+        return Timeline(math.inf, math.inf, wall + life, monotonic + life)
+    stale = policy.static_ttl_seconds * (1 - 0.1 * jitter)
+    return Timeline(wall + stale, monotonic + stale, math.inf, math.inf)
+
+
+def _unknown_life_seconds(secret: Secret, policy: FreshnessPolicy) -> float | None:
+    """Return for how long a credential with an unknown end is used; ``None`` for one that has no end."""
+    match secret:
+        case SessionSecret():
+            return policy.session_ttl_seconds
+        case OAuth2Secret():
+            return policy.oauth_ttl_seconds
+        case OAuth1Secret(value=value) if value.expires_at is not None or value.expires is not None:
+            return policy.oauth_ttl_seconds
+        case UnknownSecret(value=dict() as value) if value.get("expires") is not None:
+            return policy.oauth_ttl_seconds
+        case _:
+            return None
 
 
 def _until(end: float, wall: float, monotonic: float, jitter: float, policy: FreshnessPolicy) -> Timeline:

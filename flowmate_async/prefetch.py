@@ -15,6 +15,7 @@ _Key = tuple[str, str]
 
 _WORKERS = 8
 _AFTER_FAILURE_SECONDS = 30.0
+_LOOK_SECONDS = 60.0
 
 
 def _checked(pair: object) -> _Key:
@@ -67,14 +68,22 @@ class Prefetch:
         while self._due:
             due, key = heapq.heappop(self._due)
             try:
-                if (seconds := due - self._clock.monotonic()) > 0:
-                    await self._clock.sleep(seconds)
+                await self._until(due, key)
                 again = await self._refreshed(key)
             except BaseException:
                 heapq.heappush(self._due, (due, key))
                 raise
             if again is not None:
                 heapq.heappush(self._due, (again, key))
+
+    async def _until(self, due: float, key: _Key) -> None:
+        """Wait until then, or until a machine that was suspended shows that the refresh is due already."""
+        while (seconds := due - self._clock.monotonic()) > 0 and not self._is_overdue(key):
+            await self._clock.sleep(min(seconds, _LOOK_SECONDS))
+
+    def _is_overdue(self, key: _Key) -> bool:
+        seconds = self._credentials.refresh_due_in(key) if self._credentials.holds(key) else None
+        return seconds is not None and seconds <= 0
 
     async def _refreshed(self, key: _Key) -> float | None:
         """Refresh one credential if it is due; the moment to look at it again, ``None`` for never."""
@@ -83,5 +92,5 @@ class Prefetch:
             await self._credentials.refresh_if_due(key)
         except FlowMateError:
             return now + _AFTER_FAILURE_SECONDS  # whoever asks for it gets the error
-        due = self._credentials.refresh_at(key)
-        return None if due is None else max(due, now + 1.0)
+        seconds = self._credentials.refresh_due_in(key)
+        return None if seconds is None else now + max(seconds, 1.0)

@@ -57,6 +57,7 @@ _DENSITY_MATTERS_BYTES = 64 * 1024
 _MIN_NESTED_BYTES = 24
 _MIN_PART_BYTES = 10
 _ID = re.compile(r"[0-9A-Za-z_-]{1,128}")
+_HEX_ID = re.compile(r"[0-9A-Fa-f]{24}")
 _SHOWABLE = re.compile(r"(?:text|application|image|multipart)/[a-z.+-]{1,40}")
 _PLAIN = re.compile(r"[!-~]{1,256}")
 # Control characters, and those that only change how a text looks: a byte order mark makes another user.
@@ -188,6 +189,30 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def user_key(username: str) -> str:
+    """Return what all spellings of one username have in common: upstream ignores case (§ Second look).
+
+    For keys only. Requests, reports and stores keep the spelling they were given.
+    """
+    return username.lower() if isinstance(username, str) else username
+
+
+def secret_key(secret_id: str) -> str:
+    """Return what all spellings of one secret id have in common (§ Second look).
+
+    Upstream finds a secret by hexadecimal digits of either case and answers in lower case. An id of 12
+    characters is raw bytes, in which case matters.
+    """
+    if not isinstance(secret_id, str) or secret_id.islower() or not _HEX_ID.fullmatch(secret_id):
+        return secret_id
+    return secret_id.lower()
+
+
+def canonical_key(username: str, secret_id: str) -> tuple[str, str]:
+    """Return the key of one user's secret, for any spelling of both."""
+    return user_key(username), secret_key(secret_id)
 
 
 def checked_id(secret_id: str) -> str:
@@ -381,7 +406,7 @@ def read_secret(response: Response, request: Request, *, keep_refresh_fields: bo
         CredentialMissingError: it is of another type and holds no credential.
     """
     secret = _read(decode_answer, response, GET)
-    if secret.id != request.secret_id:
+    if secret.id != secret_key(request.secret_id or ""):
         raise ProtocolError("the answer is another secret than the one asked for", endpoint=GET)
     if masked := masked_fields(secret):
         raise MaskedSecretError(

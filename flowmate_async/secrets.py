@@ -43,6 +43,10 @@ __all__ = [
 ]
 
 
+_SAME_MOMENT_SECONDS = 1.0
+"""Upstream's own dates of one refresh differ by up to 0.1 s (docs/contract/OBSERVED.md § Second look)."""
+
+
 class _Value(
     Redacted, frozen=True, kw_only=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -154,6 +158,7 @@ class _SecretBase(Redacted, frozen=True, kw_only=True, omit_defaults=True):
         owners: who owns it: users, or the whole tenant.
         created: when it was created, as upstream sent it; read it as ``created_at``.
         updated: when it last changed, as upstream sent it; read it as ``updated_at``.
+        locked: when upstream last began to refresh it, as upstream sent it.
         value: the credential itself; its fields depend on the type.
     """
 
@@ -162,6 +167,7 @@ class _SecretBase(Redacted, frozen=True, kw_only=True, omit_defaults=True):
     owners: tuple[Owner, ...] = ()
     created: Any = msgspec.field(default=None, name="createdAt")
     updated: Any = msgspec.field(default=None, name="updatedAt")
+    locked: Any = msgspec.field(default=None, name="lockedAt")
 
     __shown__: ClassVar[tuple[str, ...]] = ("id", "type", "expires_at")
 
@@ -237,8 +243,12 @@ class OAuth2Secret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the credential expires; ``None`` when that is not known."""
-        return parse_date(self.value.expires)
+        """When the credential expires; ``None`` when that is not known.
+
+        Of a provider that sends no ``expires_in``, upstream gives the moment of the refresh (docs/contract/
+        OBSERVED.md § Second look). Such a token is fresh and its end unknown.
+        """
+        return _unless_created_then(parse_date(self.value.expires), self)
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
         """A bearer token; ``default_header`` is for API keys.
@@ -256,8 +266,8 @@ class SessionSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", ta
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the credential expires; ``None`` when that is not known."""
-        return parse_date(self.value.expires)
+        """When the credential expires; ``None`` when that is not known, as for :class:`OAuth2Secret`."""
+        return _unless_created_then(parse_date(self.value.expires), self)
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
         """A bearer token; ``default_header`` is for API keys.
@@ -266,6 +276,16 @@ class SessionSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", ta
             ConfigurationError: no header can carry the token.
         """
         return auth_headers.bearer(self.value.access_token, secret_id=self.id)
+
+
+def _unless_created_then(end: datetime | None, secret: _SecretBase) -> datetime | None:
+    """Return the end of a credential, or ``None`` if it is the moment at which the credential was made."""
+    if end is not None:
+        for moment in (secret.updated, secret.locked, secret.created):
+            made = parse_date(moment)
+            if made is not None and abs((end - made).total_seconds()) <= _SAME_MOMENT_SECONDS:
+                return None
+    return end
 
 
 class MixedSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="MIXED"):

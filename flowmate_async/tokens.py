@@ -12,12 +12,12 @@ from typing import TypeVar
 
 from flowmate_async.admin import AdminToken
 from flowmate_async.api import Api
-from flowmate_async.clock import Clock
+from flowmate_async.clock import Clock, Moment
 from flowmate_async.errors import FlowMateError, UpstreamUnavailableError
 from flowmate_async.events import Emitter, FlightJoined, TokenMade
 from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
 from flowmate_async.models import TOKEN_IDLE_SECONDS, KeptToken, UserToken
-from flowmate_async.protocol import checked_username
+from flowmate_async.protocol import checked_username, user_key
 from flowmate_async.redaction import Headers
 from flowmate_async.traffic.breaker import Breaker
 from flowmate_async.traffic.dispatch import TokenRejected
@@ -36,18 +36,18 @@ class Held:
 
     __slots__ = ("generation", "headers", "made_at", "proven", "replacement", "token", "used_at")
 
-    def __init__(self, token: UserToken, *, generation: int, replacement: bool, made_at: float) -> None:
+    def __init__(self, token: UserToken, *, generation: int, replacement: bool, made_at: Moment) -> None:
         self.token: UserToken = token
         self.headers: Headers = token.headers()
         self.generation: int = generation
         self.replacement: bool = replacement
-        self.made_at: float = made_at
-        self.used_at: float = made_at
+        self.made_at: Moment = made_at
+        self.used_at: Moment = made_at
         self.proven: bool = False
 
 
 class UserTokens:
-    """The table of user tokens of one client, least recently used out first.
+    """The table of user tokens of one client, by username without its case; least recently used out first.
 
     Args:
         api: makes tokens.
@@ -86,28 +86,27 @@ class UserTokens:
 
     def holds(self, username: str) -> bool:
         """Whether a token of this user is held."""
-        return username in self._held
+        return user_key(username) in self._held
 
     def forget(self, username: str) -> None:
         """Drop the user's token; the next call makes a new one."""
-        self._held.pop(username, None)
+        self._held.pop(user_key(username), None)
 
     def adopt(self, username: str, kept: KeptToken) -> None:
         """Hold a token that an earlier run has kept, unless it is too old; nothing proves it yet."""
         idle = kept.idle_seconds(now=self._clock.wall())
         if idle is None:
             return
-        used_at = self._clock.monotonic() - idle
+        used_at = Moment.after(-idle, self._clock)
         generation = next(self._generations)
         self._keep(username, Held(kept.token, generation=generation, replacement=False, made_at=used_at))
 
     def kept(self, username: str) -> KeptToken | None:
-        """The user's token for a later run; ``None`` without one, or when a new one was rejected as well."""
-        held = self._held.get(username)
+        """Return the user's token for a later run; ``None`` without one, or if a new one was rejected."""
+        held = self._held.get(user_key(username))
         if held is None or (held.replacement and not held.proven):
             return None
-        idle = self._clock.monotonic() - held.used_at
-        return KeptToken(held.token, self._clock.wall() - idle)
+        return KeptToken(held.token, self._clock.wall() - held.used_at.elapsed_seconds(self._clock))
 
     async def call(
         self, username: str, operation: Callable[[Headers], Awaitable[T]], *, held: Held | None = None
@@ -138,17 +137,18 @@ class UserTokens:
             raise
 
     def held(self, username: str) -> Held | None:
-        """The token that is held, unless it has idled too long."""
-        held = self._held.get(username)
-        if held is None or self._clock.monotonic() - held.used_at >= TOKEN_IDLE_SECONDS:
+        """Return the token that is held, unless it has idled too long by either clock."""
+        key = user_key(username)
+        held = self._held.get(key)
+        if held is None or held.used_at.elapsed_seconds(self._clock) >= TOKEN_IDLE_SECONDS:
             return None
-        self._held.move_to_end(username)
+        self._held.move_to_end(key)
         return held
 
     def accepted(self, held: Held) -> None:
         """Note that upstream has accepted this token."""
         held.proven = True
-        held.used_at = self._clock.monotonic()
+        held.used_at = Moment.now(self._clock)
 
     def statistics(self) -> FlightStatistics:
         """The flights of impersonation."""
@@ -183,10 +183,10 @@ class UserTokens:
 
     async def _replaced(self, username: str, rejected: Held, error: FlowMateError) -> Held:
         """The token after a rejected one: compare-and-swap, so that many rejections make one token."""
-        current = self._held.get(username)
+        current = self._held.get(user_key(username))
         if current is not None and current.generation != rejected.generation:
             return current
-        age = self._clock.monotonic() - rejected.made_at
+        age = rejected.made_at.elapsed_seconds(self._clock)
         if rejected.replacement and not rejected.proven and age < _REPLACEMENT_COOL_DOWN_SECONDS:
             raise error
         self.forget(username)
@@ -195,7 +195,7 @@ class UserTokens:
     async def _make(self, username: str, *, replacement: bool) -> Held:
         checked_username(username)
         return await self._flights.fly(
-            username, lambda flight: self._impersonate(username, flight, replacement=replacement)
+            user_key(username), lambda flight: self._impersonate(username, flight, replacement=replacement)
         )
 
     async def _impersonate(self, username: str, flight: Flight[Held], *, replacement: bool) -> Held:
@@ -208,14 +208,15 @@ class UserTokens:
             token,
             generation=next(self._generations),
             replacement=replacement,
-            made_at=self._clock.monotonic(),
+            made_at=Moment.now(self._clock),
         )
         self._keep(username, held)
         self._emitter.emit(TokenMade(username, replacement))
         return held
 
     def _keep(self, username: str, held: Held) -> None:
-        self._held[username] = held
-        self._held.move_to_end(username)
+        key = user_key(username)
+        self._held[key] = held
+        self._held.move_to_end(key)
         while len(self._held) > self._capacity:
             self._held.popitem(last=False)

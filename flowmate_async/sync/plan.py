@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from flowmate_async.dates import parse_date
 from flowmate_async.freshness import may_refresh
 from flowmate_async.models import SecretSummary
 from flowmate_async.secrets import OAuth2Secret, Secret, SessionSecret
@@ -143,10 +144,11 @@ class Plan:
         """Note a secret that was fetched."""
         if not self._notes:
             return
-        refreshed = isinstance(
-            secret, OAuth2Secret | SessionSecret
-        )  # only these show their expiry in a listing
-        expires = _iso(secret.expires_at if refreshed else summary.expires_at)
+        # Only these show their expiry in a listing; also one that says nothing of the credential's end.
+        if isinstance(secret, OAuth2Secret | SessionSecret):
+            expires = _iso(parse_date(secret.value.expires))
+        else:
+            expires = _iso(summary.expires_at)
         self._next[summary.id] = Seen(
             now, expires, _digest(summary.current_error), name=_digest(summary.name)
         )

@@ -13,6 +13,8 @@ from flowmate_async.traffic.leased_bucket import LeasedBucket
 from flowmate_async.traffic.priority import current_priority
 
 _NOTICEABLE = 0.01
+_LOOK_SECONDS = 5.0
+"""How often a pause is compared with the wall clock."""
 
 
 class FlowPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +100,7 @@ class Admission:
             self._bucket = LeasedBucket(budget, rate=rate, burst=burst, demand=self._sendable, clock=clock)
         elif rate is not None:
             self._bucket = TokenBucket(rate, burst)
-        self._resume_at = float("-inf")
+        self._resume_at = self._resume_at_wall = float("-inf")
         self._woken = False
 
     def enter_at_once(self) -> float | None:
@@ -167,6 +169,7 @@ class Admission:
     def pause(self, seconds: float) -> None:
         """Admit nobody for that many seconds; a longer pause already under way stays."""
         self._resume_at = max(self._resume_at, self._clock.monotonic() + seconds)
+        self._resume_at_wall = max(self._resume_at_wall, self._clock.wall() + seconds)
         self._woken = True
         self._adaptive_concurrency.restart()
 
@@ -200,14 +203,14 @@ class Admission:
             current_concurrency=self._slots.places,
             admitted=self._admitted,
             waiting=self._turn.waiting + self._turn.inside,
-            paused_seconds=max(0.0, self._resume_at - now),
+            paused_seconds=max(0.0, self._paused_for()),
         )
 
     async def _take_token(self) -> float:
         """Take a token outside every pause; one for which a pause came meanwhile is let go, not saved up."""
         while True:
-            while (seconds := self._resume_at - self._clock.monotonic()) > 0:
-                await self._clock.sleep(seconds)
+            while (seconds := self._paused_for()) > 0:
+                await self._clock.sleep(min(seconds, _LOOK_SECONDS))
             if self._woken or self._adaptive_rate.adapting:
                 await self._adapt_bucket()
             if self._bucket is not None:
@@ -215,6 +218,14 @@ class Admission:
             now = self._clock.monotonic()
             if self._resume_at <= now:
                 return now
+
+    def _paused_for(self) -> float:
+        """Return how long the pause still lasts, by the earlier of both clocks: a machine may sleep."""
+        now = self._clock.monotonic()
+        seconds = min(self._resume_at - now, self._resume_at_wall - self._clock.wall())
+        if seconds <= 0:
+            self._resume_at = min(self._resume_at, now)
+        return seconds
 
     async def _adapt_bucket(self) -> None:
         """Have this moment's rate; after a pause with an empty bucket, so that nobody wakes in a burst."""

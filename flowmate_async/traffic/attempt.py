@@ -139,6 +139,8 @@ class Attempts:
         request = errand.request
         while True:
             if self._breaker.closed_for() is None:
+                if (left_alone := self._left_alone(request)) is not None:
+                    return left_alone
                 await self._until_released(request.secret_id)  # a slot is not for waiting in
             client = self._client_of(request)
             if client is None and self._bulkheads.crowded and not self._is_known(request):
@@ -201,6 +203,8 @@ class Attempts:
         while True:
             refused_for = self._breaker.closed_for()
             if refused_for is None:
+                if (left_alone := self._left_alone(errand.request)) is not None:
+                    return left_alone
                 if self._quarantine.holds(errand.request.secret_id):
                     await self._until_released(errand.request.secret_id)
                 sent_at = self._admission.enter_at_once()
@@ -230,6 +234,13 @@ class Attempts:
             finally:
                 self._breaker.note(subject=errand.request.username, failed=failed, epoch=epoch)
             return outcome
+
+    def _left_alone(self, request: Request) -> Failure | None:
+        """Return what an interactive request for a quarantined secret is told instead of waiting."""
+        seconds = self._quarantine.remaining_seconds(request.secret_id)
+        if seconds <= 0 or current_priority() is Priority.BACKGROUND:
+            return None
+        return Failure(_perhaps_refreshing(request, seconds))
 
     async def _until_released(self, secret_id: str | None) -> None:
         if secret_id is not None:
@@ -264,6 +275,15 @@ def _refused(outcome: Outcome, client: str | None) -> bool | None:
     """Return what a client's breaker is told. A failure of an unknown client's is attributed afterwards."""
     failed = _provider_failed(outcome)
     return None if failed and client is None else failed
+
+
+def _perhaps_refreshing(request: Request, seconds: float) -> RefreshFailedError:
+    return RefreshFailedError(
+        "FlowMate may still be refreshing this secret for an earlier request; nothing was sent",
+        advice=f"Try again in {seconds:.0f} s",
+        endpoint=request.endpoint,
+        secret_id=request.secret_id,
+    )
 
 
 def _unwell(request: Request, seconds: float) -> UpstreamUnavailableError:

@@ -62,7 +62,17 @@ class LeasedBucket:
         clock: tells when a lease is over.
     """
 
-    __slots__ = ("_budget", "_clock", "_demand", "_lease", "_lent_rate", "_own", "burst", "rate")
+    __slots__ = (
+        "_budget",
+        "_clock",
+        "_demand",
+        "_lease",
+        "_lent_rate",
+        "_own",
+        "_wall_until",
+        "burst",
+        "rate",
+    )
 
     def __init__(
         self, budget: RateBudget, *, rate: float, burst: int, demand: Callable[[], int], clock: Clock
@@ -74,6 +84,7 @@ class LeasedBucket:
         self._demand = demand
         self._clock = clock
         self._lease = _NONE
+        self._wall_until = float("inf")
         self._own: TokenBucket | None = None
 
     def take_at_once(self) -> bool:
@@ -89,6 +100,10 @@ class LeasedBucket:
             await self._own.take()
         while not self._holds_token():
             self._lease = await self._budget.lease(max(1, self._demand()))
+            seconds = self._lease.valid_until - self._clock.monotonic()
+            self._wall_until = (
+                self._clock.wall() + seconds
+            )  # the monotonic clock stops while a machine sleeps
         self._lease = TokenLease(self._lease.tokens - 1, self._lease.valid_until)
 
     async def drain(self, rate: float, burst: int) -> None:
@@ -99,4 +114,8 @@ class LeasedBucket:
             await self._own.drain(rate, burst)
 
     def _holds_token(self) -> bool:
-        return self._lease.tokens > 0 and self._clock.monotonic() < self._lease.valid_until
+        return (
+            self._lease.tokens > 0
+            and self._clock.monotonic() < self._lease.valid_until
+            and self._clock.wall() < self._wall_until
+        )

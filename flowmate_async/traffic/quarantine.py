@@ -24,9 +24,13 @@ class Quarantine:
         self._until[secret_id] = max(now + seconds, self._until.get(secret_id, now))
 
     def holds(self, secret_id: str | None) -> bool:
-        """Whether this secret must be left alone now; without one, nothing must."""
+        """Return whether this secret is quarantined (False for None)."""
+        return bool(self._until) and self.remaining_seconds(secret_id) > 0
+
+    def remaining_seconds(self, secret_id: str | None) -> float:
+        """Return for how long this secret is still quarantined; 0 if it is not."""
         until = self._until.get(secret_id) if secret_id is not None else None
-        return until is not None and until > self._clock.monotonic()
+        return 0.0 if until is None else max(0.0, until - self._clock.monotonic())
 
     async def passed(self, secret_id: str) -> None:
         """Wait until this secret may be fetched."""

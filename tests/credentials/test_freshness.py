@@ -54,10 +54,6 @@ STATIC = {
     "API_KEY": ApiKeySecret(id="s", value=ApiKeyValue(key="k")),
     "MIXED": MixedSecret(id="s", value=MixedValue(payload="p")),
     "an unknown type": UnknownSecret(id="s", kind="OF_TOMORROW", value={"a": 1}),
-    "OAuth 2 without a date": OAuth2Secret(id="s", value=OAuth2Value(access_token="t")),
-    "OAuth 2 with garbage for a date": OAuth2Secret(
-        id="s", value=OAuth2Value(access_token="t", expires="soon")
-    ),
 }
 SESSION = SessionSecret(id="s", value=SessionValue(access_token="t"))
 

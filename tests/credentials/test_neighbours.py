@@ -47,6 +47,9 @@ class Neighbours:
     def on_pause(self, listener):
         pass
 
+    def on_event(self, listener):
+        pass
+
     def on_rejected(self, listener):
         self._listener = listener
 
