@@ -78,7 +78,8 @@ class FlowMate:
         bulkhead: how many refreshes at once of one OAuth client, and when they are given a rest.
         flow: whether rate and concurrency adapt to how upstream fares.
         freshness: how long credentials are served from the cache.
-        cache_capacity: most credentials held in the cache.
+        cache_capacity: the most credentials in the cache.
+        cache_max_bytes: the most bytes of memory that they may take, as estimated.
         page_size: secrets a page when listing.
         ca_file: certificate authorities (PEM) to trust instead of the system's.
         proxy: an explicit ``http://`` proxy.
@@ -108,6 +109,7 @@ class FlowMate:
         flow: FlowPolicy | None = None,
         freshness: FreshnessPolicy | None = None,
         cache_capacity: int = 100_000,
+        cache_max_bytes: int = 256 * 1024 * 1024,
         page_size: int = 100,
         ca_file: str | Path | None = None,
         proxy: str | None = None,
@@ -199,6 +201,7 @@ class FlowMate:
             shared=shared,
             policy=freshness or FreshnessPolicy(),
             capacity=cache_capacity,
+            max_bytes=cache_max_bytes,
             clock=self._clock,
             emitter=self._emitter,
             binding=self._binding,
@@ -277,7 +280,8 @@ class FlowMate:
     async def list_secrets(self, username: str) -> list[SecretSummary]:
         """Every secret of a user, without credentials (docs/contract/OBSERVED.md § Listing).
 
-        All pages, counted against upstream's total.
+        All pages, counted against upstream's total, within the bounds of ``ApiLimits``. When FlowMate hangs,
+        it ends after the retries of one page: about two minutes by default.
 
         Args:
             username: the user.
@@ -293,8 +297,9 @@ class FlowMate:
     async def get_secret(self, username: str, secret_id: str) -> Secret:
         """One secret with its credential, from upstream; single-flight.
 
-        Never from the cache, and never sent twice at once (docs/contract/OBSERVED.md § Concurrent GETs of one
-        secret that needs a refresh).
+        Ends within ``ApiLimits.max_wait_seconds``, as :meth:`credential` does. Never from the cache, and
+        never sent twice at once (docs/contract/OBSERVED.md § Concurrent GETs of one secret that needs a
+        refresh).
 
         Args:
             username: the user.
@@ -328,6 +333,8 @@ class FlowMate:
             SecretNotFoundError: no such secret.
             PermissionDeniedError: the user does not own it, or it comes masked.
             RefreshFailedError: upstream could not refresh it, and no valid value is held.
+            UpstreamTimeoutError: no answer within ``ApiLimits.max_wait_seconds``, or a provider hung a moment
+                ago, and no valid value is held.
             UpstreamUnavailableError: FlowMate is unusable, and no valid value is held.
         """
         return self._credentials.credential(username, secret_id, min_valid)

@@ -7,13 +7,12 @@ What may be served when is decided in ``freshness.py``; that one secret is fetch
 import asyncio
 import itertools
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from flowmate_async.clock import Clock, Moment
 from flowmate_async.coordination import Acceptable, SharedCredentials, SharedSecret
-from flowmate_async.entries import CacheStatistics, Entry, Key, RecentFailures
+from flowmate_async.entries import CacheStatistics, Entry, EntryTable, Key, RecentFailures
 from flowmate_async.errors import (
     CredentialExpiredError,
     CredentialMissingError,
@@ -65,7 +64,8 @@ class Credentials:
     Args:
         fetcher: fetches, each secret at most once at a time.
         policy: see :class:`FreshnessPolicy`.
-        capacity: most credentials held, and most failures remembered.
+        capacity: the most credentials that are cached, and the most failures that are remembered.
+        max_bytes: the most bytes of memory for credentials.
         clock: wall time for ``expires``, monotonic time for ages.
         emitter: told of refreshes and of stale values served.
         shared: what other processes fetched and rejected, when there are others.
@@ -79,6 +79,7 @@ class Credentials:
         *,
         policy: FreshnessPolicy,
         capacity: int,
+        max_bytes: int = 256 * 1024 * 1024,
         clock: Clock,
         emitter: Emitter,
         shared: SharedCredentials | None = None,
@@ -89,11 +90,10 @@ class Credentials:
         self._fetcher = fetcher
         self._shared = shared
         self._policy = policy
-        self._capacity = capacity
         self._clock = clock
         self._emitter = emitter
         self._uniform = uniform
-        self._entries: OrderedDict[Key, Entry] = OrderedDict()
+        self._entries = EntryTable(capacity=capacity, max_bytes=max_bytes)
         self._failures = RecentFailures(capacity=capacity, clock=clock)
         self._rejections = Rejections(self, clock=clock, shared=shared)
         self._generations = itertools.count(1)
@@ -177,7 +177,7 @@ class Credentials:
     def forget(self, username: str, secret_id: str) -> None:
         """Drop what is cached of a secret."""
         key = canonical_key(username, secret_id)
-        self._entries.pop(key, None)
+        self._entries.drop(key)
         self._failures.forget(key)
 
     async def refresh_if_due(self, key: Key) -> None:
@@ -309,7 +309,7 @@ class Credentials:
             return entry
         when = self._timeline(answer)
         if entry is not None and presented(entry.secret) == presented(secret):
-            self._keep_unchanged(entry, answer, when)
+            self._keep_unchanged(key, entry, answer, when)
         else:
             entry = Entry(answer, when, next(self._generations))
             self._insert(key, entry)
@@ -320,29 +320,25 @@ class Credentials:
         self._failures.forget(key)
         return entry
 
-    def _keep_unchanged(self, entry: Entry, answer: SharedSecret, when: Timeline) -> None:
+    def _keep_unchanged(self, key: Key, entry: Entry, answer: SharedSecret, when: Timeline) -> None:
         """The same value again. If it also ends when it did, asking again at once would bring no more."""
         secret = answer.secret
         if answer.newest and secret.expires_at is not None and secret.expires_at == entry.secret.expires_at:
             entry.retry_at = self._after_cool_down()
-        entry.secret = secret
+        self._entries.replace_secret(key, entry, secret)
         entry.newest = answer.newest
         entry.timeline = when
         entry.failure = None
 
     def _insert(self, key: Key, entry: Entry) -> None:
-        if self._closed:
-            return
-        self._entries[key] = entry
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
+        if not self._closed:
+            self._entries.insert(key, entry)
 
     def _note_failure(self, key: Key, error: FlowMateError) -> None:
         """What a failure means for what is held. Idempotent: everyone who waited for the flight calls it."""
         entry = self._entries.get(key)
         if isinstance(error, _NEGATIVE) and not (entry is not None and isinstance(error, MaskedSecretError)):
-            self._entries.pop(key, None)
+            self._entries.drop(key)
             self._failures.add(key, error, seconds=self._policy.negative_ttl_seconds)
         elif entry is not None:
             if entry.retry_at.passed(self._clock):

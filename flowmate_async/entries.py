@@ -8,7 +8,7 @@ from flowmate_async.clock import LONG_AGO, Clock, Moment
 from flowmate_async.coordination import SharedSecret
 from flowmate_async.errors import FlowMateError
 from flowmate_async.freshness import Timeline
-from flowmate_async.secrets import Secret
+from flowmate_async.secrets import Secret, memory_bytes
 
 Key = tuple[str, str]
 """Username and secret id."""
@@ -41,6 +41,7 @@ class Entry:
     """One credential as it is held; its ``repr`` is the default one, without fields."""
 
     __slots__ = (
+        "bytes",
         "failure",
         "generation",
         "newest",
@@ -56,6 +57,7 @@ class Entry:
 
     def __init__(self, answer: SharedSecret, when: Timeline, generation: int) -> None:
         self.secret: Secret = answer.secret
+        self.bytes: int = memory_bytes(answer.secret)
         self.newest: bool = answer.newest
         self.timeline: Timeline = when
         self.generation: int = generation
@@ -77,6 +79,51 @@ class Entry:
     def called_in(self) -> bool:
         """Whether an app rejected it since it came."""
         return self.timeline is _CALLED_IN
+
+
+class EntryTable(OrderedDict[Key, Entry]):
+    """An LRU cache of entries, bounded by their number and by their bytes.
+
+    Args:
+        capacity: the most entries.
+        max_bytes: the most bytes of memory that their secrets may take, as estimated.
+    """
+
+    def __init__(self, *, capacity: int, max_bytes: int) -> None:
+        super().__init__()
+        self._capacity = capacity
+        self._max_bytes = max_bytes
+        self.bytes: int = 0
+
+    def insert(self, key: Key, entry: Entry) -> None:
+        """Add an entry as the most recently used one, and drop the least recently used beyond the bounds."""
+        self.drop(key)
+        self[key] = entry
+        self.bytes += entry.bytes
+        self._shrink()
+
+    def replace_secret(self, key: Key, entry: Entry, secret: Secret) -> None:
+        """Replace an entry's secret by a newer answer with the same credential."""
+        entry.secret = secret
+        before, entry.bytes = entry.bytes, memory_bytes(secret)
+        if self.get(key) is entry:
+            self.bytes += entry.bytes - before
+            self._shrink()
+
+    def drop(self, key: Key) -> None:
+        """Forget an entry, if it is there."""
+        entry = self.pop(key, None)
+        if entry is not None:
+            self.bytes -= entry.bytes
+
+    def clear(self) -> None:
+        """Forget everything."""
+        super().clear()
+        self.bytes = 0
+
+    def _shrink(self) -> None:
+        while len(self) > self._capacity or self.bytes > self._max_bytes:
+            self.drop(next(iter(self)))
 
 
 class RecentFailures:

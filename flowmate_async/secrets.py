@@ -43,6 +43,11 @@ __all__ = [
 ]
 
 
+_STRUCT_BYTES = 1024
+_FREE_FORM_FACTOR = 32
+_WIDEST_CHARACTER_BYTES = 4
+_UNKNOWN_BYTES = 1024 * 1024
+
 _SAME_MOMENT_SECONDS = 1.0
 """Upstream's own dates of one refresh differ by up to 0.1 s (docs/contract/OBSERVED.md § Second look)."""
 
@@ -508,6 +513,20 @@ def drop_refresh_fields(secret: Secret) -> None:
 
 def _without_upstreams_business(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in fields.items() if name not in _UPSTREAMS_BUSINESS}
+
+
+def memory_bytes(secret: Secret) -> int:
+    """Return about how many bytes of memory a secret takes, at most.
+
+    A part of unknown shape may take many times its JSON: an empty list is two characters and 64 bytes.
+    """
+    try:
+        encoded = msgspec.json.encode(secret)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return _UNKNOWN_BYTES
+    free_form = isinstance(secret, UnknownSecret) or bool(secret.value.extra)
+    size = len(encoded) * (1 if encoded.isascii() else _WIDEST_CHARACTER_BYTES)
+    return _STRUCT_BYTES + size * (_FREE_FORM_FACTOR if free_form else 1)
 
 
 def presented(secret: Secret) -> object:

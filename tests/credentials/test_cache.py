@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 
+import msgspec
 import pytest
 
 from flowmate_async import CredentialExpiredError, SecretNotFoundError
@@ -330,3 +331,63 @@ async def test_a_secret_added_later_is_found_once_its_absence_is_forgotten(kit):
         await asyncio.sleep(11)
         assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
         assert world.upstream.gets["ali-s-secret"] == 2
+
+
+class TestBytes:
+    """The cache has a budget of bytes besides its capacity."""
+
+    KEYS = ("a" * 24, "b" * 24, "c" * 24)
+
+    def world(self, kit, budget):
+        return kit.World(cache_max_bytes=budget)
+
+    def answer(self, world, kit, size, kind="MIXED", **value):
+        def sick(_method, path, _username):
+            if not path.startswith("/secrets/"):
+                return None
+            secret = {"_id": path[-24:], "type": kind, "value": {"payload": "x" * size} | value}
+            return kit.json_response(msgspec.json.encode({"data": secret}))
+
+        world.upstream.sick = sick
+
+    async def cached(self, world):
+        for key in self.KEYS:
+            await world.fm.credential("ann", key)
+        return [key for key in self.KEYS if world.entry("ann", key) is not None]
+
+    async def test_the_least_recently_used_go_first(self, kit):
+        async with self.world(kit, 250_000) as world:
+            self.answer(world, kit, 100_000)
+            assert await self.cached(world) == list(self.KEYS[1:])
+
+    async def test_what_fits_stays(self, kit):
+        async with self.world(kit, 310_000) as world:
+            self.answer(world, kit, 100_000)
+            assert await self.cached(world) == list(self.KEYS)
+
+    async def test_text_of_wide_characters_counts_as_such(self, kit):
+        async with self.world(kit, 310_000) as world:
+            self.answer(world, kit, 30_000, more="\N{GRINNING FACE}")
+            assert len(await self.cached(world)) < 3
+
+    @pytest.mark.parametrize(("kind", "value"), [("NEW", {}), ("MIXED", {"unknown": [[]] * 1000})])
+    async def test_parts_of_unknown_shape_count_many_times(self, kit, kind, value):
+        async with self.world(kit, 310_000) as world:
+            self.answer(world, kit, 5_000, kind, **value)
+            assert len(await self.cached(world)) < 3
+
+    async def test_a_secret_beyond_the_budget_is_served_and_not_cached(self, kit):
+        async with self.world(kit, 5_000) as world:
+            self.answer(world, kit, 10_000)
+            assert await self.cached(world) == []
+
+    async def test_a_newer_answer_with_the_same_credential_is_counted_anew(self, kit):
+        async with self.world(kit, 10_000_000) as world:
+            table = world.fm._credentials._entries
+            for size in (10, 100_000, 10):
+                self.answer(world, kit, 10, "OA2_AUTHORIZATION_CODE", accessToken="t", scope="x" * size)
+                await world.fm.credential("ann", self.KEYS[0])
+                assert size < table.bytes < 33 * (size + 400) + 1024
+                await asyncio.sleep(700)
+            world.fm._credentials.forget("ann", self.KEYS[0])
+            assert table.bytes == 0
