@@ -29,7 +29,8 @@ class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
         timeout_seconds: for one exchange, from sending to the last byte.
         secret_timeout_seconds: the same for one secret, which upstream may be refreshing meanwhile.
         max_wait_seconds: the longest that a caller of ``credential()``, ``lease()`` or ``get_secret()``
-            waits, retries and queues included. What is on the wire then goes on, and its answer is kept.
+            waits, retries included. What is on the wire then goes on, and its answer is kept. A request
+            that only waits for the client's own rate or concurrency is not counted.
         max_body_bytes: the largest body of a page of a listing, or of any other answer.
         max_secret_bytes: the largest body of one secret.
         max_users_bytes: the largest body of the user list, which is not paginated.

@@ -15,7 +15,7 @@ from flowmate_async.coordination import Coordination
 from flowmate_async.credentials import Credentials
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Emitter, Listener
-from flowmate_async.fetch import SecretFetcher
+from flowmate_async.fetch import SecretFetcher, wait_limit
 from flowmate_async.freshness import FreshnessPolicy
 from flowmate_async.known_secrets import KnownSecrets
 from flowmate_async.leases import Lease
@@ -193,7 +193,7 @@ class FlowMate:
             emitter=self._emitter,
             known=known,
             list_user=self._lister.list,
-            max_wait_seconds=limits.max_wait_seconds,
+            limit=wait_limit(limits.max_wait_seconds, excused=self._traffic.is_saturated),
             shared=shared,
         )
         self._credentials = Credentials(

@@ -262,7 +262,9 @@ class Credentials:
         self._emitter.emit(ServedStale(*key, failure.kind))
         return entry
 
-    async def fetch(self, key: Key, *, acceptable: Acceptable, forced: bool = False) -> Entry:
+    async def fetch(
+        self, key: Key, *, acceptable: Acceptable, forced: bool = False, limited: bool = True
+    ) -> Entry:
         """Fetch the secret and note how that ended."""
         entry = self._entries.get(key)
         try:
@@ -271,6 +273,7 @@ class Credentials:
                 may_refresh=entry is None or not never_refreshed(entry.secret.type),
                 auth_client_id=None if entry is None else auth_client_of(entry.secret),
                 forced=forced,
+                limited=limited,
                 keep=self._keep,
                 acceptable=None if self._shared is None else acceptable,
             )
@@ -360,7 +363,7 @@ class Credentials:
 
     async def _refresh_early(self, key: Key, entry: Entry) -> None:
         try:
-            await self.fetch(key, acceptable=self._is_fresh)
+            await self.fetch(key, acceptable=self._is_fresh, limited=False)  # nobody waits for it
         except FlowMateError:
             pass  # noted; the old value is still good
         finally:

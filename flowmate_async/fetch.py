@@ -17,7 +17,7 @@ from flowmate_async.coordination import Acceptable, SharedCredentials, SharedSec
 from flowmate_async.errors import FlowMateError, UpstreamTimeoutError
 from flowmate_async.events import Emitter, FlightJoined
 from flowmate_async.failures import Failure
-from flowmate_async.flight import Flight, FlightStatistics, SingleFlight
+from flowmate_async.flight import Flight, FlightStatistics, SingleFlight, WaitLimit
 from flowmate_async.known_secrets import KnownSecrets, SecretFacts
 from flowmate_async.protocol import (
     GET,
@@ -56,7 +56,7 @@ class SecretFetcher:
         emitter: told of flights joined.
         known: what is known of secrets.
         list_user: lists a user's secrets, from which ``known`` learns.
-        max_wait_seconds: the longest that an interactive caller waits.
+        limit: how long interactive callers wait.
         shared: single flight and cache across processes, when there are others.
     """
 
@@ -69,7 +69,7 @@ class SecretFetcher:
         emitter: Emitter,
         known: KnownSecrets,
         list_user: Callable[[str], Awaitable[object]],
-        max_wait_seconds: float | None = None,
+        limit: WaitLimit | None = None,
         shared: SharedCredentials | None = None,
     ) -> None:
         self.api: Api = api
@@ -82,11 +82,10 @@ class SecretFetcher:
         self._lookups: SingleFlight[str, object] = SingleFlight()
         self._flights: SingleFlight[_Key, SharedSecret] = SingleFlight(
             on_join=partial(emitter.emit, FlightJoined("secret")),
-            max_wait_seconds=max_wait_seconds,
-            overdue=partial(_overdue, max_wait_seconds),
+            limit=limit,
         )
 
-    def get(
+    def get(  # noqa: PLR0913 - each is an option of its own
         self,
         username: str,
         secret_id: str,
@@ -94,6 +93,7 @@ class SecretFetcher:
         may_refresh: bool = True,
         auth_client_id: str | None = None,
         forced: bool = False,
+        limited: bool = True,
         keep: Keep | None = None,
         acceptable: Acceptable | None = None,
     ) -> Coroutine[Any, Any, SharedSecret]:
@@ -105,6 +105,7 @@ class SecretFetcher:
             may_refresh: whether upstream may refresh it while answering; ``True`` when that is not known.
             auth_client_id: the OAuth client that it would be refreshed with, as far as that is known.
             forced: it must be asked for after this call; an earlier flight is not joined.
+            limited: whether its wait is limited, as that of a caller.
             keep: given the answer even when nobody waits for it any more.
             acceptable: whether one that another process fetched will do; ``None`` for those only that were
                 fetched while this call waited for its turn.
@@ -118,9 +119,9 @@ class SecretFetcher:
         fetch = _Fetch(self, username, request, keep)
         if self._shared is not None and (may_refresh or acceptable is not None):
             return self._flights.fly(
-                key, partial(fetch.launch_in_turn, self._shared, acceptable), forced=forced
+                key, partial(fetch.launch_in_turn, self._shared, acceptable), forced=forced, limited=limited
             )
-        return self._flights.fly(key, fetch.launch, at_once=fetch.at_once, forced=forced)
+        return self._flights.fly(key, fetch.launch, at_once=fetch.at_once, forced=forced, limited=limited)
 
     async def identify(self, username: str, secret_id: str) -> None:
         """Find out which OAuth client is behind a secret: one listing per user, however many ask.
@@ -155,7 +156,17 @@ class SecretFetcher:
         await self._lookups.aclose(drain_seconds=0.0)
 
 
-def _overdue(seconds: float | None) -> UpstreamTimeoutError:
+def wait_limit(seconds: float, *, excused: Callable[[], bool]) -> WaitLimit:
+    """Return how long a caller waits for one secret.
+
+    Args:
+        seconds: how long.
+        excused: see :class:`WaitLimit`.
+    """
+    return WaitLimit(seconds=seconds, error=partial(_overdue, seconds), excused=excused)
+
+
+def _overdue(seconds: float) -> UpstreamTimeoutError:
     return UpstreamTimeoutError(
         f"no answer within {seconds:g} s; what was sent goes on, and its answer will be kept",
         advice="Its provider or FlowMate may hang. Try again in a minute",

@@ -47,6 +47,21 @@ class FlightStatistics(msgspec.Struct, frozen=True, kw_only=True):
     joined: int
 
 
+class WaitLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """How long callers wait for a flight.
+
+    Attributes:
+        seconds: how long.
+        error: makes the error for those who have waited so long.
+        excused: whether a request that was not sent yet may wait once more for as long, because it only
+            waits for this client's own rate or concurrency.
+    """
+
+    seconds: float
+    error: Callable[[], FlowMateError]
+    excused: Callable[[], bool] = lambda: False
+
+
 class Flight(Generic[V]):
     """One request under way, and those who wait for it.
 
@@ -149,13 +164,17 @@ class Flight(Generic[V]):
             self._drop_if_unwanted()
             raise
 
-    def limit_wait(self, seconds: float, error: Callable[[], FlowMateError]) -> None:
+    def limit_wait(self, limit: "WaitLimit") -> None:
         """Let callers wait for so long and no longer; what is on the wire goes on without them."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._end_wait, error)
+            self._timer = asyncio.get_running_loop().call_later(limit.seconds, self._end_wait, limit)
 
-    def _end_wait(self, error: Callable[[], FlowMateError]) -> None:
-        self.overdue = error()
+    def _end_wait(self, limit: "WaitLimit") -> None:
+        self._timer = None
+        if not self.sent and limit.excused():
+            self.limit_wait(limit)
+            return
+        self.overdue = limit.error()
         waiters = (self._first, *(self._others or ()))
         self._first = self._others = None
         for waiter in waiters:
@@ -233,30 +252,33 @@ class SingleFlight(Generic[K, V]):
 
     Args:
         on_join: called whenever a caller joins a flight that is under way.
-        max_wait_seconds: the longest that an interactive caller waits; ``None`` for any time. A request that
-            is on the wire then goes on, and whoever asks meanwhile is told at once.
-        overdue: makes the error for those who have waited so long.
+        limit: how long interactive callers wait; ``None`` for any time. A request that is on the wire then
+            goes on, and callers who come meanwhile are told at once.
     """
 
     def __init__(
         self,
         *,
         on_join: Callable[[], object] = lambda: None,
-        max_wait_seconds: float | None = None,
-        overdue: Callable[[], FlowMateError] = lambda: FlowMateError("no answer in time"),
+        limit: WaitLimit | None = None,
     ) -> None:
         self._flights: dict[K, Flight[V]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._on_join = on_join
-        self._max_wait_seconds = max_wait_seconds
-        self._overdue = overdue
+        self._limit = limit
         self._flown = 0
         self._joined = 0
         self._closed = False
         self._drained: asyncio.Future[None] | None = None
 
     def fly(
-        self, key: K, launch: Launch[V], *, at_once: AtOnce[V] | None = None, forced: bool = False
+        self,
+        key: K,
+        launch: Launch[V],
+        *,
+        at_once: AtOnce[V] | None = None,
+        forced: bool = False,
+        limited: bool = True,
     ) -> Coroutine[Any, Any, V]:
         """The wait for the flight under this key, boarded already: for the one under way, or a new one.
 
@@ -266,6 +288,7 @@ class SingleFlight(Generic[K, V]):
                 an interactive caller hurries it.
             at_once: asks upstream without a task, if that is possible, and lands the flight, fails it or has
                 it go on. Tried first.
+            limited: whether its wait is limited; that of a caller who joins always is.
             forced: the answer must come from a forced flight; an unforced one that is under way is waited
                 for, and not joined.
 
@@ -274,7 +297,7 @@ class SingleFlight(Generic[K, V]):
         """
         flight = self._in_time(key)
         if flight is None:
-            return self._departed(key, launch, at_once, forced=forced)
+            return self._departed(key, launch, at_once, forced=forced, limited=limited)
         if flight.forced or not forced:
             return self._joined_wait(flight)
         return self._fly_after(key, launch, at_once, flight)
@@ -285,7 +308,7 @@ class SingleFlight(Generic[K, V]):
         return await self.fly(key, launch, at_once=at_once, forced=True)
 
     def _departed(
-        self, key: K, launch: Launch[V], at_once: AtOnce[V] | None, *, forced: bool
+        self, key: K, launch: Launch[V], at_once: AtOnce[V] | None, *, forced: bool, limited: bool
     ) -> Coroutine[Any, Any, V]:
         """The wait for a new flight."""
         if self._closed:
@@ -294,7 +317,8 @@ class SingleFlight(Generic[K, V]):
         # Before the task exists: with an eager task factory the answer may be there when it does.
         waiter = departing.board()
         self._flights[key] = departing
-        self._limit_wait(departing)
+        if limited:
+            self._limit_wait(departing)
         self._flown += 1
         try:
             if at_once is None or not at_once(departing):
@@ -337,8 +361,8 @@ class SingleFlight(Generic[K, V]):
         return flight
 
     def _limit_wait(self, flight: Flight[V]) -> None:
-        if self._max_wait_seconds is not None and current_priority() is Priority.INTERACTIVE:
-            flight.limit_wait(self._max_wait_seconds, self._overdue)
+        if self._limit is not None and current_priority() is Priority.INTERACTIVE:
+            flight.limit_wait(self._limit)
 
     def _joined_wait(self, flight: Flight[V]) -> Coroutine[Any, Any, V]:
         self._joined += 1

@@ -192,6 +192,11 @@ class Admission:
             self._slots.resize(adaptive.limit)
             self._emitter.emit(ConcurrencyChanged(adaptive.limit))
 
+    @property
+    def is_saturated(self) -> bool:
+        """Whether requests wait for the rate or the concurrency, and not for a pause."""
+        return (self._turn.waiting_any or self._turn.inside > 0) and self._paused_for() <= 0
+
     def statistics(self) -> AdmissionStatistics:
         """Admission as it stands."""
         now = self._clock.monotonic()

@@ -8,13 +8,12 @@ import random
 from collections.abc import Callable
 
 from flowmate_async.clock import Clock
-from flowmate_async.errors import FlowMateError, UpstreamTimeoutError
+from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, Retried, RetryRefused
 from flowmate_async.failures import Failure, Remedy
 from flowmate_async.protocol import Request
 from flowmate_async.traffic.attempt import Attempts
 from flowmate_async.traffic.errand import Errand, Outcome, UnawaitedErrand
-from flowmate_async.traffic.priority import Priority, current_priority
 from flowmate_async.traffic.retry import RetryPolicy, RetrySchedule
 from flowmate_async.traffic.retry_budget import RetryBudget
 from flowmate_async.transport.base import Response
@@ -102,8 +101,6 @@ class Dispatcher:
         schedule = RetrySchedule(self._policy, uniform=self._uniform)
         outcome: Outcome = failure
         while isinstance(outcome, Failure):
-            if _is_waited_for_in_vain(outcome):
-                break
             wait = schedule.next_wait(outcome)
             if wait is None or not self._can_afford(outcome, errand.request):
                 break
@@ -118,13 +115,3 @@ class Dispatcher:
             return True
         self._emitter.emit(RetryRefused(request.endpoint, failure.error.kind))
         return False
-
-
-def _is_waited_for_in_vain(failure: Failure) -> bool:
-    """Return whether a refresh hung while somebody waits for it.
-
-    The provider would be called a second time with the same refresh token while the first call still hangs
-    (docs/contract/OBSERVED.md § Second look), and the caller would wait twice as long.
-    """
-    hung = failure.remedy is Remedy.AWAIT_LOCK and isinstance(failure.error, UpstreamTimeoutError)
-    return hung and current_priority() is Priority.INTERACTIVE

@@ -152,6 +152,10 @@ class FlowControl:
             attempts, budget=self._budget, policy=retry, emitter=emitter, clock=clock, uniform=uniform
         )
 
+    def is_saturated(self) -> bool:
+        """Return whether requests wait for this client's own rate or concurrency, and not for a pause."""
+        return self._admission.is_saturated
+
     def statistics(self) -> TrafficStatistics:
         """Traffic as it stands."""
         return TrafficStatistics(

@@ -9,6 +9,7 @@ import pytest
 from flowmate_async import (
     ConfigurationError,
     FlowMate,
+    RefreshFailedError,
     RetryPolicy,
     TransportError,
     UpstreamTimeoutError,
@@ -109,6 +110,11 @@ async def test_what_may_still_be_refreshing_is_left_alone_by_newcomers(fm, upstr
     await asyncio.sleep(2)
     task.cancel()
     await asyncio.wait([task])
+    for _ in range(9):
+        with pytest.raises(RefreshFailedError, match="nothing was sent"):
+            await fm.get_secret("u", "s")
+        await asyncio.sleep(1)
+    await asyncio.sleep(1)
     await fm.get_secret("u", "s")
     first, second = upstream.asked
     assert second - first >= 11  # it was answered for one second, and the lock takes ten

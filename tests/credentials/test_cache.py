@@ -312,7 +312,7 @@ async def test_what_is_forgotten_when_the_client_closes_is_everything(kit):
 
 async def test_closing_ends_background_refreshes(kit):
     before = asyncio.all_tasks()
-    async with kit.world_with(life=3600, options={"latency": 60.0}) as world:
+    async with kit.world_with(life=3600, options={"latency": 20.0}) as world:
         await world.token("ali", "ali-s-secret")
         await asyncio.sleep(3600 - 10 * MINUTE)
         await world.token("ali", "ali-s-secret")

@@ -71,6 +71,8 @@ async def test_a_transient_failure_at_the_end_serves_what_is_still_valid_and_not
         assert sum(isinstance(event, ServedStale) for event in world.events) == 5
         await asyncio.sleep(100)
         failures = await world.together(5, "ali", "ali-s-secret", 300)
+        if fault == "429":  # it is retried for longer than a caller waits
+            error = UpstreamTimeoutError
         assert {type(failure) for failure in failures} == {error}
         assert len(set(map(id, failures))) == 5
 

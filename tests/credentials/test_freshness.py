@@ -147,6 +147,15 @@ def test_what_has_no_end_is_served_for_ever_and_fetched_again_after_its_time(sec
     assert after(1000 * ttl, line, need=10**9) is State.STALE
 
 
+@pytest.mark.parametrize(("jitter", "share"), [(0.0, 1.0), (0.5, 0.95), (1.0, 0.9)])
+@pytest.mark.parametrize("secret", STATIC.values(), ids=STATIC)
+def test_what_has_no_end_is_fetched_again_at_its_own_time(secret, jitter, share):
+    """By either clock. What was fetched together is not fetched again together."""
+    line, seconds = made(secret, jitter), share * POLICY.static_ttl_seconds
+    assert line.refresh_at_wall == pytest.approx(WALL + seconds)
+    assert line.refresh_at_monotonic == pytest.approx(MONOTONIC + seconds)
+
+
 @given(jitters)
 def test_a_session_without_a_date_is_never_stale_and_ends_with_its_time(jitter):
     """Fetching one logs in, so it is never refreshed early."""
