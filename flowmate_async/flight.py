@@ -53,8 +53,8 @@ class WaitLimit(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         seconds: how long.
         error: makes the error for those who have waited so long.
-        excused: whether a request that was not sent yet may wait once more for as long, because it only
-            waits for this client's own rate or concurrency.
+        excused: whether requests wait for this client's own rate or concurrency. Then the time counts from
+            when the request was first sent.
     """
 
     seconds: float
@@ -84,6 +84,7 @@ class Flight(Generic[V]):
         "_first",
         "_key",
         "_others",
+        "_sent_at",
         "_table",
         "_timer",
         "forced",
@@ -113,12 +114,15 @@ class Flight(Generic[V]):
         self.task: asyncio.Task[None] | None = None
         self.overdue: FlowMateError | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._sent_at = 0.0
         # Nearly every flight has one waiter; a set for it would be one more thing to collect.
         self._first: asyncio.Future[V] | None = None
         self._others: set[asyncio.Future[V]] | None = None
 
     def __enter__(self) -> Self:
-        self.on_wire = self.sent = True
+        self.on_wire = True
+        if not self.sent:
+            self.sent, self._sent_at = True, asyncio.get_running_loop().time()
         return self
 
     def __exit__(
@@ -170,9 +174,10 @@ class Flight(Generic[V]):
             self._timer = asyncio.get_running_loop().call_later(limit.seconds, self._end_wait, limit)
 
     def _end_wait(self, limit: "WaitLimit") -> None:
-        self._timer = None
-        if not self.sent and limit.excused():
-            self.limit_wait(limit)
+        loop = asyncio.get_running_loop()
+        since_sent = loop.time() - self._sent_at if self.sent else 0.0
+        if since_sent < limit.seconds and limit.excused():
+            self._timer = loop.call_later(limit.seconds - since_sent, self._end_wait, limit)
             return
         self.overdue = limit.error()
         waiters = (self._first, *(self._others or ()))

@@ -13,6 +13,7 @@ from flowmate_async.traffic.leased_bucket import LeasedBucket
 from flowmate_async.traffic.priority import current_priority
 
 _NOTICEABLE = 0.01
+_LATELY_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
 """How often a pause is compared with the wall clock."""
 
@@ -101,6 +102,7 @@ class Admission:
         elif rate is not None:
             self._bucket = TokenBucket(rate, burst)
         self._resume_at = self._resume_at_wall = float("-inf")
+        self._waited_at = float("-inf")
         self._woken = False
 
     def enter_at_once(self) -> float | None:
@@ -194,8 +196,10 @@ class Admission:
 
     @property
     def is_saturated(self) -> bool:
-        """Whether requests wait for the rate or the concurrency, and not for a pause."""
-        return (self._turn.waiting_any or self._turn.inside > 0) and self._paused_for() <= 0
+        """Whether requests wait for the rate or the concurrency, or did just now, and not for a pause."""
+        waiting = self._turn.waiting_any or self._turn.inside > 0
+        lately = self._clock.monotonic() - self._waited_at <= _LATELY_SECONDS
+        return (waiting or lately) and self._paused_for() <= 0
 
     def statistics(self) -> AdmissionStatistics:
         """Admission as it stands."""
@@ -220,7 +224,7 @@ class Admission:
                 await self._adapt_bucket()
             if self._bucket is not None:
                 await self._bucket.take()
-            now = self._clock.monotonic()
+            now = self._waited_at = self._clock.monotonic()
             if self._resume_at <= now:
                 return now
 
