@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from flowmate_async.redaction import Redacted
-from flowmate_async.stores.aws_calls import Address, Answer, AwsCalls, Refusal, driver, parse_address
+from flowmate_async.stores.aws_calls import Address, Answer, AwsCalls, Refusal, parse_address
 from flowmate_async.stores.aws_parts import Head, PartAt, encoded, head_of, split
+from flowmate_async.stores.aws_session import driver
 from flowmate_async.stores.document_store import DocumentStore
 from flowmate_async.stores.document_writes import each
 from flowmate_async.stores.documents import NOT_OURS, Conflict, Document, DocumentRefused

@@ -8,7 +8,6 @@ import logging
 import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from functools import cache
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,11 +18,10 @@ from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.errors import ConfigurationError, StoreError
 from flowmate_async.redaction import Redacted, one_line, safe_text
 from flowmate_async.settings import is_loopback
+from flowmate_async.stores.aws_session import aws_session
 from flowmate_async.stores.documents import DocumentRefused
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.store_url import StoreUrl
-
-CONNECTIONS = 20
 
 _LONGEST_PREFIX = 60
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -43,11 +41,19 @@ _ADVICE = {
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A region, how names begin, and the key the service encrypts with where it is not the default one."""
+    """A region and how names begin.
+
+    Attributes:
+        region: empty for the environment's or the profile's.
+        prefix: how the names of secrets begin.
+        kms_key_id: the key that the service encrypts with, where it is not the default one.
+        trust_env: take proxies from the environment.
+    """
 
     region: str
     prefix: str
     kms_key_id: str = ""
+    trust_env: bool = False
 
     @property
     def where(self) -> str:
@@ -79,9 +85,10 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 def parse_address(url: str | StoreUrl) -> Address:
-    """Return the address in ``awssm://region/prefix?kms_key_id=alias/name``.
+    """Return the address in ``awssm://region/prefix?kms_key_id=alias/name&trust_env=on``.
 
-    A region that is left out comes from ``AWS_REGION`` or the profile, as credentials do.
+    A region that is left out comes from ``AWS_REGION`` or the profile, as credentials do. Proxies come from
+    the environment with ``trust_env=on`` only.
 
     Raises:
         ConfigurationError: no such URL.
@@ -92,23 +99,11 @@ def parse_address(url: str | StoreUrl) -> Address:
         raise ConfigurationError("this is not the URL of an AWS store", advice=_EXAMPLE)
     prefix = parts.path.strip("/")
     plain = all(_SEGMENT.fullmatch(one) for one in prefix.split("/")) and len(prefix) <= _LONGEST_PREFIX
-    unknown = set(parts.options) - {"kms_key_id"}
+    trust_env = parts.options.get("trust_env", "off")
+    unknown = set(parts.options) - {"kms_key_id", "trust_env"} or trust_env not in ("on", "off")
     if not plain or not _REGION.fullmatch(parts.netloc) or unknown or parts.fragment:
         raise ConfigurationError("this is not the URL of an AWS store", advice=_EXAMPLE)
-    return Address(parts.netloc, prefix, parts.options.get("kms_key_id", ""))
-
-
-def driver() -> Any:
-    """The driver, an extra.
-
-    Raises:
-        ConfigurationError: it is not installed.
-    """
-    try:
-        return import_module("aiobotocore.session")
-    except ImportError:
-        pass
-    raise ConfigurationError("an AWS store needs aiobotocore", advice="pip install 'flowmate-async[aws]'")
+    return Address(parts.netloc, prefix, parts.options.get("kms_key_id", ""), trust_env == "on")
 
 
 class AwsCalls:
@@ -128,8 +123,8 @@ class AwsCalls:
         _hush()
         try:
             with DriverBoundary():
-                client = _session().create_client(
-                    "secretsmanager", region_name=self._address.region or None, config=_config()
+                client = aws_session(trust_env=self._address.trust_env).create_client(
+                    "secretsmanager", region_name=self._address.region or None
                 )
                 self._client = await self._stack.enter_async_context(client)
         except (_errors().BotoCoreError, ValueError) as failure:  # ValueError: an endpoint without a scheme
@@ -220,38 +215,25 @@ class AwsCalls:
             return Refusal(type(failure).__name__, safe_text(str(failure)))
 
     def _way_is_open(self) -> str:
-        """Why the endpoint must not be used, or nothing."""
+        """Return why the endpoint must not be used, or nothing."""
         parts = urlsplit(self._client.meta.endpoint_url)
-        if parts.scheme == "https" or is_loopback(parts.hostname or ""):
+        if parts.scheme == "https":
             return ""
-        return "its endpoint is plain HTTP to another machine"
+        if parts.scheme != "http":
+            return "its endpoint is not a URL with https://"
+        if not is_loopback(parts.hostname or ""):
+            return "its endpoint is plain HTTP to another machine"
+        return (
+            "a proxy would read what plain HTTP carries; leave out trust_env"
+            if self._address.trust_env
+            else ""
+        )
 
 
 def _is_of_one_secret(refusal: Refusal) -> bool:
     """Return whether this is about one secret: its many versions of one day, its key, its own state."""
     versions = refusal.kind == "LimitExceeded" and "version" in refusal.message
     return versions or refusal.kind in ("DecryptionFailure", "EncryptionFailure", "InvalidRequest")
-
-
-def _session() -> Any:
-    session = driver().get_session()
-    session.register_component("data_loader", _loader())
-    return session
-
-
-@cache
-def _loader() -> Any:
-    """The driver's descriptions of services, which are large, and the same for every session."""
-    return driver().get_session().get_component("data_loader")
-
-
-def _config() -> Any:
-    return import_module("aiobotocore.config").AioConfig(
-        connect_timeout=10,
-        read_timeout=30,
-        max_pool_connections=CONNECTIONS,
-        retries={"mode": "standard", "max_attempts": 6},
-    )
 
 
 def _errors() -> Any:

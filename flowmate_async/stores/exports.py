@@ -3,6 +3,7 @@
 Errors name the record and the field, and never repeat a value. Nothing here knows any store.
 """
 
+import codecs
 import csv
 import io
 import re
@@ -80,6 +81,7 @@ def read_export(export: Export, *, kind: str) -> list[Exported]:
     Raises:
         ConfigurationError: a record is not one, is there twice, or is masked; nothing of its value is said.
     """
+    export = _in_utf_8(export)
     records = _csv_records(export) if kind == "csv" else _json_records(export)
     found: dict[tuple[str, str], Exported] = {}
     for record in records:
@@ -94,6 +96,16 @@ def read_export(export: Export, *, kind: str) -> list[Exported]:
     if not found:
         raise ConfigurationError("the export holds no record", advice=_EXAMPLE)
     return list(found.values())
+
+
+def _in_utf_8(export: Export) -> Export:
+    """Return the export without the byte order mark that editors and PowerShell write on Windows."""
+    if not export.data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return Export(export.data.removeprefix(codecs.BOM_UTF8))
+    try:
+        return Export(export.data.decode("utf-16").encode())
+    except UnicodeDecodeError:
+        return export  # which is neither JSON nor CSV
 
 
 def _exported(record: _Record) -> Exported:

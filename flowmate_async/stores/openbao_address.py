@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import read_private_text
+from flowmate_async.private_files import home_folder, is_file, read_private_text
 from flowmate_async.redaction import Redacted, one_line
 from flowmate_async.settings import is_loopback
 from flowmate_async.stores.store_url import StoreUrl, UrlParts
@@ -33,6 +33,11 @@ class Token(Redacted, frozen=True):
     """A token, which never prints."""
 
     text: str
+
+    @property
+    def is_header_value(self) -> bool:
+        """Return whether a header can carry it."""
+        return all("!" <= letter <= "~" for letter in self.text)
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,17 +83,26 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: there is none.
         """
         if self.token_file:
-            return Token(read_private_text(self.token_file, what="the token file"))
-        found = Token(os.environ.get("BAO_TOKEN") or os.environ.get("VAULT_TOKEN") or "")
-        default = None if found.text else _default_token_file()
-        if default is not None:
-            found = Token(read_private_text(default, what="the token file"))
-        if found.text:
+            found = Token(read_private_text(self.token_file, what="the token file"))
+        else:
+            found = self._token_of_environment()
+        if found.text and found.is_header_value:
             return found
+        if found.text:
+            raise ConfigurationError(
+                "the token for OpenBao has blanks, line breaks or other characters that no header can carry",
+                advice="The token must be all there is, without a name or quotes around it",
+            )
         raise ConfigurationError(
             "there is no token for OpenBao",
             advice="Set BAO_TOKEN, name a private file with ?token_file=…, or run bao login",
         )
+
+    @staticmethod
+    def _token_of_environment() -> Token:
+        found = Token((os.environ.get("BAO_TOKEN") or os.environ.get("VAULT_TOKEN") or "").strip())
+        default = None if found.text else _default_token_file()
+        return found if default is None else Token(read_private_text(default, what="the token file"))
 
 
 def parse_address(url: str | StoreUrl) -> Address:
@@ -122,11 +136,9 @@ def parse_address(url: str | StoreUrl) -> Address:
 
 def _default_token_file() -> Path | None:
     """Return the file that ``bao login`` writes, if there is one and a home whose files may be seen."""
-    try:
-        found = Path.home() / _TOKEN_FILE
-        return found if found.is_file() else None
-    except (RuntimeError, OSError):
-        return None
+    home = home_folder()
+    found = None if home is None else home / _TOKEN_FILE
+    return None if found is None or not is_file(found) else found
 
 
 def _namespace(options: dict[str, str]) -> str:

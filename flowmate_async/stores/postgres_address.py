@@ -84,7 +84,7 @@ def parse_address(url: str | StoreUrl) -> Address:
         wrong = f"?{one_line(unknown[0], limit=40)}" if unknown else "a schema that is not a plain name"
         raise ConfigurationError(f"the URL of the PostgreSQL store has {wrong}", advice=_EXAMPLE)
     options = {name: value for name, value in parts.options.items() if name != "schema"}
-    if "sslmode" not in options and "PGSSLMODE" not in os.environ:
+    if not options.get("sslmode") and not os.environ.get("PGSSLMODE"):
         local = _is_local(options.get("host") or parts.host or os.environ.get("PGHOST", ""))
         options["sslmode"] = "prefer" if local else "verify-full"
     dsn = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options), ""))

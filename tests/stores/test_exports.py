@@ -54,6 +54,17 @@ class TestJson:
         )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", ["json", "lines", "csv"])
+def test_a_byte_order_mark_of_windows_is_skipped(encoding: str, kind: str) -> None:
+    if kind == "csv":
+        text = f"username,id,type,value.key\r\nann,{ID},API_KEY,the-credential\r\n"
+    else:
+        text = of_json(KEY, lines=kind == "lines").data.decode()
+    found = secrets_of(Export(text.encode(encoding)), "csv" if kind == "csv" else "json")
+    assert found == [("ann", ApiKeySecret(id=ID, value=ApiKeyValue(key="the-credential")))]
+
+
 class TestCsv:
     def test_a_column_a_field(self) -> None:
         """Empty cells are nothing; a byte order mark and line breaks in cells are no trouble."""
