@@ -204,7 +204,7 @@ def _tenant(seed: int) -> dict[str, Any]:
     """Return what is unusual about the tenant; drawn by itself, as the jumps are."""
     rng = Random(f"tenant/{seed}")
     return {
-        "masked_share": rng.choice([0.0, 0.0, 0.3, 0.7]),
+        "masked_share": rng.choice([0.0, 0.0, 0.0, 0.3, 0.6]),
         "shared_secrets": rng.choice([0, 0, 1, 3]),
         "no_expires_in_share": rng.choice([0.0, 0.0, 0.5]),
     }
