@@ -99,6 +99,7 @@ class _Facts:
             send
             for send in self._gets[secret_id]
             if send.answer is None
+            or send.masked  # by an owner that may not read it
             or self._granted.get((secret_id, send.answer[1].get("accessToken")), 0) > number
         ]
         if len(later) > len(others):
