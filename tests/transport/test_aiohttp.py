@@ -1,5 +1,6 @@
 """What only the aiohttp transport has: proxies, and connections that belong to aiohttp."""
 
+import asyncio
 import gc
 import ssl
 
@@ -118,6 +119,18 @@ class TestProxies:
 
 
 class TestConnections:
+    async def test_making_one_is_bounded(self, transport):
+        """The server takes the connection and never says a word of TLS."""
+        async with ScriptedServer() as server:
+            url = server.url.replace("http:", "https:")
+            async with transport(url, connect_seconds=0.05) as made, asyncio.timeout(3):
+                assert (await broken_by(server, made)).failure == "connect"
+
+    async def test_an_idle_one_is_closed_after_its_time(self, transport):
+        async with ScriptedServer(http()) as server, transport(server.url, keep_alive_seconds=0.05) as made:
+            await get(made)
+            await server.gone()
+
     @pytest.mark.parametrize("closed_by", ["client", "server"])
     async def test_aiohttp_forgets_a_connection_that_is_lost(self, transport, closed_by):
         """Otherwise a client that runs for months would collect them."""
