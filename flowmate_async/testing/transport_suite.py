@@ -97,7 +97,7 @@ class TransportSuite:
 
     # Requests.
 
-    async def test_what_is_sent_is_what_was_asked_and_nothing_is_kept(
+    async def test_the_request_is_sent_as_asked_and_no_cookie_is_kept(
         self, open_transport: OpenTransport
     ) -> None:
         """Encoded brackets stay encoded, no compression is asked for, and a cookie never comes back."""
@@ -160,7 +160,7 @@ class TransportSuite:
             assert (answer.status, answer.body, answer.headers["content-length"]) == (200, b"", "1000000")
             assert (await get(made)).body == b"[2]"
 
-    async def test_headers_have_lower_case_names_and_repeated_ones_are_joined(
+    async def test_header_names_are_lower_case_and_repeated_headers_joined(
         self, open_transport: OpenTransport
     ) -> None:
         """Without the blanks around them (RFC 9110 § 5.3, § 5.5)."""
@@ -184,7 +184,7 @@ class TransportSuite:
         assert elsewhere.connections == 0
 
     async def test_many_at_once_each_get_their_own_answer(self, open_transport: OpenTransport) -> None:
-        """Whoever sends decides how many are in flight."""
+        """The sender decides how many are in flight."""
         async with (
             ScriptedServer(*[http(b"%d" % number) for number in range(50)]) as server,
             open_transport(server.url) as made,
@@ -199,7 +199,7 @@ class TransportSuite:
 
     @pytest.mark.parametrize("size", [None, 3])
     @pytest.mark.parametrize("name", BROKEN)
-    async def test_a_broken_answer_is_its_failure_and_nothing_of_it_meets_the_next_request(
+    async def test_a_broken_answer_is_a_failure_and_never_the_next_answer(
         self, open_transport: OpenTransport, name: str, size: int | None
     ) -> None:
         """Sent once, showing nothing; and the next request has its own answer."""
@@ -251,9 +251,7 @@ class TransportSuite:
             await server.gone()
             assert (await get(made)).body == b"[2]"
 
-    async def test_a_cancelled_exchange_closes_its_connection_and_shows_nothing(
-        self, open_transport: OpenTransport
-    ) -> None:
+    async def test_a_cancelled_exchange_closes_its_connection(self, open_transport: OpenTransport) -> None:
         """A caller's own timeout chains the cancellation, and with it the frames it went through."""
         half = http(b'{"whose":', length=100)
         async with ScriptedServer(half, http(b"[2]")) as server, open_transport(server.url) as made:
@@ -287,7 +285,7 @@ class TransportSuite:
 
     @pytest.mark.parametrize("method", ["GET", "POST"])
     @pytest.mark.parametrize("ending", ["close", "reset"])
-    async def test_a_request_that_met_a_closed_connection_is_sent_exactly_once(
+    async def test_a_request_on_a_closed_connection_is_sent_once(
         self, open_transport: OpenTransport, method: str, ending: str
     ) -> None:
         """Whether it may be sent again is for the library to decide: it may be refreshing a credential."""
@@ -305,7 +303,7 @@ class TransportSuite:
         async with open_transport(server.url) as made:
             assert (await broken_by(server, made)).failure == "connect"
 
-    async def test_before_it_is_entered_and_after_it_is_left_it_says_so(
+    async def test_before_it_is_entered_and_after_it_is_left_it_raises(
         self, open_transport: OpenTransport
     ) -> None:
         """And it leaves no connection open."""
@@ -385,8 +383,8 @@ class TransportSuite:
         assert [name for name, _ in ends] == ["sooner", "later"]
         assert [end.failure for _, end in ends if isinstance(end, TransportError)] == ["timeout"] * 2
 
-    async def test_leaving_it_tells_whoever_is_in_flight_at_once(self, open_transport: OpenTransport) -> None:
-        """Nobody is left waiting for an answer that cannot come."""
+    async def test_leaving_it_ends_what_was_sent_at_once(self, open_transport: OpenTransport) -> None:
+        """No caller is left waiting for an answer that cannot come."""
         told: list[Response | Exception] = []
         async with ScriptedServer(http(), SILENCE) as server:
             async with open_transport(server.url) as transport:
@@ -396,10 +394,10 @@ class TransportSuite:
                 assert not told
             assert [type(outcome) for outcome in told] == [TransportError]
 
-    async def test_leaving_it_tells_whoever_sent_in_this_very_step(
+    async def test_leaving_it_ends_what_was_sent_in_this_very_step(
         self, open_transport: OpenTransport
     ) -> None:
-        """Whatever sends it may not have begun, and is told of like the rest."""
+        """The exchange may not have begun."""
         told: list[Response | Exception] = []
         async with ScriptedServer(http(), SILENCE) as server:
             async with open_transport(server.url) as transport:
@@ -411,5 +409,5 @@ class TransportSuite:
 
 def _at_once(transport: Transport, then: OnDone, limits: Limits = LIMITS) -> bool:
     if not isinstance(transport, ImmediateTransport):
-        pytest.skip("it is no ImmediateTransport")
+        pytest.skip("not an ImmediateTransport")
     return transport.send_at_once("GET", "/secrets/5ecr3t-path", HEADERS, None, limits, then=then)

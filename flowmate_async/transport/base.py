@@ -102,15 +102,15 @@ class Transport(Protocol):
 
 
 OnDone = Callable[[Response | Exception], object]
-"""Is told once how an exchange ended; what is no :class:`TransportError` is the transport's own fault."""
+"""Called once with how an exchange ended. An exception other than :class:`TransportError` is a bug."""
 
 
 @runtime_checkable
 class ImmediateTransport(Transport, Protocol):
-    """A transport that can also send without being awaited.
+    """A transport that can also send without being awaited: hand over a request, be told once.
 
-    What stands above it then needs no task of its own, nor that task's turns of the event loop. A transport
-    need not be one.
+    The caller then needs no task of its own, nor that task's turns of the event loop. Both transports of the
+    library are immediate; a transport of your own need not be.
     """
 
     def send_at_once(
@@ -123,7 +123,10 @@ class ImmediateTransport(Transport, Protocol):
         *,
         then: OnDone,
     ) -> bool:
-        """Send one request, if that needs no waiting here; arguments are those of :meth:`Transport.send`.
+        """Take one request to send; arguments are those of :meth:`Transport.send`.
+
+        The library's own transports take every request that may be sent while they are entered, and make a
+        connection first if none is idle.
 
         Args:
             method: see there.
@@ -131,9 +134,10 @@ class ImmediateTransport(Transport, Protocol):
             headers: see there.
             body: see there.
             limits: see there.
-            then: told once how it ended, after this has returned; it does not raise.
+            then: called once with how it ended, after this has returned; it does not raise.
 
         Returns:
-            Whether it was sent; if not, ``then`` is never called.
+            Whether it was taken. If not, ``then`` is never called, and :meth:`Transport.send` sends it or
+            says why it cannot be sent.
         """
         ...

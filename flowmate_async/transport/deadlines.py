@@ -1,4 +1,4 @@
-"""One timer for all deadlines: two comparisons an exchange, where a timer of its own takes microseconds."""
+"""One timer for all deadlines: two comparisons per exchange, where a timer of its own takes microseconds."""
 
 import asyncio
 import math
@@ -10,7 +10,7 @@ _GRAIN_SECONDS = 0.01
 
 
 class Sweeper:
-    """A timer that is armed for the earliest deadline there is, and sweeps when it has come.
+    """A timer that is armed for the earliest deadline, and sweeps when that has come.
 
     Args:
         sweep: called with the time; deals with what is overdue, and returns the earliest deadline left.
@@ -28,7 +28,7 @@ class Sweeper:
         self.armed_for: float = math.inf
 
     def arm(self, due: float) -> None:
-        """Have this deadline kept. Whoever calls often compares with :attr:`armed_for` first."""
+        """Keep this deadline. A caller in a hurry compares it with :attr:`armed_for` first."""
         if due < self.armed_for:
             self.stop()
             self.armed_for = due

@@ -1,4 +1,4 @@
-"""What is derived from a request's headers, once for as long as they live: a user's token is checked once."""
+"""Values derived from a request's headers, kept while the headers live: a user's token is checked once."""
 
 import weakref
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from flowmate_async.redaction import Headers
 T = TypeVar("T")
 
 _MAX_KEPT = 4096
-"""Most :class:`Headers` whose derivative is kept; a bound, since a caller may hold any number of them."""
+"""Maximum :class:`Headers` whose derived value is kept, since a caller may hold any number of them."""
 
 
 class Kept(Generic[T]):
-    """A table from :class:`Headers` to what is derived from them: kept no longer than they are themselves.
+    """A weak-keyed table from :class:`Headers` to a value that is derived from them.
 
     Args:
         derive: makes it; ``None`` is not kept.
@@ -26,7 +26,7 @@ class Kept(Generic[T]):
         self._kept: dict[int, tuple[weakref.ref[Headers], T]] = {}
 
     def of(self, headers: Headers) -> T | None:
-        """What is derived from these headers."""
+        """Return what is derived from these headers."""
         key = id(headers)
         kept = self._kept.get(key)
         if kept is not None and kept[0]() is headers:

@@ -1,8 +1,8 @@
-"""The fast transport: HTTP/1.1 to one origin on ``asyncio.Protocol``, parsed by llhttp (extra ``wire``).
+"""The fast transport: HTTP/1.1 to one origin on ``asyncio.BufferedProtocol``, parsed by llhttp.
 
-Best on uvloop, at home on asyncio too. No proxies: the aiohttp transport has them. Reads top down:
-``serialising`` makes a request's bytes, ``pool`` finds a connection or has ``dialling`` make one,
-``connection`` carries the exchange, ``framing`` reads the answer.
+Fastest on uvloop (extra ``wire``). It has no proxies; the aiohttp transport adds them with a dialler of its
+own. To read from the top: ``serialising`` makes a request's bytes, ``pool`` finds a connection or has
+``dialling`` make one, ``connection`` carries the exchange, ``framing`` reads the answer.
 """
 
 from flowmate_async.transport.wire.transport import WireOptions as WireOptions

@@ -24,17 +24,8 @@ MAX_INTERIM_ANSWERS = 16
 _MAX_NAMES = 512
 
 
-class _Names(dict[bytes, str]):
-    """Header names as received, mapped to lower case. Servers use a handful."""
-
-    def __missing__(self, name: bytes) -> str:
-        lower = name.decode("ascii").lower()
-        if len(self) < _MAX_NAMES:
-            self[name] = lower
-        return lower
-
-
-_names = _Names()
+_names: dict[bytes, str] = {}
+"""Header names as received, mapped to lower case. Servers use a handful."""
 
 
 class AnswerReader:
@@ -59,6 +50,7 @@ class AnswerReader:
         "_head_only",
         "_interim",
         "_parser",
+        "_plain",
         "_raw",
         "_status",
         "_unlike_body",
@@ -85,6 +77,7 @@ class AnswerReader:
         self._head_only = head_only
         self._cap = cap
         self._failure: TransportError | None = None
+        self._plain = False
         self._whole = False
         self._until_end = False
         self._interim = self._status = self._unlike_body = 0
@@ -97,7 +90,9 @@ class AnswerReader:
 
     def feed(self, data: bytes | memoryview) -> Response | TransportError | None:
         """Take bytes as they were received; nothing refers to them afterwards."""
-        self.started = True
+        if not self.started:
+            self.started = True
+            self._plain = data[:9] == b"HTTP/1.1 "  # cheaper than to have llhttp format its version
         self._unlike_body += len(data)
         try:
             self._feed(data)
@@ -160,11 +155,8 @@ class AnswerReader:
             self._check_bounds(raw)
         if 100 <= status < 200 and status != 101:
             return  # only a sign of life
-        head = {_names[name]: value for name, value in raw}
-        if len(head) != len(raw):
-            head = joined((_names[name], value) for name, value in raw)
-        self._head = head
-        version = self._parser.get_http_version()
+        self._head = head = _by_name(raw)
+        version = "1.1" if self._plain else self._parser.get_http_version()
         if version != "1.1" or status < 200 or "content-encoding" in head or "transfer-encoding" in head:
             self._check_meaning(version, status, head)
         length = head.get("content-length")
@@ -203,6 +195,7 @@ class AnswerReader:
             self._refuse(_malformed(f"more than {MAX_INTERIM_ANSWERS} interim answers"))
         self._raw.clear()
         self._status = 0
+        self._plain = False
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
@@ -211,6 +204,22 @@ class _Refused(Exception):  # noqa: N818 - never leaves this module
 
 def _malformed(reason: str) -> TransportError:
     return TransportError("malformed", reason)
+
+
+def _by_name(raw: list[tuple[bytes, bytes]]) -> dict[str, bytes]:
+    """Return headers by lower-case name; repeated ones are joined."""
+    try:
+        head = {_names[name]: value for name, value in raw}
+    except KeyError:
+        lower = [(name, name.decode("ascii").lower()) for name, _ in raw]
+        if len(_names) < _MAX_NAMES:
+            _names.update(lower)
+        head = {name: value for (_, name), (_, value) in zip(lower, raw, strict=True)}
+    return (
+        head
+        if len(head) == len(raw)
+        else joined((name.decode("ascii").lower(), value) for name, value in raw)
+    )
 
 
 def _size(raw: list[tuple[bytes, bytes]]) -> int:
