@@ -138,7 +138,7 @@ class AiohttpDialler:
             limit=0, ssl=tls, force_close=True, ttl_dns_cache=int(ADDRESSES_SECONDS)
         )
         self._session = aiohttp.ClientSession(connector=self._connector)
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
+        self._unbounded = aiohttp.ClientTimeout(total=None, sock_connect=None)  # dial() is bounded
         self._request = aiohttp.ClientRequest(
             hdrs.METH_GET,
             URL.build(
@@ -177,7 +177,7 @@ class AiohttpDialler:
         return failure.with_traceback(None)
 
     async def _connected(self, factory: Callable[[], Connection]) -> Connection:
-        lease = await self._connector.connect(self._request, traces=[], timeout=self._timeout)
+        lease = await self._connector.connect(self._request, traces=[], timeout=self._unbounded)
         handler, transport = lease.protocol, lease.transport
         if handler is None or transport is None or handler.should_close or transport.is_closing():
             lease.close()
