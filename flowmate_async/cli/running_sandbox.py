@@ -24,8 +24,11 @@ _TIMEOUT = aiohttp.ClientTimeout(total=60)
 
 class _Reply(Redacted, frozen=True):
     status: int
-    content_type: str
     body: bytes
+
+
+class _Refusal(msgspec.Struct):
+    message: str
 
 
 @Parameter(name="*", group="Connection")
@@ -57,9 +60,9 @@ class RunningSandbox:
             )
         if reply.status == 200:
             return reply.body
-        if reply.content_type != "application/json":
-            raise ConfigurationError(f"what answers at {self._url()} is not a sandbox of this version")
-        raise ConfigurationError(str(msgspec.json.decode(reply.body)["message"]))
+        raise ConfigurationError(
+            _refusal(reply.body) or f"what answers at {self._url()} is not a sandbox of this version"
+        )
 
     async def _exchange(self, method: str, url: str, body: object) -> _Reply | None:
         headers = {"Authorization": f"Bearer {self._admin_token()}"}
@@ -70,7 +73,7 @@ class RunningSandbox:
                 aiohttp.ClientSession(timeout=_TIMEOUT) as session,
                 session.request(method, url, headers=headers, data=data, allow_redirects=False) as reply,
             ):
-                return _Reply(reply.status, reply.content_type, await reply.read())
+                return _Reply(reply.status, await reply.read())
         return None
 
     def _url(self) -> str:
@@ -91,3 +94,11 @@ class RunningSandbox:
         raise ConfigurationError(
             "there is no admin token", advice="Set FLOWMATE_ADMIN_TOKEN to what flowmate sandbox printed"
         )
+
+
+def _refusal(body: bytes) -> str:
+    """Return the message of the sandbox's own errors; nothing for any other body."""
+    try:
+        return msgspec.json.decode(body, type=_Refusal).message
+    except msgspec.DecodeError:
+        return ""

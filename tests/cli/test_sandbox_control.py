@@ -205,6 +205,16 @@ def test_a_command_without_a_sandbox_says_what_to_do(flowmate, monkeypatch):
             assert "not a sandbox of this version" in flowmate("sandbox", "stats").complaint
 
 
+def test_a_redirect_is_not_followed(connected, flowmate, monkeypatch):
+    """Not even to a sandbox: the token is for the URL that was named."""
+    moved = http(b"", status="302 Found").replace(
+        b"\r\n", f"\r\nLocation: {connected.url}/_sandbox/stats\r\n".encode(), 1
+    )
+    with answering(moved) as url:
+        monkeypatch.setenv("FLOWMATE_BASE_URL", url)
+        assert "not a sandbox of this version" in flowmate("sandbox", "stats").complaint
+
+
 def test_a_command_never_speaks_to_another_machine(flowmate, monkeypatch):
     """A real FlowMate must not be asked to remove anything, and must not see the token."""
     monkeypatch.setenv("FLOWMATE_BASE_URL", "https://api.platform.openintegrationhub.com")

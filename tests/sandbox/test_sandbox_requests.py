@@ -139,6 +139,14 @@ async def test_an_id_of_12_characters_is_well_formed(running: Any, secret_id: st
         assert (reply.status, reply.body) == (status, EMPTY)
 
 
+async def test_an_id_of_12_characters_means_its_bytes(running: Any) -> None:
+    """To the database they are the same id as their 24 hexadecimal digits."""
+    async with running() as (sandbox, call):
+        secret, token = api_key(sandbox, secret_id=b"twelve-chars".hex()), await call.impersonate(ALICE)
+        reply = await call.get("/secrets/twelve-chars", token)
+        assert (reply.status, reply.json()["data"]["_id"]) == (200, secret.id)
+
+
 @pytest.mark.observes("Second look: requests", "An id in upper case")
 async def test_an_id_in_upper_case_finds_the_secret(running: Any) -> None:
     """The answer has it in lower case, and the counters do too."""
@@ -204,7 +212,7 @@ async def test_a_page_before_the_first_is_an_error_of_the_database(
 @pytest.mark.observes("Second look: requests", "HEAD of the listing")
 async def test_head_is_get_without_the_body_and_options_is_204(running: Any) -> None:
     """HEAD needs a token and says how long the body would be; OPTIONS needs none, on any path."""
-    async with running() as (_, call):
+    async with running() as (sandbox, call):
         token = await call.impersonate(ALICE)
         for path in ("/secrets/", "/secrets/?page[size]=2"):
             got, head = await call.get(path, token), await call.send("HEAD", path, token)
@@ -212,6 +220,11 @@ async def test_head_is_get_without_the_body_and_options_is_204(running: Any) -> 
             for name in ("content-length", "etag", "content-type", "cache-control"):
                 assert head.headers[name] == got.headers[name]
         assert (await call.send("HEAD", "/secrets/")).status == 401
+        session = sandbox.world.add_secret(
+            ALICE, type="SESSION_AUTH", value={"authClientId": UNKNOWN_ID, "expires": None}
+        )
+        assert (await call.send("HEAD", f"/secrets/{session.id}", token)).status == 200
+        assert sandbox.stats().refreshes == {session.id: 1}, "HEAD logs in as GET does"
         for path in ("/secrets/", f"/secrets/{UNKNOWN_ID}", "/users/", "/impersonate", "/nothing"):
             preflight = await call.send("OPTIONS", path)
             assert (preflight.status, preflight.body) == (204, b"")
