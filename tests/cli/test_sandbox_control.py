@@ -1,5 +1,6 @@
 """`flowmate sandbox add-user` and the like, and a second night that is rehearsed with them alone."""
 
+import io
 import json
 from collections import Counter
 
@@ -122,6 +123,9 @@ def test_a_credential_comes_from_a_file_or_standard_input(sandbox, flowmate, con
     control("set-secret", secret, "--value-file", str(value), "--name", "renamed", "--without", "headerName")
     assert upstream(control)[ALICE, secret] == {"key": "another-one-0123456789"}
     assert "renamed" in flowmate("list", ALICE).out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"key": "from-stdin-0123456789"}')))
+    control("set-secret", secret, "--value-file", "-")
+    assert upstream(control)[ALICE, secret] == {"key": "from-stdin-0123456789"}
     for content, says in (("[]", "not a JSON object"), (None, "No such file")):
         value.unlink() if content is None else value.write_text(content)
         ended = flowmate("sandbox", "set-secret", secret, "--value-file", "value.json")
@@ -153,6 +157,8 @@ def test_settings_users_and_tokens_are_changed(sandbox, flowmate, control):
     assert (settings["provider_fault"], settings["latency_seconds"]) == ("hang", 0.001)
     settings = json.loads(control("configure", "--provider-fault", "none", "--raw-read", "--faults", ""))
     assert (settings["provider_fault"], settings["raw_read"]) == (None, True)
+    settings = json.loads(control("configure", "--burst", "7", "--provider-seconds", "0.25"))
+    assert (settings["burst"], settings["provider_seconds"]) == (7, 0.25)
     control("add-user", "masked-one", "--no-raw-read")
     control("add-user", "disabled-one", "--disabled")
     assert "masked-one" in flowmate("users").out
