@@ -24,7 +24,10 @@ _ProviderFaultFlag = Annotated[
 ]
 _ValueFile = Annotated[
     Path | None,
-    Parameter(help="A file with fields of the credential as a JSON object; - for standard input."),
+    Parameter(
+        allow_leading_hyphen=True,
+        help="A file with fields of the credential as a JSON object; - for standard input.",
+    ),
 ]
 
 
