@@ -1,6 +1,6 @@
 """Stores: where credentials and the progress of runs are kept.
 
-One file a store, behind the small protocol of ``base.py``. Importing this package imports no driver.
+They are behind the small protocol of ``base.py``. Importing this package imports no driver.
 """
 
 from flowmate_async.stores.base import Checkpoint as Checkpoint

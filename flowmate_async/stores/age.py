@@ -177,7 +177,7 @@ class AgeStore:
         return Verification(intact=intact, damaged=tuple(damaged))
 
     async def rekey(self, key: StoreKey, *, on_progress: Progress | None = None) -> Rekeyed:
-        """All at once: a new file takes the place of the old one."""
+        """Rewrite all at once: a new file takes the place of the old one."""
         return await uninterrupted(self._in_thread(lambda: self._rekey(key, on_progress)))
 
     def _rekey(self, key: StoreKey, on_progress: Progress | None) -> Rekeyed:
@@ -200,7 +200,7 @@ class AgeStore:
         return Rekeyed(resealed=done - len(damaged), damaged=tuple(damaged))
 
     async def _lines(self) -> AsyncIterator[tuple[Fingerprints, SecretLine]]:
-        """The line of every credential, a page at a time, and what tells whether it is genuine."""
+        """Yield the line of every credential, a page at a time, and what tells whether it is genuine."""
         lines = self._opened().secrets()
         fingerprints: Fingerprints | None = None
         try:

@@ -29,21 +29,21 @@ class Identity(Redacted, frozen=True):
     text: str
 
     def secret(self) -> Any:
-        """What decrypts."""
+        """Return what decrypts."""
         return driver().x25519.Identity.from_str(self.text)
 
     def recipient(self) -> Any:
-        """What encrypts."""
+        """Return what encrypts."""
         return self.secret().to_public()
 
 
 def identity_of(key: StoreKey) -> Identity:
-    """A store's key as an age identity."""
+    """Return a store's key as an age identity."""
     return Identity(key.age_identity())
 
 
 def driver() -> Any:
-    """The driver, an extra.
+    """Return the driver, an extra.
 
     Raises:
         ConfigurationError: it is not installed.
@@ -93,7 +93,7 @@ class _Source:
 
 
 def read_lines(path: Path, identity: Identity) -> Generator[bytes, None, None]:
-    """The lines of a file; close the iterator when not all of them are taken.
+    """Yield the lines of a file; close the iterator when not all of them are taken.
 
     Raises:
         FileNotFoundError: there is none.
@@ -120,7 +120,7 @@ class _Decryption:
         self._thread.start()
 
     def pieces(self) -> Iterator[bytes]:
-        """What is decrypted; ends early when something fails."""
+        """Yield what is decrypted; ends early when something fails."""
         while (piece := self._queue.get()) is not None:
             yield piece
 

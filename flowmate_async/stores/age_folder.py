@@ -115,7 +115,7 @@ class AgeFolder:
             return result
 
     def find(self, username: str, secret_id: str) -> SecretLine | None:
-        """The line of one credential; reads through the file it is in."""
+        """Return the line of one credential, which takes reading through its file."""
         for _ in range(_TRIES):
             self.refresh()
             entry = self.index.find(username, secret_id)
@@ -165,7 +165,7 @@ class AgeFolder:
     def rewrite(
         self, key: StoreKey, recast: Callable[[Fingerprints, Fingerprints, SecretLine], SecretLine]
     ) -> bool:
-        """Write the whole store anew for another key; whether it was not that already.
+        """Write the whole store anew for another key; return whether it had a different one.
 
         Args:
             key: the new key.
@@ -267,7 +267,7 @@ class AgeFolder:
                 yield replace(line, missing_run=entry.missing_run, removed_at=entry.removed_at)
 
     def _newest_of_segments(self) -> dict[Place, SecretLine]:
-        """The credentials that are in segments; no more than those hold."""
+        """Return the credentials that are in segments; no more than those hold."""
         lines = (line for number in self._numbers() for line in self._secrets(number))
         return {(line.username, line.secret_id): line for line in lines}
 
@@ -283,7 +283,7 @@ class AgeFolder:
         return self.segments / f"{number:08}.age"
 
     def _numbers(self) -> list[int]:
-        """The segments that the base does not hold yet, in order."""
+        """Return the segments that the base does not hold yet, in order."""
         through = self.index.store.through
         numbers = sorted(int(path.stem) for path in self.segments.glob("[0-9]*.age"))
         return [number for number in numbers if number > through]

@@ -87,7 +87,7 @@ class Index:
         self.runs[run.id] = run
 
     def lines(self) -> Iterator[Line]:
-        """All but the credentials, in an order in which they can be applied."""
+        """Yield all but the credentials, in an order in which they can be applied."""
         yield self.store
         for run in self.runs.values():
             yield RunLine(run=run)
@@ -96,27 +96,27 @@ class Index:
                 yield CheckpointLine(run_id=run_id, checkpoint=checkpoint)
 
     def places(self, username: str | None = None) -> Iterator[tuple[str, str, Entry]]:
-        """Every username, secret id and entry, in order."""
+        """Yield every username, secret id and entry, in order."""
         names = sorted(self.entries) if username is None else [username]
         for name in names:
             for secret_id, entry in sorted(self.entries.get(name, {}).items()):
                 yield name, secret_id, entry
 
     def find(self, username: str, secret_id: str) -> Entry | None:
-        """What is kept of one credential."""
+        """Return what is kept of one credential."""
         return self.entries.get(username, {}).get(secret_id)
 
     def last_run(self, selection: str | None) -> Run | None:
-        """The run that began last, of a selection or of any."""
+        """Return the run that began last, of a selection or of any."""
         latest_first = reversed(self.runs.values())
         return next((run for run in latest_first if selection in (None, run.selection)), None)
 
     def of_run(self, run: Run) -> dict[str, Checkpoint]:
-        """The checkpoints of a run."""
+        """Return the checkpoints of a run."""
         return self.checkpoints.get(run.id, {})
 
     def seen(self, usernames: Sequence[str]) -> dict[str, str]:
-        """What the newest checkpoints of these users keep."""
+        """Return what the newest checkpoints of these users keep."""
         found: dict[str, Checkpoint] = {}
         for checkpoints in self.checkpoints.values():
             for name in usernames:
@@ -126,11 +126,11 @@ class Index:
         return {name: one.seen for name, one in found.items()}
 
     def totals(self, run: Run) -> RunTotals:
-        """Sums over a run's checkpoints."""
+        """Return sums over a run's checkpoints."""
         return totals_of(list(self.of_run(run).values()))
 
     def missing(self, run: Run) -> Missing:
-        """What a run noted as missing, among what it could judge."""
+        """Return what a run noted as missing, among what it could judge."""
         gone = stored = 0
         for username, entries in self.entries.items():
             proven = is_proven(self.of_run(run).get(username))
@@ -140,7 +140,7 @@ class Index:
         return Missing(missing=gone, stored=stored)
 
     def require(self, run: Run) -> Run:
-        """The run as it is now.
+        """Return the run as it is now.
 
         Raises:
             CheckpointError: there is none.
@@ -151,7 +151,7 @@ class Index:
 
 
 def plan_begin(at: float, selection: str) -> tuple[list[Line], Run]:
-    """The lines that begin a run."""
+    """Return the lines that begin a run."""
     run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
     return [RunLine(run=run)], run
 
@@ -226,7 +226,7 @@ def _notes(run: Run, user: UserWrite, draft: dict[str, Entry]) -> list[NoteLine]
 
 
 def plan_note_missing(index: Index, run: Run, usernames: Sequence[str]) -> tuple[list[Line], None]:
-    """The lines that note everything of these users as missing."""
+    """Return the lines that note everything of these users as missing."""
     index.require(run)
     return [
         _missing_note(run, username, secret_id, entry)
@@ -240,7 +240,7 @@ def _missing_note(run: Run, username: str, secret_id: str, entry: Entry) -> Note
 
 
 def plan_removal(index: Index, run: Run, how: Removal, at: float) -> tuple[list[Line], int]:
-    """The lines that mark or delete what a run noted as missing; how many that are."""
+    """Return the lines that mark or delete what a run noted as missing, and how many credentials that are."""
     found = [place for place in index.places() if place[2].missing_run == run.id]
     if how == "delete":
         return [GoneLine(username=name, secret_id=secret_id) for name, secret_id, _ in found], len(found)

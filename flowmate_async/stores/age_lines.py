@@ -79,12 +79,12 @@ _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
 
 def encode_line(line: Line) -> bytes:
-    """A line as it is written."""
+    """Return a line as it is written."""
     return msgspec.json.encode(line)
 
 
 def decode_line(data: bytes) -> Line:
-    """A line as it was written.
+    """Return a line as it was written.
 
     Raises:
         StoreError: it is none.
@@ -105,7 +105,7 @@ class Fingerprints:
         self._subkey = subkey(key, "jsonl+age fingerprint", store_id, origin)
 
     def line_of(self, username: str, secret: Secret, *, at: float) -> SecretLine:
-        """The line of a credential.
+        """Return the line of a credential.
 
         Raises:
             StoreError: it cannot be encoded.
@@ -123,13 +123,13 @@ class Fingerprints:
         )
 
     def fingerprinted(self, line: SecretLine) -> SecretLine:
-        """The same credential's line, made genuine here."""
+        """Return the same credential's line, made genuine here."""
         plaintext = Plaintext(bytes(line.secret))
         fingerprint = self._fingerprint(line.username, line.secret_id, plaintext)
         return msgspec.structs.replace(line, fingerprint=fingerprint)
 
     def opened(self, line: SecretLine) -> Secret | None:
-        """The credential in a line; ``None`` when the line was made or changed by somebody else."""
+        """Return the credential in a line; ``None`` when the line was made or changed by somebody else."""
         plaintext = Plaintext(bytes(line.secret))
         genuine = self._fingerprint(line.username, line.secret_id, plaintext)
         if not hmac.compare_digest(genuine, line.fingerprint):
@@ -142,7 +142,7 @@ class Fingerprints:
 
 
 def fingerprints_of(store: StoreLine, key: StoreKey) -> Fingerprints:
-    """What makes and checks the lines of a store's credentials."""
+    """Return what makes and checks the lines of a store's credentials."""
     return Fingerprints(key, store_id=store.store_id, origin=store.origin or "")
 
 
@@ -158,7 +158,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     removed_at: float | None = None
 
     def item(self, username: str, secret_id: str) -> StoredItem:
-        """What may be shown of it."""
+        """Return what may be shown of it."""
         return StoredItem(
             username=username,
             secret_id=secret_id,
@@ -170,7 +170,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def entry_of(line: SecretLine, file: int) -> Entry:
-    """What is kept in memory of a line."""
+    """Return what is kept in memory of a line."""
     return Entry(
         type=line.type,
         expires_at=line.expires_at,

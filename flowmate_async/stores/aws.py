@@ -1,4 +1,4 @@
-"""The store in AWS Secrets Manager: a secret a user, since secrets are billed.
+"""The store in AWS Secrets Manager: one secret per user, since secrets are billed.
 
 What is too long for a secret is in several (``aws_parts.py``). Writes are check-and-set: the id of a version
 is made from the id of the one it replaces, and the service refuses a second one of the same id. Nothing here
@@ -73,7 +73,7 @@ class AwsDocuments:
         return Document(NOT_OURS, found.version)
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
-        """Those of these documents that there are."""
+        """Return those of these documents that there are."""
         batches = [names[first : first + _AT_ONCE] for first in range(0, len(names), _AT_ONCE)]
         found = {name: one for batch in await each(self._read_batch, batches) for name, one in batch.items()}
         return {name: found[name] for name in names if name in found}
@@ -104,7 +104,7 @@ class AwsDocuments:
         self._made.discard(name)
 
     async def names(self, prefix: str) -> AsyncIterator[str]:
-        """The names that begin so. The service lists a new secret only after a while; one's own are added."""
+        """Yield the names that begin so, own new ones included, which the service lists after a while."""
         made = {name for name in self._made if name.startswith(prefix)}
         async for secret in self._listed(self._secret_of(prefix)):
             name = secret.removeprefix(f"{self._address.prefix}/")
@@ -133,7 +133,7 @@ class AwsDocuments:
         return found
 
     async def _whole(self, document: Document) -> Document | None:
-        """The document, put together if it is in parts; ``None`` when somebody has just written new ones."""
+        """Return the document, put together from its parts; ``None`` when new ones have just been written."""
         head = head_of(Plaintext(document.data))
         if head is None:
             return document
@@ -215,7 +215,7 @@ class AwsDocuments:
             page = {"NextToken": answer.fields["NextToken"]}
 
     def _new(self) -> dict[str, Any]:
-        """What a new secret is made with."""
+        """Return what a new secret is made with."""
         key = {"KmsKeyId": self._address.kms_key_id} if self._address.kms_key_id else {}
         return {"Description": _DESCRIPTION, "ClientRequestToken": str(uuid.uuid4()), **key}
 
@@ -254,12 +254,12 @@ def _document(fields: Mapping[str, Any]) -> Document:
 
 
 def _part(secret: str, at: int | str) -> str:
-    """The name of a part; no user's name has a plus sign."""
+    """Return the name of a part; no user's name has a plus sign."""
     return f"{secret}+{at}"
 
 
 def _parts_of(parts: Sequence[Plaintext]) -> int:
-    """How many secrets there are besides the head."""
+    """Return how many secrets there are besides the head."""
     return len(parts) if len(parts) > 1 else 0
 
 

@@ -28,7 +28,7 @@ _head_decoder = msgspec.json.Decoder(Head)
 
 
 def split(text: Plaintext, *, largest: int = LARGEST_SECRET) -> list[Plaintext]:
-    """A document's text in parts of at most so many bytes, none of which ends within a character.
+    """Return a document's text in parts of at most so many bytes, none of which ends within a character.
 
     Args:
         text: the text; one that fits as it is comes back alone.
@@ -45,7 +45,7 @@ def split(text: Plaintext, *, largest: int = LARGEST_SECRET) -> list[Plaintext]:
 
 
 def head_of(text: Plaintext) -> Head | None:
-    """The head in a secret's text; ``None`` when it is a document as it is."""
+    """Return the head in a secret's text; ``None`` when it is a document as it is."""
     if not text.data.startswith(_HEAD_BEGINS):
         return None
     try:
@@ -55,5 +55,5 @@ def head_of(text: Plaintext) -> Head | None:
 
 
 def encoded(head: Head) -> Plaintext:
-    """A head as it is written."""
+    """Return a head as it is written."""
     return Plaintext(msgspec.json.encode(head))

@@ -179,12 +179,12 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_proven(checkpoint: Checkpoint | None) -> bool:
-    """Whether this user's listing was proven complete, so that what it lacks is missing."""
+    """Return whether this user's listing was proven complete, so that what it lacks is missing."""
     return checkpoint is not None and checkpoint.status == "synced" and checkpoint.listing_proven
 
 
 def totals_of(checkpoints: Sequence[Checkpoint]) -> RunTotals:
-    """Sums over checkpoints."""
+    """Return sums over checkpoints."""
     errors = Counter(checkpoint.error for checkpoint in checkpoints if checkpoint.status == "failed")
     return RunTotals(
         synced=len(checkpoints) - errors.total(),
@@ -211,7 +211,7 @@ def require_store(store: object) -> None:
 
 
 def no_such_run() -> CheckpointError:
-    """The error of a run that is not this store's."""
+    """Return the error of a run that is not this store's."""
     return CheckpointError(
         "the store knows no such run", advice="Begin a run with begin_run() on this very store"
     )
@@ -244,7 +244,7 @@ class Store(Protocol):
         ...
 
     async def origin(self) -> str | None:
-        """The upstream that the store is bound to; ``None`` when it is not bound yet."""
+        """Return the upstream that the store is bound to; ``None`` when it is not bound yet."""
         ...
 
     def exclusive_run(self) -> AbstractAsyncContextManager[None]:
@@ -259,7 +259,7 @@ class Store(Protocol):
         ...
 
     async def last_run(self, *, selection: str | None = None) -> Run | None:
-        """The run that began last, complete or not; of one selection, or of any."""
+        """Return the run that began last, complete or not; of one selection, or of any."""
         ...
 
     async def begin_run(self, *, at: float, selection: str = "") -> Run:
@@ -308,7 +308,7 @@ class Store(Protocol):
         ...
 
     async def missing(self, run: Run) -> Missing:
-        """How much this run noted as missing, among how much it could judge."""
+        """Return how much this run noted as missing, among how much it could judge."""
         ...
 
     async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
@@ -320,7 +320,7 @@ class Store(Protocol):
         ...
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
-        """Which of these users have a checkpoint in this run, and how they ended.
+        """Return which of these users have a checkpoint in this run, and how they ended.
 
         Args:
             run: the run.
@@ -329,19 +329,19 @@ class Store(Protocol):
         ...
 
     async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
-        """What the newest checkpoint of each of these usernames keeps as ``seen``, whichever run wrote it."""
+        """Return the ``seen`` of each of these users' newest checkpoints, of whichever run."""
         ...
 
     async def totals(self, run: Run) -> RunTotals:
-        """Sums over the run's checkpoints."""
+        """Return sums over the run's checkpoints."""
         ...
 
     def checkpoints(self, run: Run) -> AsyncIterator[Checkpoint]:
-        """The run's checkpoints by username, in bounded memory."""
+        """Yield the run's checkpoints by username, in bounded memory."""
         ...
 
     async def get(self, username: str, secret_id: str) -> Secret | None:
-        """One credential, or ``None``.
+        """Return one credential, or ``None``.
 
         Args:
             username: the user.
@@ -350,11 +350,11 @@ class Store(Protocol):
         ...
 
     def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
-        """What is stored, for one user or all, by username and id, without opening anything."""
+        """Yield what is stored, for one user or all, by username and id, without opening anything."""
         ...
 
     def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
-        """Every (username, credential), for one user or all, in bounded memory."""
+        """Yield every (username, credential), for one user or all, in bounded memory."""
         ...
 
     async def verify(self) -> Verification:

@@ -14,7 +14,7 @@ def encode(prefix: str, data: bytes) -> str:
 
 
 def decode(prefix: str, text: str) -> bytes | None:
-    """The bytes in a text of this prefix, in one case; ``None`` when it is none or its checksum is wrong."""
+    """Return the bytes in a text of this prefix, in one case; ``None`` when it is not valid Bech32."""
     if text not in (text.lower(), text.upper()):
         return None
     text = text.lower()

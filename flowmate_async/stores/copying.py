@@ -111,7 +111,7 @@ def _selection(source_url: str) -> str:
 
 
 async def is_empty(store: Store) -> bool:
-    """Whether nothing is stored."""
+    """Return whether nothing is stored."""
     async with aclosing(store.items()) as items:  # type: ignore[type-var] # a generator
         async for _ in items:
             return False
@@ -132,7 +132,7 @@ def require_target(*, empty: bool, backup: bool) -> None:
 
 
 async def _batches(source: Store) -> AsyncIterator[list[_Held]]:
-    """Everything stored, some at a time, all of a user's in one batch."""
+    """Yield everything stored, some at a time, all of a user's in one batch."""
     batch: list[_Held] = []
     async with aclosing(source.items()) as items:  # type: ignore[type-var] # a generator
         async for username, secret in source.secrets():

@@ -1,4 +1,4 @@
-"""A store over a service that keeps documents: a document a user, written with check-and-set.
+"""A store over a service that keeps documents: one per user, written with check-and-set.
 
 A user's credentials and checkpoint are one document, so they are there together or not at all. A batch of
 several users has no transaction: after a failure some of them are written, each wholly. Sums over a run read

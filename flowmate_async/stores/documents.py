@@ -101,7 +101,7 @@ class Documents(Protocol):
         ...
 
     def names(self, prefix: str) -> AsyncIterator[str]:
-        """The names that begin so, in any order."""
+        """Yield the names that begin so, in any order."""
         ...
 
 
@@ -151,7 +151,7 @@ class UserDocument(Redacted, frozen=True, kw_only=True):
     __shown__: ClassVar[tuple[str, ...]] = ("username",)
 
     def items(self) -> list[StoredItem]:
-        """What may be shown of the credentials, in order."""
+        """Return what may be shown of the credentials, in order."""
         return [
             StoredItem(
                 username=self.username,
@@ -170,7 +170,7 @@ _user_decoder = msgspec.json.Decoder(UserDocument)
 
 
 def state_of(document: Document, *, where: str) -> State:
-    """The store's own document.
+    """Return the store's own document.
 
     Raises:
         StoreError: it is none, or of a newer version.
@@ -207,7 +207,7 @@ def user_of(document: Document, name: str) -> UserDocument | None:
 
 
 def plaintext_of(value: State | UserDocument) -> Plaintext:
-    """A document as it is written."""
+    """Return a document as it is written."""
     return Plaintext(msgspec.json.encode(value))
 
 
@@ -218,7 +218,7 @@ def opened(stored: StoredSecret, secret_id: str) -> Secret | None:
 
 
 def stored_secret(username: str, secret: Secret, *, at: float) -> StoredSecret:
-    """A credential as it is written.
+    """Return a credential as it is written.
 
     Raises:
         StoreError: it cannot be encoded.
@@ -233,7 +233,7 @@ def stored_secret(username: str, secret: Secret, *, at: float) -> StoredSecret:
 
 
 def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocument, int]:
-    """A user's document after a write, and how many credentials of it are new or changed."""
+    """Return a user's document after a write, and how many credentials of it are new or changed."""
     username, at = user.checkpoint.username, user.checkpoint.at
     secrets, changed = dict(found.secrets), 0
     for secret in user.secrets:
@@ -256,7 +256,7 @@ def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocumen
 
 
 def judged(user: UserDocument, run: Run) -> list[StoredSecret]:
-    """What a run could judge of a user's unmarked credentials."""
+    """Return what a run could judge of a user's unmarked credentials."""
     proven = is_proven(user.checkpoints.get(run.id))
     unmarked = [stored for stored in user.secrets.values() if stored.removed_at is None]
     return [stored for stored in unmarked if proven or stored.missing_run == run.id]

@@ -72,7 +72,7 @@ class _Record(Redacted, frozen=True):
 
 
 def read_export(export: Export, *, kind: str) -> list[Exported]:
-    """Every credential of an export.
+    """Return every credential of an export.
 
     Args:
         export: what the file holds.
@@ -144,7 +144,7 @@ def _problem_of_secret(secret: Secret) -> str:
 
 
 def _decoded(record: _Record) -> Secret:
-    """The secret, as upstream would have written it."""
+    """Return the secret, as upstream would have written it."""
     encoded = _encoded(record)
     if encoded is None:
         raise ProtocolError("the record cannot be encoded as JSON")
@@ -162,7 +162,7 @@ def _encoded(record: _Record) -> msgspec.Raw | None:
 
 
 def _upstreams(name: str) -> str:
-    """A value's field as upstream writes it: ``accessToken`` for ``access_token``; others as they are."""
+    """Return a field's name as upstream writes it: ``accessToken`` for ``access_token``."""
     camel = _SNAKE.sub(lambda found: found[1].upper(), name)
     return camel if camel in _OF_VALUES else name
 
@@ -207,7 +207,7 @@ def _csv_records(export: Export) -> tuple[_Record, ...]:
 
 
 def _csv_parsed(export: Export) -> tuple[tuple[_Record, ...], str]:
-    """The records, or why there are none. Raises nothing: its frame holds credentials in clear."""
+    """Return the records, or why there are none. Raises nothing: its frame holds credentials in clear."""
     try:
         rows = csv.DictReader(io.StringIO(export.data.decode("utf-8-sig"), newline=""), strict=True)
         return tuple(_row_record(row, place=f"line {rows.line_num}") for row in rows), ""

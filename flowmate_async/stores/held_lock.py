@@ -1,4 +1,4 @@
-"""Ending whoever holds a run lock when it is lost, so that two syncs never run side by side."""
+"""End the run that has lost its lock, so that two syncs never run side by side."""
 
 import asyncio
 from collections.abc import AsyncIterator

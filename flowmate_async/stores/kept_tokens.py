@@ -24,7 +24,7 @@ class KeepsTokens(Protocol):
     """
 
     async def kept_tokens(self, usernames: Sequence[str]) -> Mapping[str, KeptToken]:
-        """The kept tokens of these users, without those of whom none is kept or whose token does not open.
+        """Return the kept tokens of these users; users without a token that opens are left out.
 
         Args:
             usernames: the users.
@@ -41,7 +41,7 @@ class KeepsTokens(Protocol):
 
 
 def require_keeper(store: Store) -> KeepsTokens:
-    """The store as one that keeps tokens.
+    """Return the store as one that keeps tokens.
 
     Raises:
         ConfigurationError: it cannot.

@@ -53,7 +53,7 @@ class StoreKey(Redacted, frozen=True):
 
     @classmethod
     def generate(cls) -> Self:
-        """A new random key."""
+        """Return a new random key."""
         return cls(token_bytes(KEY_BYTES))
 
     @classmethod
@@ -98,11 +98,11 @@ class StoreKey(Redacted, frozen=True):
         return None if decoded is None or len(decoded) != KEY_BYTES else cls(decoded)
 
     def encoded(self) -> str:
-        """The key in base64url, as :meth:`parse` reads it. Whoever holds this text can open the store."""
+        """Return the key in base64url, as :meth:`parse` reads it. This text opens the store."""
         return base64.urlsafe_b64encode(self.material).decode()
 
     def age_identity(self) -> str:
-        """The key as age writes it, and as :meth:`parse` reads it. As secret as :meth:`encoded`."""
+        """Return the key as age writes it, and as :meth:`parse` reads it. As secret as :meth:`encoded`."""
         return bech32.encode(AGE_PREFIX, self.material).upper()
 
     @property
@@ -112,7 +112,7 @@ class StoreKey(Redacted, frozen=True):
 
 
 def _without_comments(text: str) -> str:
-    """A key file of ``age-keygen`` begins with two of them."""
+    """Drop the comments with which a key file of ``age-keygen`` begins."""
     return "\n".join(line for line in text.strip().splitlines() if not line.startswith("#")).strip()
 
 
@@ -147,7 +147,7 @@ def write_key_file(
 
 
 def read_key_file(path: str | os.PathLike[str]) -> StoreKey:
-    """The key in a private file.
+    """Return the key in a private file.
 
     Args:
         path: the file, as :func:`write_key_file` makes it: with mode 0600, or 0440 and owned by root.
@@ -215,7 +215,7 @@ def load_other_key(env: Mapping[str, str]) -> StoreKey | None:
 
 
 def keyring_entry(store_url: str) -> str:
-    """The name of a store's entry in the keyring: its URL, with the path made absolute."""
+    """Return the name of a store's entry in the keyring: its URL, with the path made absolute."""
     for prefix in ("sqlite:///", "jsonl+age:///"):
         if store_url.startswith(prefix):
             return f"{prefix}{absolute(Path(store_url.removeprefix(prefix)))}"

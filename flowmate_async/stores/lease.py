@@ -1,7 +1,7 @@
 """The run lock of a service that has no locks: a lease in the store's own document, renewed while held.
 
-Whoever vanishes holds it until the lease ends, by the clocks of those who wait; clocks that disagree by more
-than two thirds of it would let two in.
+A process that vanished holds it until the lease ends, by the clocks of those who wait. Clocks that disagree
+by more than two thirds of it would let two in.
 """
 
 import asyncio

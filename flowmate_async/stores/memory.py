@@ -62,7 +62,7 @@ class MemoryStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """What is stored stays until the instance goes."""
+        """Keep what is stored: it goes with the instance."""
 
     async def bind(self, origin: str) -> None:
         if self._origin is not None:
@@ -205,13 +205,13 @@ class MemoryStore:
         return [(name, row) for name in names for _, row in sorted(self._rows.get(name, {}).items())]
 
     def _judged(self, run: Run) -> Iterator[_Row]:
-        """What is stored of the users whose listings the run proved, and what it noted as missing."""
+        """Yield what is stored of the users whose listings the run proved, and what it noted as missing."""
         for username, rows in self._rows.items():
             proven = is_proven(self._of(run).get(username))
             yield from (row for row in rows.values() if proven or row.missing_run == run.id)
 
     def _forget_checkpoints(self, selection: str) -> None:
-        """All but the last run's of this selection: they would grow for ever."""
+        """Forget all but the last run's of this selection: they would grow for ever."""
         for run in [run for run in self._runs.values() if run.selection == selection][:-1]:
             self._checkpoints[run.id] = {}
 

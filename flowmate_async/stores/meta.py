@@ -60,7 +60,7 @@ def upgraded_meta(meta: Meta, key: StoreKey, *, checked: str) -> Meta:
 
 
 def rekeying_meta(meta: Meta, old: StoreKey, new: StoreKey, *, where: str) -> Meta:
-    """What a store says of itself while it is being given a new key.
+    """Return what a store says of itself while it is being given a new key.
 
     Args:
         meta: what it says now.
@@ -131,7 +131,7 @@ class Access:
         self._meta = self._sealing = None
 
     def sealing(self) -> Sealing:
-        """The sealing.
+        """Return the sealing.
 
         Raises:
             StoreError: the store is not bound to an upstream.
@@ -191,7 +191,7 @@ def sealing_of(meta: Meta, key: StoreKey) -> Sealing | None:
 
 
 def pick_key(meta: Meta, keys: Sequence[StoreKey], *, where: str) -> StoreKey:
-    """The key that is the store's.
+    """Return the key that is the store's.
 
     Raises:
         StoreError: none of them is, or its record was tampered with.
@@ -222,10 +222,10 @@ def require_origin(bound: str | None, origin: str, *, where: str) -> None:
 
 
 def not_bound(where: str) -> StoreError:
-    """The error of a write before the store was bound."""
+    """Return the error of a write before the store was bound."""
     return StoreError(f"the store {where} is not bound to an upstream", advice="Call bind(base_url) first")
 
 
 def not_open(where: str) -> StoreError:
-    """The error of any use of a store that was not entered."""
+    """Return the error of any use of a store that was not entered."""
     return StoreError(f"the store {where} is not open", advice="Enter it with async with")

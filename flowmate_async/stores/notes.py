@@ -25,7 +25,7 @@ class Notes(msgspec.Struct, frozen=True):
 
 
 def notes_of(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> Notes:
-    """What to note of a batch's users; nearly always nothing.
+    """Return what to note of a batch's users; nearly always nothing.
 
     Args:
         batch: the users.

@@ -1,4 +1,4 @@
-"""The store in OpenBao or HashiCorp Vault: a document a user in a KV engine, version 2, over HTTP.
+"""The store in OpenBao or HashiCorp Vault: one document per user in a KV engine, version 2, over HTTP.
 
 Writes are check-and-set; the server keeps a bounded number of versions. Redirects are not followed. Nothing
 here knows what is in a document (``documents.py``), or where the token is (``openbao_address.py``).
@@ -153,7 +153,7 @@ class OpenBaoDocuments:
         return Document(text.encode() if isinstance(text, str) else NOT_OURS, found.metadata.version)
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
-        """Those of these documents that there are."""
+        """Return those of these documents that there are."""
 
         async def read(name: str) -> tuple[str, Document | None]:
             return name, await self.read(name)
@@ -177,7 +177,7 @@ class OpenBaoDocuments:
         await self._ask("DELETE", "metadata", name)
 
     async def names(self, prefix: str) -> AsyncIterator[str]:
-        """The names that begin so, which the prefix is a folder of."""
+        """Yield the names that begin so, which the prefix is a folder of."""
         answer = await self._ask("LIST", "metadata", prefix)
         if answer is not None:
             for key in self._decoded(answer, _ListAnswer).data.keys:
@@ -188,7 +188,7 @@ class OpenBaoDocuments:
         await self._ask("POST", "metadata", name, Plaintext(msgspec.json.encode(settings)))
 
     async def _ask(self, method: str, kind: str, name: str, text: Plaintext | None = None) -> _Answer | None:
-        """A good answer, or ``None`` for what is not there; what may pass is tried again.
+        """Return a good answer, or ``None`` for what is not there; what may pass is tried again.
 
         Raises:
             Conflict: check-and-set found another version.
@@ -209,7 +209,7 @@ class OpenBaoDocuments:
         raise self._failure(reason, _NAME_THE_ACTIVE_NODE if standby else _LATER)
 
     async def _send(self, method: str, path: str, text: Plaintext | None) -> tuple[_Answer | None, str]:
-        """The answer, if one came, and what it says is wrong."""
+        """Return the answer, if one came, and what it says is wrong."""
         if self._session is None or self._token is None:
             raise StoreError(f"the store {self.where} is not open", advice="Enter it with async with")
         headers = _headers(self._token, self._address.namespace)
@@ -228,7 +228,7 @@ class OpenBaoDocuments:
         return answer, _complaint(answer)
 
     def _has_newer_token(self) -> bool:
-        """Whether an agent has written a newer token meanwhile, which is used from now on."""
+        """Return whether an agent has written a newer token meanwhile, which is used from now on."""
         before, self._token = self._token, self._address.token()
         return self._token != before
 
@@ -274,7 +274,7 @@ async def _received(response: aiohttp.ClientResponse) -> _Answer:
 
 
 def _complaint(answer: _Answer) -> str:
-    """What a bad answer says is wrong."""
+    """Return what a bad answer says is wrong."""
     if answer.status < 300:
         return ""
     if answer.status in _STANDBY:

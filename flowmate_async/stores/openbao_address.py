@@ -67,7 +67,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.origin}/{self.mount}/{self.path}"
 
     def context(self) -> ssl.SSLContext | None:
-        """The TLS rules; ``None`` for plain HTTP.
+        """Return the TLS rules; ``None`` for plain HTTP.
 
         Raises:
             ConfigurationError: the authorities' file cannot be used.
@@ -77,7 +77,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return client_context(ca_file=self.ca_file or None)
 
     def token(self) -> Token:
-        """The token, read anew each time.
+        """Return the token, read anew each time.
 
         Raises:
             ConfigurationError: there is none.

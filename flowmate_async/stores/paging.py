@@ -27,7 +27,7 @@ Row = TypeVar("Row", bound=Placed)
 async def by_place(
     fetch: Callable[[str, str, int], Awaitable[list[Row]]], username: str | None
 ) -> AsyncIterator[Row]:
-    """Every row, by username and secret id.
+    """Yield every row, by username and secret id.
 
     Args:
         fetch: the page after a username and a secret id, of so many rows.
@@ -44,7 +44,7 @@ OpenRow = Callable[[StoredRow], Awaitable[Secret]]
 
 
 async def opened(rows: AsyncIterable[StoredRow], open_row: OpenRow) -> AsyncIterator[tuple[str, Secret]]:
-    """Every (username, credential).
+    """Yield every (username, credential).
 
     Raises:
         StoreError: one does not open.
@@ -54,7 +54,7 @@ async def opened(rows: AsyncIterable[StoredRow], open_row: OpenRow) -> AsyncIter
 
 
 async def verified(rows: AsyncIterable[StoredRow], open_row: OpenRow) -> Verification:
-    """How many open, and which do not."""
+    """Return how many open, and which do not."""
     intact, damaged = 0, []
     async for row in rows:
         try:

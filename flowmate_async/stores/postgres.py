@@ -254,7 +254,7 @@ class PostgresStore:
     async def _begin_rekey(self, connection: Connection, key: StoreKey) -> None:
         where = self.address.where
         async with connection.transaction():
-            await connection.execute("SELECT 1 FROM meta FOR UPDATE")  # waits for whoever is writing
+            await connection.execute("SELECT 1 FROM meta FOR UPDATE")  # waits for writes in progress
             meta = await read_meta(connection)
             old = pick_key(meta, (*self._access.keys, key), where=where)
             meta = rekeying_meta(meta, old, key, where=where)

@@ -92,12 +92,12 @@ def parse_address(url: str | StoreUrl) -> Address:
 
 
 def _is_local(hosts: str) -> bool:
-    """Whether every host is this machine: its loopback, or a socket in a folder."""
+    """Return whether every host is this machine: its loopback, or a socket in a folder."""
     return all(not host or host.startswith("/") or is_loopback(host) for host in hosts.split(","))
 
 
 def driver() -> Any:
-    """The driver, an extra.
+    """Return the driver, an extra.
 
     Raises:
         ConfigurationError: it is not installed.

@@ -145,7 +145,7 @@ _ITEMS = "SELECT username, secret_id, type, expires_at, stored_at, removed_at FR
 
 
 async def last_run(connection: Connection, *, selection: str | None) -> Run | None:
-    """The run that began last, of a selection or of any."""
+    """Return the run that began last, of a selection or of any."""
     row = await connection.fetchrow(_LAST_RUN, selection)
     return None if row is None else msgspec.convert(dict(row), Run)
 
@@ -169,7 +169,9 @@ async def write(
     connection: Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite], fence: Fence
 ) -> Written:
     """Write whole users in one transaction."""
-    checkpoints = {user.checkpoint.username: user.checkpoint for user in batch}  # of doubles the later
+    checkpoints = {
+        user.checkpoint.username: user.checkpoint for user in batch
+    }  # for duplicates, the last wins
     async with connection.transaction():
         await _require_run(connection, run)
         await _require_key(connection, sealing, fence)
@@ -218,7 +220,7 @@ async def note_missing(connection: Connection, run: Run, usernames: Sequence[str
 
 
 async def missing(connection: Connection, run: Run) -> Missing:
-    """What this run noted as missing, among what it could judge."""
+    """Return what this run noted as missing, among what it could judge."""
     gone, stored = await connection.fetchrow(_MISSING, run.id) or (0, 0)
     return Missing(missing=gone, stored=stored)
 
@@ -273,24 +275,24 @@ async def find(
 
 
 async def statuses(connection: Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
-    """How those of these users ended that have a checkpoint."""
+    """Return how those of these users ended that have a checkpoint."""
     return dict(await connection.fetch(_STATUSES, run.id, list(usernames)))
 
 
 async def seen(connection: Connection, usernames: Sequence[str]) -> Mapping[str, str]:
-    """What the newest checkpoints of these users keep."""
+    """Return what the newest checkpoints of these users keep."""
     return dict(await connection.fetch(_SEEN, list(usernames)))
 
 
 async def totals(connection: Connection, run: Run) -> RunTotals:
-    """Sums over a run's checkpoints."""
+    """Return sums over a run's checkpoints."""
     synced, failed, secrets, requests = await connection.fetchrow(_TOTALS, run.id) or (0, 0, 0, 0)
     errors = dict(await connection.fetch(_ERRORS, run.id))
     return RunTotals(synced=synced, failed=failed, secrets=secrets, requests=requests, errors=errors)
 
 
 async def checkpoints_after(connection: Connection, run: Run, username: str, limit: int) -> list[Checkpoint]:
-    """The next page of a run's checkpoints."""
+    """Return the next page of a run's checkpoints."""
     rows = await connection.fetch(_CHECKPOINTS, run.id, username, limit)
     return [msgspec.convert(dict(row), Checkpoint) for row in rows]
 
@@ -298,7 +300,7 @@ async def checkpoints_after(connection: Connection, run: Run, username: str, lim
 async def items_after(
     connection: Connection, username: str, secret_id: str, limit: int, *, only: bool
 ) -> list[StoredItem]:
-    """The next page of what is stored; with ``only``, of that user alone."""
+    """Return the next page of what is stored; with ``only``, of that user alone."""
     rows = await connection.fetch(f"{_ITEMS} {_AFTER[only]}", username, secret_id, limit)
     return [msgspec.convert(dict(row), StoredItem) for row in rows]
 

@@ -218,6 +218,6 @@ async def rewrite_tables(connection: Connection) -> str:
 
 
 def lock_number(purpose: str, name: str) -> int:
-    """The number of an advisory lock, which is all that PostgreSQL knows it by."""
+    """Return the number of an advisory lock, which is all that PostgreSQL knows it by."""
     digest = hashlib.sha256(f"flowmate_async {purpose} {name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

@@ -39,12 +39,12 @@ async def write(connection: Connection, sealing: Sealing, run: Run, batch: Seque
 
 
 async def find(connection: Connection, usernames: Sequence[str]) -> list[TokenRow]:
-    """The tokens of these users."""
+    """Return the tokens of these users."""
     return [TokenRow(*row) for row in await connection.fetch(_FIND, list(usernames))]
 
 
 async def after(connection: Connection, username: str, limit: int) -> list[TokenRow]:
-    """The next page of tokens."""
+    """Return the next page of tokens."""
     return [TokenRow(*row) for row in await connection.fetch(_AFTER, username, limit)]
 
 

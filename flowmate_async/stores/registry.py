@@ -36,7 +36,7 @@ def open_store(
     other_key: StoreKey | None = None,
     create: bool = True,
 ) -> Store:
-    """The store behind a URL; enter it with ``async with`` to open it.
+    """Return the store behind a URL; enter it with ``async with`` to open it.
 
     Args:
         url: ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``,

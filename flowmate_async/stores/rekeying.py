@@ -1,8 +1,8 @@
 """Giving a store a new key: every credential is sealed anew, a page at a time, and the store stays in use.
 
 The store says from the first step on that it has the new key, and keeps the old one, sealed with the new
-one, until the last step. So the new key opens all of it at any time, and whoever is interrupted goes on
-where it was.
+one, until the last step. So the new key opens all of it at any time, and a call that was interrupted is
+resumed by the next one.
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable

@@ -55,7 +55,7 @@ def stored_places(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, b
 def sealed_secrets(
     sealing: Sealing, run: Run, batch: Sequence[UserWrite], stored: Mapping[Place, Sealed]
 ) -> tuple[list[SecretRow], int]:
-    """The credentials of a batch that differ from what is stored, sealed, by place; of doubles the later.
+    """Return the credentials of a batch that differ from what is stored, sealed; the last of duplicates wins.
 
     Args:
         sealing: seals them.

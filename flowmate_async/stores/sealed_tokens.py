@@ -32,7 +32,7 @@ class TokenRow(msgspec.Struct, frozen=True):
 def sealed_tokens(
     sealing: Sealing, run_id: str, batch: Sequence[UserWrite]
 ) -> tuple[list[TokenRow], list[str]]:
-    """The tokens of a batch, sealed, and the users without one; both by name, of doubles the later."""
+    """Return the tokens of a batch, sealed, and the users without one; both by name."""
     tokens = {user.checkpoint.username: user.token for user in batch}
     rows = [
         TokenRow(name, run_id, kept.used_at, sealing.seal_token(name, kept, run_id=run_id))
@@ -43,7 +43,7 @@ def sealed_tokens(
 
 
 def opened_tokens(sealing: Sealing, rows: Sequence[TokenRow]) -> dict[str, KeptToken]:
-    """Those of these tokens that open, by user. One that does not is as good as none: another is made."""
+    """Return those of these tokens that open, by user. The others are replaced by the next sync."""
     opened = {row.username: sealing.opened_token(row.username, row.run_id, row.sealed) for row in rows}
     return {name: kept for name, kept in opened.items() if kept is not None}
 

@@ -121,14 +121,14 @@ class Sealing:
         return secret
 
     def opened(self, username: str, secret_id: str, sealed: Sealed) -> Secret | None:
-        """The credential; ``None`` when it does not open."""
+        """Return the credential; ``None`` when it does not open."""
         plaintext = self._opened(username, secret_id, sealed)
         if plaintext is None and self._before is not None:
             return self._before.opened(username, secret_id, sealed)
         return None if plaintext is None else secret_of(plaintext)
 
     def resealed(self, username: str, secret_id: str, sealed: Sealed) -> Sealed | None:
-        """The same credential sealed with the store's new key; ``None`` when it is already.
+        """Return the same credential sealed with the store's new key; ``None`` when it is already.
 
         Raises:
             StoreError: it was damaged, moved or tampered with.
@@ -152,14 +152,14 @@ class Sealing:
         return self._encrypted(encode_token(username, kept), _TOKEN, run_id, username)
 
     def opened_token(self, username: str, run_id: str, data: bytes) -> KeptToken | None:
-        """A user's token; ``None`` when it does not open."""
+        """Return a user's token; ``None`` when it does not open."""
         plaintext = self._decrypted(data, _TOKEN, run_id, username)
         if plaintext is None and self._before is not None:
             return self._before.opened_token(username, run_id, data)
         return None if plaintext is None else token_of(plaintext)
 
     def resealed_token(self, username: str, run_id: str, data: bytes) -> bytes | None:
-        """The same token sealed with the store's new key; ``None`` when it is already, or does not open."""
+        """Return a token sealed with the store's new key; ``None`` when it is already, or does not open."""
         if self._decrypted(data, _TOKEN, run_id, username) is not None:
             return None
         kept = self.opened_token(username, run_id, data)
@@ -229,13 +229,13 @@ def key_check(key: StoreKey, *, store_id: str, checked: str = "") -> bytes:
 
 
 def sealed_key(key: StoreKey, other: StoreKey, *, store_id: str) -> bytes:
-    """A key sealed with another one, for a store that is being given that."""
+    """Return a key sealed with another one, for a store that is being given that."""
     nonce = os.urandom(NONCE_BYTES)
     return nonce + _key_cipher(key, store_id).encrypt(nonce, other.material, store_id.encode())
 
 
 def opened_key(key: StoreKey, sealed: bytes | None, *, store_id: str) -> StoreKey | None:
-    """The key that was sealed so, if any was.
+    """Return the key that was sealed so, if any was.
 
     Raises:
         StoreError: it was damaged or tampered with.
@@ -255,7 +255,7 @@ def _key_cipher(key: StoreKey, store_id: str) -> AESGCM:
 
 
 def subkey(key: StoreKey, purpose: str, *context: str) -> Subkey:
-    """A key for one purpose in one context, from which neither the store's key nor another follows."""
+    """Return a key for one purpose in one context, from which neither the store's key nor another follows."""
     info = length_prefixed("flowmate_async", purpose, *context)
     return Subkey(HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key.material))
 

@@ -56,7 +56,7 @@ def prepare_file(path: Path) -> None:
     """Make the empty private file, or check the one that is there.
 
     Raises:
-        StoreError: it cannot be made, is readable by others, or is no regular file.
+        StoreError: it cannot be made, is readable by others, or is not a regular file.
     """
     if not os.path.lexists(path):
         create_private(path, error=StoreError)
@@ -118,18 +118,18 @@ def _connect(path: Path, options: str, *, busy_timeout_seconds: float) -> sqlite
 
 
 def has_rollback_journal(path: Path) -> bool:
-    """Whether the making of the store was interrupted, which only SQLite itself can put right."""
+    """Return whether the making of the store was interrupted, which only SQLite itself can put right."""
     return Path(f"{path}-journal").exists()
 
 
 def has_write_ahead_log(path: Path) -> bool:
-    """Whether the store is in use, or was when its last user was killed."""
+    """Return whether the store is in use, or was when its last user was killed."""
     return Path(f"{path}-wal").exists()
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Everything or nothing; no transaction stays open, whatever happens."""
+    """Yield everything or nothing; no transaction stays open, whatever happens."""
     _begin(connection)
     try:
         yield
@@ -189,7 +189,7 @@ def _store_error(error: sqlite3.Error, path: Path) -> StoreError:
 
 
 def shown(path: Path) -> str:
-    """A path, fit for a message."""
+    """Return a path, fit for a message."""
     return one_line(str(path), limit=1000)
 
 

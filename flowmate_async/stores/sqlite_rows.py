@@ -119,7 +119,7 @@ _SEALED_OF_ONE = f"{_WITH_MANIFEST} WHERE username = ? AND secret_id > ? ORDER B
 
 
 def last_run(connection: sqlite3.Connection, *, selection: str | None) -> Run | None:
-    """The run that began last, of a selection or of any."""
+    """Return the run that began last, of a selection or of any."""
     row = connection.execute(_LAST_RUN, {"selection": selection}).fetchone()
     return None if row is None else _struct(Run, row)
 
@@ -142,7 +142,9 @@ def finish_run(connection: sqlite3.Connection, run: Run, *, at: float | None) ->
 
 def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> Written:
     """Write whole users in one transaction."""
-    checkpoints = {user.checkpoint.username: user.checkpoint for user in batch}  # of doubles the later
+    checkpoints = {
+        user.checkpoint.username: user.checkpoint for user in batch
+    }  # for duplicates, the last wins
     with transaction(connection):
         _require_run(connection, run)
         _require_key(connection, sealing)
@@ -183,7 +185,7 @@ def note_missing(connection: sqlite3.Connection, run: Run, usernames: Sequence[s
 
 
 def missing(connection: sqlite3.Connection, run: Run) -> Missing:
-    """What this run noted as missing, among what it could judge."""
+    """Return what this run noted as missing, among what it could judge."""
     gone, stored = connection.execute(_MISSING, {"run": run.id}).fetchone()
     return Missing(missing=gone, stored=stored)
 
@@ -234,12 +236,12 @@ def find(connection: sqlite3.Connection, username: str, secret_id: str) -> Store
 
 
 def statuses(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
-    """How those of these users ended that have a checkpoint."""
+    """Return how those of these users ended that have a checkpoint."""
     return dict(with_keys(connection, _STATUSES, usernames, run.id))
 
 
 def seen(connection: sqlite3.Connection, usernames: Sequence[str]) -> Mapping[str, str]:
-    """What the newest checkpoints of these users keep.
+    """Return what the newest checkpoints of these users keep.
 
     Run by run, of which a few have checkpoints: in one statement with the runs, the planner looks through
     the checkpoints of everybody for each user.
@@ -252,7 +254,7 @@ def seen(connection: sqlite3.Connection, usernames: Sequence[str]) -> Mapping[st
 
 
 def totals(connection: sqlite3.Connection, run: Run) -> RunTotals:
-    """Sums over a run's checkpoints."""
+    """Return sums over a run's checkpoints."""
     sums = connection.execute(_TOTALS, (run.id,)).fetchone()
     errors = connection.execute(_ERRORS, (run.id,)).fetchall()
     return RunTotals(synced=sums[0], failed=sums[1], secrets=sums[2], requests=sums[3], errors=dict(errors))
@@ -261,7 +263,7 @@ def totals(connection: sqlite3.Connection, run: Run) -> RunTotals:
 def checkpoints_after(
     connection: sqlite3.Connection, run: Run, username: str, limit: int
 ) -> list[Checkpoint]:
-    """The next page of a run's checkpoints."""
+    """Return the next page of a run's checkpoints."""
     rows = connection.execute(_CHECKPOINTS, (run.id, username, limit))
     return [_struct(Checkpoint, row) for row in rows]
 
@@ -269,7 +271,7 @@ def checkpoints_after(
 def items_after(
     connection: sqlite3.Connection, username: str, secret_id: str, limit: int, *, only: bool
 ) -> list[StoredItem]:
-    """The next page of what is stored; with ``only``, of that user alone."""
+    """Return the next page of what is stored; with ``only``, of that user alone."""
     rows = connection.execute(_ITEMS_OF_ONE if only else _ITEMS_OF_ALL, (username, secret_id, limit))
     return [_struct(StoredItem, row) for row in rows]
 
@@ -308,5 +310,5 @@ def _require_run(connection: sqlite3.Connection, run: Run) -> None:
 
 
 def _struct(kind: type[T], row: tuple[object, ...]) -> T:
-    """A row whose columns are the struct's fields, in their order; SQLite has no booleans."""
+    """Return a row whose columns are the struct's fields, in their order; SQLite has no booleans."""
     return msgspec.convert(dict(zip(kind.__struct_fields__, row, strict=True)), kind, strict=False)

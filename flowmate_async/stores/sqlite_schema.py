@@ -189,8 +189,8 @@ def _opened(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path
 def _look(path: Path, keys: Sequence[StoreKey]) -> None:
     """Check without touching anything, as far as that is possible while others write.
 
-    Whoever takes no lock may see half of a change, which looks like damage; then the check that follows,
-    within a transaction, is the one that counts.
+    A reader without a lock may see half of a change, which looks like damage. Then the check that follows
+    counts, which is made over the connection.
     """
     try:
         inspect(path, lambda connection: _check(connection, keys, path))
@@ -251,7 +251,7 @@ def checked_of(found: int) -> str:
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
-    """What the store says of itself now."""
+    """Return what the store says of itself now."""
     return _meta(connection, ", previous_key_id, previous_key")
 
 

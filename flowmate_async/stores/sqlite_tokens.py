@@ -26,12 +26,12 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
 
 
 def find(connection: sqlite3.Connection, usernames: Sequence[str]) -> list[TokenRow]:
-    """The tokens of these users."""
+    """Return the tokens of these users."""
     return [TokenRow(*row) for row in with_keys(connection, _FIND, usernames)]
 
 
 def after(connection: sqlite3.Connection, username: str, limit: int) -> list[TokenRow]:
-    """The next page of tokens."""
+    """Return the next page of tokens."""
     return [TokenRow(*row) for row in connection.execute(_AFTER, (username, limit))]
 
 

@@ -73,7 +73,7 @@ class StoreUrl(Redacted, frozen=True):
         return _CREDENTIALS.search(self.text) is not None
 
     def parts(self, *, keep_blank: bool = False) -> UrlParts | None:
-        """Split it; ``None`` when it is no URL.
+        """Return its parts; ``None`` when it cannot be split.
 
         Args:
             keep_blank: keep options without a value, instead of refusing them.
@@ -88,7 +88,7 @@ class StoreUrl(Redacted, frozen=True):
         return UrlParts(user, parts.netloc, host, port, parts.path, dict(options), parts.fragment)
 
     def path_after(self, prefix: str) -> Path | None:
-        """Return the absolute path of a file's URL; ``None`` when it is no URL of a file.
+        """Return the absolute path of a file's URL; ``None`` for other URLs.
 
         Args:
             prefix: what the URL begins with, as ``sqlite:///``; other URLs are not of a file.

@@ -143,10 +143,40 @@ def test_a_private_file_that_is_no_text_or_cannot_be_written(tmp_path: Path) -> 
         assert_shows_nothing(caught.value)
 
 
-def test_a_url_with_a_password() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://user:{CREDENTIAL}@host/db",
+        f"postgresql://u@h/db?password={CREDENTIAL}",
+        f"postgresql://h/db?sslpass={CREDENTIAL}",
+        f"postgresql:///db?user=u&passfile={CREDENTIAL}",
+        f"postgresql://{CREDENTIAL}@h/db?x=1",
+        f"postgresql://h:{CREDENTIAL}/db",
+        f"mysql://u:{CREDENTIAL}@h/db",
+        f"openbao://h/secret/x?token={CREDENTIAL}",
+        f"openbao://h/secret/x?vault_token={CREDENTIAL}",
+        f"openbao://{CREDENTIAL}@h/secret/x",
+        f"openbao://h/secret/x?color={CREDENTIAL}",
+        f"awssm://eu-central-1/x?secret_access_key={CREDENTIAL}",
+        f"awssm://eu-central-1/x?color={CREDENTIAL}",
+        f"sqlite:///x.db?key={CREDENTIAL}",
+        f"jsonl+age:///x.age#{CREDENTIAL}",
+        f"memory:{CREDENTIAL}",
+    ],
+)
+def test_a_url_that_is_refused_is_in_no_frame(url: str, exposed: Callable[[BaseException], str]) -> None:
+    """Whatever is wrong with it: somebody may have put a password where it does not belong."""
     with pytest.raises(FlowMateError) as caught:
-        open_store(f"postgresql://user:{CREDENTIAL}@host/db")
-    assert_shows_nothing(caught.value)
+        open_store(url, key=StoreKey(KEY))
+    shown = exposed(caught.value)
+    assert CREDENTIAL not in shown
+    assert KEY.decode() not in shown
+
+
+def test_a_key_as_text_is_in_no_frame(exposed: Callable[[BaseException], str]) -> None:
+    with pytest.raises(FlowMateError) as caught:
+        open_store("sqlite:///x.db", key=KEY.decode())  # type: ignore[arg-type]
+    assert KEY.decode() not in exposed(caught.value)
 
 
 def test_plaintext_does_not_print() -> None:
