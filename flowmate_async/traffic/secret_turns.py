@@ -3,6 +3,7 @@
 Upstream's refresh lock belongs to the secret and not to the caller (docs/contract/OBSERVED.md § Second look).
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Self
 
@@ -89,7 +90,16 @@ class SecretTurns:
         queue.hurry = hurry if priority is Priority.BACKGROUND else None
         if queue.hurry is not None and queue.gate.urgent:
             queue.hurry()
+            await self._let_go(key)
         return Turn(self, key)
+
+    async def _let_go(self, key: str) -> None:
+        """End here if the request continues in another task, and never in the midst of being sent."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.leave(key)
+            raise
 
     def leave(self, key: str) -> None:
         """Give the turn to the next waiter."""

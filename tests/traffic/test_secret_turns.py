@@ -46,6 +46,33 @@ async def test_a_turn_is_released_once():
     assert len(turns) == 0
 
 
+async def test_a_hurried_request_lets_go_before_it_sends():
+    """It continues in another task; the first one would be cancelled on the wire."""
+    turns, sent = SecretTurns(), []
+
+    async def ask():
+        task = asyncio.current_task()
+        with await turns.take("s", hurry=task.cancel):
+            sent.append("background")
+            await asyncio.sleep(1)
+
+    async def ask_now():
+        with await turns.take("s"):
+            sent.append("interactive")
+
+    first = await turns.take("s")
+    background = [start(ask(), background=True) for _ in range(2)]
+    await asyncio.sleep(0)
+    interactive = [start(ask_now()) for _ in range(6)]
+    await asyncio.sleep(0)
+    first.release()
+    await asyncio.wait([*background, *interactive])
+    assert [task.cancelled() for task in background].count(True) >= 1
+    assert sent.count("background") == [task.cancelled() for task in background].count(False)
+    assert sent.count("interactive") == 6
+    assert len(turns) == 0
+
+
 async def test_interactive_requests_go_first_and_the_background_is_not_starved():
     turns, order = SecretTurns(), []
 
