@@ -275,7 +275,12 @@ def concurrency_is_never_exceeded(record: Record) -> Iterator[str]:
 
 
 def a_pause_holds_everybody(record: Record) -> Iterator[str]:
-    """After a 429 nobody begins a request before the time it asks for has passed."""
+    """After a 429 nobody begins a request before the time it asks for has passed.
+
+    A wall clock that jumps ahead ends a pause: the machine may have slept.
+    """
+    if record.plan.clock_jumps:
+        return
     pauses: defaultdict[int, list[Send]] = defaultdict(list)
     for send in record.sends:
         if send.outcome == "429" and send.pause_seconds:
