@@ -274,3 +274,16 @@ class LendsRefreshes(Protocol):
             limit: maximum number of refreshes of one OAuth client in all processes together.
         """
         ...
+
+
+@runtime_checkable
+class LendsConcurrency(Protocol):
+    """A :class:`Coordination` whose processes also share the number of requests in flight."""
+
+    def on_allotment(self, listener: Callable[[int], object]) -> None:
+        """Have a listener called with how many requests this process may have in flight.
+
+        Args:
+            listener: called at once, and whenever that changes.
+        """
+        ...

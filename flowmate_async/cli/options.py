@@ -1,6 +1,5 @@
 """The flags that commands share, and what they make: a client, an entered store."""
 
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,12 +63,11 @@ class Connection:
     ] = "auto"
     config: ConfigFile = None
 
-    def client(self, *, coordination: Coordination | None = None, sharers: int = 1) -> FlowMate:
+    def client(self, *, coordination: Coordination | None = None) -> FlowMate:
         """A client, not yet entered.
 
         Args:
             coordination: what it shares with other processes.
-            sharers: how many processes share the concurrency.
 
         Raises:
             ConfigurationError: a flag cannot work, or there is no admin token.
@@ -80,7 +78,7 @@ class Connection:
             base_url=base_url,
             rate=self.rate or None,
             burst=self.burst,
-            concurrency=math.ceil(self.concurrency / sharers),
+            concurrency=self.concurrency,
             coordination=coordination,
             transport=self.transport,
             ca_file=self.ca_file,

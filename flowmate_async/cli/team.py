@@ -47,7 +47,7 @@ class Team:
         self._connection = connection
         self._plan = CrewPlan(
             command=COMMAND,
-            settings=WorkerSettings(connection=connection, store=store, workers=count, delta=delta).encoded(),
+            settings=WorkerSettings(connection=connection, store=store, delta=delta).encoded(),
             count=count,
         )
         self._tally = Tally()
@@ -55,7 +55,12 @@ class Team:
         if connection.rate:
             rate = RateLender(lease_terms(connection.rate, connection.burst), clock=SystemClock())
             pauses.join(rate.pause)
-        self._lending = Lending(rate=rate, refreshes=RefreshLender(BulkheadPolicy().refreshes), pauses=pauses)
+        self._lending = Lending(
+            rate=rate,
+            refreshes=RefreshLender(BulkheadPolicy().refreshes),
+            pauses=pauses,
+            concurrency=connection.concurrency,
+        )
 
     def client(self) -> FlowMate:
         """The parent's own client, not yet entered."""

@@ -31,13 +31,11 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         connection: how FlowMate is reached.
         store: where the credentials go.
-        workers: how many share the concurrency.
         delta: what is fetched again.
     """
 
     connection: Connection
     store: StoreFlags
-    workers: int
     delta: DeltaPolicy
 
     def encoded(self) -> bytes:
@@ -79,8 +77,9 @@ async def _serve() -> None:
 
 async def _work(channel: Channel[ToWorker], begin: Begin) -> None:
     settings = WorkerSettings.decoded(begin.settings)
-    member = Member(channel, limited=settings.connection.rate > 0)
-    client = settings.connection.client(coordination=member, sharers=settings.workers)
+    limited = settings.connection.rate > 0
+    member = Member(channel, limited=limited, concurrency=begin.concurrency)
+    client = settings.connection.client(coordination=member)
     async with settings.store.open() as store, client as fm:
         await store.bind(fm.base_url)
         await member.serve(fm.executor(store, delta=settings.delta), begin.run, stats=fm.stats)

@@ -86,6 +86,7 @@ class Admission:
     ) -> None:
         self._rate = rate
         self._concurrency = concurrency
+        self._allotted = concurrency
         self._clock = clock
         self._emitter = emitter or Emitter()
         self._policy = policy or FlowPolicy()
@@ -191,7 +192,7 @@ class Admission:
         if self._policy.adaptive_concurrency and adaptive.answered(
             seconds, now=self._clock.monotonic(), occupancy=occupancy
         ):
-            self._slots.resize(adaptive.limit)
+            self._resize()
             self._emitter.emit(ConcurrencyChanged(adaptive.limit))
 
     @property
@@ -200,6 +201,18 @@ class Admission:
         waiting = self._turn.waiting_any or self._turn.inside > 0
         lately = self._clock.monotonic() - self._waited_at <= _LATELY_SECONDS
         return (waiting or lately) and self._paused_for() <= 0
+
+    def allot(self, concurrency: int) -> None:
+        """Have no more than so many requests in flight, while other processes use the rest.
+
+        Args:
+            concurrency: at least 1; those in flight may finish.
+        """
+        self._allotted = concurrency
+        self._resize()
+
+    def _resize(self) -> None:
+        self._slots.resize(min(self._adaptive_concurrency.limit, self._allotted))
 
     def statistics(self) -> AdmissionStatistics:
         """Admission as it stands."""

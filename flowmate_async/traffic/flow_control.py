@@ -6,7 +6,13 @@ from collections.abc import Callable
 import msgspec
 
 from flowmate_async.clock import Clock
-from flowmate_async.coordination import Coordination, LendsRefreshes, RateBudget, RefreshLender
+from flowmate_async.coordination import (
+    Coordination,
+    LendsConcurrency,
+    LendsRefreshes,
+    RateBudget,
+    RefreshLender,
+)
 from flowmate_async.events import BreakerClosed, BreakerOpened, Emitter
 from flowmate_async.known_secrets import KnownSecrets
 from flowmate_async.redaction import Headers
@@ -125,6 +131,8 @@ class FlowControl:
         )
         if coordination is not None:
             coordination.on_pause(self._admission.pause)
+        if isinstance(coordination, LendsConcurrency):
+            coordination.on_allotment(self._admission.allot)
         self._exchange = Exchange(
             transport,
             admission=self._admission,

@@ -17,10 +17,12 @@ from flowmate_async.sync.ends import StoredBatch, UserEnd
 from flowmate_async.sync.in_process import synced_of
 from flowmate_async.sync.source import Usernames
 from flowmate_async.sync.storable import storable
+from flowmate_async.workers.allotments import Allotments
 from flowmate_async.workers.counts import Tally
 from flowmate_async.workers.handout import Handout
 from flowmate_async.workers.lending import Lending, RateLender, RefreshLoan
 from flowmate_async.workers.messages import (
+    Allotted,
     Begin,
     Borrow,
     Counted,
@@ -107,14 +109,16 @@ class _Crew:
         self._store = store
         self._stop = stop or asyncio.Event()
         self._tally = tally
-        self._workers: set[WorkerProcess] = set()
+        self._workers: dict[int, WorkerProcess] = {}
         self._arrived: asyncio.Queue[StoredBatch | Exception | None] = asyncio.Queue(2 * plan.count)
         self._losses = 0
 
     async def batches(self, lending: Lending) -> AsyncGenerator[StoredBatch, None]:
         """What is durable, as it comes."""
         loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(self._post(lending)) for _ in range(self._plan.count)]
+        allotments: Allotments[int] = Allotments(lending.concurrency, workers=self._plan.count)
+        posts = (self._post(number, lending, allotments) for number in range(self._plan.count))
+        tasks = [loop.create_task(post) for post in posts]
         tasks.append(loop.create_task(self._stopping()))
         working = self._plan.count
         try:
@@ -134,39 +138,41 @@ class _Crew:
     async def _stopping(self) -> None:
         await self._stop.wait()
         self._handout.close()
-        for worker in self._workers:
+        for worker in self._workers.values():
             worker.channel.send(Stop())
 
-    async def _post(self, lending: Lending) -> None:
-        """One worker after the other, until one has done its work."""
+    async def _post(self, number: int, lending: Lending, allotments: Allotments[int]) -> None:
+        """Serve one worker after the other, until one has done its work."""
         try:
-            while not await self._filled(lending):
+            while not await self._filled(number, lending, allotments):
                 pass
+            allotments.leave(number)
         except Exception as error:  # noqa: BLE001 - raised again where the batches are consumed
             await self._arrived.put(error)
         else:
             await self._arrived.put(None)
 
-    async def _filled(self, lending: Lending) -> bool:
+    async def _filled(self, number: int, lending: Lending, allotments: Allotments[int]) -> bool:
         """Serve one worker for its whole life. Return whether its work was done when it ended."""
-        worker = await WorkerProcess.start(self._plan.command, Begin(self._run, self._plan.settings))
+        begin = Begin(self._run, self._plan.settings, allotments.join(number))
+        worker = await WorkerProcess.start(self._plan.command, begin)
         post = _Post(worker, self._handout, lending)
         done = False
-        self._workers.add(worker)
+        self._workers[number] = worker
         try:
             if self._stop.is_set():
                 worker.channel.send(Stop())
-            done = await self._conversed(post)
+            done = await self._conversed(number, post, allotments)
         finally:
-            self._workers.discard(worker)
+            del self._workers[number]
             self._tally.ended(worker)
             await post.dismiss(died=not done)
         if not done:
             await self._lost(worker)
         return done
 
-    async def _conversed(self, post: "_Post") -> bool:
-        """Hear a worker out; whether its work was done when it fell silent."""
+    async def _conversed(self, number: int, post: "_Post", allotments: Allotments[int]) -> bool:
+        """Hear a worker out. Return whether its work was done when it fell silent."""
         while (message := await post.worker.channel.receive()) is not None:
             match message:
                 case Stored():
@@ -174,8 +180,16 @@ class _Crew:
                     batch = message.restored()
                     post.ended(batch)
                     await self._arrived.put(batch)
-                case Counted(counts, standing):
+                case Counted(counts, standing, keeps_to):
                     self._tally.note(post.worker, counts, standing)
+                    self._tell(
+                        allotments.note(
+                            number,
+                            keeps_to=keeps_to,
+                            in_flight=standing.in_flight,
+                            waiting=standing.waiting,
+                        )
+                    )
                 case Failed(error):
                     raise error.restored()
                 case Done():
@@ -183,6 +197,12 @@ class _Crew:
                 case _:
                     post.heard(message)
         return False
+
+    def _tell(self, changes: dict[int, int]) -> None:
+        """Tell workers what they may have in flight from now on; a replacement hears it at its start."""
+        for number, concurrency in changes.items():
+            if (worker := self._workers.get(number)) is not None:
+                worker.channel.send(Allotted(concurrency))
 
     async def _lost(self, worker: WorkerProcess) -> None:
         """What a worker had that died: done, as the store tells, or for others to do."""

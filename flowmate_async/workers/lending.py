@@ -139,11 +139,13 @@ class Lending(msgspec.Struct, frozen=True, kw_only=True):
         rate: lends tokens; ``None`` when there is no limit.
         refreshes: lends slots for refreshes.
         pauses: to and from everyone.
+        concurrency: maximum requests in flight of all workers together.
     """
 
     rate: RateLender | None
     refreshes: RefreshLender
     pauses: Pauses
+    concurrency: int
 
 
 class ParentCoordination:

@@ -26,6 +26,7 @@ from flowmate_async.stores.base import Run
 from flowmate_async.sync.ends import Executor
 from flowmate_async.workers.channel import Channel
 from flowmate_async.workers.messages import (
+    Allotted,
     Borrow,
     Counted,
     Done,
@@ -53,9 +54,10 @@ class Member:
     Args:
         channel: to the parent.
         limited: whether the parent lends a rate.
+        concurrency: how many requests it may have in flight at first.
     """
 
-    def __init__(self, channel: Channel[ToWorker], *, limited: bool) -> None:
+    def __init__(self, channel: Channel[ToWorker], *, limited: bool, concurrency: int) -> None:
         self._channel = channel
         self._limited = limited
         self._names: deque[str] = deque()
@@ -63,6 +65,8 @@ class Member:
         self._no_more = False
         self._news = asyncio.Event()
         self._stop = asyncio.Event()
+        self._concurrency = concurrency
+        self._on_allotment: Callable[[int], object] = lambda _concurrency: None
         self._numbers = itertools.count()
         self._slots: dict[int, asyncio.Future[None]] = {}
         self._loan: asyncio.Future[TokenLease] | None = None
@@ -82,6 +86,11 @@ class Member:
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - on the parent's terms
         """See :meth:`Coordination.budget`."""
         return self if self._limited else None
+
+    def on_allotment(self, listener: Callable[[int], object]) -> None:
+        """See :meth:`LendsConcurrency.on_allotment`."""
+        self._on_allotment = listener
+        listener(self._concurrency)
 
     def refreshes(self, limit: int) -> RefreshLender:  # noqa: ARG002 - lent within the parent's limit
         """See :meth:`LendsRefreshes.refreshes`."""
@@ -159,14 +168,14 @@ class Member:
             last = Failed(ErrorRecord.of(error))
         finally:
             telling.cancel()
-        self._channel.send(Counted.of(stats()))
+        self._channel.send(Counted.of(stats(), keeps_to=self._concurrency))
         self._channel.send(last)
         await self._channel.drained()
 
     async def _tell(self, stats: Callable[[], Stats]) -> None:
         while True:
             await asyncio.sleep(_TELLING_SECONDS)
-            self._channel.send(Counted.of(stats()))
+            self._channel.send(Counted.of(stats(), keeps_to=self._concurrency))
             await self._channel.drained()
 
     async def _listen(self) -> None:
@@ -178,6 +187,9 @@ class Member:
             case Lent(tokens, valid_until):
                 if self._loan is not None and not self._loan.done():
                     self._loan.set_result(TokenLease(tokens, valid_until))
+            case Allotted(concurrency):
+                self._concurrency = concurrency
+                self._on_allotment(concurrency)
             case SlotLent(number):
                 lent = self._slots.get(number)
                 if lent is not None and not lent.done():

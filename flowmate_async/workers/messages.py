@@ -47,10 +47,17 @@ class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
-    """Parent to worker, first of all: the run, and what the worker's own program sets itself up with."""
+    """Parent to worker, first of all.
+
+    Attributes:
+        run: the run.
+        settings: what the worker's own program sets itself up with.
+        concurrency: how many requests it may have in flight at first.
+    """
 
     run: Run
     settings: bytes
+    concurrency: int
 
 
 class Names(msgspec.Struct, frozen=True, tag=True):
@@ -68,6 +75,12 @@ class Lent(msgspec.Struct, frozen=True, tag=True):
 
     tokens: int
     valid_until: float
+
+
+class Allotted(msgspec.Struct, frozen=True, tag=True):
+    """Parent to worker: how many requests it may have in flight from now on."""
+
+    concurrency: int
 
 
 class SlotLent(msgspec.Struct, frozen=True, tag=True):
@@ -128,15 +141,22 @@ class Stored(msgspec.Struct, frozen=True, tag=True):
 
 
 class Counted(msgspec.Struct, frozen=True, tag=True):
-    """Worker to parent: what it has counted since it began, and how its flow control stands."""
+    """Worker to parent: how it goes.
+
+    Attributes:
+        counts: what it has counted since it began.
+        standing: how its flow control stands.
+        keeps_to: the allotment that it heard of last.
+    """
 
     counts: Counts
     standing: Standing
+    keeps_to: int
 
     @classmethod
-    def of(cls, stats: Stats) -> "Counted":
-        """What a client has counted."""
-        return cls(Counts.of(stats), Standing.of(stats))
+    def of(cls, stats: Stats, *, keeps_to: int) -> "Counted":
+        """Return what a client has counted."""
+        return cls(Counts.of(stats), Standing.of(stats), keeps_to)
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -149,5 +169,5 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     error: ErrorRecord
 
 
-ToWorker = Begin | Names | Stop | Lent | SlotLent | Paused
+ToWorker = Begin | Names | Stop | Lent | Allotted | SlotLent | Paused
 ToParent = More | Borrow | SlotWanted | SlotReturned | Stored | Counted | Paused | Done | Failed

@@ -160,7 +160,7 @@ class Worker:
     def __init__(self, lending):
         self.channel, far = Pipe(), Pipe()
         self.channel.other, far.other = far, self.channel
-        self.member = Member(far, limited=False)
+        self.member = Member(far, limited=False, concurrency=64)
         self.post = _Post(self, Handout([]), lending)
         self.tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self.member._listen())]
 
@@ -182,7 +182,7 @@ class Refreshing:
 
     def __init__(self, workers, limit=8):
         self.lender = RefreshLender(limit)
-        lending = Lending(rate=None, refreshes=self.lender, pauses=Pauses())
+        lending = Lending(rate=None, refreshes=self.lender, pauses=Pauses(), concurrency=64)
         self.workers = [Worker(lending) for _ in range(workers)]
         self.inside, self.most_inside, self.secrets, self.overlaps = Counter(), Counter(), set(), 0
 

@@ -44,6 +44,7 @@ class Upstream:
         self.under_way = Counter()
         self.spans = []
         self.begun = asyncio.Event()
+        self.on_wire = self.most_on_wire = 0
 
     async def impersonate(self, request):
         return web.json_response({"token": (await request.json())["username"], "id": "4" * 24})
@@ -90,9 +91,18 @@ class Upstream:
         began, ended = min(start for start, _ in self.spans), max(end for _, end in self.spans)
         return sum(end - start for start, end in self.spans) / (ended - began)
 
+    @web.middleware
+    async def counted(self, request, handler):
+        self.on_wire += 1
+        self.most_on_wire = max(self.most_on_wire, self.on_wire)
+        try:
+            return await handler(request)
+        finally:
+            self.on_wire -= 1
+
     @contextlib.asynccontextmanager
     async def running(self):
-        app = web.Application()
+        app = web.Application(middlewares=[self.counted])
         app.router.add_post("/impersonate", self.impersonate)
         app.router.add_get("/users/", self.accounts)
         app.router.add_get("/secrets/", self.listing)
@@ -108,7 +118,7 @@ class Upstream:
 
 
 @contextlib.asynccontextmanager
-async def syncing(upstream, store, *, workers):
+async def syncing(upstream, store, *flags, workers):
     environment = {name: text for name, text in os.environ.items() if not name.startswith("FLOWMATE_")}
     environment |= {
         "FLOWMATE_BASE_URL": upstream.url,
@@ -124,6 +134,7 @@ async def syncing(upstream, store, *, workers):
         "--all-users",
         "--json",
         *many,
+        *flags,
         env=environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -136,8 +147,8 @@ async def syncing(upstream, store, *, workers):
         await process.wait()
 
 
-async def synced(upstream, store, *, workers):
-    async with upstream.running(), syncing(upstream, store, workers=workers) as process:
+async def synced(upstream, store, *flags, workers):
+    async with upstream.running(), syncing(upstream, store, *flags, workers=workers) as process:
         out, _ = await process.communicate()
         assert process.returncode == 0
         return json.loads(out)
@@ -161,6 +172,14 @@ async def test_owners_in_several_workers_take_turns(tmp_path):
     report = await synced(upstream, tmp_path / "store.db", workers=3)
     assert (report["synced"], report["secrets"]) == (60, 240)
     assert (upstream.overlaps, set(upstream.refreshes.values())) == (0, {1})
+
+
+async def test_all_workers_together_keep_to_the_concurrency(tmp_path):
+    """It cannot be divided evenly, and one worker has most of the users."""
+    upstream = Upstream(60, 2, seconds=0.05)
+    report = await synced(upstream, tmp_path / "store.db", "--concurrency", "7", workers=3)
+    assert report["synced"] == 60
+    assert 3 <= upstream.most_on_wire <= 7
 
 
 async def test_the_slots_of_a_killed_worker_come_back_after_upstreams_lock(tmp_path):
