@@ -26,7 +26,7 @@ async def test_however_many_are_due_few_are_refreshed_at_once(provider, client, 
 
 
 async def test_the_cap_is_an_option_and_statistics_tell_who_waits(provider, client):
-    upstream = provider(seconds=10)
+    upstream = provider(seconds=5)
     policy = BulkheadPolicy(refreshes=3)
     async with client(upstream, rate=None, concurrency=20, bulkhead=policy) as fm:
         pairs = pairs_of(20)
