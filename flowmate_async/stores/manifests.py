@@ -184,11 +184,3 @@ def manifest_row(sealing: Sealing, username: str, manifest: Manifest) -> Manifes
     entries = _encode(manifest.entries)
     mac = sealing.mac(username, manifest.counter, entries)
     return ManifestRow(username, manifest.counter, entries, mac)
-
-
-def renewed_mac(sealing: Sealing, row: ManifestRow) -> ManifestRow | None:
-    """Return a manifest authenticated with the store's new key; ``None`` when it is, or is not genuine."""
-    if not _is_genuine(sealing, row):
-        return None
-    mac = sealing.mac(row.username, row.counter, row.entries)
-    return None if mac == row.mac else ManifestRow(row.username, row.counter, row.entries, mac)

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.models import KeptToken
 from flowmate_async.secrets import Secret
-from flowmate_async.stores import postgres_manifests as manifests
 from flowmate_async.stores import postgres_rows as rows
 from flowmate_async.stores import postgres_tokens as tokens
 from flowmate_async.stores.base import (
@@ -50,7 +49,7 @@ from flowmate_async.stores.postgres_schema import (
     write_meta,
 )
 from flowmate_async.stores.postgres_upgrade import upgrade
-from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, renew_manifests, reseal_all
+from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
 from flowmate_async.stores.sealed_tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.store_url import StoreUrl
 from flowmate_async.stores.uninterrupted import uninterrupted
@@ -212,9 +211,6 @@ class PostgresStore:
             partial(self._on_connection, tokens.after),
             self._access.sealing,
             partial(self._on_connection, tokens.reseal),
-        )
-        await renew_manifests(
-            lambda after: self._on_connection(manifests.renew, self._access.sealing, after, PAGE)
         )
         await self._on_connection(self._end_rekey)
         return replace(done, left=await self._on_connection(rewrite_tables))

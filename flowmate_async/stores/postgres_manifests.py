@@ -1,8 +1,8 @@
 """The statements of a PostgreSQL store for manifests; ``postgres_rows.py`` has all others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from flowmate_async.stores.manifests import Changes, ManifestRow, renewed_mac
+from flowmate_async.stores.manifests import Changes, ManifestRow
 from flowmate_async.stores.postgres_address import Connection
 from flowmate_async.stores.sealing import Sealing
 
@@ -15,10 +15,6 @@ _FIND = """
 _MAKE = """
     INSERT INTO manifests (username, counter, entries, mac)
     SELECT username, 0, '', '' FROM unnest($1::text[]) AS new (username) ON CONFLICT (username) DO NOTHING
-"""
-_AFTER = """
-    SELECT username, counter, entries, mac FROM manifests
-    WHERE username > $1 ORDER BY username LIMIT $2 FOR UPDATE
 """
 _PUT = """
     INSERT INTO manifests (username, counter, entries, mac)
@@ -47,21 +43,3 @@ async def put(connection: Connection, rows: Sequence[ManifestRow]) -> None:
             [row.entries for row in rows],
             [row.mac for row in rows],
         )
-
-
-async def renew(connection: Connection, sealing: Callable[[], Sealing], after: str, limit: int) -> str | None:
-    """Authenticate a page of manifests with the store's new key.
-
-    Args:
-        connection: one of the store's.
-        sealing: the sealing with the new key and the previous one; a store that was never bound has none.
-        after: the username after which the page begins.
-        limit: most manifests of the page.
-
-    Returns:
-        The last username of the page; ``None`` when there is none.
-    """
-    async with connection.transaction():
-        page = [ManifestRow(*row) for row in await connection.fetch(_AFTER, after, limit)]
-        await put(connection, [new for row in page if (new := renewed_mac(sealing(), row)) is not None])
-    return page[-1].username if page else None

@@ -108,14 +108,3 @@ async def reseal_all(
     if page:
         await put(page)
     return Rekeyed(resealed=resealed, already=already, damaged=tuple(dict.fromkeys(damaged)))
-
-
-async def renew_manifests(renew: Callable[[str], Awaitable[str | None]]) -> None:
-    """Authenticate every manifest with the new key.
-
-    Args:
-        renew: does that for the page after a username, and returns the last username of it, if there is one.
-    """
-    last: str | None = ""
-    while last is not None:
-        last = await renew(last)

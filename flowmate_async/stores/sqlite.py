@@ -22,7 +22,6 @@ from msgspec.structs import replace
 from flowmate_async.errors import StoreError
 from flowmate_async.models import KeptToken
 from flowmate_async.secrets import Secret
-from flowmate_async.stores import sqlite_manifests as manifests
 from flowmate_async.stores import sqlite_rows as rows
 from flowmate_async.stores import sqlite_tokens as tokens
 from flowmate_async.stores.base import (
@@ -42,7 +41,7 @@ from flowmate_async.stores.manifests import StoredRow
 from flowmate_async.stores.meta import Access, not_open, pick_key, rekeying_meta, require_origin
 from flowmate_async.stores.one_at_a_time import OneAtATime
 from flowmate_async.stores.paging import PAGE, by_place, opened, verified
-from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, renew_manifests, reseal_all
+from flowmate_async.stores.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
 from flowmate_async.stores.sealed_tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.sqlite_files import RunLock, guarded, shown, transaction
 from flowmate_async.stores.sqlite_schema import FORMAT, open_database, read_meta, write_meta
@@ -194,9 +193,6 @@ class SqliteStore:
             partial(self._on_connection, tokens.after),
             self._access.sealing,
             partial(self._on_connection, tokens.reseal),
-        )
-        await renew_manifests(
-            lambda after: self._on_connection(manifests.renew, self._access.sealing, after, PAGE)
         )
         await self._on_connection(self._end_rekey)
         return done

@@ -159,6 +159,18 @@ USES = [
 ]
 
 
+async def test_reading_a_document_in_parts_shows_none_of_them(aws_url: str, exposed: Exposed) -> None:
+    """While a part is fetched, the ones before it are in memory."""
+    async with open_store(aws_url) as store:
+        run = await write(store, synced("ann", api_key(key=CREDENTIAL + "x" * 200_000)))
+        interrupted = 0
+        for steps in range(1, 400, 7):
+            error = await _interrupted(store.note_missing(run, ["ann"]), cancelled, steps)
+            interrupted += error is not None
+            assert error is None or CREDENTIAL not in exposed(error)
+    assert interrupted > 5
+
+
 @pytest.mark.parametrize(("kind", "work"), USES)
 @pytest.mark.parametrize("ending", [cancelled, timed_out])
 async def test_using_a_store_shows_no_password_and_no_credential(
