@@ -4,10 +4,12 @@ Nothing depends on it: without Redis a job is handed in again, which its shards 
 out for itself that it is useless to go on.
 """
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.distributed.connection import redis_errors
 from flowmate_async.distributed.names import Names
 from flowmate_async.error_record import ErrorRecord
@@ -56,19 +58,15 @@ class Marks:
 
     async def forget(self, run_id: str) -> None:
         """Take the marks of a job away, which begins again or is complete."""
-        try:
-            await self._redis.delete(*(self._names.of(kind, run_id) for kind in ("ended", "handed-in")))
-        except self._errors:
-            return
+        names = [self._names.of(kind, run_id) for kind in ("ended", "handed-in")]
+        with DriverBoundary(), suppress(*self._errors):
+            await self._redis.delete(*names)
 
     async def _set(self, name: str, value: bytes) -> None:
-        try:
+        with DriverBoundary(), suppress(*self._errors):
             await self._redis.set(name, value, ex=_LIFE_SECONDS)
-        except self._errors:
-            return
 
     async def _get(self, name: str) -> Any:
-        try:
+        with DriverBoundary(), suppress(*self._errors):
             return await self._redis.get(name)
-        except self._errors:
-            return None
+        return None

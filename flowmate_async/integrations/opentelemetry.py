@@ -56,6 +56,8 @@ _SPAN_EVENTS: dict[type[Event], str] = {
     events.ProviderRefused: "flowmate.provider_refused",
     events.BreakerOpened: "flowmate.breaker_opened",
     events.BreakerClosed: "flowmate.breaker_closed",
+    events.CoordinationLost: "flowmate.coordination_lost",
+    events.CoordinationRestored: "flowmate.coordination_restored",
     events.Relisted: "flowmate.relisted",
 }
 _FIELDS = {

@@ -104,6 +104,7 @@ class TestKeys:
         working = asyncio.create_task(work(first, 0, seconds=5))
         await asyncio.sleep(0.5)
         second = await join(redis, rate=RATE, burst=BURST, processes=2, key=OTHER_KEY)
+        assert differing(first) == ("key",), "a newcomer waits until the others know"
         await asyncio.gather(working, work(second, 1, seconds=2))
         assert burst_needed(sandbox.arrivals, RATE) <= BURST
         assert min(requests(first), requests(second)) >= 0.5 * RATE / 2 * 2

@@ -63,6 +63,22 @@ def is_connected(client):
     return client.stats().coordination.connected
 
 
+async def test_a_call_that_is_ended_while_redis_hangs_shows_no_password(sandbox, join, hanging, exposed):
+    """Neither a timeout nor a cancellation brings the driver's frames along."""
+    client, (pair, *_) = await join(hanging), secrets_of(sandbox)
+    hanging.hang()
+    with pytest.raises(TimeoutError) as late:
+        async with asyncio.timeout(0.2):
+            await client.credential(*pair)
+    task = asyncio.create_task(client._fetcher._shared._cache.read(*pair))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as cancelled:
+        await task
+    assert PASSWORD not in exposed(late.value) + exposed(cancelled.value)
+    assert "redis/asyncio" not in exposed(cancelled.value)
+
+
 class Crowd:
     """Tasks that get secrets one after the other, as long as the block lasts."""
 
@@ -97,6 +113,21 @@ class TestHanging:
                 await client.get_secret(*pairs[n % len(pairs)])
         assert not is_connected(client)
         assert client.stats().coordination.outages == 1
+
+    async def test_a_command_that_is_under_way_fails_with_the_first(self, sandbox, hanging):
+        """It does not wait for its own second."""
+        redis = connect(RedisUrl(hanging.url))
+        circuit = Circuit(clock=SystemClock(), on_lost=str, on_back=float)
+        async with aclosing(redis):
+            hanging.hang()
+            first = asyncio.create_task(circuit.call(redis.ping))
+            await asyncio.sleep(0.7)
+            second = asyncio.create_task(circuit.call(redis.ping))
+            await asyncio.wait({first})
+            done, _ = await asyncio.wait({second}, timeout=0.3)
+            assert done, "its own second ends 0.7 s after that of the first"
+            assert isinstance(first.exception(), RedisAwayError)
+            assert isinstance(second.exception(), RedisAwayError)
 
     @pytest.mark.alone
     async def test_the_share_of_the_rate_is_used_meanwhile(self, sandbox, join, hanging):
@@ -222,11 +253,10 @@ class TestReports:
         """Whoever can write to Redis costs one secret its sharing, and nothing else."""
         client = await join(redis)
         (spoiled, *_, other) = secrets_of(sandbox)
-        name = client._coordination._names.of("answer", *spoiled)
+        name = client._coordination._names.of("turn", *spoiled)
         redis.ask("RPUSH", name, "not a string")
         assert await client.credential(*spoiled)
         assert await client.credential(*other)
-        await asyncio.sleep(0)
         assert is_connected(client)
         assert client.stats().coordination.outages == 0
 
@@ -243,11 +273,11 @@ class TestRefusals:
     """Redis answers, and says that this process may not work: an error at once, and no outage."""
 
     @pytest.mark.parametrize("on_outage", ["share", "error"])
-    async def test_a_wrong_password(self, sandbox, redis, on_outage):
+    async def test_a_wrong_password(self, sandbox, redis, on_outage, exposed):
         url = redis.url.replace(PASSWORD, "another-password-than-that")
         with pytest.raises(ConfigurationError, match="rejects the user name or the password") as caught:
             await enter(sandbox, url, on_outage=on_outage)
-        assert "another-password" not in str(caught.value)
+        assert "another-password" not in str(caught.value) + exposed(caught.value)
 
     async def test_no_password(self, sandbox, redis):
         with pytest.raises(ConfigurationError, match="rejects the user name or the password"):

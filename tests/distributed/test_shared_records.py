@@ -114,6 +114,27 @@ class TestReplay:
                 client._credentials.forget(user, secret_id)
                 assert (await client.credential(user, secret_id)).value != rejected.value
 
+    async def test_one_that_heard_of_a_rejection_does_not_take_the_old_record(self, sandbox, join, redis):
+        """Although it never saw the newer one."""
+        user, secret_id = find(sandbox, "API_KEY")
+        first, second = await join(redis), await join(redis)
+        name = first._coordination._names.of("answer", user, secret_id)
+        async with attacker(redis) as raw, first.lease(user, secret_id) as lease:
+            rejected, kept = lease.secret, await raw.get(name)
+            await second.credential(user, secret_id)
+
+            async def put_back():
+                while True:
+                    await raw.set(name, kept, px=60_000)
+
+            change_key(sandbox, secret_id)
+            await lease.reject()
+            attack = asyncio.create_task(put_back())
+            async with asyncio.timeout(20):
+                while (await second.credential(user, secret_id)).value == rejected.value:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            attack.cancel()
+
     async def test_an_old_failure_is_no_answer(self, sandbox, join, redis):
         user, secret_id = find(sandbox, "API_KEY")
         client = await join(redis)
