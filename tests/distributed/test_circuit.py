@@ -184,10 +184,10 @@ class TestHanging:
         async with aclosing(redis):
             clock = RedisClock()
             turns = Turns(redis, circuit, clock)
-            assert await turns.take("flowmate:first", "me")
+            assert await turns.take(("flowmate:first",), "me")
             hanging.hang()
             with pytest.raises(RedisAwayError):
-                await turns.take("flowmate:second", "me")
+                await turns.take(("flowmate:second",), "me")
             await asyncio.sleep(1.5)
             hanging.go_on()
         assert await asyncio.to_thread(hanging.keys, "*") == ["flowmate:first"]
@@ -200,8 +200,8 @@ class TestHanging:
             clock = RedisClock()
             clock.set(int(time.time() * 1000) - 3_600_000)
             turns = Turns(connection, circuit, clock)
-            assert await turns.take("flowmate:turn", "me")
-            assert not await turns.take("flowmate:turn", "another")
+            assert await turns.take(("flowmate:turn",), "me")
+            assert not await turns.take(("flowmate:turn",), "another")
             assert abs(clock.now() - time.time() * 1000) < 60_000
 
 
