@@ -110,6 +110,19 @@ def test_what_failed_otherwise_is_tried_again_for_the_same_reason():
     assert why(oauth(11 * HOUR), plan.seen()) == "changed"
 
 
+def test_what_came_masked_is_wanted_until_it_comes_in_clear():
+    """Also a secret that was stored before the permission was taken away."""
+    plan = Plan(DeltaPolicy(), after(key(), API_KEY))
+    plan.masked(key(), now=NOW)
+    plan = Plan(DeltaPolicy(), plan.seen())
+    assert plan.was_masked
+    assert plan.wants(key(), now=NOW + HOUR)
+    plan.fetched(key(), API_KEY, now=NOW + HOUR)
+    again = Plan(DeltaPolicy(), plan.seen())
+    assert not again.was_masked
+    assert not again.wants(key(), now=NOW + 2 * HOUR)
+
+
 class TestNames:
     def renamed(self, summary, seen, **policy):
         plan = Plan(DeltaPolicy(**policy), seen)

@@ -248,6 +248,24 @@ async def test_a_failure_that_ends_a_user_leaves_its_other_secrets_alone():
     assert isinstance(outcomes["bad"].error, UpstreamUnavailableError)
 
 
+async def test_the_error_of_a_user_is_the_first_one_in_its_listing():
+    """Whichever of its secrets fails first."""
+    upstream = Upstream({"u": [None] * 9})
+    answer = upstream.answer
+
+    async def fails(method, path, headers, body):
+        if path in ("/secrets/u-4", "/secrets/u-7"):
+            await asyncio.sleep(LATENCY if path.endswith("7") else 10 * LATENCY)
+            return json_response(b'{"message":"' + path[-1:].encode() + b'"}', 403)
+        return await answer(method, path, headers, body)
+
+    upstream.answer = fails
+    async with upstream.client(concurrency=16) as fm:
+        (outcome,) = [outcome async for outcome in fm.sweep(["u"])]
+    assert outcome.error.secret_id == "u-4"
+    assert [secret.id for secret in outcome.secrets] == [f"u-{at}" for at in (0, 1, 2, 3, 5, 6, 8)]
+
+
 async def test_stopped_it_finishes_the_secrets_of_users_that_were_begun():
     upstream = Upstream(tenant(30, 40))
     stop = asyncio.Event()
