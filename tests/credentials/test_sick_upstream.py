@@ -238,3 +238,24 @@ async def test_an_interactive_call_for_what_the_background_waits_for_fails_at_on
             [error] = await world.together(1, *pairs[0])
             assert isinstance(error, UpstreamUnavailableError)
             assert world.clock.monotonic() == began
+
+
+async def test_a_malformed_id_neither_opens_nor_closes_the_breaker(kit):
+    """Upstream answers 401 to it whether it is well or not."""
+    async with kit.World(concurrency=16) as world:
+        pairs = [(f"u{user}", f"old-id-of-{user:04}") for user in range(100)]
+        for user, _ in pairs:
+            await world.fm.impersonate(user)
+        malformed, listed = kit.json_response(b'{"message":""}', 401), kit.json_response(b'{"data":[]}')
+        world.upstream.sick = lambda method, path, _: (
+            None if method != "GET" else listed if "?" in path else malformed
+        )
+        await ask_all(world, pairs)
+        assert not opened(world)
+        assert sum(world.upstream.impersonations.values()) == 100
+        await ask_all(world, populate(world, 100))
+        assert world.fm.stats().traffic.breaker.state == "open"
+        await asyncio.sleep(7)
+        assert world.fm.stats().traffic.breaker.state == "half-open"
+        await ask_all(world, [("u0", "another-stale-id")])
+        assert world.fm.stats().traffic.breaker.state == "half-open"
