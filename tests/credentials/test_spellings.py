@@ -47,6 +47,11 @@ async def test_they_share_flights_of_get_secret_and_tokens(world):
     assert {(await world.fm.impersonate(name)).token for name in NAMES} == {f"token-{NAMES[0]}-1"}
 
 
+async def test_a_token_made_in_one_spelling_is_reused_in_another(world):
+    tokens = {(await world.fm.impersonate(name)).token for name in reversed(NAMES)}
+    assert len(tokens) == sum(world.upstream.impersonations.values()) == 1
+
+
 async def test_an_upper_case_id_is_accepted(world):
     """Upstream finds the secret and answers in lower case."""
     assert (await world.fm.get_secret(NAMES[0], SID.upper())).id == SID
