@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import flowmate_async
+from flowmate_async.cli.options import Connection
 from flowmate_async.cli.variables import KNOWN, misspelled
 from flowmate_async.distributed.connection import URL_VARIABLES
 from flowmate_async.stores.keys import StoreKey, write_key_file
@@ -223,3 +224,21 @@ class TestTrust:
         assert ended.code == USAGE
         assert "belongs to the user with the id 65534" in ended.complaint
         assert flowmate("users", "--config", str(file)).code == USAGE
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "sharers", "each"), [(64, 1, 64), (64, 4, 16), (64, 3, 22), (2, 8, 1)]
+)
+def test_processes_share_the_concurrency(concurrency, sharers, each, monkeypatch):
+    """Rounded up, so that each has at least one request in flight."""
+    monkeypatch.setenv("FLOWMATE_ADMIN_TOKEN", "an-invented-token")
+    connection = Connection(base_url="http://127.0.0.1:1", concurrency=concurrency)
+    assert connection.client(sharers=sharers).stats().traffic.limiter.concurrency == each
+
+
+def test_the_flags_reach_the_client(monkeypatch):
+    monkeypatch.setenv("FLOWMATE_ADMIN_TOKEN", "an-invented-token")
+    client = Connection(base_url="http://127.0.0.1:1/", rate=7, concurrency=5, transport="aiohttp").client()
+    limiter = client.stats().traffic.limiter
+    assert (client.base_url, limiter.rate, limiter.concurrency) == ("http://127.0.0.1:1", 7, 5)
+    assert Connection(rate=0).client().stats().traffic.limiter.rate is None

@@ -9,6 +9,8 @@ from urllib.error import HTTPError
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowmate_async.cli.observing import MetricsFlags
+
 from .conftest import FLOWMATE, connect, twin_process
 
 USAGE, UPSTREAM, SOME_FAILED, INTERRUPTED = 2, 3, 1, 130
@@ -37,6 +39,21 @@ class TestFile:
         monkeypatch.setenv("FLOWMATE_ADMIN_TOKEN", "rejected-rejected-rejected")
         assert flowmate("sync", "--all-users", "--metrics-file", "flowmate.prom").code == UPSTREAM
         found = samples((home / "flowmate.prom").read_text())
+        assert found["flowmate_sync_exit_code",] == UPSTREAM
+        assert found["flowmate_sync_complete",] == 0
+
+    @pytest.mark.anyio
+    async def test_a_crash_never_looks_like_success(self, fm, tmp_path):
+        """An error that the command did not expect, so that nobody has said how it ends."""
+
+        async def crash():
+            flags = MetricsFlags(metrics_file=tmp_path / "flowmate.prom")
+            async with flags.observing(fm, leaving=lambda: False):
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await crash()
+        found = samples((tmp_path / "flowmate.prom").read_text())
         assert found["flowmate_sync_exit_code",] == UPSTREAM
         assert found["flowmate_sync_complete",] == 0
 

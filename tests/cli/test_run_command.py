@@ -135,7 +135,12 @@ def test_without_a_valid_credential_the_command_is_not_run(connected, home):
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [(["u", "s"], "no command"), (["--fd", "1", "u", "s", "--", "ls"], "--fd must be 3"), (["u"], "SECRET")],
+    [
+        (["u", "s"], "no command"),
+        *((["--fd", str(fd), "u", "s", "--", "ls"], "--fd must be 3") for fd in (0, 1, 2)),
+        (["--fd=-1", "u", "s", "--", "ls"], "--fd must be 3"),
+        (["u"], "SECRET"),
+    ],
 )
 def test_a_mistake_is_a_usage_error(flowmate, connected, arguments, complaint):
     done = flowmate("run", *arguments)
