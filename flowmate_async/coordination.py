@@ -124,7 +124,11 @@ class Ask(Protocol):
         ...
 
     def learn(self, facts: SecretFacts) -> None:
-        """Take note of what another process learned."""
+        """Take note of what another process learned.
+
+        Args:
+            facts: what it learned of this secret.
+        """
         ...
 
     def turn(self) -> AbstractAsyncContextManager[bool]:

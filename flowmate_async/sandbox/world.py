@@ -197,7 +197,11 @@ class World:
         return tuple(self._secrets.of(self._index_of(self._known(username)), self._known(username)))
 
     def live_secrets_of(self, user: User) -> list[Secret]:
-        """Return the list behind `secrets_of`, which changes with the world, for the server's own use."""
+        """Return the list behind `secrets_of`, which changes with the world, for the server's own use.
+
+        Args:
+            user: the user, as the world holds it.
+        """
         return self._secrets.of(self._index_of(user), user)
 
     def tenant_secrets(self) -> tuple[Secret, ...]:

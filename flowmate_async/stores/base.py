@@ -329,7 +329,11 @@ class Store(Protocol):
         ...
 
     async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
-        """Return the ``seen`` of each of these users' newest checkpoints, of whichever run."""
+        """Return the ``seen`` of each of these users' newest checkpoints, of whichever run.
+
+        Args:
+            usernames: the users.
+        """
         ...
 
     async def totals(self, run: Run) -> RunTotals:

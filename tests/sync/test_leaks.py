@@ -139,7 +139,7 @@ async def test_no_credential_and_no_token_leaves_the_structs(  # noqa: C901, PLR
         planted = {
             text
             for user in world.users()
-            for secret in world.estate_of(user)
+            for secret in world.secrets_of(user.username)
             for text in strings(secret.value)
         }
     hidden = {text for text in planted | tokens | {sandbox.admin_token, "5ecr3t"} if len(text) >= 6}
