@@ -259,6 +259,30 @@ async def test_unlisted_secrets_share_one_limit(provider, client):
         assert "OAuth client is unknown has just failed" in str(got[-1])
 
 
+async def test_a_secret_that_becomes_known_while_it_waits_needs_no_slot(provider, client):
+    """Here a listing shows it late; it may also be an answer to another owner."""
+
+    class Late(fresh(provider)):
+        listed = False
+
+        async def __call__(self, method, path, headers, body):
+            if path.startswith("/secrets/?") and not self.listed:
+                return json_response(b'{"data":[],"meta":{"total":0}}')
+            return await super().__call__(method, path, headers, body)
+
+    upstream = Late(seconds=5)
+    async with client(upstream, rate=None, concurrency=64) as fm:
+        pairs = pairs_of(50)
+        began = asyncio.get_running_loop().time()
+        task = asyncio.gather(*(fm.get_secret(*pair) for pair in pairs))
+        await asyncio.sleep(1)
+        upstream.listed = True
+        await asyncio.gather(*(fm.list_secrets(user) for user, _ in pairs))
+        await task
+        assert asyncio.get_running_loop().time() - began < 12
+    assert upstream.most_inside > 8
+
+
 async def test_a_listing_that_fails_is_not_the_callers_failure(provider, client):
     class NoListings(provider):
         async def __call__(self, method, path, headers, body):
