@@ -101,9 +101,10 @@ class Pulled:
         return next(self.names)
 
 
-async def test_a_slow_consumer_stops_the_pulling():
+@pytest.mark.parametrize("kind", [iter, an_async_generator])
+async def test_a_slow_consumer_stops_the_pulling(kind):
     names, taken, workers = Pulled(f"u{number}" for number in range(1000)), 0, 4
-    async with client(workers) as fm, aclosing(fm.sweep(names)) as outcomes:
+    async with client(workers) as fm, aclosing(fm.sweep(kind(names))) as outcomes:
         async for _ in outcomes:
             taken += 1
             await asyncio.sleep(50)
