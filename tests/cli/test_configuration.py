@@ -226,16 +226,6 @@ class TestTrust:
         assert flowmate("users", "--config", str(file)).code == USAGE
 
 
-@pytest.mark.parametrize(
-    ("concurrency", "sharers", "each"), [(64, 1, 64), (64, 4, 16), (64, 3, 22), (2, 8, 1)]
-)
-def test_processes_share_the_concurrency(concurrency, sharers, each, monkeypatch):
-    """Rounded up, so that each has at least one request in flight."""
-    monkeypatch.setenv("FLOWMATE_ADMIN_TOKEN", "an-invented-token")
-    connection = Connection(base_url="http://127.0.0.1:1", concurrency=concurrency)
-    assert connection.client(sharers=sharers).stats().traffic.limiter.concurrency == each
-
-
 def test_the_flags_reach_the_client(monkeypatch):
     monkeypatch.setenv("FLOWMATE_ADMIN_TOKEN", "an-invented-token")
     client = Connection(base_url="http://127.0.0.1:1/", rate=7, concurrency=5, transport="aiohttp").client()
