@@ -25,7 +25,6 @@ from flowmate_async.protocol import (
     canonical_key,
     checked_username,
     get_secret,
-    secret_key,
     user_key,
 )
 from flowmate_async.redaction import Headers
@@ -111,12 +110,15 @@ class SecretFetcher:
                 fetched while this call waited for its turn.
         """
         key = self._key(checked_username(username), secret_id)
-        request = get_secret(
-            secret_id, username=username, may_refresh=may_refresh, auth_client_id=auth_client_id
-        )
         if forced:  # an app rejected the value, so what was known of it is in doubt as well
             self.known.doubt(secret_id)
-        fetch = _Fetch(self, username, request, keep)
+        request = get_secret(
+            secret_id,
+            username=username,
+            may_refresh=may_refresh and not self.known.is_plain(key[2]),
+            auth_client_id=auth_client_id,
+        )
+        fetch = _Fetch(self, username, key[2], request, keep)
         if self._shared is not None and (may_refresh or acceptable is not None):
             return self._flights.fly(
                 key, partial(fetch.launch_in_turn, self._shared, acceptable), forced=forced, limited=limited
@@ -175,13 +177,30 @@ def _overdue(seconds: float) -> UpstreamTimeoutError:
 
 
 class _Fetch:
-    """How one flight is flown: at once where possible, otherwise by a task."""
+    """How one flight is flown: at once where possible, otherwise by a task.
 
-    __slots__ = ("_fetcher", "_flight", "_held", "_keep", "_request", "_sent", "_turn", "_username")
+    Attributes:
+        secret_id: the secret's id, in the spelling that all share.
+    """
 
-    def __init__(self, fetcher: SecretFetcher, username: str, request: Request, keep: Keep | None) -> None:
+    __slots__ = (
+        "_fetcher",
+        "_flight",
+        "_held",
+        "_keep",
+        "_request",
+        "_sent",
+        "_turn",
+        "_username",
+        "secret_id",
+    )
+
+    def __init__(
+        self, fetcher: SecretFetcher, username: str, secret_id: str, request: Request, keep: Keep | None
+    ) -> None:
         self._fetcher = fetcher
         self._username = username
+        self.secret_id: str = secret_id
         self._request = request
         self._keep = keep
         # Of an attempt that is made at once:
@@ -235,11 +254,6 @@ class _Fetch:
             failed=failed,
             unattributed=unattributed and failed is not None,
         )
-
-    @property
-    def secret_id(self) -> str:
-        """The secret's id, in the spelling that all share."""
-        return secret_key(self._request.secret_id or "")
 
     def _request_now(self) -> Request:
         """Return the request as a plain read, if that is what it would be by now."""

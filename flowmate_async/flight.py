@@ -18,6 +18,7 @@ the table is closed            queued flights are dropped; those on the wire get
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -77,6 +78,7 @@ class Flight(Generic[V]):
         sent: whether a request was ever on the wire.
         priority: of the most urgent of its callers.
         task: the task that flies it; ``None`` while it waits for the answer to what was asked at once.
+        leave_at: until when callers wait for it, in seconds of the loop's clock; ``inf`` without a limit.
         overdue: the error that callers get who have waited too long, and those who come after them.
     """
 
@@ -86,9 +88,9 @@ class Flight(Generic[V]):
         "_others",
         "_sent_at",
         "_table",
-        "_timer",
         "forced",
         "launch",
+        "leave_at",
         "on_wire",
         "overdue",
         "priority",
@@ -112,8 +114,8 @@ class Flight(Generic[V]):
         self._table: SingleFlight[Any, V] | None = table
         self._key = key
         self.task: asyncio.Task[None] | None = None
+        self.leave_at: float = math.inf
         self.overdue: FlowMateError | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._sent_at = 0.0
         # Nearly every flight has one waiter; a set for it would be one more thing to collect.
         self._first: asyncio.Future[V] | None = None
@@ -121,8 +123,8 @@ class Flight(Generic[V]):
 
     def __enter__(self) -> Self:
         self.on_wire = True
-        if not self.sent:
-            self.sent, self._sent_at = True, asyncio.get_running_loop().time()
+        if not self.sent and self._table is not None:
+            self.sent, self._sent_at = True, self._table.now()
         return self
 
     def __exit__(
@@ -168,17 +170,13 @@ class Flight(Generic[V]):
             self._drop_if_unwanted()
             raise
 
-    def limit_wait(self, limit: "WaitLimit") -> None:
-        """Let callers wait for so long and no longer; what is on the wire goes on without them."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(limit.seconds, self._end_wait, limit)
-
-    def _end_wait(self, limit: "WaitLimit") -> None:
-        loop = asyncio.get_running_loop()
-        since_sent = loop.time() - self._sent_at if self.sent else 0.0
+    def end_wait(self, limit: "WaitLimit", now: float) -> None:
+        """Send callers away who have waited too long; what is on the wire goes on without them."""
+        since_sent = now - self._sent_at if self.sent else 0.0
         if since_sent < limit.seconds and limit.excused():
-            self._timer = loop.call_later(limit.seconds - since_sent, self._end_wait, limit)
+            self.leave_at = now + limit.seconds - since_sent
             return
+        self.leave_at = math.inf
         self.overdue = limit.error()
         waiters = (self._first, *(self._others or ()))
         self._first = self._others = None
@@ -232,9 +230,6 @@ class Flight(Generic[V]):
         if self._table is not None:
             self._table.forget(self._key, self)
             self._table = self.task = None
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
             del self.launch  # it may lead back here
         first, others = self._first, self._others
         self._first = self._others = None
@@ -275,6 +270,8 @@ class SingleFlight(Generic[K, V]):
         self._joined = 0
         self._closed = False
         self._drained: asyncio.Future[None] | None = None
+        self._sweeping: asyncio.TimerHandle | None = None
+        self.now: Callable[[], float] = lambda: asyncio.get_running_loop().time()
 
     def fly(
         self,
@@ -318,12 +315,14 @@ class SingleFlight(Generic[K, V]):
         """The wait for a new flight."""
         if self._closed:
             raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
+        if not self._flown:  # a table lives on one loop
+            self.now = asyncio.get_running_loop().time
         departing: Flight[V] = Flight(launch, forced=forced, table=self, key=key)
         # Before the task exists: with an eager task factory the answer may be there when it does.
         waiter = departing.board()
         self._flights[key] = departing
         if limited:
-            self._limit_wait(departing)
+            self._limit_wait(departing, departing.priority)
         self._flown += 1
         try:
             if at_once is None or not at_once(departing):
@@ -339,9 +338,9 @@ class SingleFlight(Generic[K, V]):
             await self._end_of(flight)
 
     def _board(self, flight: Flight[V]) -> asyncio.Future[V]:
-        waiter = flight.board()
-        self._limit_wait(flight)
-        if current_priority() is Priority.INTERACTIVE:
+        waiter, priority = flight.board(), current_priority()
+        self._limit_wait(flight, priority)
+        if priority is Priority.INTERACTIVE:
             flight.hurry()
         return waiter
 
@@ -365,9 +364,25 @@ class SingleFlight(Generic[K, V]):
             raise flight.overdue.clone()
         return flight
 
-    def _limit_wait(self, flight: Flight[V]) -> None:
-        if self._limit is not None and current_priority() is Priority.INTERACTIVE:
-            flight.limit_wait(self._limit)
+    def _limit_wait(self, flight: Flight[V], priority: Priority) -> None:
+        if self._limit is None or priority is not Priority.INTERACTIVE or flight.leave_at < math.inf:
+            return
+        flight.leave_at = self.now() + self._limit.seconds
+        if self._sweeping is None:
+            self._sweep_at(flight.leave_at)
+
+    def _sweep_at(self, moment: float) -> None:
+        """Look for callers who have waited too long: one timer for all, since each has the same limit."""
+        self._sweeping = asyncio.get_running_loop().call_at(moment, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        now = self.now()
+        for flight in [flight for flight in self._flights.values() if flight.leave_at <= now]:
+            flight.end_wait(self._limit, now)  # type: ignore[arg-type]
+        earliest = min((flight.leave_at for flight in self._flights.values()), default=math.inf)
+        if earliest < math.inf:
+            self._sweep_at(earliest)
 
     def _joined_wait(self, flight: Flight[V]) -> Coroutine[Any, Any, V]:
         self._joined += 1
@@ -398,6 +413,8 @@ class SingleFlight(Generic[K, V]):
         finally:
             for flight in list(self._flights.values()):
                 flight.drop()
+            if self._sweeping is not None:
+                self._sweeping.cancel()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     # What flights report.
