@@ -137,7 +137,9 @@ class FlowMate:
         self._sweep_limits = SweepLimits(tasks=concurrency, refreshes=bulkhead.refreshes)
         self._clock = LoopClock(clock or SystemClock())
         self._stats = StatsListener()
-        self._emitter = Emitter(self._stats, *([on_event] if on_event else []))
+        self._emitter = Emitter(
+            *([on_event] if on_event else []), counters=self._stats, count_answer=self._stats.count_answer
+        )
         if isinstance(transport, str):
             transport = chosen_transport(transport, self._base_url, proxy=proxy, trust_env=trust_env)
             self._transport_name = transport

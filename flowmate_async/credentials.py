@@ -84,9 +84,9 @@ class Credentials:
         emitter: Emitter,
         shared: SharedCredentials | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
-        binding: LoopBinding | None = None,
+        binding: LoopBinding,
     ) -> None:
-        self.require_own_loop: Callable[[], None] = binding.require if binding is not None else _any_loop
+        self.require_own_loop: Callable[[], None] = binding.require
         self._fetcher = fetcher
         self._shared = shared
         self._policy = policy
@@ -103,11 +103,11 @@ class Credentials:
 
     async def credential(self, username: str, secret_id: str, min_valid: float) -> Secret:
         """Return a credential that is valid for ``min_valid`` seconds; see :meth:`FlowMate.credential`."""
-        self.require_own_loop()
         key = (username, secret_id)
         entry = self._entries.get(key)
         if entry is not None:
-            # The hot path: State.FRESH, by the rule of Timeline.state, without the calls.
+            # The hot path: State.FRESH, by the rule of Timeline.state, without the calls. It needs no loop,
+            # and asking which one runs would cost a third of it.
             when, wall, monotonic = entry.timeline, self._clock.wall(), self._clock.monotonic()
             if (
                 wall < when.refresh_at_wall
@@ -125,6 +125,7 @@ class Credentials:
                 return await self.credential(*canonical, min_valid)
         elif (joined := self._fetcher.join(username, secret_id)) is not None:
             # The crowd's path: thousands may wait for one flight, so each goes the shortest way.
+            self.require_own_loop()
             self._misses += 1
             try:
                 answer = await joined
@@ -411,10 +412,6 @@ class Credentials:
 def _hung(error: FlowMateError) -> bool:
     """Return whether the GET of one secret took too long, as with a hanging provider."""
     return isinstance(error, UpstreamTimeoutError) and error.endpoint == GET
-
-
-def _any_loop() -> None:
-    """Accept every event loop."""
 
 
 @contextmanager

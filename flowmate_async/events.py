@@ -199,28 +199,52 @@ Listener = Callable[[Event], object]
 """Called with every event, on the event loop and where it happens; must be quick and must not raise."""
 
 
+CountAnswer = Callable[[str, int, float], object]
+"""Counts an answer by endpoint, status and seconds."""
+
+
 class Emitter:
     """Hands each event to every listener.
 
     Args:
-        listeners: who is told, in this order.
+        listeners: are told, in this order, after the counters.
+        counters: counts events. As long as nothing else listens, answers are counted without an event.
+        count_answer: the counters' short way for answers.
     """
 
-    __slots__ = ("_listeners",)
+    __slots__ = ("_count_answer", "_counters", "_listeners")
 
-    def __init__(self, *listeners: Listener) -> None:
+    def __init__(
+        self,
+        *listeners: Listener,
+        counters: Listener | None = None,
+        count_answer: CountAnswer = lambda _endpoint, _status, _seconds: None,
+    ) -> None:
         self._listeners = list(listeners)
+        self._counters = counters
+        self._count_answer = count_answer
 
     def add(self, listener: Listener) -> None:
-        """Tell this listener, too."""
+        """Tell this listener from now on."""
         self._listeners.append(listener)
 
     def remove(self, listener: Listener) -> None:
-        """Tell this listener no more."""
+        """Stop telling this listener."""
         self._listeners.remove(listener)
 
+    def answered(
+        self, endpoint: str, status: int, seconds: float, username: str | None, secret_id: str | None
+    ) -> None:
+        """Tell of an answer, the one event of every request: see :class:`Answered`."""
+        if self._listeners:
+            self.emit(Answered(endpoint, status, seconds, username, secret_id))
+        else:
+            self._count_answer(endpoint, status, seconds)
+
     def emit(self, event: Event) -> None:
-        """Tell every listener of an event; a listener that raises is logged and passed over."""
+        """Tell every listener of an event. A listener that raises is logged and skipped."""
+        if self._counters is not None:
+            self._counters(event)
         for listener in self._listeners:
             try:
                 listener(event)

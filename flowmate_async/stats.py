@@ -203,12 +203,22 @@ class StatsListener:
         if count is not None:
             count(event)
 
+    def count_answer(self, endpoint: str, status: int, seconds: float) -> None:
+        """Count an answer.
+
+        Args:
+            endpoint: the endpoint that was asked.
+            status: the HTTP status.
+            seconds: how long the exchange took.
+        """
+        seen = self._endpoints.get(endpoint)
+        if seen is None:
+            seen = self._endpoints[endpoint] = _Endpoint()
+        seen.statuses[status] += 1
+        seen.latencies.record(seconds)
+
     def _answered(self, event: Answered) -> None:
-        endpoint = self._endpoints.get(event.endpoint)
-        if endpoint is None:
-            endpoint = self._endpoints[event.endpoint] = _Endpoint()
-        endpoint.statuses[event.status] += 1
-        endpoint.latencies.record(event.seconds)
+        self.count_answer(event.endpoint, event.status, event.seconds)
 
     def _broke(self, event: Broken) -> None:
         self._broken[event.failure] += 1

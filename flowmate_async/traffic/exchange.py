@@ -10,7 +10,7 @@ from collections.abc import Callable
 from msgspec import structs
 
 from flowmate_async.clock import Clock
-from flowmate_async.events import Answered, Broken, Emitter, Throttled
+from flowmate_async.events import Broken, Emitter, Throttled
 from flowmate_async.failures import Failure, examine, examine_broken, is_good, without_tokens
 from flowmate_async.protocol import Request
 from flowmate_async.redaction import Headers
@@ -149,8 +149,8 @@ class Exchange:
             )
         else:
             seconds = self._clock.monotonic() - sent_at
-            self._emitter.emit(
-                Answered(request.endpoint, answer.status, seconds, request.username, request.secret_id)
+            self._emitter.answered(
+                request.endpoint, answer.status, seconds, request.username, request.secret_id
             )
             # Asked before anything else, since nearly every answer is.
             examined = None if is_good(request, answer) else self._examine(answer, errand)

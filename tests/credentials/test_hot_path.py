@@ -9,6 +9,7 @@ from flowmate_async.coordination import SharedSecret
 from flowmate_async.credentials import Credentials
 from flowmate_async.events import Emitter
 from flowmate_async.freshness import FreshnessPolicy, State
+from flowmate_async.loop_binding import LoopBinding
 from flowmate_async.secrets import (
     OAuth2Secret,
     OAuth2Value,
@@ -62,6 +63,12 @@ situations = st.tuples(
 )
 
 
+def here():
+    binding = LoopBinding()
+    binding.bind()
+    return binding
+
+
 @given(situations)
 @example(("session", 0, 600, 0, 0, 0.0))  # its very end, for a caller who needs it for no time at all
 @example(("session", 0, 300, 300, 0, 0.0))  # the same by the wall clock, after a machine was suspended
@@ -79,6 +86,7 @@ def test_the_inline_hit_agrees_with_the_rule(virtually, situation):
             capacity=10,
             clock=clock,
             emitter=Emitter(),
+            binding=here(),
             uniform=lambda low, high: low + (high - low) * jitter,
         )
         entry = credentials._keep(("ali", "s"), SharedSecret(secret_of(kind, life)))

@@ -114,7 +114,7 @@ def test_what_several_processes_counted_adds_up_to_what_one_would_have(told, die
 
     tally = Tally()
     for process in (1, 2, 3):
-        message = Counted.of(counted(parts[process]))
+        message = Counted.of(counted(parts[process]), keeps_to=1)
         over = msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Counted)
         tally.note(process, Counts(throttled=7), over.standing)  # replaced by what it tells later
         tally.note(process, over.counts, over.standing)
