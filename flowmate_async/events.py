@@ -235,7 +235,15 @@ class Emitter:
     def answered(
         self, endpoint: str, status: int, seconds: float, username: str | None, secret_id: str | None
     ) -> None:
-        """Tell of an answer, the one event of every request: see :class:`Answered`."""
+        """Report an answer: an :class:`Answered` for the listeners, if there are any.
+
+        Args:
+            endpoint: the endpoint that was asked.
+            status: the HTTP status.
+            seconds: how long the exchange took.
+            username: the user concerned.
+            secret_id: the secret concerned.
+        """
         if self._listeners:
             self.emit(Answered(endpoint, status, seconds, username, secret_id))
         else:

@@ -141,7 +141,7 @@ class TestUnused:
             "print(code, told, loaded)\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-1] == "0 [['StatsListener']] []"
+        assert done.stdout.splitlines()[-1] == "0 [[]] []"
 
     @pytest.mark.parametrize(
         ("flag", "missing", "extra"),
