@@ -8,7 +8,9 @@ clock, so that a test can hand in its own. Nothing here knows what is being time
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 
 class Clock(Protocol):
@@ -27,7 +29,7 @@ class Clock(Protocol):
         ...
 
 
-class Moment(NamedTuple):
+class Moment(msgspec.Struct, frozen=True, gc=False):
     """A point in time on both clocks. It has passed as soon as one of them says so.
 
     Either clock may be wrong: the wall clock jumps, the monotonic one stands still while a machine sleeps.

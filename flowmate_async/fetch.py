@@ -279,7 +279,9 @@ class _Fetch:
         held = self._fetcher.tokens.held(self._username)
         if held is None:
             return False
-        self._flight, self._held, self._sent = flight, held, self._request_now()
+        request = self._request
+        self._flight, self._held = flight, held
+        self._sent = request if not request.may_refresh else self._request_now()
         if self._sent.may_refresh:
             self._turn = self._fetcher.turns.take_at_once(self.secret_id)
             if self._turn is None:
@@ -314,7 +316,8 @@ class _Fetch:
         else:
             flight.land(answer)
         finally:
-            self._end_turn()
+            if self._turn is not None:
+                self._end_turn()
 
     def _end_turn(self) -> None:
         turn, self._turn = self._turn, None

@@ -297,9 +297,10 @@ class SingleFlight(Generic[K, V]):
         Raises:
             Exception: what ``launch`` raised; a :class:`~flowmate_async.FlowMateError` as a copy.
         """
-        flight = self._in_time(key)
+        flight = self._flights.get(key)
         if flight is None:
             return self._departed(key, launch, at_once, forced=forced, limited=limited)
+        self._require_in_time(flight)
         if flight.forced or not forced:
             return self._joined_wait(flight)
         return self._fly_after(key, launch, at_once, flight)
@@ -321,7 +322,7 @@ class SingleFlight(Generic[K, V]):
         # Before the task exists: with an eager task factory the answer may be there when it does.
         waiter = departing.board()
         self._flights[key] = departing
-        if limited:
+        if limited and self._limit is not None:
             self._limit_wait(departing, departing.priority)
         self._flown += 1
         try:
@@ -360,9 +361,13 @@ class SingleFlight(Generic[K, V]):
             FlowMateError: it takes too long to wait for.
         """
         flight = self._flights.get(key)
-        if flight is not None and flight.overdue is not None:
-            raise flight.overdue.clone()
+        if flight is not None:
+            self._require_in_time(flight)
         return flight
+
+    def _require_in_time(self, flight: Flight[V]) -> None:
+        if flight.overdue is not None:
+            raise flight.overdue.clone()
 
     def _limit_wait(self, flight: Flight[V], priority: Priority) -> None:
         if self._limit is None or priority is not Priority.INTERACTIVE or flight.leave_at < math.inf:

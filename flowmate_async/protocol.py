@@ -212,6 +212,8 @@ def secret_key(secret_id: str) -> str:
 
 def canonical_key(username: str, secret_id: str) -> tuple[str, str]:
     """Return the key of one user's secret, for any spelling of both."""
+    if type(username) is str and type(secret_id) is str and secret_id.islower():
+        return username.lower(), secret_id  # by the rules above, without the calls
     return user_key(username), secret_key(secret_id)
 
 
@@ -406,7 +408,7 @@ def read_secret(response: Response, request: Request, *, keep_refresh_fields: bo
         CredentialMissingError: it is of another type and holds no credential.
     """
     secret = _read(decode_answer, response, GET)
-    if secret.id != secret_key(request.secret_id or ""):
+    if secret.id != request.secret_id and secret.id != secret_key(request.secret_id or ""):
         raise ProtocolError("the answer is another secret than the one asked for", endpoint=GET)
     if masked := masked_fields(secret):
         raise MaskedSecretError(

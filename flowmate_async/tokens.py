@@ -142,10 +142,10 @@ class UserTokens:
         held = self._held.get(key)
         if held is None:
             return None
-        wall, monotonic = held.used_at  # by the rule of Moment.elapsed_seconds, without the calls
+        used_at = held.used_at  # by the rule of Moment.elapsed_seconds, without the calls
         if (
-            self._clock.monotonic() - monotonic >= TOKEN_IDLE_SECONDS
-            or self._clock.wall() - wall >= TOKEN_IDLE_SECONDS
+            self._clock.monotonic() - used_at.monotonic >= TOKEN_IDLE_SECONDS
+            or self._clock.wall() - used_at.wall >= TOKEN_IDLE_SECONDS
         ):
             return None
         self._held.move_to_end(key)
@@ -154,7 +154,7 @@ class UserTokens:
     def accepted(self, held: Held) -> None:
         """Note that upstream has accepted this token."""
         held.proven = True
-        held.used_at = Moment.now(self._clock)
+        held.used_at = Moment(self._clock.wall(), self._clock.monotonic())
 
     def statistics(self) -> FlightStatistics:
         """The flights of impersonation."""
