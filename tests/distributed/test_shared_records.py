@@ -130,10 +130,13 @@ class TestReplay:
             change_key(sandbox, secret_id)
             await lease.reject()
             attack = asyncio.create_task(put_back())
-            async with asyncio.timeout(20):
-                while (await second.credential(user, secret_id)).value == rejected.value:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
-            attack.cancel()
+            try:
+                async with asyncio.timeout(20):
+                    while (await second.credential(user, secret_id)).value == rejected.value:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+            finally:
+                attack.cancel()
+                await asyncio.gather(attack, return_exceptions=True)
 
     async def test_an_old_failure_is_no_answer(self, sandbox, join, redis):
         user, secret_id = find(sandbox, "API_KEY")
