@@ -69,13 +69,13 @@ def proves_raw_read(secret: Secret) -> bool:
     """Return whether this unmasked secret shows that the token has the raw-read permission.
 
     Sessions, OAuth 1 and unknown types may arrive in clear without the permission, and so may multi-line
-    values (§ One secret).
+    values (§ One secret); but not passphrases, since upstream replaces the whole of one.
     """
     if not isinstance(secret, SimpleSecret | ApiKeySecret | OAuth2Secret | MixedSecret):
         return False
-    _, attribute, _ = _FIELDS[type(secret)][0]
+    _, attribute, rule = _FIELDS[type(secret)][0]
     value = getattr(secret.value, attribute)
-    return bool(value) and not _LINE_END.search(value)
+    return bool(value) and (rule is is_fixed_mask or not _LINE_END.search(value))
 
 
 def shows_masking(secret_type: str) -> bool:

@@ -166,6 +166,12 @@ class TestProofOfThePermission:
             assert not proves_raw_read(ApiKeySecret(id="i", value=ApiKeyValue(key=value)))
             assert not proves_raw_read(MixedSecret(id="i", value=MixedValue(payload=value)))
 
+    @pytest.mark.parametrize("line_break", LINE_BREAKS)
+    def test_a_multi_line_passphrase_is_proof(self, line_break):
+        """Upstream replaces the whole of a passphrase, however many lines it has."""
+        value = SimpleValue(passphrase=f"-----BEGIN{line_break}abcd{line_break}")
+        assert proves_raw_read(SimpleSecret(id="i", value=value))
+
     @pytest.mark.parametrize(
         "secret",
         [
