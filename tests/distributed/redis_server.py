@@ -85,11 +85,6 @@ class RedisServer:
                 said += piece
         return said.decode("utf-8", "backslashreplace")
 
-    def scripts(self) -> int:
-        """How many scripts it has run since it was started or flushed."""
-        found = re.search(r"cmdstat_evalsha:calls=(\d+)", self.ask("INFO", "commandstats"))
-        return int(found[1]) if found else 0
-
     def everything(self) -> bytes:
         """All it has ever been told that it wrote down, the names and values of the moment included."""
         return b"".join(file.read_bytes() for file in sorted(self.folder.rglob("*.aof")))
