@@ -40,7 +40,7 @@ class LoopBinding:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._problem = _NOT_ENTERED
-        self.is_forked = False
+        self.is_forked: bool = False
 
     def bind(self) -> None:
         """Belong to the running event loop of this process.

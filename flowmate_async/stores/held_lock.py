@@ -21,7 +21,7 @@ class Holder:
     """The task that holds a run lock. Made in that task."""
 
     def __init__(self) -> None:
-        self.lost = ""
+        self.lost: str = ""
         self._task = asyncio.current_task()
 
     def lose(self, reason: str) -> None:

@@ -109,8 +109,8 @@ class _Proxy:
     __slots__ = ("auth", "url")
 
     def __init__(self, url: URL) -> None:
-        self.auth = aiohttp.BasicAuth.from_url(url)
-        self.url = url.with_user(None)
+        self.auth: aiohttp.BasicAuth | None = aiohttp.BasicAuth.from_url(url)
+        self.url: URL = url.with_user(None)
 
     @classmethod
     def of(cls, url: str | None) -> Self | None:

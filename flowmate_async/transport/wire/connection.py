@@ -30,8 +30,8 @@ class ReadBuffer:
     __slots__ = ("blank", "view")
 
     def __init__(self) -> None:
-        self.view = memoryview(bytearray(MAX_HEAD_BYTES))
-        self.blank = memoryview(bytes(MAX_HEAD_BYTES))
+        self.view: memoryview = memoryview(bytearray(MAX_HEAD_BYTES))
+        self.blank: memoryview = memoryview(bytes(MAX_HEAD_BYTES))
 
 
 class Owner(Protocol):
