@@ -28,9 +28,9 @@ import msgspec
 from async_lru import alru_cache
 
 from flowmate_async import FlowMate
-from flowmate_async.flight import SingleFlight
-from flowmate_async.secrets import Secret, decode_secret
+from flowmate_async.access.single_flight import SingleFlight
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
+from flowmate_async.values.secrets import Secret, decode_secret
 
 EXPIRES = (datetime.now(UTC) + timedelta(hours=12)).isoformat(timespec="milliseconds")
 

@@ -22,9 +22,9 @@ import credentials
 import uvloop
 from peers.reading import access_token
 
+from flowmate_async.access.single_flight import SingleFlight
 from flowmate_async.bench.canned import ACCESS_TOKEN, ANSWERS, SECRET_ID
-from flowmate_async.flight import SingleFlight
-from flowmate_async.protocol import get_secret, read_secret
+from flowmate_async.contract.protocol import get_secret, read_secret
 from flowmate_async.transport.base import Response
 
 Decode = Callable[[], str]

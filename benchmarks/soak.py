@@ -26,8 +26,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from flowmate_async import FlowMate
+from flowmate_async.contract.freshness import FreshnessPolicy
 from flowmate_async.errors import FlowMateError
-from flowmate_async.freshness import FreshnessPolicy
 from flowmate_async.redaction import Headers
 from flowmate_async.traffic.retry import RetryPolicy
 from flowmate_async.transport.aiohttp import AiohttpTransport

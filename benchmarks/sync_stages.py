@@ -25,9 +25,10 @@ import nginx
 import uvloop
 from cores import CLIENT, SERVER, pin
 
-from flowmate_async import FlowMate, Limits, StoreKey, open_store, protocol
+from flowmate_async import FlowMate, Limits, StoreKey, open_store
 from flowmate_async.bench.canned import ADMIN_TOKEN, SECRET_IDS, USER_TOKEN
 from flowmate_async.bench.rounds import CONCURRENCY, Round, Target
+from flowmate_async.contract import protocol
 from flowmate_async.redaction import Headers
 from flowmate_async.stores import Store
 from flowmate_async.sync.outcomes import UserSynced

@@ -5,12 +5,14 @@
 
 import logging as _logging
 
-from flowmate_async.api import ApiLimits as ApiLimits
+from flowmate_async.access.api import ApiLimits as ApiLimits
+from flowmate_async.access.leases import Lease as Lease
+from flowmate_async.access.prefetch import Prefetch as Prefetch
+from flowmate_async.blocking import FlowMateSync as FlowMateSync
 from flowmate_async.client import FlowMate as FlowMate
 from flowmate_async.clock import Clock as Clock
 from flowmate_async.clock import SystemClock as SystemClock
-from flowmate_async.coordination import Coordination as Coordination
-from flowmate_async.dates import FAR_FUTURE as FAR_FUTURE
+from flowmate_async.contract.freshness import FreshnessPolicy as FreshnessPolicy
 from flowmate_async.errors import AuthenticationError as AuthenticationError
 from flowmate_async.errors import CheckpointError as CheckpointError
 from flowmate_async.errors import ConfigurationError as ConfigurationError
@@ -32,32 +34,7 @@ from flowmate_async.errors import UpstreamTimeoutError as UpstreamTimeoutError
 from flowmate_async.errors import UpstreamUnavailableError as UpstreamUnavailableError
 from flowmate_async.errors import UserNotFoundError as UserNotFoundError
 from flowmate_async.errors import WorkerLostError as WorkerLostError
-from flowmate_async.freshness import FreshnessPolicy as FreshnessPolicy
-from flowmate_async.leases import Lease as Lease
-from flowmate_async.models import KeptToken as KeptToken
-from flowmate_async.models import Owner as Owner
-from flowmate_async.models import SecretSummary as SecretSummary
-from flowmate_async.models import SummaryValue as SummaryValue
-from flowmate_async.models import User as User
-from flowmate_async.models import UserToken as UserToken
-from flowmate_async.prefetch import Prefetch as Prefetch
 from flowmate_async.redaction import Headers as Headers
-from flowmate_async.secrets import ApiKeySecret as ApiKeySecret
-from flowmate_async.secrets import ApiKeyValue as ApiKeyValue
-from flowmate_async.secrets import MixedSecret as MixedSecret
-from flowmate_async.secrets import MixedValue as MixedValue
-from flowmate_async.secrets import OAuth1Secret as OAuth1Secret
-from flowmate_async.secrets import OAuth1TwoLeggedSecret as OAuth1TwoLeggedSecret
-from flowmate_async.secrets import OAuth1Value as OAuth1Value
-from flowmate_async.secrets import OAuth2Secret as OAuth2Secret
-from flowmate_async.secrets import OAuth2Value as OAuth2Value
-from flowmate_async.secrets import Secret as Secret
-from flowmate_async.secrets import SessionSecret as SessionSecret
-from flowmate_async.secrets import SessionValue as SessionValue
-from flowmate_async.secrets import SimpleSecret as SimpleSecret
-from flowmate_async.secrets import SimpleValue as SimpleValue
-from flowmate_async.secrets import UnknownSecret as UnknownSecret
-from flowmate_async.secrets import decode_secret as decode_secret
 from flowmate_async.stats import Latency as Latency
 from flowmate_async.stats import Stats as Stats
 from flowmate_async.stores import KeepsTokens as KeepsTokens
@@ -72,16 +49,39 @@ from flowmate_async.sync.outcomes import UserSynced as UserSynced
 from flowmate_async.sync.plan import DeltaPolicy as DeltaPolicy
 from flowmate_async.sync.report import LeftOut as LeftOut
 from flowmate_async.sync.report import SyncReport as SyncReport
-from flowmate_async.sync_facade import FlowMateSync as FlowMateSync
 from flowmate_async.traffic.admission import FlowPolicy as FlowPolicy
 from flowmate_async.traffic.breaker import BreakerPolicy as BreakerPolicy
 from flowmate_async.traffic.bulkhead import BulkheadPolicy as BulkheadPolicy
+from flowmate_async.traffic.coordination import Coordination as Coordination
 from flowmate_async.traffic.retry import RetryPolicy as RetryPolicy
 from flowmate_async.transport import ImmediateTransport as ImmediateTransport
 from flowmate_async.transport import Limits as Limits
 from flowmate_async.transport import Response as Response
 from flowmate_async.transport import Transport as Transport
 from flowmate_async.transport import TransportError as TransportError
+from flowmate_async.values.dates import FAR_FUTURE as FAR_FUTURE
+from flowmate_async.values.models import KeptToken as KeptToken
+from flowmate_async.values.models import Owner as Owner
+from flowmate_async.values.models import SecretSummary as SecretSummary
+from flowmate_async.values.models import SummaryValue as SummaryValue
+from flowmate_async.values.models import User as User
+from flowmate_async.values.models import UserToken as UserToken
+from flowmate_async.values.secrets import ApiKeySecret as ApiKeySecret
+from flowmate_async.values.secrets import ApiKeyValue as ApiKeyValue
+from flowmate_async.values.secrets import MixedSecret as MixedSecret
+from flowmate_async.values.secrets import MixedValue as MixedValue
+from flowmate_async.values.secrets import OAuth1Secret as OAuth1Secret
+from flowmate_async.values.secrets import OAuth1TwoLeggedSecret as OAuth1TwoLeggedSecret
+from flowmate_async.values.secrets import OAuth1Value as OAuth1Value
+from flowmate_async.values.secrets import OAuth2Secret as OAuth2Secret
+from flowmate_async.values.secrets import OAuth2Value as OAuth2Value
+from flowmate_async.values.secrets import Secret as Secret
+from flowmate_async.values.secrets import SessionSecret as SessionSecret
+from flowmate_async.values.secrets import SessionValue as SessionValue
+from flowmate_async.values.secrets import SimpleSecret as SimpleSecret
+from flowmate_async.values.secrets import SimpleValue as SimpleValue
+from flowmate_async.values.secrets import UnknownSecret as UnknownSecret
+from flowmate_async.values.secrets import decode_secret as decode_secret
 
 __all__ = [
     "FAR_FUTURE",

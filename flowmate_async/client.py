@@ -8,44 +8,44 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from flowmate_async.admin import AdminToken, TokenProvider
-from flowmate_async.api import Api, ApiLimits, checked_limits
+from flowmate_async.access.admin import AdminToken, TokenProvider
+from flowmate_async.access.api import Api, ApiLimits, checked_limits
+from flowmate_async.access.cache import Credentials
+from flowmate_async.access.fetch import SecretFetcher, wait_limit
+from flowmate_async.access.leases import Lease
+from flowmate_async.access.listing import Lister
+from flowmate_async.access.prefetch import Prefetch
+from flowmate_async.access.user_tokens import UserTokens
 from flowmate_async.clock import Clock, LoopClock, SystemClock
-from flowmate_async.coordination import Coordination
-from flowmate_async.credentials import Credentials
+from flowmate_async.contract.freshness import FreshnessPolicy
+from flowmate_async.contract.known_secrets import KnownSecrets
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Emitter, Listener
-from flowmate_async.fetch import SecretFetcher, wait_limit
-from flowmate_async.freshness import FreshnessPolicy
-from flowmate_async.known_secrets import KnownSecrets
-from flowmate_async.leases import Lease
-from flowmate_async.listing import Lister
-from flowmate_async.loop_binding import LoopBinding, require_asyncio
-from flowmate_async.models import SecretSummary, User, UserToken
-from flowmate_async.prefetch import Prefetch
-from flowmate_async.secrets import Secret
-from flowmate_async.settings import DEFAULT_BASE_URL, check_rate, checked_base_url, proxy_problem
 from flowmate_async.stats import Stats, StatsListener
 from flowmate_async.stores.base import Store, require_store
 from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.dry_run import DryRun, SyncPlan
-from flowmate_async.sync.ends import Executor
 from flowmate_async.sync.engine import SyncEngine, SyncOptions
-from flowmate_async.sync.in_process import InProcess
+from flowmate_async.sync.local_executor import InProcess
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.reader import UserReader
 from flowmate_async.sync.report import LeftOut, SyncReport, select
+from flowmate_async.sync.results import Executor
 from flowmate_async.sync.source import Usernames, require_many
 from flowmate_async.sync.sweep import SweepLimits, sweep_in_batches
-from flowmate_async.tokens import UserTokens
+from flowmate_async.system.loop_binding import LoopBinding, require_asyncio
 from flowmate_async.traffic.admission import FlowPolicy
 from flowmate_async.traffic.breaker import BreakerPolicy
 from flowmate_async.traffic.bulkhead import BulkheadPolicy
+from flowmate_async.traffic.coordination import Coordination
 from flowmate_async.traffic.flow_control import FlowControl, TrafficLimits, TrafficPolicies
 from flowmate_async.traffic.retry import RetryPolicy
 from flowmate_async.transport.base import Transport
-from flowmate_async.transport.by_name import chosen_transport, transport_by_name
+from flowmate_async.transport.factory import chosen_transport, transport_by_name
+from flowmate_async.values.models import SecretSummary, User, UserToken
+from flowmate_async.values.secrets import Secret
+from flowmate_async.values.settings import DEFAULT_BASE_URL, check_rate, checked_base_url, proxy_problem
 
 _DRAIN_SECONDS = 5.0
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from flowmate_async.coordination import CoordinationStatistics
-from flowmate_async.entries import CacheStatistics
+from flowmate_async.access.cache_entries import CacheStatistics
+from flowmate_async.access.single_flight import FlightStatistics
 from flowmate_async.events import (
     Answered,
     Broken,
@@ -23,7 +23,7 @@ from flowmate_async.events import (
     UserSkipped,
     UserStored,
 )
-from flowmate_async.flight import FlightStatistics
+from flowmate_async.traffic.coordination import CoordinationStatistics
 from flowmate_async.traffic.flow_control import TrafficStatistics
 
 _STEPS_PER_DOUBLING = 4

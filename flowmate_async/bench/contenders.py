@@ -12,8 +12,8 @@ import aiohttp
 from flowmate_async.bench.canned import ACCESS_TOKEN, ADMIN_TOKEN, SECRET_ID, SECRET_IDS, USER_TOKEN
 from flowmate_async.bench.rounds import CONCURRENCY, Contender, Run, Target, in_workers
 from flowmate_async.client import FlowMate
-from flowmate_async.secrets import OAuth2Secret
 from flowmate_async.sync.outcomes import UserSynced
+from flowmate_async.values.secrets import OAuth2Secret
 
 _BATCH = 1000
 

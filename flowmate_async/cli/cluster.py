@@ -11,12 +11,12 @@ from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.client import FlowMate
 from flowmate_async.clock import SystemClock
 from flowmate_async.distributed.broker_state import BrokerState
-from flowmate_async.distributed.carrying_out import ShardRunner
 from flowmate_async.distributed.connection import connect, url_from
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
-from flowmate_async.distributed.following import Following, FollowPolicy
-from flowmate_async.distributed.marks import Marks
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.job_state import Marks
+from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.shard_runner import ShardRunner
+from flowmate_async.distributed.submitter import Following, FollowPolicy
 from flowmate_async.distributed.tasks import (
     DEFAULT_VISIBILITY_SECONDS,
     Queueing,
@@ -26,10 +26,10 @@ from flowmate_async.distributed.tasks import (
     serve,
 )
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.settings import checked_base_url
 from flowmate_async.stores import Store, StoreKey
-from flowmate_async.sync.ends import Executor
 from flowmate_async.sync.plan import DeltaPolicy
+from flowmate_async.sync.results import Executor
+from flowmate_async.values.settings import checked_base_url
 
 if TYPE_CHECKING:
     from flowmate_async.integrations.observable import Observable

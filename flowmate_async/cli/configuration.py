@@ -15,8 +15,8 @@ from cyclopts import App, ArgumentCollection
 from cyclopts.config import Dict
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import home_folder, is_file, require_trusted
 from flowmate_async.redaction import one_line
+from flowmate_async.system.private_files import home_folder, is_file, require_trusted
 
 _KEYS = frozenset(
     {

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.secrets import SECRET_TYPES
 from flowmate_async.sync.plan import DEFAULT_STALENESS_SECONDS, DeltaPolicy
+from flowmate_async.values.secrets import SECRET_TYPES
 
 
 @Parameter(name="*", group="Delta")

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, put, say
 from flowmate_async.cli.progress import display
-from flowmate_async.cli.sync_words import summary
+from flowmate_async.cli.sync_output import summary
 from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError, UpstreamUnavailableError
 from flowmate_async.events import Event, RunBegan, UserStored

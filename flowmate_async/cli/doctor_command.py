@@ -28,7 +28,7 @@ from flowmate_async.cli.exits import Exit, put_json, put_styled
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import one_line
-from flowmate_async.settings import checked_base_url
+from flowmate_async.values.settings import checked_base_url
 
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "error": "bold red", "skipped": "dim"}
 _WIDEST = 110

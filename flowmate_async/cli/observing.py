@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, say
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import require_replaceable
+from flowmate_async.system.private_files import require_replaceable
 
 if TYPE_CHECKING:
     from flowmate_async.integrations.observable import Observable

@@ -7,9 +7,9 @@ from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, put, put_json, say
 from flowmate_async.cli.options import Connection
-from flowmate_async.protocol import is_username
+from flowmate_async.contract.protocol import is_username
 from flowmate_async.redaction import one_line
-from flowmate_async.secrets import Secret
+from flowmate_async.values.secrets import Secret
 
 HIDDEN = "(hidden; --reveal shows it)"
 

@@ -14,7 +14,7 @@ from flowmate_async.cli.child_process import Environment, Payload, become, offer
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.options import Connection
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.secrets import Secret, UnknownSecret
+from flowmate_async.values.secrets import Secret, UnknownSecret
 
 _FIELDS = {
     "username": "CREDENTIAL_USERNAME",

@@ -15,9 +15,9 @@ import msgspec
 from cyclopts import Parameter
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import read_private_text
 from flowmate_async.redaction import Redacted
-from flowmate_async.settings import checked_base_url, is_loopback
+from flowmate_async.system.private_files import read_private_text
+from flowmate_async.values.settings import checked_base_url, is_loopback
 
 _TIMEOUT = aiohttp.ClientTimeout(total=60)
 

@@ -13,8 +13,8 @@ from cyclopts import App, Parameter
 from flowmate_async.cli import sandbox_control
 from flowmate_async.cli.exits import Exit, put, say
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import require_replaceable, write_private_atomically
 from flowmate_async.sandbox import Sandbox, SandboxOptions, faults_from_text, serve_forever
+from flowmate_async.system.private_files import require_replaceable, write_private_atomically
 
 _FAULTS_HELP = (
     "What goes wrong: rules parted by ';', each a kind with its share, fields and, behind '@', routes. "

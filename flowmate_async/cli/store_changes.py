@@ -12,13 +12,13 @@ from flowmate_async.cli.exits import Exit, complain, put, put_json, say
 from flowmate_async.cli.options import StoreAlone
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import one_line
-from flowmate_async.settings import DEFAULT_BASE_URL, checked_base_url
 from flowmate_async.stores import Store, StoreKey, load_key, needs_key, open_store, read_key_file
-from flowmate_async.stores.copying import Copied, copy_store, is_copy_of, is_empty, require_target
-from flowmate_async.stores.exports import Export, read_export
-from flowmate_async.stores.importing import import_export
-from flowmate_async.stores.rekeying import Rekeyable
+from flowmate_async.stores.sealed.rekeying import Rekeyable
+from flowmate_async.stores.transfer.copying import Copied, copy_store, is_copy_of, is_empty, require_target
+from flowmate_async.stores.transfer.exports import Export, read_export
+from flowmate_async.stores.transfer.importing import import_export
 from flowmate_async.stores.upgrading import Upgradable
+from flowmate_async.values.settings import DEFAULT_BASE_URL, checked_base_url
 
 _STDIN = Path("-")
 _OTHERS = 0o077

@@ -12,7 +12,7 @@ from flowmate_async.cli.store_changes import import_, migrate, rekey, upgrade
 from flowmate_async.errors import SecretNotFoundError
 from flowmate_async.redaction import one_line
 from flowmate_async.stores import StoredItem, write_key_file
-from flowmate_async.stores.copying import unfinished_copy
+from flowmate_async.stores.transfer.copying import unfinished_copy
 
 store_app: App = App(name="store", help="Look into a store of credentials, or change it.")
 store_app.command(rekey)

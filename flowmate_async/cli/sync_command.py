@@ -14,11 +14,11 @@ from flowmate_async.cli.cluster import Cluster, ClusterFlags
 from flowmate_async.cli.delta_flags import DeltaFlags
 from flowmate_async.cli.exits import Exit, exit_code, put, put_json
 from flowmate_async.cli.interrupts import graceful
+from flowmate_async.cli.local_pool import Team
 from flowmate_async.cli.observing import MetricsFlags
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.progress import display
-from flowmate_async.cli.sync_words import planned, show
-from flowmate_async.cli.team import Team
+from flowmate_async.cli.sync_output import planned, show
 from flowmate_async.cli.usernames import checked_usernames, read_usernames
 from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError, FlowMateError

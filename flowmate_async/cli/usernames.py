@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from flowmate_async.contract.protocol import checked_username
 from flowmate_async.errors import ConfigurationError, InvalidIdError
-from flowmate_async.protocol import checked_username
 
 STDIN = Path("-")
 

@@ -14,12 +14,12 @@ import msgspec
 
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.options import Connection, StoreFlags
-from flowmate_async.error_record import ErrorRecord
 from flowmate_async.errors import FlowMateError
 from flowmate_async.sync.plan import DeltaPolicy
+from flowmate_async.values.error_record import ErrorRecord
 from flowmate_async.workers.channel import Channel
-from flowmate_async.workers.member import Member
 from flowmate_async.workers.messages import Begin, Failed, ToWorker
+from flowmate_async.workers.worker import Member
 
 # -P: nothing is imported from the working directory.
 COMMAND = (sys.executable, "-P", "-c", f"from {__name__} import main; main()")

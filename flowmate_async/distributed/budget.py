@@ -10,12 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowmate_async.clock import Clock
-from flowmate_async.coordination import TokenLease
 from flowmate_async.distributed.agreement import Agreement
 from flowmate_async.distributed.circuit import BEAT_SECONDS, NOTICED_SECONDS, Circuit, RedisAwayError
 from flowmate_async.distributed.connection import Trouble, driver, unreachable
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.traffic.bucket import TokenBucket
+from flowmate_async.traffic.coordination import TokenLease
 from flowmate_async.traffic.leased_bucket import LeaseTerms, lease_terms
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ end
 
 
 class RedisBudget:
-    """A :class:`~flowmate_async.coordination.RateBudget` in Redis.
+    """A :class:`~flowmate_async.traffic.coordination.RateBudget` in Redis.
 
     Args:
         redis: the connection.

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.clock import Clock
 from flowmate_async.distributed.connection import Trouble, redis_errors, refused, trouble_of, unreachable
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.system.driver_boundary import DriverBoundary
 
 T = TypeVar("T")
 

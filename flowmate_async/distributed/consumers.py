@@ -11,8 +11,8 @@ from celery.exceptions import WorkerShutdown
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
-from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.distributed.broker_state import BrokerState, broker_trouble
+from flowmate_async.system.driver_boundary import DriverBoundary
 
 _AGAIN_SECONDS = 0.5
 _log = logging.getLogger("flowmate_async")

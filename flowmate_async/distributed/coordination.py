@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from flowmate_async.clock import Clock, SystemClock
-from flowmate_async.coordination import CoordinationStatistics, RateBudget, SharedCredentials
+from flowmate_async.contract.freshness import FreshnessPolicy
 from flowmate_async.distributed.agreement import Agreement, Settings
-from flowmate_async.distributed.announcements import Announcements
 from flowmate_async.distributed.budget import OnOutage, RedisBudget, emission_of
 from flowmate_async.distributed.circuit import BEAT_SECONDS, Circuit, RedisAwayError
 from flowmate_async.distributed.connection import RedisUrl, Trouble, connect, refused
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.locks import Turns
+from flowmate_async.distributed.pubsub import Announcements
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.distributed.shared_cache import SharedCache
 from flowmate_async.distributed.shared_credentials import RedisCredentials
-from flowmate_async.distributed.turns import Turns
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import CoordinationDiffers, CoordinationLost, CoordinationRestored, Listener
-from flowmate_async.freshness import FreshnessPolicy
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.traffic.coordination import CoordinationStatistics, RateBudget, SharedCredentials
 from flowmate_async.traffic.leased_bucket import lease_terms
 
 if TYPE_CHECKING:

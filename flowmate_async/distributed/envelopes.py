@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.keyspace import Names
 from flowmate_async.distributed.shards import opened
 
 TASK = "flowmate_async.carry_out"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.keyspace import Names
 from flowmate_async.stores.base import Run
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.sync.plan import DeltaPolicy

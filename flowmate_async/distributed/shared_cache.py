@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from flowmate_async.coordination import SharedSecret
+from flowmate_async.contract.freshness import FreshnessPolicy, timeline
+from flowmate_async.contract.known_secrets import SecretFacts
 from flowmate_async.distributed.circuit import Circuit
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.keyspace import Names
 from flowmate_async.distributed.redis_clock import RedisClock
-from flowmate_async.error_record import ErrorRecord
 from flowmate_async.errors import FlowMateError, StoreError
-from flowmate_async.freshness import FreshnessPolicy, timeline
-from flowmate_async.known_secrets import SecretFacts
 from flowmate_async.redaction import Redacted
-from flowmate_async.secrets import Secret
 from flowmate_async.stores.encoding import Plaintext, encode_secret, secret_of
+from flowmate_async.traffic.coordination import SharedSecret
+from flowmate_async.values.error_record import ErrorRecord
+from flowmate_async.values.secrets import Secret
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -11,23 +11,23 @@ import msgspec
 from msgspec import structs
 
 from flowmate_async.clock import Clock
-from flowmate_async.coordination import Acceptable, Ask, Recognizes, SharedSecret
-from flowmate_async.distributed.announcements import Announcements, Rejected
+from flowmate_async.contract.known_secrets import SecretFacts
 from flowmate_async.distributed.budget import OnOutage
 from flowmate_async.distributed.circuit import RedisAwayError
 from flowmate_async.distributed.connection import unreachable
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.locks import Turn, Turns
+from flowmate_async.distributed.pubsub import Announcements, Rejected
 from flowmate_async.distributed.shared_cache import Answer, Answers, SharedCache
-from flowmate_async.distributed.turns import Turn, Turns
 from flowmate_async.errors import (
     FlowMateError,
     RefreshFailedError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from flowmate_async.known_secrets import SecretFacts
-from flowmate_async.secrets import Secret
-from flowmate_async.stores.uninterrupted import uninterrupted
+from flowmate_async.system.finishing import uninterrupted
+from flowmate_async.traffic.coordination import Acceptable, Ask, Recognizes, SharedSecret
+from flowmate_async.values.secrets import Secret
 
 _PERHAPS_UNDER_WAY = (RefreshFailedError, UpstreamTimeoutError, UpstreamUnavailableError)
 """Failures after which upstream may still hold its own lock of the secret."""
@@ -39,7 +39,7 @@ _MAX_KNOWN = 100_000
 
 
 class RedisCredentials:
-    """A :class:`~flowmate_async.coordination.SharedCredentials` in Redis.
+    """A :class:`~flowmate_async.traffic.coordination.SharedCredentials` in Redis.
 
     Args:
         turns: whose turn it is to ask.

@@ -20,13 +20,13 @@ import msgspec
 from anyio import to_thread
 from msgspec import structs
 
-from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.distributed.broker_state import BROKER_VARIABLE, BrokerState, broker_error
 from flowmate_async.distributed.envelopes import MAX_MESSAGE_BYTES, TASK, is_shard
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.keyspace import Names
 from flowmate_async.distributed.shards import Shard, opened, sealed
 from flowmate_async.distributed.urls import NamedUrl, SecretUrl
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.system.driver_boundary import DriverBoundary
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -10,9 +10,9 @@ from typing import ClassVar, Self
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import read_private_text
 from flowmate_async.redaction import Redacted
-from flowmate_async.settings import is_loopback
+from flowmate_async.system.private_files import read_private_text
+from flowmate_async.values.settings import is_loopback
 
 _TLS = frozenset({"rediss", "amqps", "sqs", "azureservicebus", "azurestoragequeues", "gcpubsub", "slmq"})
 """Schemes whose connections are always encrypted."""

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from aiohttp.payload import BytesIOPayload, BytesPayload
 
-from flowmate_async.boundaries import DriverBoundary
 from flowmate_async.integrations.binding import Binding, has_newer
 from flowmate_async.integrations.lender import Lender
 from flowmate_async.integrations.origins import origin_of
-from flowmate_async.secrets import Secret
+from flowmate_async.system.driver_boundary import DriverBoundary
+from flowmate_async.values.secrets import Secret
 
 
 class CredentialMiddleware:

@@ -7,7 +7,7 @@ from flowmate_async.errors import ConfigurationError, CredentialRejectedError
 from flowmate_async.integrations.lender import HeldLease, Lender
 from flowmate_async.integrations.origins import Origin, checked_origins
 from flowmate_async.redaction import Headers
-from flowmate_async.secrets import Secret
+from flowmate_async.values.secrets import Secret
 
 
 class Binding:

@@ -18,14 +18,14 @@ except ImportError:
         name="httpx",
     ) from None
 
-from flowmate_async.boundaries import DriverBoundary, forget_frames
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.integrations.binding import Binding, has_newer
 from flowmate_async.integrations.lender import Lender
 from flowmate_async.integrations.origins import Origin, origin_of
 from flowmate_async.redaction import Headers
-from flowmate_async.secrets import Secret
+from flowmate_async.system.driver_boundary import DriverBoundary, forget_frames
 from flowmate_async.transport.tls import client_context
+from flowmate_async.values.secrets import Secret
 
 _AUTHORIZATION = "Authorization"
 _SHOWN = "[secure]"

@@ -3,7 +3,7 @@
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from flowmate_async.secrets import Secret
+from flowmate_async.values.secrets import Secret
 
 
 class HeldLease(Protocol):

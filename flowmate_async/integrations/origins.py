@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from urllib.parse import SplitResult, urlsplit
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.settings import is_loopback
+from flowmate_async.values.settings import is_loopback
 
 Origin = tuple[str, str, int]
 """Scheme, host and port (RFC 6454)."""

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import msgspec
 
-from flowmate_async.private_files import replaced_atomically, require_replaceable
 from flowmate_async.redaction import escaped
 from flowmate_async.reporting import page
 from flowmate_async.reporting.recorder import Observation
 from flowmate_async.reporting.summary import Head, summed_up
 from flowmate_async.stores import Store
 from flowmate_async.sync.report import SyncReport
+from flowmate_async.system.private_files import replaced_atomically, require_replaceable
 
 _JSON_BEGINS = b'{"run_id":'
 _HTML_BEGINS = b"<!doctype html>\n<!-- flowmate report -->"

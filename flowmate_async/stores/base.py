@@ -15,8 +15,8 @@ from typing import Literal, Protocol, Self
 import msgspec
 
 from flowmate_async.errors import CheckpointError, ConfigurationError, StoreError
-from flowmate_async.models import KeptToken
-from flowmate_async.secrets import Secret
+from flowmate_async.values.models import KeptToken
+from flowmate_async.values.secrets import Secret
 
 Status = Literal["synced", "failed"]
 """How a user ended: everything is stored, or something could not be fetched."""

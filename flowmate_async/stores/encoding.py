@@ -7,9 +7,9 @@ bytes then, sealed or not, is the store's business.
 import msgspec
 
 from flowmate_async.errors import ProtocolError, StoreError
-from flowmate_async.models import KeptToken
 from flowmate_async.redaction import Redacted
-from flowmate_async.secrets import Secret, decode_secret
+from flowmate_async.values.models import KeptToken
+from flowmate_async.values.secrets import Secret, decode_secret
 
 
 class Plaintext(Redacted, frozen=True):

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.models import TOKEN_IDLE_SECONDS, KeptToken
 from flowmate_async.stores.base import Store
+from flowmate_async.values.models import TOKEN_IDLE_SECONDS, KeptToken
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """The key of a sealed store: what one is, how it is written down, where it is looked for.
 
 A key is 32 random bytes. Passphrases are refused: they would need stretching, and they get guessed. What the
-key is used for is in ``sealing.py``; nothing here touches a store.
+key is used for is in ``sealed/sealing.py``; nothing here touches a store.
 """
 
 import base64
@@ -15,11 +15,11 @@ from secrets import token_bytes
 from typing import ClassVar, Self
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import create_private, read_private_text
 from flowmate_async.redaction import Redacted, one_line
 from flowmate_async.stores import bech32
-from flowmate_async.stores.store_url import absolute
-from flowmate_async.system_keyring import ask_keyring
+from flowmate_async.stores.url import absolute
+from flowmate_async.system.keyring import ask_keyring
+from flowmate_async.system.private_files import create_private, read_private_text
 
 KEY_BYTES = 32
 KEYRING_SERVICE = "flowmate_async store key"

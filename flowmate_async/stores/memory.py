@@ -14,9 +14,7 @@ from typing import Self
 from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError
-from flowmate_async.models import KeptToken
 from flowmate_async.redaction import Redacted
-from flowmate_async.secrets import Secret
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -33,7 +31,9 @@ from flowmate_async.stores.base import (
     totals_of,
 )
 from flowmate_async.stores.encoding import encode_secret
-from flowmate_async.stores.meta import not_bound, require_origin
+from flowmate_async.stores.sealed.meta import not_bound, require_origin
+from flowmate_async.values.models import KeptToken
+from flowmate_async.values.secrets import Secret
 
 _HERE = "in memory"
 

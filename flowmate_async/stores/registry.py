@@ -12,7 +12,7 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Redacted, one_line
 from flowmate_async.stores.base import Store
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.store_url import StoreUrl
+from flowmate_async.stores.url import StoreUrl
 
 ENTRY_POINTS = "flowmate_async.stores"
 
@@ -102,15 +102,15 @@ def _memory(asked: Asked) -> Store:
 
 
 def _sqlite(asked: Asked) -> Store:
-    from flowmate_async.stores.sqlite import SqliteStore  # noqa: PLC0415 - by scheme
-    from flowmate_async.stores.sqlite_files import path_of_url  # noqa: PLC0415 - by scheme
+    from flowmate_async.stores.sqlite.files import path_of_url  # noqa: PLC0415 - by scheme
+    from flowmate_async.stores.sqlite.store import SqliteStore  # noqa: PLC0415 - by scheme
 
     path = path_of_url(asked.url)
     return SqliteStore(path, key=_required(asked, "sqlite"), other_key=asked.other_key, create=asked.create)
 
 
 def _postgres(asked: Asked) -> Store:
-    from flowmate_async.stores.postgres import postgres_store  # noqa: PLC0415 - by scheme
+    from flowmate_async.stores.postgres.store import postgres_store  # noqa: PLC0415 - by scheme
 
     return postgres_store(
         asked.url, key=_required(asked, "PostgreSQL"), other_key=asked.other_key, create=asked.create
@@ -124,7 +124,7 @@ def _required(asked: Asked, kind: str) -> StoreKey:
 
 
 def _age(asked: Asked) -> Store:
-    from flowmate_async.stores.age import age_store  # noqa: PLC0415 - by scheme
+    from flowmate_async.stores.age.store import age_store  # noqa: PLC0415 - by scheme
 
     return age_store(
         asked.url, key=_required(asked, "jsonl+age"), other_key=asked.other_key, create=asked.create
@@ -132,13 +132,13 @@ def _age(asked: Asked) -> Store:
 
 
 def _openbao(asked: Asked) -> Store:
-    from flowmate_async.stores.openbao import openbao_store  # noqa: PLC0415 - by scheme
+    from flowmate_async.stores.openbao.store import openbao_store  # noqa: PLC0415 - by scheme
 
     return openbao_store(asked.url, create=asked.create)
 
 
 def _aws(asked: Asked) -> Store:
-    from flowmate_async.stores.aws import aws_store  # noqa: PLC0415 - by scheme
+    from flowmate_async.stores.aws.store import aws_store  # noqa: PLC0415 - by scheme
 
     return aws_store(asked.url, create=asked.create)
 

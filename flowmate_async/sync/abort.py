@@ -1,5 +1,6 @@
 """When a run ends early, and what a run that tried everybody has found out: pure rules over how users end."""
 
+from flowmate_async.contract.protocol import GET, IMPERSONATE, LIST
 from flowmate_async.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -12,8 +13,7 @@ from flowmate_async.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from flowmate_async.protocol import GET, IMPERSONATE, LIST
-from flowmate_async.sync.ends import UserEnd
+from flowmate_async.sync.results import UserEnd
 
 MASKED = MaskedSecretError("").kind
 """How checkpoints, and errors that another process has reported, name a masked user."""

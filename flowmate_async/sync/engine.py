@@ -2,8 +2,8 @@
 
 A run has an id, a selection and a completion mark. An incomplete run is resumed if it is young enough, covers
 the same users and was asked to do the same: users it has synced are not fetched again, users that failed are
-tried again. The executor reads and stores the users (``in_process.py``, or other processes); how a user fails
-is decided in ``reader.py``, when a run ends early in ``abort.py``.
+tried again. The executor reads and stores the users (``local_executor.py``, or other processes); how a user
+fails is decided in ``reader.py``, when a run ends early in ``abort.py``.
 """
 
 import asyncio
@@ -20,8 +20,7 @@ from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, Us
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.stores.kept_tokens import forget_tokens
 from flowmate_async.sync.abort import AbortRules, everything_masked
-from flowmate_async.sync.ends import Executor, StoredBatch, UserEnd
-from flowmate_async.sync.in_process import synced_of
+from flowmate_async.sync.local_executor import synced_of
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.plausibility import implausible
 from flowmate_async.sync.readability import others_are_readable
@@ -32,8 +31,9 @@ from flowmate_async.sync.removal import (
     remove_missing,
 )
 from flowmate_async.sync.report import LeftOut, SyncReport
+from flowmate_async.sync.results import Executor, StoredBatch, UserEnd
 from flowmate_async.sync.source import Usernames, each
-from flowmate_async.sync.storable import storable
+from flowmate_async.sync.usernames import storable
 
 _LOOK_UP = 256
 DEFAULT_MAX_AGE_SECONDS = 12 * 3600.0

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from flowmate_async.errors import FlowMateError
-from flowmate_async.models import KeptToken
 from flowmate_async.redaction import Redacted
-from flowmate_async.secrets import Secret
 from flowmate_async.sync.plan import Left
+from flowmate_async.values.models import KeptToken
+from flowmate_async.values.secrets import Secret
 
 
 class UserSynced(Redacted, frozen=True, kw_only=True):

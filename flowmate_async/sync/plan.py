@@ -14,10 +14,10 @@ from typing import Literal
 
 import msgspec
 
-from flowmate_async.dates import parse_date
-from flowmate_async.freshness import may_refresh
-from flowmate_async.models import SecretSummary
-from flowmate_async.secrets import OAuth2Secret, Secret, SessionSecret
+from flowmate_async.contract.freshness import may_refresh
+from flowmate_async.values.dates import parse_date
+from flowmate_async.values.models import SecretSummary
+from flowmate_async.values.secrets import OAuth2Secret, Secret, SessionSecret
 
 Reason = Literal["new", "changed", "due", "errored", "old"]
 """Why a secret is fetched: never seen; its expiry moved; upstream would refresh it, or log in; a refresh has

@@ -1,7 +1,7 @@
 """Whether a finished run can be true: a pure rule over its totals."""
 
+from flowmate_async.contract.protocol import IMPERSONATE
 from flowmate_async.errors import FlowMateError, UpstreamUnavailableError, UserNotFoundError
-from flowmate_async.protocol import IMPERSONATE
 from flowmate_async.stores.base import RunTotals
 
 _AT_LEAST_USERS = 10

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import ClassVar, Self
 
-from flowmate_async.models import KeptToken
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.base import Store
 from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.source import Usernames, each
-from flowmate_async.sync.storable import storable
+from flowmate_async.sync.usernames import storable
+from flowmate_async.values.models import KeptToken
 
 _AHEAD = 128
 """Most usernames that wait on either side of a read."""

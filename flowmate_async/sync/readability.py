@@ -4,8 +4,8 @@ The raw-read permission belongs to each user (docs/contract/OBSERVED.md § Secon
 back masked is a statement about the tenant, so what earlier runs have stored counts as well.
 """
 
+from flowmate_async.contract.masks import proves_raw_read, shows_masking
 from flowmate_async.errors import StoreError
-from flowmate_async.masks import proves_raw_read, shows_masking
 from flowmate_async.stores.base import Run, Store, StoredItem
 from flowmate_async.sync.abort import MASKED
 

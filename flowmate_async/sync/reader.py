@@ -8,7 +8,12 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from flowmate_async.access.fetch import SecretFetcher
+from flowmate_async.access.listing import Lister, Listing
+from flowmate_async.access.user_tokens import UserTokens
 from flowmate_async.clock import Clock
+from flowmate_async.contract.freshness import may_refresh
+from flowmate_async.contract.masks import proves_raw_read, shows_masking
 from flowmate_async.errors import (
     AuthenticationError,
     FlowMateError,
@@ -19,16 +24,11 @@ from flowmate_async.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from flowmate_async.fetch import SecretFetcher
-from flowmate_async.freshness import may_refresh
-from flowmate_async.listing import Lister, Listing
-from flowmate_async.masks import proves_raw_read, shows_masking
-from flowmate_async.models import KeptToken, SecretSummary
-from flowmate_async.secrets import Secret
 from flowmate_async.sync.outcomes import Outcome, UserFailed, UserSynced
 from flowmate_async.sync.plan import Plan
-from flowmate_async.tokens import UserTokens
-from flowmate_async.traffic.tally import Tally, count_in
+from flowmate_async.traffic.request_count import Tally, count_in
+from flowmate_async.values.models import KeptToken, SecretSummary
+from flowmate_async.values.secrets import Secret
 
 _HOPELESS = (AuthenticationError, RateLimitedError, UpstreamUnavailableError)
 _UNKNOWN_CLIENT = ""

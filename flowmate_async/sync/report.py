@@ -2,7 +2,7 @@
 
 import msgspec
 
-from flowmate_async.models import User
+from flowmate_async.values.models import User
 
 
 class LeftOut(msgspec.Struct, frozen=True):

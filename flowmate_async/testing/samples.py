@@ -2,8 +2,8 @@
 
 # ruff: noqa: S106 - all made up
 
-from flowmate_async.models import Owner
-from flowmate_async.secrets import (
+from flowmate_async.values.models import Owner
+from flowmate_async.values.secrets import (
     ApiKeySecret,
     ApiKeyValue,
     MixedSecret,

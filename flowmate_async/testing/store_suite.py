@@ -17,7 +17,6 @@ import pytest
 from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError, StoreError
-from flowmate_async.secrets import MixedSecret, MixedValue, Secret, UnknownSecret
 from flowmate_async.stores.base import (
     Checkpoint,
     Run,
@@ -31,6 +30,7 @@ from flowmate_async.testing.concurrency_laws import ConcurrencyLaws
 from flowmate_async.testing.removal_laws import RemovalLaws
 from flowmate_async.testing.samples import EXPIRES_AS_STORED, api_key, every_type
 from flowmate_async.testing.store_writes import ORIGIN, OpenStore, collect, failed, synced, write
+from flowmate_async.values.secrets import MixedSecret, MixedValue, Secret, UnknownSecret
 
 
 class StoreSuite(RemovalLaws, ConcurrencyLaws):

@@ -5,9 +5,9 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from flowmate_async.secrets import Secret
 from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite
 from flowmate_async.testing.samples import api_key
+from flowmate_async.values.secrets import Secret
 
 OpenStore = Callable[[], Store]
 T = TypeVar("T")

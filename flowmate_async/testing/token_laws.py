@@ -11,12 +11,12 @@ import pytest
 from msgspec.structs import replace
 
 from flowmate_async.errors import StoreError
-from flowmate_async.models import KeptToken, UserToken
-from flowmate_async.secrets import UnknownSecret
 from flowmate_async.stores.base import Store, UserWrite
 from flowmate_async.stores.kept_tokens import KeepsTokens, require_keeper
 from flowmate_async.testing.samples import api_key
 from flowmate_async.testing.store_writes import OpenStore, failed, synced, write
+from flowmate_async.values.models import KeptToken, UserToken
+from flowmate_async.values.secrets import UnknownSecret
 
 
 def kept(text: str, *, used_at: float = 100.0) -> KeptToken:

@@ -3,11 +3,11 @@
 import msgspec
 
 from flowmate_async.clock import Clock
-from flowmate_async.coordination import RateBudget
 from flowmate_async.events import ConcurrencyChanged, Emitter, RateChanged
 from flowmate_async.traffic.adaptive_concurrency import AdaptiveConcurrency
 from flowmate_async.traffic.adaptive_rate import AdaptiveRate
 from flowmate_async.traffic.bucket import TokenBucket
+from flowmate_async.traffic.coordination import RateBudget
 from flowmate_async.traffic.gate import PriorityGate
 from flowmate_async.traffic.leased_bucket import LeasedBucket
 from flowmate_async.traffic.priority import current_priority

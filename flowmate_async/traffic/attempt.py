@@ -9,6 +9,9 @@ from collections.abc import Coroutine
 from typing import Any
 
 from flowmate_async.clock import Clock
+from flowmate_async.contract.failures import Failure, Remedy
+from flowmate_async.contract.known_secrets import KnownSecrets
+from flowmate_async.contract.protocol import IMPERSONATE, Request
 from flowmate_async.errors import (
     InvalidIdError,
     RefreshFailedError,
@@ -16,14 +19,11 @@ from flowmate_async.errors import (
     UpstreamUnavailableError,
 )
 from flowmate_async.events import Emitter, ProviderRefused
-from flowmate_async.failures import Failure, Remedy
-from flowmate_async.known_secrets import KnownSecrets
-from flowmate_async.protocol import IMPERSONATE, Request
 from flowmate_async.redaction import one_line
 from flowmate_async.traffic.admission import Admission
 from flowmate_async.traffic.breaker import Breaker
 from flowmate_async.traffic.bulkhead import Bulkheads
-from flowmate_async.traffic.errand import Errand, OnOutcome, Outcome, UnawaitedErrand
+from flowmate_async.traffic.call import Errand, OnOutcome, Outcome, UnawaitedErrand
 from flowmate_async.traffic.exchange import Exchange
 from flowmate_async.traffic.priority import Priority, current_priority
 from flowmate_async.traffic.quarantine import Quarantine

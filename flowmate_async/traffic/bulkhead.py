@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from flowmate_async.clock import Clock
-from flowmate_async.coordination import RefreshLender
 from flowmate_async.traffic.breaker import Breaker, BreakerPolicy, BreakerState
+from flowmate_async.traffic.coordination import RefreshLender
 from flowmate_async.traffic.refresh_slots import RefreshSlots
 from flowmate_async.traffic.slot_ledger import Client
 

@@ -8,12 +8,12 @@ import random
 from collections.abc import Callable
 
 from flowmate_async.clock import Clock
+from flowmate_async.contract.failures import Failure, Remedy
+from flowmate_async.contract.protocol import Request
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, Retried, RetryRefused
-from flowmate_async.failures import Failure, Remedy
-from flowmate_async.protocol import Request
 from flowmate_async.traffic.attempt import Attempts
-from flowmate_async.traffic.errand import Errand, Outcome, UnawaitedErrand
+from flowmate_async.traffic.call import Errand, Outcome, UnawaitedErrand
 from flowmate_async.traffic.retry import RetryPolicy, RetrySchedule
 from flowmate_async.traffic.retry_budget import RetryBudget
 from flowmate_async.transport.base import Response

@@ -1,7 +1,7 @@
 """One exchange with upstream, and what everybody else learns from it: a pause, a slower rate, a quarantine.
 
 The request has passed every gate when it comes here; which those are is ``attempt.py``'s business. What an
-answer means is decided in ``failures.py``.
+answer means is decided in ``contract/failures.py``.
 """
 
 import random
@@ -10,15 +10,15 @@ from collections.abc import Callable
 from msgspec import structs
 
 from flowmate_async.clock import Clock
+from flowmate_async.contract.failures import Failure, examine, examine_broken, is_good, without_tokens
+from flowmate_async.contract.protocol import Request
 from flowmate_async.events import Broken, Emitter, Throttled
-from flowmate_async.failures import Failure, examine, examine_broken, is_good, without_tokens
-from flowmate_async.protocol import Request
 from flowmate_async.redaction import Headers
 from flowmate_async.traffic.admission import Admission
-from flowmate_async.traffic.errand import Errand, OnAnswer, OnOutcome, Outcome, UnawaitedErrand
+from flowmate_async.traffic.call import Errand, OnAnswer, OnOutcome, Outcome, UnawaitedErrand
 from flowmate_async.traffic.quarantine import Quarantine
+from flowmate_async.traffic.request_count import count_request
 from flowmate_async.traffic.retry import RetryPolicy
-from flowmate_async.traffic.tally import count_request
 from flowmate_async.transport.base import ImmediateTransport, Response, Transport, TransportError
 
 _WAKING_SHARE = 0.1

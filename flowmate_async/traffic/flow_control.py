@@ -6,20 +6,20 @@ from collections.abc import Callable
 import msgspec
 
 from flowmate_async.clock import Clock
-from flowmate_async.coordination import (
+from flowmate_async.contract.known_secrets import KnownSecrets
+from flowmate_async.events import BreakerClosed, BreakerOpened, Emitter
+from flowmate_async.redaction import Headers
+from flowmate_async.traffic.admission import Admission, AdmissionStatistics, FlowPolicy
+from flowmate_async.traffic.attempt import Attempts
+from flowmate_async.traffic.breaker import Breaker, BreakerPolicy, BreakerStatistics
+from flowmate_async.traffic.bulkhead import BulkheadPolicy, Bulkheads, BulkheadStatistics
+from flowmate_async.traffic.coordination import (
     Coordination,
     LendsConcurrency,
     LendsRefreshes,
     RateBudget,
     RefreshLender,
 )
-from flowmate_async.events import BreakerClosed, BreakerOpened, Emitter
-from flowmate_async.known_secrets import KnownSecrets
-from flowmate_async.redaction import Headers
-from flowmate_async.traffic.admission import Admission, AdmissionStatistics, FlowPolicy
-from flowmate_async.traffic.attempt import Attempts
-from flowmate_async.traffic.breaker import Breaker, BreakerPolicy, BreakerStatistics
-from flowmate_async.traffic.bulkhead import BulkheadPolicy, Bulkheads, BulkheadStatistics
 from flowmate_async.traffic.dispatch import Dispatcher
 from flowmate_async.traffic.exchange import Exchange
 from flowmate_async.traffic.quarantine import Quarantine

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import msgspec
 
 from flowmate_async.clock import Clock
-from flowmate_async.coordination import RateBudget, TokenLease
 from flowmate_async.traffic.bucket import TokenBucket, capacity_of
+from flowmate_async.traffic.coordination import RateBudget, TokenLease
 
 _LIFE_SECONDS = (0.005, 0.25)
 _NONE = TokenLease(0, 0.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from flowmate_async.failures import LOCK_SECONDS, Failure, Remedy
+from flowmate_async.contract.failures import LOCK_SECONDS, Failure, Remedy
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):

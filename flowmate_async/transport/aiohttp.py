@@ -19,10 +19,10 @@ from yarl import URL
 
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Headers
-from flowmate_async.transport.answers import not_connected, not_connected_in_time, not_trusted
 from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, OnDone, Response, TransportError
 from flowmate_async.transport.origin import Origin
 from flowmate_async.transport.proxies import proxy_of
+from flowmate_async.transport.response_rules import not_connected, not_connected_in_time, not_trusted
 from flowmate_async.transport.wire.connection import Connection
 from flowmate_async.transport.wire.dialling import ADDRESSES_SECONDS
 from flowmate_async.transport.wire.transport import WireOptions, WireTransport

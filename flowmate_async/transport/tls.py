@@ -4,7 +4,7 @@ import ssl
 from pathlib import Path
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import require_trusted
+from flowmate_async.system.private_files import require_trusted
 
 
 def client_context(*, ca_file: str | Path | None = None, system: bool = True) -> ssl.SSLContext:

@@ -2,15 +2,15 @@
 
 import msgspec
 
-from flowmate_async.error_record import ErrorRecord
 from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Run
-from flowmate_async.sync.ends import StoredBatch, UserEnd
-from flowmate_async.workers.counts import Counts, Standing
+from flowmate_async.sync.results import StoredBatch, UserEnd
+from flowmate_async.values.error_record import ErrorRecord
+from flowmate_async.workers.stats import Counts, Standing
 
 
 class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A :class:`~flowmate_async.sync.ends.UserEnd` as plain values."""
+    """A :class:`~flowmate_async.sync.results.UserEnd` as plain values."""
 
     username: str
     secrets: int

@@ -20,7 +20,7 @@ from flowmate_async import (
     FlowMateError,
     RefreshFailedError,
 )
-from flowmate_async.distributed import turns
+from flowmate_async.distributed import locks as turns
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
 from flowmate_async.sandbox import ProviderFault, Sandbox, SandboxOptions
 from flowmate_async.sandbox.secret import Owner

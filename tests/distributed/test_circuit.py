@@ -13,8 +13,8 @@ from flowmate_async.clock import SystemClock
 from flowmate_async.distributed.circuit import Circuit, RedisAwayError
 from flowmate_async.distributed.connection import RedisUrl, connect
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
+from flowmate_async.distributed.locks import Turns
 from flowmate_async.distributed.redis_clock import RedisClock
-from flowmate_async.distributed.turns import Turns
 from flowmate_async.events import CoordinationLost, CoordinationRestored
 from flowmate_async.integrations import prometheus
 from flowmate_async.sandbox import Sandbox, SandboxOptions, burst_needed

@@ -11,7 +11,7 @@ import trustme
 from flowmate_async import ConfigurationError, StoreKey
 from flowmate_async.distributed.connection import RedisUrl, connect, redis_errors, url_from
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.keyspace import Names
 from flowmate_async.distributed.tasks import Queueing, make_app
 from flowmate_async.distributed.urls import NamedUrl, SecretUrl
 

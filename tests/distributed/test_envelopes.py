@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flowmate_async import ConfigurationError, StoreKey
 from flowmate_async.distributed.envelopes import MAX_MESSAGE_BYTES, is_shard
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.keyspace import Names
 from flowmate_async.distributed.shards import Shard
 from flowmate_async.distributed.tasks import Queueing, make_app, publisher
 from flowmate_async.distributed.urls import SecretUrl

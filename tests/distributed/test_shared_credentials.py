@@ -18,7 +18,7 @@ from flowmate_async import (
     StoreKey,
     UpstreamUnavailableError,
 )
-from flowmate_async.distributed import turns
+from flowmate_async.distributed import locks as turns
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
 from flowmate_async.events import Refreshed
 from flowmate_async.sandbox import Faults, ProviderFault, faults

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from flowmate_async import RefreshFailedError, StoreKey
 from flowmate_async.clock import SystemClock
+from flowmate_async.contract.freshness import FreshnessPolicy
 from flowmate_async.distributed.circuit import Circuit, RedisAwayError
 from flowmate_async.distributed.connection import RedisUrl, connect
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.keyspace import Names
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.distributed.shared_cache import SharedCache
-from flowmate_async.freshness import FreshnessPolicy
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.testing.samples import api_key
 

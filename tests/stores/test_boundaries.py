@@ -15,7 +15,7 @@ import pytest
 
 from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.stores import Store, StoreKey, load_key, open_store
-from flowmate_async.system_keyring import ask_keyring
+from flowmate_async.system.keyring import ask_keyring
 from flowmate_async.testing.samples import api_key
 from flowmate_async.testing.store_writes import synced, write
 
@@ -104,7 +104,7 @@ def store_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PGPASSWORD", PLANTED)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "invented")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PLANTED)
-    monkeypatch.setattr("flowmate_async.stores.openbao._FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("flowmate_async.stores.openbao.store._FIRST_PAUSE_SECONDS", 0.001)
 
     def made(port: int) -> Store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")

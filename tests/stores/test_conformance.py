@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
-from flowmate_async.private_files import create_private
-from flowmate_async.stores.age import AgeStore
-from flowmate_async.stores.document_store import DocumentStore
+from flowmate_async.stores.age.store import AgeStore
+from flowmate_async.stores.documents.store import DocumentStore
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.memory import MemoryStore
-from flowmate_async.stores.openbao import openbao_store
-from flowmate_async.stores.postgres import PostgresStore, postgres_store
-from flowmate_async.stores.sqlite import SqliteStore
+from flowmate_async.stores.openbao.store import openbao_store
+from flowmate_async.stores.postgres.store import PostgresStore, postgres_store
+from flowmate_async.stores.sqlite.store import SqliteStore
+from flowmate_async.system.private_files import create_private
 from flowmate_async.testing.store_suite import OpenStore, SealedStoreSuite, StoreSuite
 from flowmate_async.testing.token_laws import TokenLaws
 

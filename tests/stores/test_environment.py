@@ -13,10 +13,10 @@ from aiobotocore.config import AioConfig
 
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.stores import open_store
-from flowmate_async.stores.aws_calls import parse_address as aws_address
-from flowmate_async.stores.aws_session import aws_session
-from flowmate_async.stores.openbao_address import parse_address as openbao_address
-from flowmate_async.stores.postgres_address import parse_address as postgres_address
+from flowmate_async.stores.aws.calls import parse_address as aws_address
+from flowmate_async.stores.aws.session import aws_session
+from flowmate_async.stores.openbao.address import parse_address as openbao_address
+from flowmate_async.stores.postgres.address import parse_address as postgres_address
 from flowmate_async.testing.scripted_server import ScriptedServer, http
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flowmate_async.errors import StoreError
-from flowmate_async.stores import Store, StoreKey, open_store, sqlite_schema
+from flowmate_async.stores import Store, StoreKey, open_store
+from flowmate_async.stores.sqlite import schema as sqlite_schema
 from flowmate_async.stores.upgrading import Upgradable, Upgraded
 from flowmate_async.testing.samples import api_key, every_type
 from flowmate_async.testing.store_writes import ORIGIN, collect, synced
@@ -199,7 +200,7 @@ async def test_an_upgrade_that_fails_changes_nothing(
     """Its first steps are rolled back with it; the store can still be read."""
     old = sqlite_of(tmp_path / "creds.db", 1)
     broken = {**sqlite_schema.MIGRATIONS, 4: ("UPDATE no_such_table SET x = 1",)}
-    monkeypatch.setattr("flowmate_async.stores.sqlite_upgrade.MIGRATIONS", broken)
+    monkeypatch.setattr("flowmate_async.stores.sqlite.upgrade.MIGRATIONS", broken)
     before = (tmp_path / "creds.db").read_bytes()
     async with open_store(old.url, key=key) as store:
         with pytest.raises(StoreError, match="no such table"):
@@ -214,7 +215,7 @@ async def test_an_upgrade_that_fails_changes_nothing_in_postgresql(
     old = postgres_of(postgres, schema, 1)
     before = old.contents()
     broken = {1: "CREATE TABLE tokens (x int)", 2: "UPDATE no_such_table SET x = 1"}
-    monkeypatch.setattr("flowmate_async.stores.postgres_upgrade.MIGRATIONS", broken)
+    monkeypatch.setattr("flowmate_async.stores.postgres.upgrade.MIGRATIONS", broken)
     async with open_store(old.url, key=key) as store:
         with pytest.raises(StoreError, match="no_such_table"):
             await store.upgrade()

@@ -9,16 +9,16 @@ from cryptography.exceptions import InvalidTag
 from msgspec.structs import replace
 
 from flowmate_async.errors import StoreError
-from flowmate_async.models import KeptToken, UserToken
 from flowmate_async.stores import Store, StoreKey, open_store
-from flowmate_async.stores.copying import copy_store
 from flowmate_async.stores.memory import MemoryStore
-from flowmate_async.stores.postgres import PostgresStore
-from flowmate_async.stores.rekeying import Rekeyed
-from flowmate_async.stores.sealing import NONCE_BYTES, Sealed, Sealing
+from flowmate_async.stores.postgres.store import PostgresStore
+from flowmate_async.stores.sealed.rekeying import Rekeyed
+from flowmate_async.stores.sealed.sealing import NONCE_BYTES, Sealed, Sealing
+from flowmate_async.stores.transfer.copying import copy_store
 from flowmate_async.testing.samples import api_key
 from flowmate_async.testing.store_writes import synced, write
 from flowmate_async.testing.token_laws import kept, with_token
+from flowmate_async.values.models import KeptToken, UserToken
 
 from .postgres_server import PostgresServer
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from flowmate_async.errors import FlowMateError
-from flowmate_async.private_files import create_private, read_private_text, write_private_atomically
-from flowmate_async.secrets import MixedSecret, MixedValue
 from flowmate_async.stores import Checkpoint, StoreKey, UserWrite, load_key, open_store
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.memory import MemoryStore
-from flowmate_async.stores.sealing import Sealed, Sealing
-from flowmate_async.stores.sqlite import SqliteStore
+from flowmate_async.stores.sealed.sealing import Sealed, Sealing
+from flowmate_async.stores.sqlite.store import SqliteStore
+from flowmate_async.system.private_files import create_private, read_private_text, write_private_atomically
+from flowmate_async.values.secrets import MixedSecret, MixedValue
 
 pytestmark = pytest.mark.anyio
 

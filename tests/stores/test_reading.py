@@ -169,6 +169,6 @@ async def test_the_log_of_a_store_that_was_not_closed_is_read_as_well(
         await write(store, synced("ann", api_key()))
         for suffix in ("", "-wal"):
             shutil.copy2(f"{source}{suffix}", f"{copy}{suffix}")
-    monkeypatch.setattr("flowmate_async.stores.sqlite_schema.is_writable", lambda _: False)
+    monkeypatch.setattr("flowmate_async.stores.sqlite.schema.is_writable", lambda _: False)
     async with open_store(f"sqlite:///{copy}", key=key) as reader:
         assert await reader.get("ann", "secret-1") == api_key()

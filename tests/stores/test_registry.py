@@ -10,7 +10,7 @@ import pytest
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.stores import StoreKey, open_store, registry
 from flowmate_async.stores.memory import MemoryStore
-from flowmate_async.stores.sqlite import SqliteStore
+from flowmate_async.stores.sqlite.store import SqliteStore
 
 PASSWORD = "p4ss/word?with#signs"
 

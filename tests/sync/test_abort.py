@@ -22,10 +22,10 @@ from flowmate_async import (
     UserFailed,
     UserSynced,
 )
-from flowmate_async.distributed.following import ReportedError
-from flowmate_async.protocol import GET, IMPERSONATE, LIST
+from flowmate_async.contract.protocol import GET, IMPERSONATE, LIST
+from flowmate_async.distributed.submitter import ReportedError
 from flowmate_async.sync.abort import AbortRules
-from flowmate_async.sync.ends import ended
+from flowmate_async.sync.results import ended
 
 CLEAR = ApiKeySecret(id="i", value=ApiKeyValue(key="k"))
 NEVER_MASKED = [

@@ -6,9 +6,9 @@ import pytest
 
 from flowmate_async import ConfigurationError, DeltaPolicy, FlowMate, StoreKey, SyncOptions, open_store
 from flowmate_async.events import TokenMade
-from flowmate_async.models import KeptToken, UserToken
 from flowmate_async.sandbox import ProviderFault, Sandbox, SandboxOptions
 from flowmate_async.stores.base import Checkpoint, UserWrite
+from flowmate_async.values.models import KeptToken, UserToken
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmate_async import ApiKeySecret, ApiKeyValue, DeltaPolicy, OAuth2Secret, OAuth2Value
-from flowmate_async.models import SecretSummary, SummaryValue
 from flowmate_async.sync.plan import Plan
+from flowmate_async.values.models import SecretSummary, SummaryValue
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0

@@ -3,8 +3,8 @@
 import msgspec
 
 from flowmate_async import decode_secret
-from flowmate_async.models import SecretSummary, SummaryValue
 from flowmate_async.sync.plan import DeltaPolicy, Plan
+from flowmate_async.values.models import SecretSummary, SummaryValue
 
 MADE = "2026-11-30T12:00:00.000Z"
 

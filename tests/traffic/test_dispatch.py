@@ -19,8 +19,8 @@ from flowmate_async import (
     TransportError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
-    failures,
 )
+from flowmate_async.contract import failures
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 from flowmate_async.traffic.bucket import capacity_of
 
@@ -325,7 +325,7 @@ class TestConcurrency:
 
 class TestRate:
     async def test_it_holds_over_everything_a_client_sends(self):
-        """Rate and moments are dyadic, see test_limiter.py."""
+        """Rate and moments are dyadic, see test_admission_rate.py."""
         script, rate, burst = Script(), 64, 8
         async with client(script, rate=rate, burst=burst) as fm:
             outcomes = [outcome async for outcome in fm.sweep(f"u{number}" for number in range(50))]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmate_async import FlowMateError, RetryPolicy
-from flowmate_async.failures import Failure, Remedy
+from flowmate_async.contract.failures import Failure, Remedy
 from flowmate_async.traffic.retry import RetrySchedule
 
 policies = st.builds(

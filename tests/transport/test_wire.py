@@ -312,7 +312,7 @@ class TestSerialising:
         assert len(serialiser._fields._kept) == 0
 
     def test_no_more_are_kept_than_the_bound(self, monkeypatch):
-        monkeypatch.setattr("flowmate_async.transport.kept._MAX_KEPT", 10)
+        monkeypatch.setattr("flowmate_async.transport.header_cache._MAX_KEPT", 10)
         serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
         held = [Headers((("Authorization", f"Bearer {at}"),)) for at in range(100)]
         for at, headers in enumerate(held * 2):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from flowmate_async import FlowMate
 from flowmate_async.events import Answered, Broken, FlightJoined, Retried, Throttled, TokenMade
 from flowmate_async.stats import StatsListener
-from flowmate_async.workers.counts import Counts, Standing, Tally
 from flowmate_async.workers.messages import Counted
+from flowmate_async.workers.stats import Counts, Standing, Tally
 from tests.reporting.pages import Page
 
 from .conftest import acknowledged, needs_proc, twin_process, until

@@ -12,11 +12,11 @@ import msgspec
 from flowmate_async.cli.doctor.findings import Finding, error, ok, warning
 from flowmate_async.cli.exits import Exit
 from flowmate_async.client import FlowMate
+from flowmate_async.contract.freshness import may_refresh
+from flowmate_async.contract.masks import proves_raw_read, shows_masking
 from flowmate_async.errors import FlowMateError, MaskedSecretError
-from flowmate_async.freshness import may_refresh
-from flowmate_async.masks import proves_raw_read, shows_masking
-from flowmate_async.models import SecretSummary
 from flowmate_async.redaction import one_line
+from flowmate_async.values.models import SecretSummary
 
 SAMPLE = 5
 """How many users are looked at."""

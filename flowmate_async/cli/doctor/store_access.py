@@ -9,10 +9,10 @@ import anyio.to_thread
 from flowmate_async.cli.doctor.findings import Finding, failed, ok, skipped, warning
 from flowmate_async.cli.options import StoreFlags
 from flowmate_async.errors import FlowMateError
-from flowmate_async.private_files import require_replaceable
 from flowmate_async.stores import Store
 from flowmate_async.stores.held_lock import TellsRunLock
-from flowmate_async.stores.meta import require_origin
+from flowmate_async.stores.sealed.meta import require_origin
+from flowmate_async.system.private_files import require_replaceable
 
 _SQLITE = "sqlite:///"
 

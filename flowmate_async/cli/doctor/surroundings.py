@@ -11,10 +11,10 @@ from flowmate_async.cli.doctor.findings import Finding, error, failed, ok, warni
 from flowmate_async.cli.options import Connection
 from flowmate_async.cli.variables import misspelled
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.private_files import is_file, read_private_text
 from flowmate_async.redaction import one_line
-from flowmate_async.settings import checked_base_url
-from flowmate_async.transport.by_name import chosen_transport
+from flowmate_async.system.private_files import is_file, read_private_text
+from flowmate_async.transport.factory import chosen_transport
+from flowmate_async.values.settings import checked_base_url
 
 _SPARE_DESCRIPTORS = 64
 """For the store, the interpreter and what the process was started with."""

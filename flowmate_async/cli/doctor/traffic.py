@@ -6,7 +6,7 @@ import anyio
 
 from flowmate_async.cli.doctor.findings import Finding, ok, skipped, warning
 from flowmate_async.client import FlowMate
-from flowmate_async.protocol import LIST
+from flowmate_async.contract.protocol import LIST
 
 _PATIENCE_SECONDS = 20.0
 _ENOUGH = 0.9

@@ -15,14 +15,14 @@ from flowmate_async.cli.doctor.traffic import check_rate
 from flowmate_async.cli.exits import Exit
 from flowmate_async.cli.options import Connection
 from flowmate_async.client import FlowMate
-from flowmate_async.dates import parse_http_date
+from flowmate_async.contract.failures import examine, examine_broken
+from flowmate_async.contract.protocol import LIST, USERS, list_secrets, read_page
 from flowmate_async.errors import FlowMateError, PermissionDeniedError, RateLimitedError
-from flowmate_async.failures import examine, examine_broken
-from flowmate_async.models import SecretPage
-from flowmate_async.protocol import LIST, USERS, list_secrets, read_page
 from flowmate_async.redaction import Headers, one_line
 from flowmate_async.transport import Limits, Response, Transport, TransportError
-from flowmate_async.transport.by_name import transport_by_name
+from flowmate_async.transport.factory import transport_by_name
+from flowmate_async.values.dates import parse_http_date
+from flowmate_async.values.models import SecretPage
 
 _LIMITS = Limits(timeout_seconds=15.0, max_body_bytes=8 * 1024 * 1024)
 _SKEW_WARNING_SECONDS, _SKEW_ERROR_SECONDS = 5.0, 60.0

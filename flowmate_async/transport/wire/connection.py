@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from flowmate_async.transport.base import Response, TransportError
-from flowmate_async.transport.unread import nothing_unread, unread_on
+from flowmate_async.transport.stale_check import nothing_unread, unread_on
 from flowmate_async.transport.wire.framing import MAX_HEAD_BYTES, AnswerReader
 
 Outcome = Response | TransportError

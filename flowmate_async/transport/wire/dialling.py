@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import aiohappyeyeballs
 
-from flowmate_async.transport.answers import not_connected, not_connected_in_time
 from flowmate_async.transport.base import TransportError
+from flowmate_async.transport.response_rules import not_connected, not_connected_in_time
 from flowmate_async.transport.wire.connection import Connection
 
 ADDRESSES_SECONDS = 10.0

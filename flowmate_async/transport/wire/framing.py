@@ -1,12 +1,13 @@
 """Reading answers off a connection: bytes in, one whole answer or a failure out. No socket, no clock.
 
-llhttp parses, in its strict mode. What it leaves to its caller is decided here and in ``answers.py``: bounds,
-which interim answers are skipped, when an answer ends with its connection, and that nothing follows it.
+llhttp parses, in its strict mode. What it leaves to its caller is decided here and in ``response_rules.py``:
+bounds, which interim answers are skipped, when an answer ends with its connection, that nothing follows it.
 """
 
 import httptools
 
-from flowmate_async.transport.answers import (
+from flowmate_async.transport.base import Response, TransportError
+from flowmate_async.transport.response_rules import (
     BODILESS,
     HeaderFields,
     announced_too_large,
@@ -14,7 +15,6 @@ from flowmate_async.transport.answers import (
     joined,
     refusal,
 )
-from flowmate_async.transport.base import Response, TransportError
 
 MAX_HEAD_BYTES = 64 * 1024
 """Maximum bytes of header names and values; also of consecutive bytes that do not belong to a body."""

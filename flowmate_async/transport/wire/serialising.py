@@ -2,10 +2,10 @@
 
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Headers, Redacted
-from flowmate_async.transport.answers import ACCEPT, BODY_TYPE
 from flowmate_async.transport.base import TransportError
-from flowmate_async.transport.kept import Kept
+from flowmate_async.transport.header_cache import Kept
 from flowmate_async.transport.request_rules import NOT_SENDABLE, are_fields, is_method, is_target, is_value
+from flowmate_async.transport.response_rules import ACCEPT, BODY_TYPE
 
 
 class Serialised(Redacted, frozen=True):

@@ -1,0 +1,1 @@
+"""Access to one user's credentials: the cache, leases, prefetching, tokens, listings, single flight."""

@@ -1,0 +1,424 @@
+"""Credentials that are valid when they are handed out: a cache by expiry, refreshed once, rejected once.
+
+What may be served when is decided in ``freshness.py``; that one secret is fetched once however many ask is
+``fetch.py``'s; how it is held is ``cache_entries.py``'s. Here: what is kept, and what a failure means for it.
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from flowmate_async.access.cache_entries import CacheStatistics, Entry, EntryTable, Key, RecentFailures
+from flowmate_async.access.fetch import SecretFetcher
+from flowmate_async.access.rejection import Rejections
+from flowmate_async.clock import Clock, Moment
+from flowmate_async.contract.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
+from flowmate_async.contract.known_secrets import auth_client_of
+from flowmate_async.contract.protocol import GET, canonical_key
+from flowmate_async.errors import (
+    CredentialExpiredError,
+    CredentialMissingError,
+    FlowMateError,
+    InvalidIdError,
+    MaskedSecretError,
+    PermissionDeniedError,
+    ProtocolError,
+    RateLimitedError,
+    RefreshFailedError,
+    SecretNotFoundError,
+    UpstreamTimeoutError,
+    UpstreamUnavailableError,
+    UserNotFoundError,
+)
+from flowmate_async.events import Emitter, Refreshed, ServedStale
+from flowmate_async.system.loop_binding import LoopBinding
+from flowmate_async.traffic.coordination import Acceptable, SharedCredentials, SharedSecret
+from flowmate_async.values.secrets import Secret, presented
+
+_TRANSIENT = (
+    CredentialMissingError,
+    InvalidIdError,
+    MaskedSecretError,
+    ProtocolError,
+    RateLimitedError,
+    RefreshFailedError,
+    UpstreamUnavailableError,
+)
+"""Failures that say nothing about the cached value: it is served while it is valid."""
+
+_NEGATIVE = (PermissionDeniedError, SecretNotFoundError, UserNotFoundError)
+"""Answers that end the right to the cached value; a masked one, which is a subclass, does not."""
+
+_COOLED_DOWN = (CredentialMissingError, RefreshFailedError)
+"""Failures that are remembered for the cool-down, because asking again may cost a provider login."""
+
+
+class Credentials:
+    """The cache of credentials of one client, and the leases on them.
+
+    Least recently used entries go first when there are too many. Flights are not in this table, so eviction
+    never touches one.
+
+    Args:
+        fetcher: fetches, each secret at most once at a time.
+        policy: see :class:`FreshnessPolicy`.
+        capacity: the most credentials that are cached, and the most failures that are remembered.
+        max_bytes: the most bytes of memory for credentials.
+        clock: wall time for ``expires``, monotonic time for ages.
+        emitter: told of refreshes and of stale values served.
+        shared: what other processes fetched and rejected, when there are others.
+        uniform: the source of jitter.
+        binding: the event loop on which it may be used.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a part of its own
+        self,
+        fetcher: SecretFetcher,
+        *,
+        policy: FreshnessPolicy,
+        capacity: int,
+        max_bytes: int = 256 * 1024 * 1024,
+        clock: Clock,
+        emitter: Emitter,
+        shared: SharedCredentials | None = None,
+        uniform: Callable[[float, float], float] = random.uniform,
+        binding: LoopBinding,
+    ) -> None:
+        self.require_own_loop: Callable[[], None] = binding.require
+        self._fetcher = fetcher
+        self._shared = shared
+        self._policy = policy
+        self._clock = clock
+        self._emitter = emitter
+        self._uniform = uniform
+        self._entries = EntryTable(capacity=capacity, max_bytes=max_bytes)
+        self._failures = RecentFailures(capacity=capacity, clock=clock)
+        self._rejections = Rejections(self, clock=clock, shared=shared)
+        self._generations = itertools.count(1)
+        self._background: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._hits = self._misses = self._refreshes = self._stale_served = 0
+
+    async def credential(self, username: str, secret_id: str, min_valid: float) -> Secret:
+        """Return a credential that is valid for ``min_valid`` seconds; see :meth:`FlowMate.credential`."""
+        key = (username, secret_id)
+        entry = self._entries.get(key)
+        if entry is not None:
+            # The hot path: State.FRESH, by the rule of Timeline.state, without the calls. It needs no loop,
+            # and asking which one runs would cost a third of it.
+            when, wall, monotonic = entry.timeline, self._clock.wall(), self._clock.monotonic()
+            if (
+                wall < when.refresh_at_wall
+                and monotonic < when.refresh_at_monotonic
+                and wall + min_valid <= when.valid_until_wall
+                and monotonic + min_valid <= when.valid_until_monotonic
+                and wall < when.valid_until_wall
+                and monotonic < when.valid_until_monotonic
+            ):
+                self._hits += 1
+                self._entries.move_to_end(key)
+                return entry.secret
+        elif (canonical := canonical_key(username, secret_id)) != key:
+            with _spelled(key):
+                return await self.credential(*canonical, min_valid)
+        elif (joined := self._fetcher.join(username, secret_id)) is not None:
+            # The crowd's path: thousands may wait for one flight, so each goes the shortest way.
+            self.require_own_loop()
+            self._misses += 1
+            try:
+                answer = await joined
+            except FlowMateError as error:
+                self._note_failure(key, error)
+                raise
+            return (await self.arrived(key, self._keep(key, answer), min_valid)).secret
+        return (await self.entry(key, min_valid)).secret
+
+    async def entry(self, key: Key, min_valid: float) -> Entry:
+        """Return the entry to serve: at once if it may be served, otherwise after one refresh."""
+        self.require_own_loop()
+        if (canonical := canonical_key(*key)) != key:
+            with _spelled(key):
+                return await self.entry(canonical, min_valid)
+        entry = self._entries.get(key)
+        if entry is None:
+            self._misses += 1
+            return await self._first(key, min_valid)
+        self._entries.move_to_end(key)
+        state = entry.timeline.state(
+            wall=self._clock.wall(), monotonic=self._clock.monotonic(), min_valid_seconds=min_valid
+        )
+        if state is State.EXPIRED:
+            self._misses += 1
+            return await self._renewed(key, entry, min_valid)
+        self._hits += 1
+        if state is State.STALE:
+            self._refresh_in_background(key, entry)
+        return entry
+
+    async def replaced(self, key: Key, rejected: Entry, min_valid: float) -> Entry:
+        """Return the entry after one that the app rejected; see :meth:`Rejections.replaced`."""
+        self.require_own_loop()
+        with _spelled(key):
+            return await self._rejections.replaced(canonical_key(*key), rejected, min_valid)
+
+    def get(self, key: Key) -> Entry | None:
+        """Return the cached entry, be it over."""
+        return self._entries.get(key)
+
+    async def settled(self, key: Key) -> None:
+        """Wait until nothing is being fetched that was not forced."""
+        await self._fetcher.settled(*key)
+
+    def raise_recent_failure(self, key: Key) -> None:
+        """Raise what fetching it failed with a moment ago."""
+        self._failures.raise_if_any(key)
+
+    def forget(self, username: str, secret_id: str) -> None:
+        """Drop what is cached of a secret."""
+        key = canonical_key(username, secret_id)
+        self._entries.drop(key)
+        self._failures.forget(key)
+
+    async def refresh_if_due(self, key: Key) -> None:
+        """Fetch a credential that is not cached, or whose early refresh is due; otherwise do nothing."""
+        key = canonical_key(*key)
+        if key not in self._entries:
+            await self._first(key, 0.0)
+        elif (seconds := self.refresh_due_in(key)) is not None and seconds <= 0:
+            await self.fetch(key, acceptable=self._is_fresh)
+
+    def holds(self, key: Key) -> bool:
+        """Return whether the credential is cached."""
+        return canonical_key(*key) in self._entries
+
+    def refresh_due_in(self, key: Key) -> float | None:
+        """Return the seconds until an early refresh is due; ``None`` for never.
+
+        A credential that is not cached is due now.
+        """
+        entry = self._entries.get(canonical_key(*key))
+        if entry is None:
+            return 0.0
+        when, clock = entry.timeline, self._clock
+        due = min(when.refresh_at_wall - clock.wall(), when.refresh_at_monotonic - clock.monotonic())
+        return None if due == float("inf") else max(due, entry.retry_at.remaining_seconds(clock))
+
+    def statistics(self) -> CacheStatistics:
+        """Return the cache as it stands."""
+        return CacheStatistics(
+            entries=len(self._entries),
+            failures=len(self._failures),
+            hits=self._hits,
+            misses=self._misses,
+            refreshes=self._refreshes,
+            stale_served=self._stale_served,
+        )
+
+    async def aclose(self) -> None:
+        """Give up background refreshes, forget every credential and keep no more."""
+        self._closed = True
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._entries.clear()
+        self._failures.clear()
+
+    async def _first(self, key: Key, min_valid: float) -> Entry:
+        """Fetch what is not held, unless that failed a moment ago."""
+        self._failures.raise_if_any(key)
+        fetched = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
+        return await self.arrived(key, fetched, min_valid)
+
+    async def arrived(self, key: Key, entry: Entry, min_valid: float) -> Entry:
+        """Return what a flight brought, or something newer.
+
+        Newer, if an app rejected it before the caller's turn came; or if the flight was begun for less time
+        and so accepted what another process had.
+        """
+        while entry.called_in or not (entry.newest or self._lasts(entry, min_valid)):
+            entry = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
+        return self._long_enough(key, entry, min_valid)
+
+    async def _renewed(self, key: Key, entry: Entry, min_valid: float) -> Entry:
+        """Wait for a newer value than one that has ended or ends too soon."""
+        if not entry.retry_at.passed(self._clock):
+            if entry.failure is None:
+                return self._long_enough(key, entry, min_valid)
+            return self._despite(entry.failure.clone(), key, entry)
+        try:
+            renewed = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
+        except FlowMateError as error:
+            failure = error
+        else:
+            return await self.arrived(key, renewed, min_valid)
+        return self._despite(failure, key, entry)
+
+    def _despite(self, failure: FlowMateError, key: Key, entry: Entry) -> Entry:
+        """The old value, if the failure says nothing about it and it is still valid; else the failure."""
+        if not isinstance(failure, _TRANSIENT) or self._remaining(entry) <= 0:
+            raise failure
+        self._stale_served += 1
+        self._emitter.emit(ServedStale(*key, failure.kind))
+        return entry
+
+    async def fetch(
+        self, key: Key, *, acceptable: Acceptable, forced: bool = False, limited: bool = True
+    ) -> Entry:
+        """Fetch the secret and note how that ended."""
+        entry = self._entries.get(key)
+        try:
+            answer = await self._fetcher.get(
+                *key,
+                may_refresh=entry is None or not never_refreshed(entry.secret.type),
+                auth_client_id=None if entry is None else auth_client_of(entry.secret),
+                forced=forced,
+                limited=limited,
+                keep=self._keep,
+                acceptable=None if self._shared is None else acceptable,
+            )
+        except FlowMateError as error:
+            self._note_failure(key, error)
+            raise
+        # The flight has kept it already, unless somebody else's flight was joined.
+        return self._keep(key, answer)
+
+    def _timeline(self, answer: SharedSecret) -> Timeline:
+        """The timeline of an answer, which another process may have got a while ago."""
+        return timeline(
+            answer.secret,
+            wall=self._clock.wall() - answer.age_seconds,
+            monotonic=self._clock.monotonic() - answer.age_seconds,
+            jitter=self._uniform(0.0, 1.0),
+            policy=self._policy,
+        )
+
+    def _state(self, answer: SharedSecret, min_valid: float) -> State:
+        return self._timeline(answer).state(
+            wall=self._clock.wall(), monotonic=self._clock.monotonic(), min_valid_seconds=min_valid
+        )
+
+    def _is_fresh(self, answer: SharedSecret) -> bool:
+        return self._state(answer, 0.0) is State.FRESH
+
+    def is_valid_for(self, min_valid: float) -> Acceptable:
+        """Return a check whether an answer is valid for so long."""
+        return lambda answer: self._state(answer, min_valid) is not State.EXPIRED
+
+    def _keep(self, key: Key, answer: SharedSecret) -> Entry:
+        """Hold what a flight brought; called once by the flight and again by everyone who waited for it."""
+        entry, secret = self._entries.get(key), answer.secret
+        if entry is not None and entry.secret is secret:
+            return entry
+        when = self._timeline(answer)
+        if entry is not None and presented(entry.secret) == presented(secret):
+            self._keep_unchanged(key, entry, answer, when)
+        else:
+            entry = Entry(answer, when, next(self._generations))
+            self._insert(key, entry)
+            self._refreshes += 1
+            self._emitter.emit(Refreshed(*key))
+        if entry.newest and self._remaining(entry) <= 0:
+            entry.retry_at = self._after_cool_down()
+        self._failures.forget(key)
+        return entry
+
+    def _keep_unchanged(self, key: Key, entry: Entry, answer: SharedSecret, when: Timeline) -> None:
+        """The same value again. If it also ends when it did, asking again at once would bring no more."""
+        secret = answer.secret
+        if answer.newest and secret.expires_at is not None and secret.expires_at == entry.secret.expires_at:
+            entry.retry_at = self._after_cool_down()
+        self._entries.replace_secret(key, entry, secret)
+        entry.newest = answer.newest
+        entry.timeline = when
+        entry.failure = None
+
+    def _insert(self, key: Key, entry: Entry) -> None:
+        if not self._closed:
+            self._entries.insert(key, entry)
+
+    def _note_failure(self, key: Key, error: FlowMateError) -> None:
+        """What a failure means for what is held. Idempotent: everyone who waited for the flight calls it."""
+        entry = self._entries.get(key)
+        if isinstance(error, _NEGATIVE) and not (entry is not None and isinstance(error, MaskedSecretError)):
+            self._entries.drop(key)
+            self._failures.add(key, error, seconds=self._policy.negative_ttl_seconds)
+        elif entry is not None:
+            if entry.retry_at.passed(self._clock):
+                entry.retry_at = self._after_cool_down()
+                entry.failure = error.clone()
+        elif isinstance(error, InvalidIdError) and error.status is not None:
+            self._failures.add(key, error, seconds=self._policy.negative_ttl_seconds)
+        elif isinstance(error, _COOLED_DOWN) or _hung(error):
+            self._failures.add(key, error, seconds=self.cool_down())
+
+    def _refresh_in_background(self, key: Key, entry: Entry) -> None:
+        """Start one early refresh, if none is under way; its failure is nobody's but the entry's."""
+        if entry.refreshing or not entry.retry_at.passed(self._clock):
+            return
+        entry.refreshing = True
+        task = asyncio.get_running_loop().create_task(self._refresh_early(key, entry))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _refresh_early(self, key: Key, entry: Entry) -> None:
+        try:
+            await self.fetch(key, acceptable=self._is_fresh, limited=False)  # nobody waits for it
+        except FlowMateError:
+            pass  # noted; the old value is still good
+        finally:
+            entry.refreshing = False
+
+    def _long_enough(self, key: Key, entry: Entry, min_valid: float) -> Entry:
+        """The entry, if it is valid for as long as the caller needs it.
+
+        Raises:
+            CredentialExpiredError: it is not, though upstream has nothing newer.
+        """
+        if self._lasts(entry, min_valid):
+            return entry
+        remaining = self._remaining(entry)
+        if entry.retry_at.passed(self._clock):
+            # Asking again at once would bring nothing that lasts longer, and may cost a login.
+            entry.retry_at, entry.failure = self._after_cool_down(), None
+        username, secret_id = key
+        if entry.secret.expires_at is None and remaining > 0:
+            what = f"its end is unknown, so it is served for {remaining:.0f} s and not for {min_valid:.0f} s"
+            advice = "Ask for less, or raise session_ttl_seconds or oauth_ttl_seconds of FreshnessPolicy"
+        elif remaining <= 0:
+            what = "upstream's newest credential has expired"
+            advice = "The user must connect the app again, unless the clock of this machine is wrong"
+        else:
+            what = f"upstream's newest credential is valid for {remaining:.0f} s, not for {min_valid:.0f} s"
+            advice = "Ask for less: upstream makes a new one only when less than 15 minutes are left"
+        raise CredentialExpiredError(what, advice=advice, username=username, secret_id=secret_id)
+
+    def _lasts(self, entry: Entry, min_valid: float) -> bool:
+        remaining = self._remaining(entry)
+        return remaining > 0 and remaining >= min_valid
+
+    def _remaining(self, entry: Entry) -> float:
+        return entry.timeline.remaining_seconds(wall=self._clock.wall(), monotonic=self._clock.monotonic())
+
+    def _after_cool_down(self) -> Moment:
+        return Moment.after(self.cool_down(), self._clock)
+
+    def cool_down(self) -> float:
+        """Return for how many seconds to leave something alone."""
+        return self._policy.cool_down_seconds * self._uniform(1.0, 1.5)
+
+
+def _hung(error: FlowMateError) -> bool:
+    """Return whether the GET of one secret took too long, as with a hanging provider."""
+    return isinstance(error, UpstreamTimeoutError) and error.endpoint == GET
+
+
+@contextmanager
+def _spelled(key: Key) -> Iterator[None]:
+    """Let errors name user and secret as the caller spelled them."""
+    try:
+        yield
+    except FlowMateError as error:
+        error.username, error.secret_id = key
+        raise

@@ -1,0 +1,152 @@
+"""What becomes of a credential that an app rejected: one newer value for all that report it.
+
+What is cached and served is decided in ``cache.py``.
+"""
+
+from typing import Protocol
+
+from flowmate_async.access.cache_entries import Entry, Key
+from flowmate_async.clock import Clock, Moment
+from flowmate_async.errors import CredentialRejectedError
+from flowmate_async.traffic.coordination import Acceptable, Recognizes, SharedCredentials
+from flowmate_async.values.secrets import presented
+
+
+class Cache(Protocol):
+    """What rejections need of the cache."""
+
+    def get(self, key: Key) -> Entry | None:
+        """Return the cached entry."""
+        ...
+
+    async def settled(self, key: Key) -> None:
+        """Wait until nothing is being fetched that was not forced."""
+        ...
+
+    async def entry(self, key: Key, min_valid: float) -> Entry:
+        """Return the entry to serve."""
+        ...
+
+    async def fetch(self, key: Key, *, acceptable: Acceptable, forced: bool = False) -> Entry:
+        """Fetch the secret."""
+        ...
+
+    async def arrived(self, key: Key, entry: Entry, min_valid: float) -> Entry:
+        """Return what a flight brought, or something newer."""
+        ...
+
+    def raise_recent_failure(self, key: Key) -> None:
+        """Raise what fetching it failed with a moment ago."""
+        ...
+
+    def is_valid_for(self, min_valid: float) -> Acceptable:
+        """Return a check whether an answer is valid for so long."""
+        ...
+
+    def cool_down(self) -> float:
+        """Return for how many seconds to leave something alone."""
+        ...
+
+
+class Rejections:
+    """Compare-and-swap on rejected credentials, within this process and with others.
+
+    Args:
+        cache: holds the credentials.
+        clock: times cool-downs.
+        shared: what other processes are told, when there are others.
+    """
+
+    def __init__(self, cache: Cache, *, clock: Clock, shared: SharedCredentials | None) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._shared = shared
+        if shared is not None:
+            shared.on_rejected(self._rejected_elsewhere)
+
+    async def replaced(self, key: Key, rejected: Entry, min_valid: float) -> Entry:
+        """Return the entry after one that the app rejected, so that many rejections fetch once.
+
+        The credential itself is compared: evicted and fetched again, it is in another entry.
+
+        Raises:
+            CredentialRejectedError: upstream still has the same value, or had it within the cool-down.
+        """
+        # A renewal that is under way may bring the newer one; asking again would cost that one its life.
+        await self._cache.settled(key)
+        current = self._cache.get(key)
+        if current is not None and presented(current.secret) != presented(rejected.secret):
+            await self._tell(key, rejected)
+            return await self._cache.entry(key, min_valid)
+        known = rejected if current is None else current
+        self._raise_known_failure(key, known, rejected)
+        if self._shared is not None and await self._shared.reject(*key, rejected.secret):
+            self._note_no_other(known, rejected, self._cache.cool_down())
+            raise _rejected(key)
+        fetched = await self._fetch_instead_of(known, key, min_valid)
+        if presented(fetched.secret) == presented(rejected.secret):
+            seconds = self._cache.cool_down()
+            self._note_no_other(fetched, rejected, seconds)
+            if self._shared is not None:
+                await self._shared.confirm(*key, rejected.secret, seconds=seconds)
+            raise _rejected(key)
+        # Again, for processes that were being answered with it when they heard: now there is something else.
+        await self._tell(key, rejected)
+        return await self._cache.arrived(key, fetched, min_valid)
+
+    def _raise_known_failure(self, key: Key, known: Entry, rejected: Entry) -> None:
+        """Raise if upstream is known to have no other value, or failed a moment ago."""
+        if not (known.rejected_until.passed(self._clock) and rejected.rejected_until.passed(self._clock)):
+            raise _rejected(key)
+        self._cache.raise_recent_failure(key)
+        if known.failure is not None and not known.retry_at.passed(self._clock):
+            raise known.failure.clone()
+
+    def _note_no_other(self, known: Entry, rejected: Entry, seconds: float) -> None:
+        known.rejected_until = rejected.rejected_until = Moment.after(seconds, self._clock)
+
+    async def _tell(self, key: Key, rejected: Entry) -> None:
+        """Tell other processes once to stop serving the rejected value, since there is something newer."""
+        if self._shared is None or rejected.told:
+            return
+        rejected.told = True
+        try:
+            await self._shared.reject(*key, rejected.secret)
+        except BaseException:
+            rejected.told = False
+            raise
+
+    async def _fetch_instead_of(self, rejected: Entry, key: Key, min_valid: float) -> Entry:
+        """Fetch by force; meanwhile the rejected value is not served."""
+        old = rejected.secret
+        if not rejected.rejecters:
+            rejected.unrejected = rejected.timeline
+        rejected.rejecters += 1
+        lasts = self._cache.is_valid_for(min_valid)
+        rejected.call_in()
+        try:
+            return await self._cache.fetch(
+                key,
+                forced=True,
+                acceptable=lambda answer: presented(answer.secret) != presented(old) and lasts(answer),
+            )
+        finally:
+            rejected.rejecters -= 1
+            if rejected.called_in and not rejected.rejecters:
+                rejected.timeline = rejected.unrejected
+
+    def _rejected_elsewhere(self, username: str, secret_id: str, recognizes: Recognizes) -> None:
+        """Stop serving what the app rejected when another process presented it."""
+        entry = self._cache.get((username, secret_id))
+        if entry is not None and recognizes(entry.secret):
+            entry.call_in()
+
+
+def _rejected(key: Key) -> CredentialRejectedError:
+    username, secret_id = key
+    return CredentialRejectedError(
+        "the app rejected the credential, and upstream has no other",
+        advice="Check that it is for this app; the user may have to connect the app again",
+        username=username,
+        secret_id=secret_id,
+    )

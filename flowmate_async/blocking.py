@@ -1,0 +1,441 @@
+"""FlowMateSync: the client for code without an event loop, as scripts and notebooks are.
+
+Every rule is :class:`~flowmate_async.FlowMate`'s, which runs on an event loop in a thread of its own (anyio's
+blocking portal). Here is only the way there and back: calls, iteration with back-pressure, Ctrl-C.
+"""
+
+import asyncio
+import importlib.util
+import inspect
+import threading
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+)
+from contextlib import ExitStack, aclosing, contextmanager, suppress
+from types import TracebackType
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
+from weakref import WeakSet
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskStatus
+from anyio.from_thread import start_blocking_portal
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from flowmate_async.access.leases import Lease
+from flowmate_async.client import FlowMate
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.events import Listener
+from flowmate_async.stats import Stats
+from flowmate_async.stores.base import Store, require_store
+from flowmate_async.sync.dry_run import SyncPlan
+from flowmate_async.sync.engine import SyncOptions
+from flowmate_async.sync.outcomes import Outcome
+from flowmate_async.sync.plan import DeltaPolicy
+from flowmate_async.sync.report import SyncReport
+from flowmate_async.sync.source import Usernames
+from flowmate_async.system.loop_binding import LoopBinding
+from flowmate_async.values.models import SecretSummary, User, UserToken
+from flowmate_async.values.secrets import Secret
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_CLEAN_UP_SECONDS = 10.0
+_SIGNAL_SECONDS = 0.5
+
+
+def _taking_what(
+    other: Callable[P, object],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """Give an ``__init__`` the arguments of another class, for type checkers and ``help``."""
+
+    def adopt(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        arguments = inspect.signature(other).parameters.values()
+        init.__signature__ = inspect.Signature([itself, *arguments])  # type: ignore[attr-defined]
+        return init
+
+    return adopt
+
+
+class FlowMateSync:
+    """A blocking client of one FlowMate tenant. Use it as ``with FlowMateSync(...) as fm``.
+
+    Takes the arguments of :class:`~flowmate_async.FlowMate` and raises its errors. May be used from several
+    threads at once; the calls share its connections, rate and cache. Listeners, token providers and iterables
+    of usernames are run on its event loop and should be quick. Leaving the block cancels what other threads
+    have under way. Enter it after a fork, in each process, as in gunicorn's ``post_fork`` hook; it cannot be
+    copied or pickled.
+
+    Ctrl-C during a call cancels the call, waits up to ten seconds until it has cleaned up, and raises
+    ``KeyboardInterrupt``.
+
+    Raises:
+        ConfigurationError: any of the arguments cannot work.
+    """
+
+    @_taking_what(FlowMate)
+    def __init__(self, **options: Any) -> None:
+        try:
+            self._client = FlowMate(**options)
+        finally:
+            options.clear()  # the admin token must not stay a local of a frame that may raise
+        self._loop: _Loop | None = None
+        self._open = ExitStack()
+        self._streams: WeakSet[Generator[Any, None, None]] = WeakSet()
+
+    def __enter__(self) -> Self:
+        uvloop = importlib.util.find_spec("uvloop") is not None
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal(backend_options={"use_uvloop": uvloop}))
+            loop = portal.call(_Loop)
+            closing = portal.call(anyio.Event)
+            served, _ = portal.start_task(self._serve, closing)
+            stack.callback(served.result)
+            stack.callback(portal.call, closing.set)
+            stack.callback(portal.call, loop.aclose)
+            self._loop = loop
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loop is not None and self._loop.is_forked:
+            return  # in a forked child, which has neither the loop's thread nor connections of its own
+        self._loop = None
+        try:
+            for stream in list(self._streams):
+                with suppress(ValueError):  # another thread is reading it; its next read will fail
+                    stream.close()
+        finally:
+            self._open.__exit__(kind, error, trace)
+
+    async def _serve(self, closing: anyio.Event, *, task_status: TaskStatus[None]) -> None:
+        # Entered and left by one task, as a transport may need.
+        async with self._client:
+            task_status.started()
+            await closing.wait()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("FlowMateSync cannot be copied or pickled; make a client in each process")
+
+    @property
+    def base_url(self) -> str:
+        """FlowMate's API, as checked."""
+        return self._client.base_url
+
+    def users(self) -> Generator[User, None, None]:
+        """See :meth:`FlowMate.users`."""
+        return self._stream(self._client.users)
+
+    def impersonate(self, username: str) -> UserToken:
+        """See :meth:`FlowMate.impersonate`."""
+        return self._call(self._client.impersonate, username)
+
+    def list_secrets(self, username: str) -> list[SecretSummary]:
+        """See :meth:`FlowMate.list_secrets`."""
+        return self._call(self._client.list_secrets, username)
+
+    def get_secret(self, username: str, secret_id: str) -> Secret:
+        """See :meth:`FlowMate.get_secret`."""
+        return self._call(self._client.get_secret, username, secret_id)
+
+    def credential(self, username: str, secret_id: str, *, min_valid: float = 60.0) -> Secret:
+        """See :meth:`FlowMate.credential`; ``min_valid`` is in seconds."""
+        return self._call(lambda: self._client.credential(username, secret_id, min_valid=min_valid))
+
+    @contextmanager
+    def lease(self, username: str, secret_id: str, *, min_valid: float = 60.0) -> Iterator["SyncLease"]:
+        """See :meth:`FlowMate.lease`; ``min_valid`` is in seconds."""
+        lease = self._client.lease(username, secret_id, min_valid=min_valid)
+        self._call(lease.__aenter__)
+        try:
+            yield SyncLease(lease, self._call)
+        finally:
+            self._call(lease.__aexit__, None, None, None)
+
+    @contextmanager
+    def keep_fresh(self, pairs: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """See :meth:`FlowMate.keep_fresh`."""
+        prefetch = self._client.keep_fresh(pairs)
+        self._call(prefetch.__aenter__)
+        try:
+            yield
+        finally:
+            self._call(prefetch.__aexit__, None, None, None)
+
+    def sweep(self, usernames: Usernames) -> Generator[Outcome, None, None]:
+        """See :meth:`FlowMate.sweep`. Close the iterator, or leave the client's block, to end it early."""
+        return self._stream(lambda: self._client.sweep(_pulled_elsewhere(usernames)))
+
+    def sync(
+        self,
+        store: Store,
+        users: Usernames | None = None,
+        *,
+        options: SyncOptions | None = None,
+        on_event: Listener | None = None,
+    ) -> SyncReport:
+        """See :meth:`FlowMate.sync`. After Ctrl-C, what was acknowledged is kept and the next sync resumes.
+
+        Args:
+            store: a store that is not entered; it is entered for as long as this takes.
+            users: usernames; ``None`` for all active users of the tenant.
+            options: whether and what to resume, how many users may fail.
+            on_event: called with every event, in the event loop's thread.
+        """
+
+        async def synced() -> SyncReport:
+            require_store(store)
+            async with store:
+                names = None if users is None else _pulled_elsewhere(users)
+                return await self._client.sync(store, names, options=options, on_event=on_event)
+
+        return self._call(synced)
+
+    def plan_sync(
+        self, store: Store, users: Usernames | None = None, *, delta: DeltaPolicy | None = None
+    ) -> SyncPlan:
+        """See :meth:`FlowMate.plan_sync`.
+
+        Args:
+            store: a store that is not entered; it is entered for as long as this takes.
+            users: usernames; ``None`` for all active users of the tenant.
+            delta: what would be fetched again.
+        """
+
+        async def planned() -> SyncPlan:
+            require_store(store)
+            async with store:
+                names = None if users is None else _pulled_elsewhere(users)
+                return await self._client.plan_sync(store, names, delta=delta)
+
+        return self._call(planned)
+
+    @contextmanager
+    def listening(self, *listeners: Listener | None) -> Iterator[None]:
+        """See :meth:`FlowMate.listening`; the listeners are called in the event loop's thread."""
+        told = self._client.listening(*listeners)
+
+        async def begin() -> None:
+            told.__enter__()
+
+        async def end() -> None:
+            told.__exit__(None, None, None)
+
+        self._call(begin)
+        try:
+            yield
+        finally:
+            self._call(end)
+
+    def stats(self) -> Stats:
+        """See :meth:`FlowMate.stats`."""
+
+        async def taken() -> Stats:
+            return self._client.stats()
+
+        return self._call(taken)
+
+    def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        return _Job(self._running(), function, *args).run()
+
+    def _stream(self, source: Callable[[], AsyncIterator[T]]) -> Generator[T, None, None]:
+        stream = _streamed(self._running(), source)
+        self._streams.add(stream)
+        return stream
+
+    def _running(self) -> "_Loop":
+        if self._loop is None:
+            raise RuntimeError("FlowMateSync is used inside its 'with' block")
+        return self._loop
+
+
+class SyncLease:
+    """A lease inside its ``with`` block; see :class:`~flowmate_async.access.cache.Lease`."""
+
+    def __init__(self, lease: Lease, call: Callable[[Callable[[], Awaitable[Secret]]], Secret]) -> None:
+        self._lease = lease
+        self._call = call
+
+    @property
+    def secret(self) -> Secret:
+        """The credential; after :meth:`reject`, the newer one."""
+        return self._lease.secret
+
+    def reject(self) -> Secret:
+        """Report that the app answered 401, and get a newer credential.
+
+        Raises:
+            CredentialRejectedError: upstream still has the same one.
+            FlowMateError: the newer one could not be fetched.
+        """
+        return self._call(self._lease.reject)
+
+
+class _Job(Generic[T]):
+    """A call in the event loop's thread; never left behind by the thread that waits for it.
+
+    Made first and started inside a ``try``, since Ctrl-C may strike between any two steps.
+    """
+
+    def __init__(self, loop: "_Loop", function: Callable[..., Awaitable[T]], *args: Any) -> None:
+        self._loop = loop
+        self._function = function
+        self._args = args
+        self._task: asyncio.Task[T] | None = None
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin the call, without waiting."""
+        if self._loop.is_running_here():
+            raise RuntimeError("FlowMateSync was called from its own event loop, which would wait for itself")
+        self._loop.soon(self._begin)
+
+    def result(self) -> T:
+        """Wait for it."""
+        # Python looks at signals before it blocks; one that comes between the two would go unseen.
+        while not self._ended.wait(_SIGNAL_SECONDS):
+            pass
+        try:
+            return cast("asyncio.Task[T]", self._task).result()
+        except asyncio.CancelledError:
+            # It would pass for a cancellation of whoever called, and by every "except Exception".
+            raise ConfigurationError("the client was closed before the answer came") from None
+
+    def run(self) -> T:
+        """Begin it, and wait for it; when the waiting is interrupted, end it."""
+        try:
+            self.start()
+            return self.result()
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Cancel the call, and wait until it has cleaned up."""
+        # The loop has gone, and everything with it; or it is the parent's, and this is a forked child.
+        with suppress(RuntimeError, ConfigurationError):
+            self._loop.soon(self._cancel)
+            if not self._loop.is_running_here():
+                self._ended.wait(_CLEAN_UP_SECONDS)
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(_awaited(self._function, self._args))
+        self._task.add_done_callback(self._end)
+
+    def _cancel(self) -> None:
+        if self._task is None:
+            self._ended.set()  # it never began
+        else:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # looked at, whether or not anybody still waits for it
+        self._ended.set()
+
+
+class _Loop:
+    """The event loop of the portal's thread, and what is under way there.
+
+    The portal's own calls wait for the loop while they begin; interrupted then, they would be left behind.
+    """
+
+    def __init__(self) -> None:
+        self._binding = LoopBinding()
+        self._binding.bind()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def is_running_here(self) -> bool:
+        """Whether the caller is in the loop's own thread, where nothing may wait for the loop."""
+        return threading.get_ident() == self._thread
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a forked child, which has no thread for the loop."""
+        return self._binding.is_forked
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call something in the loop's thread, in order; from any other thread.
+
+        Raises:
+            ConfigurationError: this process was forked after the loop was started.
+        """
+        self._binding.require_process()
+        self._loop.call_soon_threadsafe(callback)
+
+    def create_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task that does not outlive the client."""
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def aclose(self) -> None:
+        """End everything that is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _pulled_elsewhere(usernames: Usernames) -> Usernames:
+    """Usernames that may come from this very client: not to be pulled in its event loop's thread."""
+    if isinstance(usernames, Collection | AsyncIterable):
+        return usernames
+    return _pulled_in_threads(iter(usernames))
+
+
+async def _pulled_in_threads(names: Iterator[str]) -> AsyncIterator[str]:
+    end = object()
+    while (name := await to_thread.run_sync(next, names, end)) is not end:
+        yield cast("str", name)
+
+
+async def _awaited(function: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+    return await function(*args)
+
+
+def _streamed(loop: _Loop, source: Callable[[], AsyncIterator[T]]) -> Generator[T, None, None]:
+    """The items of an async iterator, which one task reads no faster than they are taken."""
+    send, receive = anyio.create_memory_object_stream[T](0)
+    pump = _Job(loop, _pump, source, send, receive)
+    try:
+        pump.start()
+        with suppress(anyio.EndOfStream, anyio.ClosedResourceError):
+            while True:
+                yield _Job(loop, receive.receive).run()
+        pump.result()
+    finally:
+        pump.cancel()
+
+
+async def _pump(
+    source: Callable[[], AsyncIterator[T]],
+    send: MemoryObjectSendStream[T],
+    receive: MemoryObjectReceiveStream[T],
+) -> None:
+    # Iterators of the client are async generators, which must be closed by the task that ran them.
+    items = cast("AsyncGenerator[T, None]", source())
+    with send, receive:
+        async with aclosing(items):
+            async for item in items:
+                await send.send(item)

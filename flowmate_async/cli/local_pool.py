@@ -1,0 +1,101 @@
+"""``--workers``: the parent's client and the worker processes, wired to one rate."""
+
+import sys
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from flowmate_async.cli.options import Connection, StoreFlags
+from flowmate_async.cli.worker_process import COMMAND, WorkerSettings
+from flowmate_async.client import FlowMate
+from flowmate_async.clock import SystemClock
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.events import Listener
+from flowmate_async.stats import Stats
+from flowmate_async.stores import Store
+from flowmate_async.sync.plan import DeltaPolicy
+from flowmate_async.sync.results import Executor
+from flowmate_async.traffic.bulkhead import BulkheadPolicy
+from flowmate_async.traffic.leased_bucket import lease_terms
+from flowmate_async.values.settings import check_rate
+from flowmate_async.workers.lenders import Lending, ParentCoordination, Pauses, RateLender, RefreshLender
+from flowmate_async.workers.pool import CrewPlan, WorkerProcesses
+from flowmate_async.workers.stats import Tally
+
+if TYPE_CHECKING:
+    from flowmate_async.integrations.observable import Observable
+
+
+class Team:
+    """A parent and its workers; made inside the event loop.
+
+    Args:
+        connection: how FlowMate is reached, by all of them.
+        store: where the credentials go.
+        count: how many workers.
+        delta: what is fetched again.
+
+    Raises:
+        ConfigurationError: the platform has no such processes, or the rate cannot be.
+    """
+
+    def __init__(self, connection: Connection, store: StoreFlags, *, count: int, delta: DeltaPolicy) -> None:
+        if sys.platform == "win32":
+            raise ConfigurationError(
+                "--workers needs POSIX", advice="Leave it out: one process works everywhere"
+            )
+        check_rate(connection.rate or None, connection.burst, connection.concurrency)
+        self._connection = connection
+        self._plan = CrewPlan(
+            command=COMMAND,
+            settings=WorkerSettings(connection=connection, store=store, delta=delta).encoded(),
+            count=count,
+        )
+        self._tally = Tally()
+        pauses, rate = Pauses(), None
+        if connection.rate:
+            rate = RateLender(lease_terms(connection.rate, connection.burst), clock=SystemClock())
+            pauses.join(rate.pause)
+        self._lending = Lending(
+            rate=rate,
+            refreshes=RefreshLender(BulkheadPolicy().refreshes),
+            pauses=pauses,
+            concurrency=connection.concurrency,
+        )
+
+    def client(self) -> FlowMate:
+        """The parent's own client, not yet entered."""
+        return self._connection.client(coordination=ParentCoordination(self._lending))
+
+    def executor(self, store: Store) -> Executor:
+        """The workers, not yet started.
+
+        Args:
+            store: entered by the parent.
+        """
+        return WorkerProcesses(self._plan, store=store, lending=self._lending, tally=self._tally)
+
+    def whole(self, fm: FlowMate) -> "Observable":
+        """Parent and workers as one client, for whoever looks on.
+
+        Args:
+            fm: the parent's client, entered.
+        """
+        return _Whole(fm, self._tally)
+
+
+class _Whole:
+    """The parent's client, with what its workers count added to what it counts."""
+
+    def __init__(self, fm: FlowMate, tally: Tally) -> None:
+        self._fm = fm
+        self._tally = tally
+
+    @property
+    def base_url(self) -> str:
+        return self._fm.base_url
+
+    def listening(self, *listeners: Listener | None) -> AbstractContextManager[None]:
+        return self._fm.listening(*listeners)
+
+    def stats(self) -> Stats:
+        return self._tally.added_to(self._fm.stats())

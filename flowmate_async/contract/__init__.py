@@ -1,0 +1,1 @@
+"""FlowMate's contract, pure: requests, answers, failures, masked values, freshness. No I/O, no clock."""

@@ -1,0 +1,166 @@
+"""Announcements to every process: an app rejected a credential, or upstream asked to wait.
+
+They are published over Redis, sealed. A process that is not connected at that moment misses them, and
+finds out for itself: the app rejects the credential again, upstream throttles again, and the rate is not lent
+during a pause.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+
+from flowmate_async.distributed.circuit import Circuit, RedisAwayError
+from flowmate_async.distributed.connection import Trouble, driver, redis_errors, trouble_of
+from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.redis_clock import RedisClock
+from flowmate_async.stores.encoding import Plaintext
+from flowmate_async.system.driver_boundary import DriverBoundary
+from flowmate_async.values.secrets import Secret
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_KIND = "announcement"
+_AGAIN_SECONDS = 0.5
+_PING_SECONDS = 5.0
+_MAX_WAITING = 1000
+
+
+class Rejected(msgspec.Struct, frozen=True, tag=True):
+    """An app rejected the credential with this fingerprint, at this moment of Redis' clock (ms)."""
+
+    username: str
+    secret_id: str
+    fingerprint: bytes
+    at: int
+
+
+class Paused(msgspec.Struct, frozen=True, tag=True):
+    """Upstream asked everybody to wait for so many seconds."""
+
+    seconds: float
+
+
+class _Letter(msgspec.Struct, frozen=True):
+    sender: str
+    news: Rejected | Paused
+
+
+class Announcements:
+    """The channel of one upstream's processes. Sending never waits.
+
+    Args:
+        redis: the connection.
+        circuit: in front of it.
+        redis_clock: Redis' time.
+        names: what the channel is called, and the seal.
+        sender: this process, which does not hear itself.
+    """
+
+    def __init__(
+        self, redis: "Redis", circuit: Circuit, *, redis_clock: RedisClock, names: Names, sender: str
+    ) -> None:
+        self._redis = redis
+        self._circuit = circuit
+        self._redis_clock = redis_clock
+        self._names = names
+        self._sender = sender
+        self._channel = names.of("announcements")
+        self._waiting: asyncio.Queue[Rejected | Paused] = asyncio.Queue(_MAX_WAITING)
+        self._on_rejected: Callable[[Rejected], object] = lambda _rejected: None
+        self._on_pause: Callable[[float], object] = lambda _seconds: None
+
+    def on_rejected(self, listener: Callable[[Rejected], object]) -> None:
+        """Have this called with what others announce."""
+        self._on_rejected = listener
+
+    def on_pause(self, listener: Callable[[float], object]) -> None:
+        """Have this called with what others announce."""
+        self._on_pause = listener
+
+    def rejection(self, username: str, secret_id: str, secret: Secret) -> Rejected:
+        """Return the news that an app has just rejected a credential."""
+        fingerprint = self._names.fingerprint(username, secret_id, secret)
+        return Rejected(username, secret_id, fingerprint, self._redis_clock.now())
+
+    def rejected(self, news: Rejected) -> None:
+        """Announce that an app rejected a credential."""
+        self._post(news)
+
+    def paused(self, seconds: float) -> None:
+        """Announce that upstream asked everybody to wait."""
+        self._post(Paused(seconds))
+
+    async def send(self) -> None:
+        """Send what is announced, until cancelled."""
+        while True:
+            news = await self._waiting.get()
+            with suppress(RedisAwayError):
+                await self._publish(news)
+
+    async def listen(self, first: "asyncio.Future[Trouble | None]") -> None:
+        """Hear what others announce, until cancelled; connects again whenever the connection breaks.
+
+        Args:
+            first: set once it listens, or to what is wrong with Redis.
+        """
+        while True:
+            trouble = await self._heard_until_it_broke(first)
+            if not first.done():
+                first.set_result(trouble)
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _heard_until_it_broke(self, first: "asyncio.Future[Trouble | None]") -> Trouble:
+        with DriverBoundary():
+            try:
+                async with aclosing(self._redis.pubsub(ignore_subscribe_messages=True)) as channel:
+                    async with asyncio.timeout(_PING_SECONDS):
+                        await channel.subscribe(self._channel)
+                        # Redis answers this, or says that the subscription is not permitted.
+                        await channel.get_message(timeout=_PING_SECONDS)
+                    if not first.done():
+                        first.set_result(None)
+                    await self._hear(channel)
+            except redis_errors() as error:
+                return trouble_of(error)
+
+    async def _hear(self, channel: Any) -> NoReturn:
+        """Pass on what comes; a connection whose other end has vanished is noticed by unanswered pings."""
+        silent = False
+        while True:
+            message = await channel.get_message(timeout=_PING_SECONDS)
+            if message is not None and message["type"] == "message":
+                self._open(message["data"])
+            elif message is None and silent:
+                raise driver("redis.exceptions").ConnectionError("no answer to a ping")
+            silent = message is None
+            if silent:
+                await channel.ping()
+
+    def _open(self, sealed: bytes) -> None:
+        opened = self._names.open(sealed, kind=_KIND)
+        if opened is None:
+            return
+        letter = msgspec.msgpack.decode(opened.data, type=_Letter)
+        if letter.sender == self._sender:
+            return
+        match letter.news:
+            case Rejected():
+                self._on_rejected(letter.news)
+            case Paused(seconds):
+                self._on_pause(seconds)
+
+    def _post(self, news: Rejected | Paused) -> None:
+        with suppress(asyncio.QueueFull):  # Redis has been away for long
+            self._waiting.put_nowait(news)
+
+    async def _publish(self, news: Rejected | Paused) -> None:
+        letter = Plaintext(msgspec.msgpack.encode(_Letter(self._sender, news)))
+        sealed = self._names.seal(letter, kind=_KIND)
+        if isinstance(news, Paused):
+            name, life = f"{self._names.of('rate')}:pause", max(1, int(news.seconds * 1000))
+            await self._circuit.call(lambda: self._redis.set(name, b"1", px=life))
+        await self._circuit.call(lambda: self._redis.publish(self._channel, sealed))

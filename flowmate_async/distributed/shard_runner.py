@@ -1,0 +1,160 @@
+"""The working side of a job: one event loop, one client and one store a process, shard after shard.
+
+Which shards come, and what becomes of one that is not finished, is Celery's business (``tasks.py``).
+"""
+
+import asyncio
+import importlib.util
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from flowmate_async.client import FlowMate
+from flowmate_async.distributed.connection import RedisUrl, connect
+from flowmate_async.distributed.job_state import Marks
+from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.shards import Shard
+from flowmate_async.errors import FlowMateError, PermissionDeniedError
+from flowmate_async.stores.base import Run, Store
+from flowmate_async.sync.abort import AbortRules
+from flowmate_async.sync.local_executor import synced_of
+from flowmate_async.sync.usernames import storable
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_PATIENCE = 10
+
+
+class ShardRunner:
+    """What one worker process has: an event loop in a thread, and in it a client and a store.
+
+    Args:
+        client: makes the client, which shares over Redis.
+        store: makes the store.
+        redis_url: where marks of jobs are.
+        names: what they are called.
+        shard_seconds: after so long a shard's remaining users are left for another one.
+        watched: entered with the client and left before it.
+
+    Attributes:
+        stopping: whether it was told to stop.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], FlowMate],
+        store: Callable[[], Store],
+        *,
+        redis_url: RedisUrl,
+        names: Names,
+        shard_seconds: float,
+        watched: Callable[[FlowMate], AbstractAsyncContextManager[None]],
+    ) -> None:
+        self._make_client = client
+        self._make_store = store
+        self._redis_url = redis_url
+        self._names = names
+        self._shard_seconds = shard_seconds
+        self._watched = watched
+        self._entered = ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._stop: asyncio.Event | None = None
+        self.stopping: bool = False
+
+    def __enter__(self) -> Self:
+        with ExitStack() as entered:
+            uvloop = importlib.util.find_spec("uvloop") is not None
+            self._portal = entered.enter_context(
+                start_blocking_portal(backend_options={"use_uvloop": uvloop})
+            )
+            self._store = entered.enter_context(self._portal.wrap_async_context_manager(self._make_store()))
+            client = self._portal.call(self._client)
+            self._fm = entered.enter_context(self._portal.wrap_async_context_manager(client))
+            entered.enter_context(self._portal.wrap_async_context_manager(self._watched(self._fm)))
+            self._portal.call(self._store.bind, client.base_url)
+            redis = self._portal.call(self._connect)
+            entered.callback(self._portal.call, self._disconnect, redis)
+            self._marks = Marks(redis, self._names)
+            self._entered = entered.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered.close()
+
+    def stop(self) -> None:
+        """Begin no further user; called from a signal handler. The running shard is left to others."""
+        self.stopping = True
+        if self._portal is not None:
+            self._portal.start_task_soon(self._stop_now)
+
+    def carry_out(self, shard: Shard) -> tuple[str, ...]:
+        """Read and store the users of a shard, except those whom an earlier try has synced.
+
+        Returns:
+            The users that are left for another one; none when the shard is done with.
+        """
+        if self._portal is None:
+            raise RuntimeError("a shard runner is used inside its 'with' block")
+        return self._portal.call(self._carried_out, shard)
+
+    async def _carried_out(self, shard: Shard) -> tuple[str, ...]:
+        if self.stopping:
+            return shard.usernames
+        if await self._marks.ended(shard.run.id) is not None:
+            return ()
+        names = await self._remaining(shard)
+        stop = self._stop = asyncio.Event()
+        timer = asyncio.get_running_loop().call_later(self._shard_seconds, stop.set)
+        try:
+            return await self._worked_off(shard, names, stop)
+        except FlowMateError as error:
+            await self._marks.end(shard.run.id, error)
+            return ()
+        finally:
+            timer.cancel()
+            self._stop = None
+
+    async def _remaining(self, shard: Shard) -> list[str]:
+        synced = await synced_of(self._store, shard.run, shard.usernames)
+        return [name for name in shard.usernames if storable(name) not in synced]
+
+    async def _worked_off(self, shard: Shard, names: list[str], stop: asyncio.Event) -> tuple[str, ...]:
+        """Read and store these users; those that were not begun.
+
+        Raises:
+            FlowMateError: the job is not worth going on with.
+        """
+        rules, ended = AbortRules(patience=_PATIENCE, max_failures=None), set()
+        executor = self._fm.executor(self._store, delta=shard.delta)
+        batches = executor.execute(shard.run, names, stop=stop)
+        async with aclosing(batches):
+            async for batch in batches:
+                for end in batch.ends:
+                    ended.add(end.username)
+                    error = rules.note(end)
+                    if error is not None and not await self._is_some_users_own(shard.run, error):
+                        raise error
+        return tuple(name for name in names if name not in ended)
+
+    async def _is_some_users_own(self, run: Run, error: FlowMateError) -> bool:
+        """Whether a permission is missing for some users only, since others were read."""
+        return isinstance(error, PermissionDeniedError) and (await self._store.totals(run)).synced > 0
+
+    async def _stop_now(self) -> None:
+        if self._stop is not None:
+            self._stop.set()
+
+    async def _client(self) -> FlowMate:
+        return self._make_client()
+
+    async def _disconnect(self, redis: "Redis") -> None:
+        await redis.aclose()
+
+    async def _connect(self) -> "Redis":
+        return connect(self._redis_url)

@@ -1,0 +1,213 @@
+"""The submitting side of a job: cut it into shards, hand them to the broker, follow it in the store.
+
+Whoever follows may go away at any time: the job goes on, and the next sync of the same users follows it
+again. If nothing happens for long, as when a broker forgot everything, what is left is handed in once more.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from flowmate_async.clock import Clock
+from flowmate_async.distributed.job_state import Marks
+from flowmate_async.distributed.shards import Shard, cut
+from flowmate_async.errors import FlowMateError, TooManyFailuresError, UpstreamUnavailableError
+from flowmate_async.stores.base import Checkpoint, Run, Store
+from flowmate_async.sync.plan import DeltaPolicy
+from flowmate_async.sync.results import StoredBatch, UserEnd
+from flowmate_async.sync.source import Usernames, each
+from flowmate_async.sync.usernames import storable
+
+_LOOK_SECONDS = 0.25
+_WINDOW = 64
+"""Shards that are looked at each time: brokers hand them out about in the order they came."""
+
+_LOOK_SHARE = 0.1
+"""Reading all checkpoints, which the failed users' take, may cost at most this share of the time."""
+
+
+class FollowPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job is cut and followed.
+
+    Attributes:
+        shard_users: users a shard.
+        stall_seconds: when no user ends for so long, what is left is handed in once more.
+    """
+
+    shard_users: int = 50
+    stall_seconds: float = 360.0
+
+
+class ReportedError(FlowMateError):
+    """An error that a worker met, as its checkpoint tells."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self._kind = kind
+
+    @property
+    def kind(self) -> str:
+        """The kind of the error that the worker met."""
+        return self._kind
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Following:
+    """Has users read and stored by a cluster, see :class:`~flowmate_async.sync.results.Executor`.
+
+    Args:
+        publish: hands a shard to the broker; raises a ``FlowMateError`` when that cannot be reached.
+        marks: what is known of jobs.
+        store: where workers write.
+        policy: see :class:`FollowPolicy`.
+        clock: the time it keeps.
+        delta: what is fetched again of what was stored before; by default everything.
+    """
+
+    def __init__(
+        self,
+        publish: Callable[[Shard], Awaitable[None]],
+        marks: Marks,
+        store: Store,
+        *,
+        policy: FollowPolicy,
+        clock: Clock,
+        delta: DeltaPolicy | None = None,
+    ) -> None:
+        self._publish = publish
+        self._marks = marks
+        self._store = store
+        self._policy = policy
+        self._clock = clock
+        self._delta = delta or DeltaPolicy(full=True)
+
+    async def execute(
+        self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
+    ) -> AsyncGenerator[StoredBatch, None]:
+        """See :meth:`Executor.execute`; ``stop`` ends the following, not the job.
+
+        Raises:
+            FlowMateError: a worker found that the job is not worth going on with.
+        """
+        job = _Job(self._store, run, clock=self._clock)
+        await job.take_up([name async for name in each(usernames)], self._policy.shard_users)
+        if not await self._marks.handed_in(run.id):
+            await self._marks.forget(run.id)
+            await self._hand_in(job)
+        stop = stop or asyncio.Event()
+        moved_at = self._clock.monotonic()
+        while job.outstanding and not stop.is_set():
+            if (error := await self._marks.ended(run.id)) is not None:
+                await self._marks.forget(run.id)
+                raise error
+            batch = await job.news()
+            if batch.ends:
+                moved_at = self._clock.monotonic()
+                try:
+                    yield batch
+                except GeneratorExit:
+                    await self._marks.end(run.id, TooManyFailuresError("the run was ended by who follows it"))
+                    raise
+            elif self._clock.monotonic() - moved_at >= self._policy.stall_seconds:
+                with suppress(UpstreamUnavailableError):  # then it is tried again later
+                    await self._hand_in(job)
+                moved_at = self._clock.monotonic()
+            else:
+                await _either(stop, self._clock.sleep(_LOOK_SECONDS))
+        if not job.outstanding:
+            await self._marks.forget(run.id)
+        yield StoredBatch(ends=(), requests=await job.requests(), counted=False)
+
+    async def _hand_in(self, job: "_Job") -> None:
+        for usernames in list(job.outstanding):
+            await self._publish(Shard(job.run, tuple(usernames), self._delta))
+        await self._marks.hand_in(job.run.id)
+
+
+class _Job:
+    """A run as it stands in the store: which users are outstanding, and what is news of the others."""
+
+    def __init__(self, store: Store, run: Run, *, clock: Clock) -> None:
+        self.run = run
+        self._store = store
+        self._clock = clock
+        self.outstanding: deque[list[str]] = deque()
+        self._failed_before: dict[str, float] = {}
+        self._look_again_at = float("-inf")
+        self._requests_before = 0
+
+    async def take_up(self, usernames: Sequence[str], size: int) -> None:
+        """These users are to be done; those among them that failed are to be tried again."""
+        self.outstanding.extend(list(part) for part in cut(usernames, size))
+        self._requests_before = (await self._store.totals(self.run)).requests
+        self._failed_before = {end.username: end.at for end in await self._failed()}
+
+    async def news(self) -> StoredBatch:
+        """How users have ended since the last time."""
+        ends: list[UserEnd] = []
+        suspects = False
+        for names in list(self.outstanding)[:_WINDOW]:
+            statuses = await self._store.statuses(self.run, [storable(name) for name in names])
+            synced = [name for name in names if statuses.get(storable(name)) == "synced"]
+            suspects = suspects or "failed" in statuses.values()
+            ends += [UserEnd(username=name) for name in synced]
+            self._remove(names, set(synced))
+        if suspects and self._clock.monotonic() >= self._look_again_at:
+            ends += await self._newly_failed()
+        while self.outstanding and not self.outstanding[0]:
+            self.outstanding.popleft()
+        self.outstanding = deque(names for names in self.outstanding if names)
+        return StoredBatch(ends=tuple(ends), counted=False)
+
+    async def requests(self) -> int:
+        """How many requests the users took that have ended meanwhile."""
+        return (await self._store.totals(self.run)).requests - self._requests_before
+
+    async def _newly_failed(self) -> list[UserEnd]:
+        began = self._clock.monotonic()
+        failed = {
+            end.username: end
+            for end in await self._failed()
+            if self._failed_before.get(end.username) != end.at
+        }
+        ends: list[UserEnd] = []
+        for names in list(self.outstanding)[:_WINDOW]:
+            gone = [name for name in names if storable(name) in failed]
+            ends += [_failed_end(name, failed[storable(name)]) for name in gone]
+            self._remove(names, set(gone))
+        took = self._clock.monotonic() - began
+        self._look_again_at = self._clock.monotonic() + took / _LOOK_SHARE
+        return ends
+
+    async def _failed(self) -> list[Checkpoint]:
+        return [end async for end in self._store.checkpoints(self.run) if end.status == "failed"]
+
+    @staticmethod
+    def _remove(names: list[str], gone: set[str]) -> None:
+        if gone:
+            names[:] = [name for name in names if name not in gone]
+
+
+def _failed_end(username: str, end: Checkpoint) -> UserEnd:
+    return UserEnd(
+        username=username,
+        secrets=end.secrets,
+        seconds=end.seconds,
+        error=ReportedError(end.error, end.message),
+    )
+
+
+async def _either(stop: asyncio.Event, waiting: Awaitable[None]) -> None:
+    """Wait until one of them has happened."""
+    tasks = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(waiting)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

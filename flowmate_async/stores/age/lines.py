@@ -1,0 +1,182 @@
+"""The lines of a jsonl+age store, and what makes a credential's line genuine.
+
+Anybody who knows the public half of a key can encrypt for it; so each credential's line has a fingerprint
+under a subkey, which names store, upstream, user and secret. Pure values; nothing here reads or writes.
+"""
+
+import hmac
+from typing import ClassVar
+
+import msgspec
+
+from flowmate_async.errors import StoreError
+from flowmate_async.redaction import Redacted
+from flowmate_async.stores.base import Checkpoint, Run, StoredItem
+from flowmate_async.stores.encoding import Plaintext, encode_secret, secret_of
+from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.sealed.sealing import length_prefixed, subkey
+from flowmate_async.values.secrets import Secret
+
+
+class StoreLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="store"):
+    """What a store says of itself; ``through`` is the last segment that the file holds already."""
+
+    format: int
+    store_id: str
+    key_check: str
+    origin: str | None = None
+    through: int = 0
+
+
+class RunLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="run"):
+    """A run, as it is now."""
+
+    run: Run
+
+
+class CheckpointLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="checkpoint"):
+    """How one user of a run ended."""
+
+    run_id: str
+    checkpoint: Checkpoint
+
+
+class SecretLine(Redacted, frozen=True, kw_only=True, tag_field="kind", tag="secret"):
+    """A credential, as upstream writes it, and what may be shown of it."""
+
+    username: str
+    secret_id: str
+    type: str
+    expires_at: str | None
+    stored_at: float
+    fingerprint: str
+    secret: msgspec.Raw
+    missing_run: str | None = None
+    removed_at: float | None = None
+
+    __shown__: ClassVar[tuple[str, ...]] = ("username", "secret_id", "type")
+
+
+class NoteLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="note"):
+    """What has become known of a credential since it was written."""
+
+    username: str
+    secret_id: str
+    missing_run: str | None = None
+    removed_at: float | None = None
+
+
+class GoneLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="gone"):
+    """A credential that was deleted."""
+
+    username: str
+    secret_id: str
+
+
+Line = StoreLine | RunLine | CheckpointLine | SecretLine | NoteLine | GoneLine
+
+_decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+
+
+def encode_line(line: Line) -> bytes:
+    """Return a line as it is written."""
+    return msgspec.json.encode(line)
+
+
+def decode_line(data: bytes) -> Line:
+    """Return a line as it was written.
+
+    Raises:
+        StoreError: it is none.
+    """
+    text = msgspec.Raw(data)  # bytes would show among the locals of this frame
+    del data
+    try:
+        return _decoder.decode(text)
+    except msgspec.MsgspecError:
+        pass
+    raise StoreError("the store has a line that this version cannot read", advice="Upgrade flowmate-async")
+
+
+class Fingerprints:
+    """Makes and checks the lines of credentials, for one store of one upstream."""
+
+    def __init__(self, key: StoreKey, *, store_id: str, origin: str) -> None:
+        self._subkey = subkey(key, "jsonl+age fingerprint", store_id, origin)
+
+    def line_of(self, username: str, secret: Secret, *, at: float) -> SecretLine:
+        """Return the line of a credential.
+
+        Raises:
+            StoreError: it cannot be encoded.
+        """
+        plaintext = encode_secret(username, secret)
+        moment = secret.expires_at
+        return SecretLine(
+            username=username,
+            secret_id=secret.id,
+            type=secret.type,
+            expires_at=None if moment is None else moment.isoformat(),
+            stored_at=at,
+            fingerprint=self._fingerprint(username, secret.id, plaintext),
+            secret=msgspec.Raw(plaintext.data),
+        )
+
+    def fingerprinted(self, line: SecretLine) -> SecretLine:
+        """Return the same credential's line, made genuine here."""
+        plaintext = Plaintext(bytes(line.secret))
+        fingerprint = self._fingerprint(line.username, line.secret_id, plaintext)
+        return msgspec.structs.replace(line, fingerprint=fingerprint)
+
+    def opened(self, line: SecretLine) -> Secret | None:
+        """Return the credential in a line; ``None`` when the line was made or changed by somebody else."""
+        plaintext = Plaintext(bytes(line.secret))
+        genuine = self._fingerprint(line.username, line.secret_id, plaintext)
+        if not hmac.compare_digest(genuine, line.fingerprint):
+            return None
+        return secret_of(plaintext)
+
+    def _fingerprint(self, username: str, secret_id: str, plaintext: Plaintext) -> str:
+        place = length_prefixed(username, secret_id)
+        return hmac.digest(self._subkey.material, place + plaintext.data, "sha256").hex()
+
+
+def fingerprints_of(store: StoreLine, key: StoreKey) -> Fingerprints:
+    """Return what makes and checks the lines of a store's credentials."""
+    return Fingerprints(key, store_id=store.store_id, origin=store.origin or "")
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept in memory of a stored credential; ``file`` is the segment it is in, 0 for the base."""
+
+    type: str
+    expires_at: str | None
+    stored_at: float
+    fingerprint: str
+    file: int
+    missing_run: str | None = None
+    removed_at: float | None = None
+
+    def item(self, username: str, secret_id: str) -> StoredItem:
+        """Return what may be shown of it."""
+        return StoredItem(
+            username=username,
+            secret_id=secret_id,
+            type=self.type,
+            expires_at=self.expires_at,
+            stored_at=self.stored_at,
+            removed_at=self.removed_at,
+        )
+
+
+def entry_of(line: SecretLine, file: int) -> Entry:
+    """Return what is kept in memory of a line."""
+    return Entry(
+        type=line.type,
+        expires_at=line.expires_at,
+        stored_at=line.stored_at,
+        fingerprint=line.fingerprint,
+        file=file,
+        missing_run=line.missing_run,
+        removed_at=line.removed_at,
+    )

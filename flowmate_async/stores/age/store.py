@@ -1,0 +1,290 @@
+"""The portable store: JSON lines encrypted with age, to hand over, to archive, to read with other tools.
+
+``age --decrypt --identity store.key credentials.jsonl.age`` opens what is compacted. Blocking work is
+done in a worker thread. Nothing here knows the files (``folder.py``) or what the lines amount to
+(``index.py``).
+"""
+
+# ruff: noqa: D102 - the protocol documents the methods
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self, TypeVar
+
+from msgspec.structs import replace
+
+from flowmate_async.errors import ConfigurationError, StoreError
+from flowmate_async.stores.age.files import driver
+from flowmate_async.stores.age.folder import AgeFolder, Plan
+from flowmate_async.stores.age.index import (
+    Index,
+    plan_begin,
+    plan_note_missing,
+    plan_removal,
+    plan_write,
+)
+from flowmate_async.stores.age.lines import Fingerprints, Line, RunLine, SecretLine, fingerprints_of
+from flowmate_async.stores.base import (
+    Checkpoint,
+    Missing,
+    Removal,
+    Run,
+    RunTotals,
+    Status,
+    StoredItem,
+    UserWrite,
+    Verification,
+    Written,
+)
+from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
+from flowmate_async.stores.sealed.paging import PAGE
+from flowmate_async.stores.sealed.rekeying import Progress, Rekeyed
+from flowmate_async.stores.sqlite.files import RunLock, shown
+from flowmate_async.stores.url import StoreUrl
+from flowmate_async.system.finishing import uninterrupted
+from flowmate_async.system.serial_thread import OneAtATime
+from flowmate_async.values.secrets import Secret
+
+T = TypeVar("T")
+
+_PREFIX = "jsonl+age:///"
+
+
+class AgeStore:
+    """A store in files that age encrypts, see :class:`~flowmate_async.stores.Store` for the methods.
+
+    Args:
+        path: the file; made, with mode 0600, when missing.
+        key: the key, which is an age identity as well.
+        other_key: another key that the store may have as well, while it is given a new one.
+        create: make the store when it is missing; otherwise that is an error.
+    """
+
+    def __init__(
+        self, path: Path, *, key: StoreKey, other_key: StoreKey | None = None, create: bool = True
+    ) -> None:
+        self.path: Path = path.absolute()
+        self._keys = (key,) if other_key is None else (key, other_key)
+        self._create = create
+        self._turn: OneAtATime | None = None
+        self._folder: AgeFolder | None = None
+        self._in_use = Lock()
+
+    async def __aenter__(self) -> Self:
+        """Open the files, and read them once for the index."""
+        self._turn = OneAtATime(self._in_use)
+        folder = AgeFolder(self.path, *self._keys)
+        await self._in_thread(partial(folder.open, create=self._create))
+        self._folder = folder
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await uninterrupted(self._in_thread(self._close))
+
+    async def bind(self, origin: str) -> None:
+        bound = await self._commit(partial(_plan_bind, origin=origin))
+        require_origin(bound, origin, where=shown(self.path))
+
+    async def origin(self) -> str | None:
+        return await self._look(lambda index: index.store.origin)
+
+    @asynccontextmanager
+    async def exclusive_run(self) -> AsyncIterator[None]:
+        lock = RunLock(self.path)
+        try:
+            await self._in_thread(lock.acquire)
+            yield
+        finally:
+            await uninterrupted(self._in_thread(lock.release))
+
+    async def is_running(self) -> bool:
+        return await self._in_thread(RunLock(self.path).is_held)
+
+    async def last_run(self, *, selection: str | None = None) -> Run | None:
+        return await self._look(lambda index: index.last_run(selection))
+
+    async def begin_run(self, *, at: float, selection: str = "") -> Run:
+        return await self._commit(lambda _: plan_begin(at, selection))
+
+    async def finish_run(self, run: Run, *, at: float | None) -> None:
+        await self._commit(lambda index: _plan_finish(index, run, at), compact=at is not None)
+
+    async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
+        places = {(user.checkpoint.username, one) for user in batch for one in user.renamed}
+
+        def plan(index: Index) -> tuple[list[Line], Written]:
+            renamed = self._opened().newest(places)
+            return plan_write(index, self._bound(index), run, batch, renamed)
+
+        return await self._commit(plan)
+
+    async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
+        await self._commit(lambda index: plan_note_missing(index, run, usernames))
+
+    async def missing(self, run: Run) -> Missing:
+        return await self._look(lambda index: index.missing(run))
+
+    async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
+        return await self._commit(lambda index: plan_removal(index, run, how, at))
+
+    async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
+        def known(index: Index) -> dict[str, Status]:
+            found = index.of_run(run)
+            return {username: found[username].status for username in usernames if username in found}
+
+        return await self._look(known)
+
+    async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
+        return await self._look(lambda index: index.seen(usernames))
+
+    async def totals(self, run: Run) -> RunTotals:
+        return await self._look(lambda index: index.totals(run))
+
+    async def checkpoints(self, run: Run) -> AsyncIterator[Checkpoint]:
+        for _, checkpoint in await self._look(lambda index: sorted(index.of_run(run).items())):
+            yield checkpoint
+
+    async def get(self, username: str, secret_id: str) -> Secret | None:
+        line = await self._in_thread(lambda: self._opened().find(username, secret_id))
+        if line is None:
+            return None
+        return await self._look(lambda index: _genuine(self._bound(index), line))
+
+    async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
+        for name, secret_id, entry in await self._look(lambda index: list(index.places(username))):
+            yield entry.item(name, secret_id)
+
+    async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
+        async for fingerprints, line in self._lines():
+            if username in (None, line.username):
+                yield line.username, _genuine(fingerprints, line)
+
+    async def verify(self) -> Verification:
+        intact, damaged = 0, []
+        async for fingerprints, line in self._lines():
+            if fingerprints.opened(line) is None:
+                damaged.append((line.username, line.secret_id))
+            else:
+                intact += 1
+        return Verification(intact=intact, damaged=tuple(damaged))
+
+    async def rekey(self, key: StoreKey, *, on_progress: Progress | None = None) -> Rekeyed:
+        """Rewrite all at once: a new file takes the place of the old one."""
+        return await uninterrupted(self._in_thread(lambda: self._rekey(key, on_progress)))
+
+    def _rekey(self, key: StoreKey, on_progress: Progress | None) -> Rekeyed:
+        folder = self._opened()
+        damaged: list[tuple[str, str]] = []
+        done = 0
+
+        def recast(old: Fingerprints, new: Fingerprints, line: SecretLine) -> SecretLine:
+            nonlocal done
+            done += 1
+            if on_progress is not None and done % PAGE == 0:
+                on_progress(done)
+            if old.opened(line) is not None:
+                return new.fingerprinted(line)
+            damaged.append((line.username, line.secret_id))
+            return line
+
+        if not folder.rewrite(key, recast):
+            return Rekeyed(already=sum(1 for _ in folder.index.places()))
+        return Rekeyed(resealed=done - len(damaged), damaged=tuple(damaged))
+
+    async def _lines(self) -> AsyncIterator[tuple[Fingerprints, SecretLine]]:
+        """Yield the line of every credential, a page at a time, and what tells whether it is genuine."""
+        lines = self._opened().secrets()
+        fingerprints: Fingerprints | None = None
+        try:
+            while page := await self._in_thread(lambda: list(islice(lines, PAGE))):
+                # Those of the file that the lines come from, whatever key the store is given meanwhile.
+                if fingerprints is None:
+                    fingerprints = await self._look(self._bound, refresh=False)
+                for line in page:
+                    yield fingerprints, line
+        finally:
+            await uninterrupted(self._in_thread(lambda: _close(lines)))
+
+    def _bound(self, index: Index) -> Fingerprints:
+        store = index.store
+        if store.origin is None:
+            raise not_bound(shown(self.path))
+        return fingerprints_of(store, self._opened().key)
+
+    async def _commit(self, plan: Plan[T], *, compact: bool = False) -> T:
+        return await self._in_thread(lambda: self._opened().commit(plan, compact=compact))
+
+    async def _look(self, question: Callable[[Index], T], *, refresh: bool = True) -> T:
+        def ask() -> T:
+            folder = self._opened()
+            if refresh:
+                folder.refresh()
+            return question(folder.index)
+
+        return await self._in_thread(ask)
+
+    def _opened(self) -> AgeFolder:
+        if self._folder is None:
+            raise not_open(shown(self.path))
+        return self._folder
+
+    def _close(self) -> None:
+        self._folder = None
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._turn is None:
+            raise not_open(shown(self.path))
+        return await self._turn.run(work)
+
+
+def age_store(
+    url: str | StoreUrl, *, key: StoreKey, other_key: StoreKey | None = None, create: bool = True
+) -> AgeStore:
+    """Return the store behind ``jsonl+age:///relative.age`` or ``jsonl+age:////absolute.age``.
+
+    Raises:
+        ConfigurationError: no such URL, or no driver.
+    """
+    url = StoreUrl.of(url)
+    driver()
+    path = url.path_after(_PREFIX)
+    if path is None:
+        raise ConfigurationError(
+            "this is not the URL of a jsonl+age store",
+            advice="Write jsonl+age:///relative.age or jsonl+age:////absolute.age; a ? or # as %3F or %23",
+        )
+    return AgeStore(path, key=key, other_key=other_key, create=create)
+
+
+def _plan_bind(index: Index, *, origin: str) -> tuple[list[Line], str]:
+    if index.store.origin is not None:
+        return [], index.store.origin
+    return [replace(index.store, origin=origin)], origin
+
+
+def _plan_finish(index: Index, run: Run, at: float | None) -> tuple[list[Line], None]:
+    return [RunLine(run=replace(index.require(run), finished_at=at))], None
+
+
+def _genuine(fingerprints: Fingerprints, line: SecretLine) -> Secret:
+    secret = fingerprints.opened(line)
+    if secret is None:
+        raise StoreError(
+            "the stored credential is not one that this store has written: it was tampered with",
+            advice="Sync this user again, which replaces it; if there are many, restore a backup",
+            username=line.username,
+            secret_id=line.secret_id,
+        )
+    return secret
+
+
+def _close(lines: Iterator[SecretLine]) -> None:
+    lines.close()  # type: ignore[attr-defined] # a generator

@@ -1,0 +1,1 @@
+"""The store in AWS Secrets Manager."""

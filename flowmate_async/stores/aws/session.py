@@ -1,0 +1,89 @@
+"""The driver's session with AWS, by the library's rules for TLS and proxies.
+
+By itself the driver takes proxies from the environment, also for plain HTTP, and its TLS contexts honour
+``SSLKEYLOGFILE``. Nothing here knows which service is called.
+"""
+
+from functools import cache
+from typing import Any
+
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.transport.tls import client_context
+
+CONNECTIONS = 20
+
+
+def driver() -> Any:
+    """Return the driver, an extra.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    try:
+        import aiobotocore.session  # noqa: PLC0415 - an extra
+    except ImportError:
+        pass
+    else:
+        return aiobotocore.session
+    raise ConfigurationError("an AWS store needs aiobotocore", advice="pip install 'flowmate-async[aws]'")
+
+
+def aws_session(*, trust_env: bool) -> Any:
+    """Return a new session; its rules also hold for the clients that fetch AWS credentials.
+
+    Args:
+        trust_env: take proxies from the environment.
+    """
+    session = driver().get_session()
+    session.register_component("data_loader", _loader())
+    session.set_default_client_config(_config(trust_env=trust_env))
+    _reach_metadata_directly(session)
+    return session
+
+
+@cache
+def _loader() -> Any:
+    """Return the driver's descriptions of services, which are large, and the same for every session."""
+    return driver().get_session().get_component("data_loader")
+
+
+def _config(*, trust_env: bool) -> Any:
+    from aiobotocore.config import AioConfig  # noqa: PLC0415 - an extra
+
+    class Config(AioConfig):  # type: ignore[misc]
+        """The driver's own, whose HTTP session survives merging with another one's options."""
+
+        def merge(self, other_config: Any) -> Any:
+            merged = super().merge(other_config)
+            merged.http_session_cls = _http_session()
+            return merged
+
+    return Config(
+        connect_timeout=10,
+        read_timeout=30,
+        max_pool_connections=CONNECTIONS,
+        retries={"mode": "standard", "max_attempts": 6},
+        proxies=None if trust_env else {},
+        http_session_cls=_http_session(),
+    )
+
+
+@cache
+def _http_session() -> Any:
+    from aiobotocore.httpsession import AIOHTTPSession  # noqa: PLC0415 - an extra
+
+    class HttpSession(AIOHTTPSession):  # type: ignore[misc]
+        """The driver's own, with the library's TLS rules; it adds the authorities by itself."""
+
+        def _get_ssl_context(self) -> Any:
+            return client_context(system=False)
+
+    return HttpSession
+
+
+def _reach_metadata_directly(session: Any) -> None:
+    """Keep proxies away from the machine's metadata service: it answers credentials in plain HTTP."""
+    for provider in session.get_component("credential_provider").providers:
+        fetcher: Any = getattr(provider, "_role_fetcher", None)
+        if hasattr(fetcher, "_session"):
+            fetcher._session = type(fetcher._session)(timeout=fetcher._timeout)  # noqa: SLF001 - has no option

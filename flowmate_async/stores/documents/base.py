@@ -1,0 +1,289 @@
+"""The seam to services that keep documents: one for each user, one for the store itself.
+
+A service seals what it keeps and decides who may read it, so documents are plain JSON, which other programs
+with its permission can read. Nothing here knows a service, and no service knows what is in a document.
+"""
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import ClassVar, Protocol, Self
+
+import msgspec
+
+from flowmate_async.errors import StoreError
+from flowmate_async.redaction import Redacted
+from flowmate_async.stores.base import Checkpoint, Run, StoredItem, UserWrite, is_proven
+from flowmate_async.stores.encoding import Plaintext, encode_secret, secret_of
+from flowmate_async.values.secrets import Secret
+
+FORMAT = 1
+STATE = "store"
+"""The name of the document that says what the store is and which runs there were."""
+
+_USERS = "users/"
+_LONGEST_NAME = 400
+_HASHED = "=sha256="
+_HASHED_NAME = re.compile(f"{_USERS}{_HASHED}[0-9a-f]{{64}}")
+_ESCAPED = re.compile(r"=([0-9A-F]{2})")
+# A final hyphen and six characters look like the end of an ARN; dots alone are steps in a path.
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@")
+
+
+class Document(Redacted, frozen=True):
+    """A document as it was read.
+
+    Attributes:
+        data: its JSON; ``NOT_OURS`` when it has another form; empty when only its place is left, as it was
+            deleted or never had a value.
+        version: what the service calls this version of it.
+    """
+
+    data: bytes
+    version: str | int
+
+    __shown__: ClassVar[tuple[str, ...]] = ("version",)
+
+    @property
+    def is_gone(self) -> bool:
+        """Return whether nothing but the place is left."""
+        return not self.data
+
+
+NOT_OURS = b"{}"
+"""The data of a document that has not the form of ours, as a binary one, or one without the field."""
+
+
+class Conflict(Exception):  # noqa: N818 - no error: the document is read again
+    """The document is no longer the one that was to be replaced."""
+
+
+class DocumentRefused(StoreError):  # noqa: N818 - a StoreError, and named so for those who use the library
+    """Raised when the service refuses one document, and not because of all."""
+
+
+class Documents(Protocol):
+    """What a service must be able to do. Its failures are :class:`~flowmate_async.StoreError`.
+
+    Attributes:
+        where: the service and the place in it, for messages.
+        lease_seconds: how long the run lock of a process that vanished is held.
+    """
+
+    where: str
+    lease_seconds: float
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def read(self, name: str) -> Document | None:
+        """Return a document, or ``None``; what was deleted and keeps its place comes as one that is gone."""
+        ...
+
+    async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
+        """Return those of these documents that there are; those that are gone may be among them."""
+        ...
+
+    async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:
+        """Write a document in place of the one that was read, even if that is gone, or where there was none.
+
+        Raises:
+            Conflict: it has been written by somebody else since.
+            DocumentRefused: the service refuses this one, as when it is too large.
+        """
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Delete a document with all its versions."""
+        ...
+
+    def names(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names that begin so, in any order."""
+        ...
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Who holds the run lock, and until when, in seconds since the Unix epoch, unless it is renewed."""
+
+    owner: str
+    until: float
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """The store's own document.
+
+    Attributes:
+        format: the format of all documents.
+        origin: the upstream it is bound to, if any yet.
+        runs: the runs that are remembered.
+        lease: who holds the run lock.
+        refused: the checkpoints of users whose own documents were refused, by run and user.
+    """
+
+    format: int = FORMAT
+    origin: str | None = None
+    runs: tuple[Run, ...] = ()
+    lease: Lease | None = None
+    refused: dict[str, dict[str, Checkpoint]] = {}
+
+
+class StoredSecret(Redacted, frozen=True, kw_only=True, omit_defaults=True):
+    """A credential in its user's document, as upstream writes it."""
+
+    secret: msgspec.Raw
+    stored_at: float
+    type: str = ""
+    expires_at: str | None = None
+    missing_run: str | None = None
+    removed_at: float | None = None
+
+
+class UserDocument(Redacted, frozen=True, kw_only=True):
+    """The document of a user: the credentials, and how the user ended in the last runs."""
+
+    username: str
+    secrets: dict[str, StoredSecret] = msgspec.field(default_factory=dict)
+    checkpoints: dict[str, Checkpoint] = msgspec.field(default_factory=dict)
+
+    __shown__: ClassVar[tuple[str, ...]] = ("username",)
+
+    def items(self) -> list[StoredItem]:
+        """Return what may be shown of the credentials, in order."""
+        return [
+            StoredItem(
+                username=self.username,
+                secret_id=secret_id,
+                type=stored.type,
+                expires_at=stored.expires_at,
+                stored_at=stored.stored_at,
+                removed_at=stored.removed_at,
+            )
+            for secret_id, stored in sorted(self.secrets.items())
+        ]
+
+
+_state_decoder = msgspec.json.Decoder(State)
+_user_decoder = msgspec.json.Decoder(UserDocument)
+
+
+def state_of(document: Document, *, where: str) -> State:
+    """Return the store's own document.
+
+    Raises:
+        StoreError: it is none, or of a newer version.
+    """
+    try:
+        state = _state_decoder.decode(document.data)
+    except msgspec.MsgspecError:
+        state = None
+    if state is None or state.format > FORMAT:
+        raise StoreError(
+            f"the store {where} is not one that this version can read",
+            advice="Upgrade flowmate-async, or name another place",
+        )
+    return state
+
+
+def decoded_user(document: Document) -> UserDocument | None:
+    """Return a document as some user's; ``None`` when it has another form."""
+    try:
+        return _user_decoder.decode(document.data)
+    except msgspec.MsgspecError:
+        return None
+
+
+def user_of(document: Document, name: str) -> UserDocument | None:
+    """Return a user's document; ``None`` when it has another form, or says that it is another user's.
+
+    Args:
+        document: what was read.
+        name: where it was read; a copy, a restored version or a rename may have put it there.
+    """
+    user = decoded_user(document)
+    return user if user is not None and name_of(user.username) == name else None
+
+
+def plaintext_of(value: State | UserDocument) -> Plaintext:
+    """Return a document as it is written."""
+    return Plaintext(msgspec.json.encode(value))
+
+
+def opened(stored: StoredSecret, secret_id: str) -> Secret | None:
+    """Return the credential; ``None`` when it is damaged, or another secret's."""
+    secret = secret_of(Plaintext(bytes(stored.secret)))
+    return secret if secret is not None and secret.id == secret_id else None
+
+
+def stored_secret(username: str, secret: Secret, *, at: float) -> StoredSecret:
+    """Return a credential as it is written.
+
+    Raises:
+        StoreError: it cannot be encoded.
+    """
+    moment = secret.expires_at
+    return StoredSecret(
+        secret=msgspec.Raw(encode_secret(username, secret).data),
+        stored_at=at,
+        type=secret.type,
+        expires_at=None if moment is None else moment.isoformat(),
+    )
+
+
+def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocument, int]:
+    """Return a user's document after a write, and how many credentials of it are new or changed."""
+    username, at = user.checkpoint.username, user.checkpoint.at
+    secrets, changed = dict(found.secrets), 0
+    for secret in user.secrets:
+        new = stored_secret(username, secret, at=at)
+        if secret.id not in secrets or opened(secrets[secret.id], secret.id) != opened(new, secret.id):
+            secrets[secret.id] = new
+            changed += 1
+    for secret_id, name in user.renamed.items():
+        before = opened(secrets[secret_id], secret_id) if secret_id in secrets else None
+        if before is not None:
+            secrets[secret_id] = stored_secret(username, msgspec.structs.replace(before, name=name), at=at)
+    present = set(user.present)
+    for secret_id, stored in secrets.items():
+        if secret_id in present:
+            secrets[secret_id] = msgspec.structs.replace(stored, missing_run=None, removed_at=None)
+        elif user.listed is not None:
+            secrets[secret_id] = msgspec.structs.replace(stored, missing_run=run.id)
+    checkpoints = found.checkpoints | {run.id: user.checkpoint}
+    return UserDocument(username=username, secrets=secrets, checkpoints=checkpoints), changed
+
+
+def judged(user: UserDocument, run: Run) -> list[StoredSecret]:
+    """Return what a run could judge of a user's unmarked credentials."""
+    proven = is_proven(user.checkpoints.get(run.id))
+    unmarked = [stored for stored in user.secrets.values() if stored.removed_at is None]
+    return [stored for stored in unmarked if proven or stored.missing_run == run.id]
+
+
+def name_of(username: str) -> str:
+    """Return the name of a user's document: all but plain letters is escaped, very long names are hashed."""
+    encoded = "".join(chr(one) if one in _PLAIN else f"={one:02X}" for one in username.encode())
+    if len(encoded) > _LONGEST_NAME:
+        encoded = _HASHED + hashlib.sha256(username.encode()).hexdigest()
+    return _USERS + encoded
+
+
+def username_of(name: str) -> str | None:
+    """Return the user whose document has this name; ``None`` if it is hashed, or not a user's."""
+    try:
+        username = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name.removeprefix(_USERS))
+        decoded = username.encode("latin-1").decode()
+    except UnicodeError:
+        return None
+    return decoded if name_of(decoded) == name else None
+
+
+def is_hashed(name: str) -> bool:
+    """Return whether this is the name of a document whose user's name is too long for a name."""
+    return _HASHED_NAME.fullmatch(name) is not None
+
+
+USERS = _USERS
+"""What the names of users' documents begin with."""

@@ -1,0 +1,88 @@
+"""The run lock of a service that has no locks: a lease in the store's own document, renewed while held.
+
+A process that vanished holds it until the lease ends, by the clocks of those who wait. Clocks that disagree
+by more than two thirds of it would let two in.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from flowmate_async.clock import Clock
+from flowmate_async.errors import CheckpointError, FlowMateError
+from flowmate_async.stores.documents.base import Lease, State
+from flowmate_async.stores.held_lock import Holder, ended_when_lost
+from flowmate_async.system.finishing import uninterrupted
+
+Change = Callable[[Callable[[State], State]], Coroutine[Any, Any, State]]
+
+
+@asynccontextmanager
+async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str) -> AsyncIterator[None]:
+    """Hold the lease; should it be lost, the task that holds it is ended.
+
+    Args:
+        change: changes the store's own document by check-and-set.
+        clock: tells when a lease ends.
+        seconds: how long it lasts unless it is renewed.
+        where: the store, for messages.
+
+    Raises:
+        CheckpointError: another run holds it, or it was lost.
+    """
+    owner = os.urandom(16).hex()
+
+    def take(state: State) -> State:
+        now, lease = clock.wall(), state.lease
+        if lease is not None and lease.owner != owner and lease.until > now:
+            until = datetime.fromtimestamp(lease.until, UTC).strftime("%H:%M:%S UTC")
+            raise CheckpointError(
+                f"another run holds the store {where} until {until}, and for longer if it goes on",
+                advice="Wait for it to end, or stop its process and wait until then",
+            )
+        return replace(state, lease=Lease(owner, now + seconds))
+
+    def give_back(state: State) -> State:
+        mine = state.lease is not None and state.lease.owner == owner
+        return replace(state, lease=None) if mine else state
+
+    try:
+        await change(take)
+    except asyncio.CancelledError:  # after the writing, perhaps, which is finished in any case
+        await uninterrupted(change(give_back))
+        raise
+    async with ended_when_lost(where) as holder:
+        renewal = asyncio.get_running_loop().create_task(
+            _renewed(holder, lambda: change(take), clock=clock, seconds=seconds / 3)
+        )
+        try:
+            yield
+        finally:
+            await uninterrupted(_ended(renewal, holder, lambda: change(give_back)))
+
+
+async def _renewed(
+    holder: Holder, renew: Callable[[], Awaitable[State]], *, clock: Clock, seconds: float
+) -> None:
+    """Renew a lease until that fails, which ends its holder."""
+    while True:
+        await clock.sleep(seconds)
+        try:
+            await renew()
+        except FlowMateError as failure:
+            holder.lose(failure.message)
+            return
+
+
+async def _ended(
+    renewal: asyncio.Task[None], holder: Holder, give_back: Callable[[], Awaitable[State]]
+) -> None:
+    renewal.cancel()
+    await asyncio.gather(renewal, return_exceptions=True)
+    if not holder.lost:
+        await give_back()

@@ -1,0 +1,400 @@
+"""A store over a service that keeps documents: one per user, written with check-and-set.
+
+A user's credentials and checkpoint are one document, so they are there together or not at all. A batch of
+several users has no transaction: after a failure some of them are written, each wholly. Sums over a run read
+every user's document. Nothing here knows a service.
+"""
+
+# ruff: noqa: D102 - the protocol documents the methods
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self
+
+from msgspec.structs import replace
+
+from flowmate_async.clock import Clock, SystemClock
+from flowmate_async.errors import StoreError
+from flowmate_async.stores.base import (
+    Checkpoint,
+    Missing,
+    Removal,
+    Run,
+    RunTotals,
+    Status,
+    StoredItem,
+    UserWrite,
+    Verification,
+    Written,
+    no_such_run,
+    totals_of,
+)
+from flowmate_async.stores.documents import rules
+from flowmate_async.stores.documents.base import (
+    STATE,
+    USERS,
+    Document,
+    DocumentRefused,
+    Documents,
+    State,
+    UserDocument,
+    decoded_user,
+    is_hashed,
+    judged,
+    name_of,
+    opened,
+    state_of,
+    stored_secret,
+    updated,
+    user_of,
+    username_of,
+)
+from flowmate_async.stores.documents.run_lease import held_lease
+from flowmate_async.stores.documents.writes import check_and_set, each
+from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
+from flowmate_async.system.finishing import uninterrupted
+from flowmate_async.values.secrets import Secret
+
+_PAGE = 100
+
+OnRejected = Callable[[str, UserDocument | None], object]
+"""Called with the name of a document and what is in it: another user's document, or ``None``."""
+
+
+class DocumentStore:
+    """A store in a service, see :class:`~flowmate_async.stores.Store` for the methods.
+
+    Cancellation: a user's document that is being written is finished.
+
+    Args:
+        documents: the service.
+        create: make the store when it is missing; otherwise that is an error.
+        clock: tells when a lease of the run lock has ended.
+    """
+
+    def __init__(self, documents: Documents, *, create: bool = True, clock: Clock | None = None) -> None:
+        self._documents = documents
+        self._create = create
+        self._clock = clock or SystemClock()
+        self._open = False
+        self._bound = False
+        self._runs: dict[str, Run] = {}
+        self._refused: Mapping[str, Mapping[str, Checkpoint]] = {}
+
+    async def __aenter__(self) -> Self:
+        """Connect; read what the store says of itself, or make it."""
+        await self._documents.__aenter__()
+        try:
+            await self._prepare()
+        except BaseException:
+            await uninterrupted(self._documents.__aexit__(None, None, None))
+            raise
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        await uninterrupted(self._documents.__aexit__(kind, error, trace))
+
+    async def bind(self, origin: str) -> None:
+        state = await self._change(lambda state: replace(state, origin=state.origin or origin))
+        require_origin(state.origin, origin, where=self._documents.where)
+
+    async def origin(self) -> str | None:
+        return (await self._state()).origin
+
+    def exclusive_run(self) -> AbstractAsyncContextManager[None]:
+        service = self._documents
+        return held_lease(self._change, clock=self._clock, seconds=service.lease_seconds, where=service.where)
+
+    async def is_running(self) -> bool:
+        lease = (await self._state()).lease
+        return lease is not None and lease.until > self._clock.wall()
+
+    async def last_run(self, *, selection: str | None = None) -> Run | None:
+        latest_first = reversed((await self._state()).runs)
+        return next((run for run in latest_first if selection in (None, run.selection)), None)
+
+    async def begin_run(self, *, at: float, selection: str = "") -> Run:
+        run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
+        await self._change(lambda state: replace(state, runs=rules.kept((*state.runs, run))))
+        return run
+
+    async def finish_run(self, run: Run, *, at: float | None) -> None:
+        def finish(state: State) -> State:
+            if run.id not in {known.id for known in state.runs}:
+                raise no_such_run()
+            return replace(
+                state,
+                runs=tuple(
+                    replace(known, finished_at=at) if known.id == run.id else known for known in state.runs
+                ),
+            )
+
+        await self._change(finish)
+
+    async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
+        await self._require(run)
+        if not self._bound:
+            raise not_bound(self._documents.where)
+        by_user: dict[str, list[UserWrite]] = {}
+        for user in batch:
+            for secret in user.secrets:  # refuse the batch before any of it is written
+                stored_secret(user.checkpoint.username, secret, at=0)
+            by_user.setdefault(user.checkpoint.username, []).append(user)
+        refused: dict[str, DocumentRefused] = {}
+
+        async def write(item: tuple[str, list[UserWrite]]) -> tuple[int, int]:
+            username, writes = item
+            try:
+                changed = await self._write_user(run, username, writes)
+            except DocumentRefused as refusal:
+                refused[username] = refusal
+                return 0, 0
+            return changed, sum(len(user.secrets) for user in writes) - changed
+
+        counts = await each(write, by_user.items())
+        await self._note_refused(run, refused, batch)
+        changed, unchanged = (sum(part) for part in zip(*counts, strict=True)) if counts else (0, 0)
+        return Written(changed, unchanged, refused)
+
+    async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
+        await self._require(run)
+
+        def note(user: UserDocument) -> UserDocument:
+            noted = {one: replace(stored, missing_run=run.id) for one, stored in user.secrets.items()}
+            return replace(user, secrets=noted)
+
+        await each(lambda username: self._change_user(username, note), usernames)
+
+    async def missing(self, run: Run) -> Missing:
+        gone = stored = 0
+        async for user in self._users():
+            found = judged(user, run)
+            gone, stored = gone + sum(one.missing_run == run.id for one in found), stored + len(found)
+        return Missing(missing=gone, stored=stored)
+
+    async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
+        removed = 0
+        async for user in self._users():
+            gone = [one for one, stored in user.secrets.items() if stored.missing_run == run.id]
+            if how == "mark":
+                gone = [one for one in gone if user.secrets[one].removed_at is None]
+            if gone:
+                await self._remove(user.username, run, how=how, at=at)
+                removed += len(gone)
+        return removed
+
+    async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
+        users = [user async for user in self._named(usernames) if run.id in user.checkpoints]
+        refused = self._refused.get(run.id, {})
+        return {user.username: user.checkpoints[run.id].status for user in users} | {
+            name: refused[name].status for name in usernames if name in refused
+        }
+
+    async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
+        newest_last = [(user, list(user.checkpoints.values())) async for user in self._named(usernames)]
+        return {user.username: ends[-1].seen for user, ends in newest_last if ends}
+
+    async def totals(self, run: Run) -> RunTotals:
+        return totals_of([checkpoint async for checkpoint in self.checkpoints(run)])
+
+    async def checkpoints(self, run: Run) -> AsyncIterator[Checkpoint]:
+        refused = dict((await self._state()).refused.get(run.id, {}))
+        async for user in self._users():
+            for name in sorted(name for name in refused if name < user.username):
+                yield refused.pop(name)
+            if found := refused.pop(user.username, None) or user.checkpoints.get(run.id):
+                yield found
+        for _, checkpoint in sorted(refused.items()):
+            yield checkpoint
+
+    async def get(self, username: str, secret_id: str) -> Secret | None:
+        for user in await self._read([name_of(username)], on_rejected=rules.refuse):
+            if secret_id in user.secrets:
+                return rules.opened_secret(user, secret_id)
+        return None
+
+    async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
+        async for user in self._users(username):
+            for item in user.items():
+                yield item
+
+    async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
+        async for user in self._users(username, on_rejected=rules.refuse):
+            for secret_id in sorted(user.secrets):
+                yield user.username, rules.opened_secret(user, secret_id)
+
+    async def verify(self) -> Verification:
+        damaged: list[tuple[str, str]] = []
+        intact = 0
+        async for user in self._users(
+            on_rejected=lambda name, _: damaged.append((username_of(name) or name, "*"))
+        ):
+            for secret_id, stored in sorted(user.secrets.items()):
+                if opened(stored, secret_id) is None:
+                    damaged.append((user.username, secret_id))
+                else:
+                    intact += 1
+        return Verification(intact=intact, damaged=tuple(damaged))
+
+    async def _prepare(self) -> None:
+        found = await self._documents.read(STATE)
+        if found is not None and not found.is_gone:
+            self._note(state_of(found, where=self._documents.where))
+        elif self._create:
+            await self._change(lambda state: state)
+        else:
+            where = self._documents.where
+            raise StoreError(f"there is no store {where}", advice="Check the store's URL")
+
+    async def _state(self) -> State:
+        if not self._open:
+            raise not_open(self._documents.where)
+        found = await self._documents.read(STATE)
+        if found is None or found.is_gone:
+            raise StoreError(
+                f"the store {self._documents.where} is gone: its document '{STATE}' was deleted",
+                advice="Restore that document, or sync again, which makes a new one",
+            )
+        return self._note(state_of(found, where=self._documents.where))
+
+    async def _change(self, change: Callable[[State], State]) -> State:
+        """Change the store's own document, after whatever others have made of it."""
+
+        def changed(found: Document | None) -> State:
+            before = State() if found is None else state_of(found, where=self._documents.where)
+            return change(before)
+
+        return self._note(await check_and_set(self._documents, STATE, changed, sleep=self._clock.sleep))
+
+    def _note(self, state: State) -> State:
+        self._bound = state.origin is not None
+        self._runs = {run.id: run for run in state.runs}
+        self._refused = state.refused
+        return state
+
+    async def _require(self, run: Run) -> None:
+        """Look up a run that is not known yet."""
+        if not self._open:
+            raise not_open(self._documents.where)
+        if run.id not in self._runs or not self._bound:
+            await self._state()
+        if run.id not in self._runs:
+            raise no_such_run()
+
+    async def _write_user(self, run: Run, username: str, writes: list[UserWrite]) -> int:
+        changed = 0
+
+        def write(user: UserDocument) -> UserDocument:
+            nonlocal changed
+            changed = 0
+            for one in writes:
+                user, count = updated(user, run, one)
+                changed += count
+            known = {run_id: one for run_id, one in user.checkpoints.items() if run_id in self._runs}
+            return replace(user, checkpoints=known)
+
+        await self._change_user(username, write, create=True)
+        return changed
+
+    async def _note_refused(
+        self, run: Run, refused: Mapping[str, DocumentRefused], batch: Sequence[UserWrite]
+    ) -> None:
+        """Checkpoint users whose documents were refused in the store's own; forget those written since."""
+        ends = rules.refused_ends(batch, refused)
+        written = frozenset(user.checkpoint.username for user in batch).difference(ends)
+        if ends or written & self._refused.get(run.id, {}).keys():
+            state = await self._change(lambda state: rules.with_refused(state, run, ends, written))
+            rules.require_few(state, run, refused)
+
+    async def _change_user(
+        self, username: str, change: Callable[[UserDocument], UserDocument], *, create: bool = False
+    ) -> None:
+        def changed(found: Document | None) -> UserDocument:
+            if found is None:
+                return change(UserDocument(username=username)) if create else UserDocument(username=username)
+            # What is damaged, foreign or another user's is replaced by what is written now, so it heals.
+            return change(user_of(found, name) or UserDocument(username=username))
+
+        name = name_of(username)
+        if not create:
+            found = await self._documents.read(name)
+            if found is None or user_of(found, name) is None:
+                return
+        await check_and_set(self._documents, name, changed, sleep=self._clock.sleep)
+
+    async def _remove(self, username: str, run: Run, *, how: Removal, at: float) -> None:
+        left = UserDocument(username=username)
+
+        def remove(user: UserDocument) -> UserDocument:
+            nonlocal left
+            left = rules.without_missing(user, run, how=how, at=at)
+            return left
+
+        await self._change_user(username, remove)
+        if not left.secrets and run.id not in left.checkpoints:
+            await self._documents.delete(name_of(username))
+
+    async def _users(
+        self, username: str | None = None, *, on_rejected: OnRejected | None = None
+    ) -> AsyncIterator[UserDocument]:
+        """Yield every user's document by username, or one user's; see :meth:`_read` for ``on_rejected``."""
+        names = await self._names() if username is None else [name_of(username)]
+        for first in range(0, len(names), _PAGE):
+            page = await self._read(names[first : first + _PAGE], on_rejected=on_rejected)
+            for user in sorted(page, key=lambda one: one.username):
+                yield user
+
+    async def _named(self, usernames: Sequence[str]) -> AsyncIterator[UserDocument]:
+        """Yield the documents of these users, as far as there are any."""
+        for first in range(0, len(usernames), _PAGE):
+            for user in await self._read(name_of(name) for name in usernames[first : first + _PAGE]):
+                yield user
+
+    async def _names(self) -> list[str]:
+        """Return the names of all users' documents, in the order of the usernames.
+
+        Names that cannot be a user's are of other programs, as those of folders.
+        """
+        if not self._open:
+            raise not_open(self._documents.where)
+        known: dict[str, str] = {}
+        hashed: list[str] = []
+        async for name in self._documents.names(USERS):
+            username = username_of(name)
+            if username is not None:
+                known[name] = username
+            elif is_hashed(name):
+                known[name] = ""
+                hashed.append(name)
+        for user in await self._read(hashed):
+            known[name_of(user.username)] = user.username
+        return sorted(known, key=lambda name: known[name])
+
+    async def _read(
+        self, names: Iterable[str], *, on_rejected: OnRejected | None = None
+    ) -> list[UserDocument]:
+        """Return the users' documents with these names, without those that are gone.
+
+        Args:
+            names: the documents' names.
+            on_rejected: told of what is not a user's document. Without it such a document is passed over, so
+                that it does not stop the others.
+        """
+        if not self._open:
+            raise not_open(self._documents.where)
+        users = []
+        for name, document in (await self._documents.read_many(list(names))).items():
+            if document.is_gone:
+                continue
+            user = decoded_user(document)
+            if user is not None and name_of(user.username) == name:
+                users.append(user)
+            elif on_rejected is not None:
+                on_rejected(name, user)
+        return users

@@ -1,0 +1,88 @@
+"""Writing documents that others write as well: check-and-set, and several at a time."""
+
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import anyio
+
+from flowmate_async.errors import StoreError
+from flowmate_async.stores.documents.base import (
+    Conflict,
+    Document,
+    Documents,
+    State,
+    UserDocument,
+    plaintext_of,
+)
+from flowmate_async.system.finishing import uninterrupted
+
+Value = TypeVar("Value", State, UserDocument)
+Thing = TypeVar("Thing")
+Result = TypeVar("Result")
+
+_AT_ONCE = 8
+_TRIES = 12
+_LONGEST_PAUSE_SECONDS = 0.2
+
+
+async def check_and_set(
+    documents: Documents,
+    name: str,
+    change: Callable[[Document | None], Value],
+    *,
+    sleep: Callable[[float], Awaitable[None]],
+) -> Value:
+    """Read a document, change it, write it; all of it again when somebody else was faster.
+
+    Args:
+        documents: where it is.
+        name: which it is.
+        change: what becomes of what was read, or of nothing; may be called several times.
+        sleep: waits.
+
+    Raises:
+        StoreError: others were faster every time.
+    """
+    for _ in range(_TRIES):
+        found = await documents.read(name)
+        value = change(None if found is None or found.is_gone else found)
+        text = plaintext_of(value)
+        if found is not None and found.data == text.data:
+            return value
+        try:
+            await uninterrupted(documents.write(name, text, replacing=found))
+        except Conflict:
+            await sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311 - no secret
+        else:
+            return value
+    raise StoreError(
+        f"the store {documents.where} is being written by others all the time",
+        advice="Run again: what was acknowledged is kept",
+    )
+
+
+async def each(work: Callable[[Thing], Awaitable[Result]], things: Iterable[Thing]) -> list[Result]:
+    """Do the work for each thing, a few at a time; the results in any order.
+
+    After a failure nothing more is begun; what has begun is finished, and the first failure raised.
+    """
+    results: list[Result] = []
+    failures: list[Exception] = []
+    turns = anyio.Semaphore(_AT_ONCE)
+
+    async def one(thing: Thing) -> None:
+        async with turns:
+            if failures:
+                return
+            try:
+                results.append(await work(thing))
+            except Exception as failure:  # noqa: BLE001 - raised below, alone instead of in a group
+                failures.append(failure)
+
+    async with anyio.create_task_group() as group:
+        for thing in things:
+            group.start_soon(one, thing)
+    if failures:
+        raise failures[0]
+    return results

@@ -1,0 +1,1 @@
+"""What stores share that encrypt what they keep: sealing, manifests, paging, changing the key."""

@@ -1,0 +1,52 @@
+"""What a batch says of the credentials that are stored: which are back, and which are missing.
+
+For stores that write a whole batch at once; it ends as if its users were written one by one, in their order.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from flowmate_async.stores.base import UserWrite
+from flowmate_async.stores.sealed.secrets import Place
+
+
+class Notes(msgspec.Struct, frozen=True):
+    """What to note once a batch's credentials are written: first what is back, then what is missing.
+
+    Attributes:
+        back: noted as missing or marked as removed before, and in one of the writes.
+        missing: stored, and neither in the last listing that is proven complete of their user nor in a write
+            after it.
+    """
+
+    back: list[Place]
+    missing: list[Place]
+
+
+def notes_of(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> Notes:
+    """Return what to note of a batch's users; nearly always nothing.
+
+    Args:
+        batch: the users.
+        stored: username and secret id of all that was stored of them before, and whether it was noted as
+            missing or marked as removed.
+    """
+    gone_by_user: dict[str, dict[str, bool]] = {}
+    for username, secret_id, is_gone in stored:
+        gone_by_user.setdefault(username, {})[secret_id] = is_gone
+    back: set[Place] = set()
+    missing: set[Place] = set()
+    for user in batch:
+        username, present = user.checkpoint.username, set(user.present)
+        known = gone_by_user.setdefault(username, {})
+        for secret in user.secrets:
+            known.setdefault(secret.id, False)
+        for secret_id, was_gone in known.items():
+            if secret_id in present:
+                missing.discard((username, secret_id))
+                if was_gone:
+                    back.add((username, secret_id))
+            elif user.listed is not None:
+                missing.add((username, secret_id))
+    return Notes(sorted(back), sorted(missing))

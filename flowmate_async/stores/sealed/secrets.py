@@ -1,0 +1,101 @@
+"""The credentials of a batch as stores of rows write them: sealed, and only what differs from what is stored.
+
+Nothing here knows where the rows are.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from flowmate_async.stores.base import Run, UserWrite
+from flowmate_async.stores.sealed.sealing import Sealed, Sealing
+from flowmate_async.values.secrets import Secret
+
+Place = tuple[str, str]
+"""Username and secret id."""
+
+
+class SecretRow(msgspec.Struct, frozen=True):
+    """A credential as it is written; its fields are the columns, in their order.
+
+    Attributes:
+        username: whose it is.
+        secret_id: which it is.
+        type: upstream's word for its type.
+        expires_at: when it expires, in ISO 8601; ``None`` when it does not, or when that is not known.
+        run_id: the run under whose subkey it is sealed.
+        stored_at: when it was read, in seconds since the Unix epoch.
+        fingerprint: see :class:`~flowmate_async.stores.sealed.sealing.Sealed`.
+        sealed: nonce, ciphertext and tag.
+    """
+
+    username: str
+    secret_id: str
+    type: str
+    expires_at: str | None
+    run_id: str
+    stored_at: float
+    fingerprint: bytes
+    sealed: bytes
+
+
+def stored_places(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> list[Place]:
+    """Where credentials of a batch belong that are stored already, each place once, in order.
+
+    Args:
+        batch: the credentials.
+        stored: username and secret id of all that is stored of their users, and something more.
+    """
+    wanted = {(user.checkpoint.username, secret.id) for user in batch for secret in user.secrets}
+    wanted |= {(user.checkpoint.username, secret_id) for user in batch for secret_id in user.renamed}
+    return sorted(wanted.intersection((username, secret_id) for username, secret_id, _ in stored))
+
+
+def sealed_secrets(
+    sealing: Sealing, run: Run, batch: Sequence[UserWrite], stored: Mapping[Place, Sealed]
+) -> tuple[list[SecretRow], int]:
+    """Return the credentials of a batch that differ from what is stored, sealed; the last of duplicates wins.
+
+    Args:
+        sealing: seals them.
+        run: the run they were read in.
+        batch: the credentials.
+        stored: what is stored in :func:`stored_places` of them.
+
+    Returns:
+        The rows, and how many of the fetched credentials differed, doubles counted each.
+    """
+    now = dict(stored)
+    rows: dict[Place, SecretRow] = {}
+
+    def differs(user: UserWrite, secret: Secret) -> bool:
+        username, place = user.checkpoint.username, (user.checkpoint.username, secret.id)
+        sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=now.get(place))
+        if sealed is None:
+            return False
+        now[place] = sealed
+        expires_at, at = _iso(secret.expires_at), user.checkpoint.at
+        rows[place] = SecretRow(*place, secret.type, expires_at, run.id, at, sealed.fingerprint, sealed.data)
+        return True
+
+    changed = 0
+    for user in batch:
+        changed += sum(differs(user, secret) for secret in user.secrets)
+        for secret in _renamed(sealing, user, now):
+            differs(user, secret)
+    return [rows[place] for place in sorted(rows)], changed
+
+
+def _renamed(sealing: Sealing, user: UserWrite, stored: Mapping[Place, Sealed]) -> Iterator[Secret]:
+    """Yield the stored credentials of a user under their new names; a damaged one is left as it is."""
+    username = user.checkpoint.username
+    for secret_id, name in user.renamed.items():
+        sealed = stored.get((username, secret_id))
+        secret = None if sealed is None else sealing.opened(username, secret_id, sealed)
+        if secret is not None:
+            yield msgspec.structs.replace(secret, name=name)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,250 @@
+"""The files of a sqlite store: their paths, their permissions, connections to them, SQLite's errors in words.
+
+The database is never opened except through SQLite: closing a file drops every POSIX lock that the process
+holds on it, those of other connections too. Which tables are inside is ``schema.py``'s business.
+"""
+
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from flowmate_async.errors import CheckpointError, ConfigurationError, StoreError
+from flowmate_async.redaction import one_line
+from flowmate_async.stores.url import StoreUrl
+from flowmate_async.system.private_files import create_private, require_private
+
+T = TypeVar("T")
+
+_PREFIX = "sqlite:///"
+_TURN_SECONDS = (0.0005, 0.002)
+"""How often to ask for the turn to write, at least and at most."""
+
+_ADVICE = {
+    "SQLITE_FULL": "Free some disk space, then run again: what was acknowledged is kept",
+    "SQLITE_IOERR": "Free some disk space, or check the disk, then run again: what was acknowledged is kept",
+    "SQLITE_BUSY": "Another process is writing; wait for it to end, then run again",
+    "SQLITE_LOCKED": "Another process is writing; wait for it to end, then run again",
+    "SQLITE_READONLY": "Make the file and its folder writable for this user",
+    "SQLITE_CANTOPEN": "Check that the folder exists and is writable for this user",
+    "SQLITE_CORRUPT": "Restore a backup, or remove the file and sync again",
+    "SQLITE_NOTADB": "Name another file: this is no SQLite database, or it is damaged",
+}
+
+
+def path_of_url(url: str | StoreUrl) -> Path:
+    """Return the path in ``sqlite:///relative.db`` or ``sqlite:////absolute.db``, made absolute.
+
+    Raises:
+        ConfigurationError: no such URL, or the working directory is gone.
+    """
+    url = StoreUrl.of(url)
+    path = url.path_after(_PREFIX)
+    if path is None:
+        raise ConfigurationError(
+            "this is not the URL of a sqlite store",
+            advice="Write sqlite:///relative.db or sqlite:////absolute.db; a ? or # in a name as %3F or %23",
+        )
+    return path
+
+
+def prepare_file(path: Path) -> None:
+    """Make the empty private file, or check the one that is there.
+
+    Raises:
+        StoreError: it cannot be made, is readable by others, or is not a regular file.
+    """
+    if not os.path.lexists(path):
+        create_private(path, error=StoreError)
+    require_private(path, what="the store", follow_symlinks=False, error=StoreError)
+
+
+def require_writable(path: Path) -> None:
+    """Refuse to make a store where SQLite could not write it.
+
+    Raises:
+        StoreError: its folder cannot be written.
+    """
+    if path.parent.is_dir() and not _may(path.parent, os.W_OK | os.X_OK):
+        raise StoreError(f"the store {shown(path)} cannot be written", advice=_ADVICE["SQLITE_READONLY"])
+
+
+def is_writable(path: Path) -> bool:
+    """Return whether SQLite can write a store that is there."""
+    return _may(path, os.W_OK) and _may(path.parent, os.W_OK | os.X_OK)
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def connect(path: Path, *, busy_timeout_seconds: float, writable: bool = True) -> sqlite3.Connection:
+    """Make a connection, used from one thread at a time.
+
+    Args:
+        path: the store.
+        busy_timeout_seconds: how long to wait while another process writes.
+        writable: whether the file and its folder can be written. Otherwise the store is only read, and taken
+            for one that no process writes, as on a read-only mount.
+    """
+    if not writable:
+        # Without a log nothing is in use, and SQLite would need to write beside it to read it otherwise.
+        options = "mode=ro" if has_write_ahead_log(path) else "mode=ro&immutable=1"
+        return _connect(path, options, busy_timeout_seconds=busy_timeout_seconds)
+    connection = _connect(path, "mode=rw", busy_timeout_seconds=busy_timeout_seconds)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")
+    return connection
+
+
+def inspect(path: Path, check: Callable[[sqlite3.Connection], T]) -> T:
+    """Look inside without touching anything: no lock, no recovery, no ``-wal`` or ``-shm`` left behind."""
+    with closing(_connect(path, "mode=ro&immutable=1", busy_timeout_seconds=0)) as connection:
+        return check(connection)
+
+
+def _connect(path: Path, options: str, *, busy_timeout_seconds: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.as_uri()}?{options}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=busy_timeout_seconds,
+    )
+
+
+def has_rollback_journal(path: Path) -> bool:
+    """Return whether the making of the store was interrupted, which only SQLite itself can put right."""
+    return Path(f"{path}-journal").exists()
+
+
+def has_write_ahead_log(path: Path) -> bool:
+    """Return whether the store is in use, or was when its last user was killed."""
+    return Path(f"{path}-wal").exists()
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Yield everything or nothing; no transaction stays open, whatever happens."""
+    _begin(connection)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    """Wait for the turn to write, for as long as the connection's timeout says.
+
+    SQLite's own waiting sleeps for ever longer, up to 100 ms; meanwhile another writer that never pauses has
+    its turn again and again.
+    """
+    (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    until = time.monotonic() + milliseconds / 1000
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+            else:
+                return
+            time.sleep(random.uniform(*_TURN_SECONDS))  # noqa: S311 - so that two do not ask in step
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+
+
+def guarded(work: Callable[[], T], *, path: Path) -> T:
+    """Do the work; SQLite's errors become one line for the reader, without the frames they came from.
+
+    Raises:
+        StoreError: SQLite refused.
+    """
+    try:
+        return work()
+    except sqlite3.Error as error:
+        failure = _store_error(error, path)
+    except OSError as error:
+        failure = StoreError(
+            f"the store {shown(path)} failed: {one_line(error.strerror or 'unknown reason')}"
+        )
+    except UnicodeError:
+        failure = StoreError(f"the store {shown(path)} cannot hold a name that is not valid Unicode")
+    raise failure
+
+
+def _store_error(error: sqlite3.Error, path: Path) -> StoreError:
+    name = getattr(error, "sqlite_errorname", None) or ""
+    advice = next((text for prefix, text in _ADVICE.items() if name.startswith(prefix)), "")
+    return StoreError(f"the store {shown(path)} failed: {one_line(str(error))}", advice=advice)
+
+
+def shown(path: Path) -> str:
+    """Return a path, fit for a message."""
+    return one_line(str(path), limit=1000)
+
+
+class RunLock:
+    """Advisory lock: an exclusive transaction on a database of its own, which dies with the process.
+
+    Args:
+        path: the store's path; the lock is a file beside it.
+        suffix: what its name ends with.
+        wait_seconds: how long to wait for it.
+    """
+
+    def __init__(self, path: Path, *, suffix: str = ".lock", wait_seconds: float = 0.0) -> None:
+        self.path: Path = Path(f"{path}{suffix}")
+        self._wait_seconds = wait_seconds
+        self._connection: sqlite3.Connection | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, in time or not at all.
+
+        Raises:
+            CheckpointError: another run holds it.
+            StoreError: its file cannot be used.
+        """
+        prepare_file(self.path)
+        self._connection = _connect(self.path, "mode=rw", busy_timeout_seconds=self._wait_seconds)
+        try:
+            self._connection.execute("PRAGMA journal_mode = MEMORY")  # no file beside the lock
+            self._connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY"):
+                raise
+        else:
+            return
+        self.release()
+        raise CheckpointError(
+            f"another run holds {shown(self.path)}",
+            advice="Wait for it to end, or stop its process; the lock goes with it, leave the file alone",
+        )
+
+    def is_held(self) -> bool:
+        """Return whether somebody holds the lock, without taking it."""
+        if not self.path.exists():
+            return False
+        try:
+            with closing(_connect(self.path, "mode=ro", busy_timeout_seconds=0)) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            if str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY"):
+                return True
+            raise
+        return False
+
+    def release(self) -> None:
+        """Let go; harmless when not held."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,188 @@
+"""Copying a store into another one: credentials with the times they were stored at, then compared.
+
+Runs and checkpoints stay behind: the next sync of the copy begins anew, and finds most credentials
+unchanged. Marks of removal stay behind as well; the next sync marks again. A copy is a run of its own, which
+is finished once both stores were compared, so an interrupted one is recognised and gone on with. Nothing here
+knows any store.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+
+import msgspec
+
+from flowmate_async.errors import ConfigurationError, StoreError
+from flowmate_async.redaction import Redacted
+from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite
+from flowmate_async.values.secrets import Secret
+
+SELECTION = "copy"
+"""How the selection of a run begins under which a copy is written; no sync resumes it."""
+
+_BATCH = 256
+
+
+class Copied(msgspec.Struct, frozen=True, kw_only=True):
+    """What a copy did.
+
+    Attributes:
+        users: users with credentials.
+        secrets: credentials, each read back from the copy and found the same.
+        changed: how many of them the other store did not have, or had otherwise.
+    """
+
+    users: int = 0
+    secrets: int = 0
+    changed: int = 0
+
+
+class _Held(Redacted, frozen=True):
+    """A credential, whose it is, and when it was stored."""
+
+    username: str
+    secret: Secret
+    stored_at: float
+
+
+async def copy_store(
+    source: Store,
+    target: Store,
+    *,
+    at: float,
+    source_url: str = "",
+    on_progress: Callable[[int], object] | None = None,
+) -> Copied:
+    """Copy every credential, and read each back. An interrupted copy is gone on with when it is repeated.
+
+    Args:
+        source: entered; nothing may be written to it meanwhile, so hold its run lock.
+        target: entered; what it has besides stays.
+        at: the time, in seconds since the Unix epoch.
+        source_url: tells this source from others; a copy of another one is not gone on with.
+        on_progress: called now and then with how many credentials were copied.
+
+    Raises:
+        StoreError: the source holds nothing, either store failed, or the copy is not the same.
+    """
+    origin = await source.origin()
+    if origin is None:
+        raise StoreError("there is nothing to copy: the store was never synced", advice="Name another store")
+    await target.bind(origin)
+    run = await unfinished_copy(target)
+    if run is None or run.selection != _selection(source_url):
+        run = await target.begin_run(at=at, selection=_selection(source_url))
+    users = secrets = changed = 0
+    async for batch in _batches(source):
+        changed += (await target.write(run, [_write_of(one) for one in batch])).changed
+        done = _done_of(batch, at)
+        await target.write(run, done)
+        users, secrets = users + len(done), secrets + len(batch)
+        if on_progress is not None:
+            on_progress(secrets)
+    await _compare(source, target)
+    await target.finish_run(run, at=at)
+    return Copied(users=users, secrets=secrets, changed=changed)
+
+
+async def unfinished_copy(store: Store) -> Run | None:
+    """Return the run of a copy that was interrupted, if nothing but that was written to the store since."""
+    run = await store.last_run()
+    is_copy = run is not None and run.selection.startswith(SELECTION)
+    return run if is_copy and run is not None and run.finished_at is None else None
+
+
+async def is_copy_of(store: Store, source_url: str, *, finished: bool) -> bool:
+    """Return whether the last that was written to the store is a copy of this source.
+
+    Args:
+        store: entered.
+        source_url: tells the source from others.
+        finished: whether a complete copy counts as well as an interrupted one.
+    """
+    run = await store.last_run()
+    if run is None or run.selection != _selection(source_url):
+        return False
+    return finished or run.finished_at is None
+
+
+def _selection(source_url: str) -> str:
+    return f"{SELECTION} {hashlib.sha256(source_url.encode()).hexdigest()[:16]}"
+
+
+async def is_empty(store: Store) -> bool:
+    """Return whether nothing is stored."""
+    async with aclosing(store.items()) as items:  # type: ignore[type-var] # a generator
+        async for _ in items:
+            return False
+    return True
+
+
+def require_target(*, empty: bool, backup: bool) -> None:
+    """Refuse to write into a store that holds something and of which there will be no backup.
+
+    Raises:
+        ConfigurationError: so it is.
+    """
+    if not empty and not backup:
+        raise ConfigurationError(
+            "the store to copy into holds credentials already",
+            advice="Name an empty store, or one for a backup of it with --backup",
+        )
+
+
+async def _batches(source: Store) -> AsyncIterator[list[_Held]]:
+    """Yield everything stored, some at a time, all of a user's in one batch."""
+    batch: list[_Held] = []
+    async with aclosing(source.items()) as items:  # type: ignore[type-var] # a generator
+        async for username, secret in source.secrets():
+            item = await anext(items)
+            if (item.username, item.secret_id) != (username, secret.id):
+                raise StoreError("the store was written to while it was copied", advice="Copy it again")
+            if len(batch) >= _BATCH and batch[-1].username != username:
+                yield batch
+                batch = []
+            batch.append(_Held(username, secret, item.stored_at))
+    if batch:
+        yield batch
+
+
+def _write_of(held: _Held) -> UserWrite:
+    checkpoint = Checkpoint(
+        username=held.username, status="synced", secrets=1, at=held.stored_at, listing_proven=False
+    )
+    return UserWrite(checkpoint=checkpoint, secrets=(held.secret,))
+
+
+def _done_of(batch: list[_Held], at: float) -> list[UserWrite]:
+    counts: dict[str, int] = {}
+    for held in batch:
+        counts[held.username] = counts.get(held.username, 0) + 1
+    return [
+        UserWrite(
+            checkpoint=Checkpoint(
+                username=username, status="synced", secrets=count, at=at, listing_proven=False
+            )
+        )
+        for username, count in counts.items()
+    ]
+
+
+async def _compare(source: Store, target: Store) -> None:
+    """Read both in order, side by side; the target may have more."""
+    async with aclosing(target.secrets()) as copies:  # type: ignore[type-var] # a generator
+        async for username, secret in source.secrets():
+            if not await _has(copies, username, secret):
+                raise StoreError(
+                    "the copy is not the same as the store",
+                    advice="Remove the copy and copy again; should it stay so, verify the store",
+                    username=username,
+                    secret_id=secret.id,
+                )
+
+
+async def _has(copies: AsyncIterator[tuple[str, Secret]], username: str, secret: Secret) -> bool:
+    async for owner, copy in copies:
+        if (owner, copy.id) >= (username, secret.id):
+            return owner == username and copy == secret
+    return False

@@ -1,0 +1,71 @@
+"""Storing what an export holds; what the store has already stays as it is, unless it is to be replaced."""
+
+import msgspec
+
+from flowmate_async.stores.base import Checkpoint, Store, UserWrite
+from flowmate_async.stores.transfer.exports import Exported
+
+SELECTION = "import"
+"""The selection of the run under which an import is written; no sync resumes it."""
+
+_BATCH = 64
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import did.
+
+    Attributes:
+        users: users with credentials in the export.
+        written: credentials that were written.
+        unchanged: credentials that the store had just so.
+        kept: credentials that the store had already, and that were not to be replaced.
+    """
+
+    users: int = 0
+    written: int = 0
+    unchanged: int = 0
+    kept: int = 0
+
+
+async def import_export(
+    exported: list[Exported], store: Store, *, origin: str, at: float, replace: bool = False
+) -> Imported:
+    """Store the credentials of an export.
+
+    Args:
+        exported: all of them.
+        store: entered; hold its run lock.
+        origin: the upstream that they are of.
+        at: the time, in seconds since the Unix epoch.
+        replace: replace what the store has already; FlowMate's own answers are newer than any export.
+
+    Raises:
+        StoreError: the store belongs to another upstream, or cannot be written.
+    """
+    await store.bind(origin)
+    held = set() if replace else {(item.username, item.secret_id) async for item in store.items()}
+    wanted = [one for one in exported if (one.username, one.secret.id) not in held]
+    by_user: dict[str, list[Exported]] = {}
+    for one in wanted:
+        by_user.setdefault(one.username, []).append(one)
+    run = await store.begin_run(at=at, selection=SELECTION)
+    writes = [_write_of(username, found, at) for username, found in by_user.items()]
+    changed = unchanged = 0
+    for first in range(0, len(writes), _BATCH):
+        written = await store.write(run, writes[first : first + _BATCH])
+        changed, unchanged = changed + written.changed, unchanged + written.unchanged
+    await store.finish_run(run, at=at)
+    return Imported(
+        users=len({one.username for one in exported}),
+        written=changed,
+        unchanged=unchanged,
+        kept=len(exported) - len(wanted),
+    )
+
+
+def _write_of(username: str, found: list[Exported], at: float) -> UserWrite:
+    secrets = tuple(one.secret for one in found)
+    checkpoint = Checkpoint(
+        username=username, status="synced", secrets=len(secrets), at=at, listing_proven=False
+    )
+    return UserWrite(checkpoint=checkpoint, secrets=secrets)

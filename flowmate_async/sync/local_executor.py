@@ -1,0 +1,129 @@
+"""The executor of one process: sweep, and write what came in one transaction a batch."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from functools import partial
+from typing import TypeVar
+
+from flowmate_async.clock import Clock
+from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite, is_proven
+from flowmate_async.stores.kept_tokens import require_keeper
+from flowmate_async.sync.outcomes import Outcome, UserFailed
+from flowmate_async.sync.plan import DeltaPolicy, Plan
+from flowmate_async.sync.read_ahead import Known, ReadAhead
+from flowmate_async.sync.reader import UserRead, UserReader
+from flowmate_async.sync.results import StoredBatch, ended, vouched_for
+from flowmate_async.sync.source import Usernames
+from flowmate_async.sync.sweep import SweepLimits, sweep_in_batches
+from flowmate_async.sync.usernames import storable
+
+T = TypeVar("T")
+
+_BATCHES_APART_SECONDS = 0.02
+"""A transaction costs as much as writing ten users; so many wait for company, and none for long."""
+
+
+class InProcess:
+    """Reads and stores users in this process, see :class:`~flowmate_async.sync.results.Executor`.
+
+    Args:
+        reader: reads what a plan wants of one user.
+        store: where the credentials go; entered and bound by the caller.
+        limits: how much is done at once.
+        clock: dates the checkpoints.
+        delta: what is fetched again; by default everything.
+
+    Raises:
+        ConfigurationError: the store cannot keep tokens, and is to.
+    """
+
+    def __init__(
+        self,
+        reader: UserReader,
+        store: Store,
+        *,
+        limits: SweepLimits,
+        clock: Clock,
+        delta: DeltaPolicy | None = None,
+    ) -> None:
+        self._reader = reader
+        self._store = store
+        self._limits = limits
+        self._clock = clock
+        self._delta = delta or DeltaPolicy(full=True)
+        if self._delta.keep_tokens:
+            require_keeper(store)
+
+    async def execute(
+        self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
+    ) -> AsyncGenerator[StoredBatch, None]:
+        """See :meth:`Executor.execute`."""
+        async with AsyncExitStack() as entered:
+            if self._delta.full and not self._delta.keep_tokens:
+                batches = self._swept(self._begin_full, usernames, stop)
+            else:
+                ahead = ReadAhead(usernames, self._store, tokens=self._delta.keep_tokens)
+                users = await entered.enter_async_context(ahead)
+                batches = self._swept(partial(self._begin, run), users, stop)
+            async for batch in await entered.enter_async_context(aclosing(batches)):
+                at = self._clock.wall()
+                written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
+                ends = tuple(ended(one, written.refused.get(storable(one.username))) for one in batch)
+                yield StoredBatch(ends=ends, changed=written.changed, unchanged=written.unchanged)
+
+    def _swept(
+        self,
+        begin: Callable[[T], Awaitable[UserRead]],
+        users: Iterable[T] | AsyncIterable[T],
+        stop: asyncio.Event | None,
+    ) -> AsyncGenerator[list[Outcome], None]:
+        return sweep_in_batches(
+            begin, users, limits=self._limits, stop=stop, apart_seconds=_BATCHES_APART_SECONDS
+        )
+
+    async def _begin_full(self, username: str) -> UserRead:
+        return await self._reader.begin(username, Plan(self._delta))
+
+    async def _begin(self, run: Run, user: Known) -> UserRead:
+        plan = await self._plan(run, user)
+        keep = self._delta.keep_tokens and storable(user.username) == user.username
+        return await self._reader.begin(user.username, plan, kept=user.token if keep else None, keep=keep)
+
+    async def _plan(self, run: Run, user: Known) -> Plan:
+        plan = Plan(self._delta, user.seen)
+        # Whom this very run has tried before it tries again because it failed.
+        if plan.knows_failures and await self._store.statuses(run, [storable(user.username)]):
+            plan.retry()
+        return plan
+
+
+async def synced_of(store: Store, run: Run, usernames: Sequence[str]) -> set[str]:
+    """Those of these users whom the run has synced already, as its store tells; each as :func:`storable`."""
+    statuses = await store.statuses(run, [storable(name) for name in usernames])
+    return {name for name, status in statuses.items() if status == "synced"}
+
+
+def _user_write(outcome: Outcome, at: float) -> UserWrite:
+    failed = isinstance(outcome, UserFailed)
+    checkpoint = Checkpoint(
+        username=storable(outcome.username),
+        status="failed" if failed else "synced",
+        secrets=vouched_for(outcome),
+        requests=outcome.requests,
+        seconds=outcome.seconds,
+        at=at,
+        error=outcome.error.kind if isinstance(outcome, UserFailed) else "",
+        message=str(outcome.error) if isinstance(outcome, UserFailed) else "",
+        listing_proven=not isinstance(outcome, UserFailed) and outcome.listing_proven,
+        seen=outcome.seen,
+    )
+    here = (*(secret.id for secret in outcome.secrets), *outcome.left)
+    listed = here if is_proven(checkpoint) else None
+    return UserWrite(
+        checkpoint=checkpoint,
+        secrets=outcome.secrets,
+        listed=listed,
+        token=outcome.token,
+        renamed=outcome.renamed,
+    )

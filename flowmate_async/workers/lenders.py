@@ -1,0 +1,207 @@
+"""What a parent lends to the processes of one machine: tokens of the rate, and slots for refreshes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from aiolimiter import AsyncLimiter
+
+from flowmate_async.clock import Clock
+from flowmate_async.events import Listener
+from flowmate_async.traffic.coordination import (
+    CoordinationStatistics,
+    RateBudget,
+    SharedCredentials,
+    TokenLease,
+)
+from flowmate_async.traffic.leased_bucket import LeaseTerms
+from flowmate_async.traffic.refresh_slots import RefreshSlots
+from flowmate_async.traffic.secret_turns import SecretTurns, Turn
+
+
+class RateLender:
+    """Lends tokens; a :class:`~flowmate_async.traffic.coordination.RateBudget` for its own process.
+
+    Args:
+        terms: the rate, and how it is lent.
+        clock: must be the machine's monotonic clock, which its processes share.
+    """
+
+    def __init__(self, terms: LeaseTerms, *, clock: Clock) -> None:
+        self._terms = terms
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._bucket = self._new_bucket()
+        self._resume_at = float("-inf")
+        self._paused = False
+
+    async def lease(self, most: int) -> TokenLease:
+        """See :meth:`RateBudget.lease`; those who ask are served first come, first served."""
+        tokens = min(most, self._terms.batch)
+        async with self._turn:
+            while True:
+                await self._pause_passed()
+                await self._bucket.acquire(tokens)
+                now = self._clock.monotonic()
+                if self._resume_at <= now:  # otherwise a pause came meanwhile, and they are let go
+                    return TokenLease(tokens, now + self._terms.life_seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Lend nothing for that many seconds, and begin with an empty bucket then."""
+        self._resume_at = max(self._resume_at, self._clock.monotonic() + seconds)
+        self._paused = True
+
+    async def _pause_passed(self) -> None:
+        while (seconds := self._resume_at - self._clock.monotonic()) > 0:
+            await self._clock.sleep(seconds)
+        if self._paused:
+            self._paused = False
+            self._bucket = self._new_bucket()
+            await self._bucket.acquire(self._bucket.max_rate)
+
+    def _new_bucket(self) -> AsyncLimiter:
+        return AsyncLimiter(self._terms.capacity, self._terms.capacity / self._terms.rate)
+
+
+class RefreshLoan:
+    """A secret's turn and a slot of its OAuth client, until it is returned."""
+
+    def __init__(self, slots: RefreshSlots, auth_client_id: str | None, turn: Turn) -> None:
+        self._slots = slots
+        self._auth_client_id = auth_client_id
+        self._turn = turn
+
+    def give_back(self) -> None:
+        """Return both; once."""
+        self._slots.leave(self._auth_client_id)
+        self._turn.release()
+
+
+class RefreshLender:
+    """Lends slots for refreshes.
+
+    A :class:`~flowmate_async.traffic.coordination.RefreshLender` for its own process.
+
+    Args:
+        limit: maximum number of refreshes of one OAuth client in all processes together.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._slots = RefreshSlots(limit)
+        self._turns = SecretTurns()
+
+    async def borrow(self, auth_client_id: str | None, secret_id: str) -> RefreshLoan:
+        """Wait for the secret's turn, then for a slot.
+
+        Args:
+            auth_client_id: the OAuth client; ``None`` when it is unknown, which counts for every client.
+            secret_id: the secret.
+        """
+        turn = await self._turns.take(secret_id)
+        try:
+            await self._slots.enter(auth_client_id)
+        except BaseException:
+            turn.release()
+            raise
+        return RefreshLoan(self._slots, auth_client_id, turn)
+
+    @asynccontextmanager
+    async def slot(self, auth_client_id: str | None, secret_id: str) -> AsyncIterator[None]:
+        """See :meth:`flowmate_async.traffic.coordination.RefreshLender.slot`."""
+        loan = await self.borrow(auth_client_id, secret_id)
+        try:
+            yield
+        finally:
+            loan.give_back()
+
+
+class Pauses:
+    """Spreads pauses: whoever meets one tells all the others."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[float], object]] = []
+
+    def join(self, listener: Callable[[float], object]) -> None:
+        """Tell this one, too, for how many seconds to wait."""
+        self._listeners.append(listener)
+
+    def leave(self, listener: Callable[[float], object]) -> None:
+        """Tell this one no more."""
+        self._listeners.remove(listener)
+
+    def spread(self, seconds: float, *, but: Callable[[float], object] | None = None) -> None:
+        """Tell everybody but the one it comes from."""
+        for listener in self._listeners:
+            if listener != but:
+                listener(seconds)
+
+
+class Lending(msgspec.Struct, frozen=True, kw_only=True):
+    """What a parent shares with its workers.
+
+    Attributes:
+        rate: lends tokens; ``None`` when there is no limit.
+        refreshes: lends slots for refreshes.
+        pauses: to and from everyone.
+        concurrency: maximum requests in flight of all workers together.
+    """
+
+    rate: RateLender | None
+    refreshes: RefreshLender
+    pauses: Pauses
+    concurrency: int
+
+
+class ParentCoordination:
+    """The :class:`~flowmate_async.traffic.coordination.Coordination` of the parent's own client.
+
+    Args:
+        lending: what it shares with its workers.
+    """
+
+    def __init__(self, lending: Lending) -> None:
+        self._lending = lending
+        self._pauses = lending.pauses
+        self._own: Callable[[float], object] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is open."""
+
+    def join(self, base_url: str) -> None:
+        """See :meth:`Coordination.join`; there is but one."""
+
+    def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - lent on its own terms
+        """See :meth:`Coordination.budget`."""
+        return self._lending.rate
+
+    def refreshes(self, limit: int) -> RefreshLender:  # noqa: ARG002 - lent within the parent's own limit
+        """See :meth:`LendsRefreshes.refreshes`."""
+        return self._lending.refreshes
+
+    def credentials(self) -> SharedCredentials | None:
+        """Nothing is shared: no user is read by two workers."""
+        return None
+
+    def pause(self, seconds: float) -> None:
+        """See :meth:`Coordination.pause`."""
+        self._pauses.spread(seconds, but=self._own)
+
+    def on_pause(self, listener: Callable[[float], object]) -> None:
+        """See :meth:`Coordination.on_pause`."""
+        self._own = listener
+        self._pauses.join(listener)
+
+    def on_event(self, listener: Listener) -> None:
+        """See :meth:`Coordination.on_event`; within one process there are none."""
+
+    def statistics(self) -> CoordinationStatistics | None:
+        """See :meth:`Coordination.statistics`; within one process nothing can fail on its own."""
+        return None

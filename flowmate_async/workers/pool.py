@@ -1,0 +1,307 @@
+"""The parent's side: an executor that has its users read and stored by worker processes.
+
+A worker that dies loses nothing: what it had acknowledged is in the store, and the rest of what it was handed
+goes to others. Which run that is, and when it ends early, is the engine's business.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from flowmate_async.contract.failures import LOCK_SECONDS
+from flowmate_async.errors import WorkerLostError
+from flowmate_async.stores.base import Run, Store
+from flowmate_async.sync.local_executor import synced_of
+from flowmate_async.sync.results import StoredBatch, UserEnd
+from flowmate_async.sync.source import Usernames
+from flowmate_async.sync.usernames import storable
+from flowmate_async.workers.allotments import Allotments
+from flowmate_async.workers.lenders import Lending, RateLender, RefreshLoan
+from flowmate_async.workers.messages import (
+    Allotted,
+    Begin,
+    Borrow,
+    Counted,
+    Done,
+    Failed,
+    Lent,
+    More,
+    Names,
+    Paused,
+    SlotLent,
+    SlotReturned,
+    SlotWanted,
+    Stop,
+    Stored,
+    ToParent,
+)
+from flowmate_async.workers.process import WorkerProcess
+from flowmate_async.workers.stats import Tally
+from flowmate_async.workers.work_queue import Handout
+
+_LOSSES = 3
+"""Workers that may die one after the other without a user's end in between."""
+
+
+class CrewPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a crew is made of.
+
+    Attributes:
+        command: a worker's program and its arguments; nothing secret among them.
+        settings: what that program sets itself up with; nothing secret in it.
+        count: how many workers.
+    """
+
+    command: Sequence[str]
+    settings: bytes
+    count: int
+
+
+class WorkerProcesses:
+    """Reads and stores users in other processes, see :class:`~flowmate_async.sync.results.Executor`.
+
+    Args:
+        plan: see :class:`CrewPlan`.
+        store: tells what a worker had acknowledged that died.
+        lending: what is shared with the workers.
+        tally: is told what the workers count.
+    """
+
+    def __init__(self, plan: CrewPlan, *, store: Store, lending: Lending, tally: Tally) -> None:
+        self._plan = plan
+        self._store = store
+        self._lending = lending
+        self._tally = tally
+
+    async def execute(
+        self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
+    ) -> AsyncGenerator[StoredBatch, None]:
+        """See :meth:`Executor.execute`.
+
+        Raises:
+            WorkerLostError: workers keep dying.
+            FlowMateError: a worker cannot go on.
+        """
+        crew = _Crew(self._plan, run, Handout(usernames), store=self._store, stop=stop, tally=self._tally)
+        async with aclosing(crew.batches(self._lending)) as batches:
+            async for batch in batches:
+                yield batch
+
+
+class _Crew:
+    """The workers of one execution, and the queue they fill; ``None`` in it is a post whose work is done."""
+
+    def __init__(
+        self,
+        plan: CrewPlan,
+        run: Run,
+        handout: Handout,
+        *,
+        store: Store,
+        stop: asyncio.Event | None,
+        tally: Tally,
+    ) -> None:
+        self._plan = plan
+        self._run = run
+        self._handout = handout
+        self._store = store
+        self._stop = stop or asyncio.Event()
+        self._tally = tally
+        self._workers: dict[int, WorkerProcess] = {}
+        self._arrived: asyncio.Queue[StoredBatch | Exception | None] = asyncio.Queue(2 * plan.count)
+        self._losses = 0
+
+    async def batches(self, lending: Lending) -> AsyncGenerator[StoredBatch, None]:
+        """What is durable, as it comes."""
+        loop = asyncio.get_running_loop()
+        allotments: Allotments[int] = Allotments(lending.concurrency, workers=self._plan.count)
+        posts = (self._post(number, lending, allotments) for number in range(self._plan.count))
+        tasks = [loop.create_task(post) for post in posts]
+        tasks.append(loop.create_task(self._stopping()))
+        working = self._plan.count
+        try:
+            while working:
+                arrived = await self._arrived.get()
+                if isinstance(arrived, Exception):
+                    raise arrived
+                if arrived is None:
+                    working -= 1
+                else:
+                    yield arrived
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _stopping(self) -> None:
+        await self._stop.wait()
+        self._handout.close()
+        for worker in self._workers.values():
+            worker.channel.send(Stop())
+
+    async def _post(self, number: int, lending: Lending, allotments: Allotments[int]) -> None:
+        """Serve one worker after the other, until one has done its work."""
+        try:
+            while not await self._filled(number, lending, allotments):
+                pass
+            allotments.leave(number)
+        except Exception as error:  # noqa: BLE001 - raised again where the batches are consumed
+            await self._arrived.put(error)
+        else:
+            await self._arrived.put(None)
+
+    async def _filled(self, number: int, lending: Lending, allotments: Allotments[int]) -> bool:
+        """Serve one worker for its whole life. Return whether its work was done when it ended."""
+        begin = Begin(self._run, self._plan.settings, allotments.join(number))
+        worker = await WorkerProcess.start(self._plan.command, begin)
+        post = _Post(worker, self._handout, lending)
+        done = False
+        self._workers[number] = worker
+        try:
+            if self._stop.is_set():
+                worker.channel.send(Stop())
+            done = await self._conversed(number, post, allotments)
+        finally:
+            del self._workers[number]
+            self._tally.ended(worker)
+            await post.dismiss(died=not done)
+        if not done:
+            await self._lost(worker)
+        return done
+
+    async def _conversed(self, number: int, post: "_Post", allotments: Allotments[int]) -> bool:
+        """Hear a worker out. Return whether its work was done when it fell silent."""
+        while (message := await post.worker.channel.receive()) is not None:
+            match message:
+                case Stored():
+                    self._losses = 0
+                    batch = message.restored()
+                    post.ended(batch)
+                    await self._arrived.put(batch)
+                case Counted(counts, standing, keeps_to):
+                    self._tally.note(post.worker, counts, standing)
+                    self._tell(
+                        allotments.note(
+                            number,
+                            keeps_to=keeps_to,
+                            in_flight=standing.in_flight,
+                            waiting=standing.waiting,
+                        )
+                    )
+                case Failed(error):
+                    raise error.restored()
+                case Done():
+                    return True
+                case _:
+                    post.heard(message)
+        return False
+
+    def _tell(self, changes: dict[int, int]) -> None:
+        """Tell workers what they may have in flight from now on; a replacement hears it at its start."""
+        for number, concurrency in changes.items():
+            if (worker := self._workers.get(number)) is not None:
+                worker.channel.send(Allotted(concurrency))
+
+    async def _lost(self, worker: WorkerProcess) -> None:
+        """What a worker had that died: done, as the store tells, or for others to do."""
+        self._losses += 1
+        if self._losses > _LOSSES:
+            raise WorkerLostError(
+                f"{self._losses} worker processes died one after the other without finishing a user",
+                advice="Look above for what they wrote, and whether the machine ran out of memory; "
+                "run again to resume",
+            )
+        names = list(worker.has.elements())
+        synced = await synced_of(self._store, self._run, names)
+        ended = [name for name in names if storable(name) in synced]
+        self._handout.ended(len(ended))
+        self._handout.give_back([name for name in names if storable(name) not in synced])
+        if ended:
+            await self._arrived.put(
+                StoredBatch(ends=tuple(UserEnd(username=name) for name in ended), counted=False)
+            )
+
+
+class _Post:
+    """What one worker is served with: usernames, tokens, slots for refreshes, pauses."""
+
+    def __init__(self, worker: WorkerProcess, handout: Handout, lending: Lending) -> None:
+        self.worker = worker
+        self._handout = handout
+        self._pauses = lending.pauses
+        self._refreshes = lending.refreshes
+        self._wanted: asyncio.Queue[int] = asyncio.Queue()
+        self._borrowed: asyncio.Queue[int] = asyncio.Queue()
+        self._loans: dict[int, RefreshLoan] = {}
+        self._borrowing: dict[int, asyncio.Task[None]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._tasks = [self._loop.create_task(self._hand_out())]
+        if lending.rate is not None:
+            self._tasks.append(self._loop.create_task(self._lend(lending.rate)))
+        self._pauses.join(self._tell_pause)
+
+    def heard(self, message: ToParent) -> None:
+        """Take note of what the worker asks for or says to everybody."""
+        match message:
+            case More(most):
+                self._wanted.put_nowait(most)
+            case Borrow(most):
+                self._borrowed.put_nowait(most)
+            case SlotWanted(number):
+                self._borrowing[number] = self._loop.create_task(self._lend_slot(message))
+            case SlotReturned(number):
+                self._take_back(number)
+            case Paused(seconds):
+                self._pauses.spread(seconds, but=self._tell_pause)
+
+    def ended(self, batch: StoredBatch) -> None:
+        """Take note of users that have ended."""
+        self.worker.has.subtract(end.username for end in batch.ends)
+        self._handout.ended(len(batch.ends))
+
+    async def dismiss(self, *, died: bool) -> None:
+        """Serve it no more, and end it.
+
+        Args:
+            died: it did not end by itself, so upstream may still be refreshing for it. The slots it had are
+                lent again when upstream's lock has expired.
+        """
+        self._pauses.leave(self._tell_pause)
+        tasks = [*self._tasks, *self._borrowing.values()]
+        for task in tasks:
+            task.cancel()
+        await self.worker.aclose()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for loan in self._loans.values():
+            self._loop.call_later(LOCK_SECONDS if died else 0.0, loan.give_back)
+        self._loans.clear()
+
+    async def _hand_out(self) -> None:
+        while True:
+            names = await self._handout.take(await self._wanted.get())
+            self.worker.has.update(names)
+            self.worker.channel.send(Names(tuple(names)))
+
+    async def _lend(self, lender: RateLender) -> None:
+        while True:
+            lease = await lender.lease(await self._borrowed.get())
+            self.worker.channel.send(Lent(lease.tokens, lease.valid_until))
+
+    async def _lend_slot(self, wanted: SlotWanted) -> None:
+        try:
+            loan = await self._refreshes.borrow(wanted.auth_client_id, wanted.secret_id)
+        finally:
+            self._borrowing.pop(wanted.number, None)
+        self._loans[wanted.number] = loan
+        self.worker.channel.send(SlotLent(wanted.number))
+
+    def _take_back(self, number: int) -> None:
+        if (borrowing := self._borrowing.pop(number, None)) is not None:
+            borrowing.cancel()
+        elif (loan := self._loans.pop(number, None)) is not None:
+            loan.give_back()
+
+    def _tell_pause(self, seconds: float) -> None:
+        self.worker.channel.send(Paused(seconds))
