@@ -8,6 +8,7 @@ FlowMate's contract.
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
 from urllib.parse import urlsplit
 
@@ -107,6 +108,11 @@ def one_line(text: str, *, limit: int = 200) -> str:
     """Return the text without control characters or line breaks, :func:`escaped`, shortened to ``limit``."""
     text = escaped(_CONTROL.sub(" ", text[: 4 * limit])).strip()
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def shown_path(path: Path) -> str:
+    """Return a path, fit for a message."""
+    return one_line(str(path), limit=1000)
 
 
 def safe_text(text: str, *, limit: int = 200) -> str:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from flowmate_async.cli.exits import Exit, complain, put, put_json, say
 from flowmate_async.cli.options import StoreAlone
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.redaction import one_line
+from flowmate_async.redaction import one_line, shown_path
 from flowmate_async.stores import Store, StoreKey, load_key, needs_key, open_store, read_key_file
 from flowmate_async.stores.sealed.rekeying import Rekeyable
 from flowmate_async.stores.transfer.copying import Copied, copy_store, is_copy_of, is_empty, require_target
@@ -87,9 +87,7 @@ async def upgrade(
                 say(f"Backed up {saved.secrets:,} credentials to {one_line(backup)}")
             done = await opened.upgrade()
     if done.backup is not None:
-        say(
-            f"The store as it was is in {one_line(str(done.backup), limit=1000)}; remove it once all is well."
-        )
+        say(f"The store as it was is in {shown_path(done.backup)}; remove it once all is well.")
     if done.before == done.after:
         put(f"The store has format {done.after} already.")
     else:

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.redaction import Redacted, one_line
+from flowmate_async.redaction import Redacted, shown_path
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 # Deliberately wide: a password may hold slashes and question marks that were not escaped.
@@ -113,6 +113,6 @@ def absolute(path: Path) -> Path:
     except FileNotFoundError:
         pass
     raise ConfigurationError(
-        f"the path {one_line(str(path), limit=1000)} is relative, and the working directory is gone",
+        f"the path {shown_path(path)} is relative, and the working directory is gone",
         advice="Change to a directory that exists, or name an absolute path",
     )

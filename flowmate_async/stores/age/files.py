@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flowmate_async.errors import ConfigurationError, StoreError
-from flowmate_async.redaction import Redacted
+from flowmate_async.redaction import Redacted, shown_path
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.sqlite.files import shown
 from flowmate_async.system.private_files import replaced_atomically
 
 _PIECES_AHEAD = 8
@@ -172,9 +171,10 @@ class _Enough(Exception):  # noqa: N818 - no error: nobody reads any further
 def _unreadable(path: Path, failure: str | None) -> StoreError:
     if failure is not None and "No matching keys" in failure:
         return WrongKeyError(
-            f"the store {shown(path)} is encrypted for another key", advice="Give the key it was made with"
+            f"the store {shown_path(path)} is encrypted for another key",
+            advice="Give the key it was made with",
         )
     return StoreError(
-        f"the file {shown(path)} does not decrypt: it was damaged, cut short or tampered with",
+        f"the file {shown_path(path)} does not decrypt: it was damaged, cut short or tampered with",
         advice="Restore a backup, or remove the store and sync again",
     )

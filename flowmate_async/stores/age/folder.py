@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError, StoreError
+from flowmate_async.redaction import shown_path
 from flowmate_async.stores.age.files import Identity, WrongKeyError, identity_of, read_lines, write_lines
 from flowmate_async.stores.age.index import Index
 from flowmate_async.stores.age.lines import (
@@ -29,9 +30,9 @@ from flowmate_async.stores.age.lines import (
     fingerprints_of,
 )
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.run_lock import RunLock
 from flowmate_async.stores.sealed.meta import new_meta
 from flowmate_async.stores.sealed.sealing import key_check
-from flowmate_async.stores.sqlite.files import RunLock, shown
 from flowmate_async.system.private_files import require_private
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class AgeFolder:
         """
         if not self.path.exists():
             if not create:
-                raise StoreError(f"there is no store {shown(self.path)}", advice="Check the store's URL")
+                raise StoreError(f"there is no store {shown_path(self.path)}", advice="Check the store's URL")
             with self._writing():
                 if not self.path.exists():
                     self._make()
@@ -94,7 +95,9 @@ class AgeFolder:
             with suppress(FileNotFoundError):  # compacted away by another process: look again
                 self._take_in()
                 return
-        raise StoreError(f"the store {shown(self.path)} is being rewritten all the time", advice="Try again")
+        raise StoreError(
+            f"the store {shown_path(self.path)} is being rewritten all the time", advice="Try again"
+        )
 
     def commit(self, plan: Plan[T], *, compact: bool = False) -> T:
         """Write the lines of a plan as one segment; the plan sees everything that was written before.
@@ -129,7 +132,9 @@ class AgeFolder:
                         if entry.file == 0:
                             break
                 return found
-        raise StoreError(f"the store {shown(self.path)} is being rewritten all the time", advice="Try again")
+        raise StoreError(
+            f"the store {shown_path(self.path)} is being rewritten all the time", advice="Try again"
+        )
 
     def newest(self, places: Collection[Place]) -> dict[Place, SecretLine]:
         """Return the lines of those of these credentials that are stored; call it within a plan."""
@@ -156,7 +161,7 @@ class AgeFolder:
                 lines.close()
         else:
             raise StoreError(
-                f"the store {shown(self.path)} is being rewritten all the time", advice="Try again"
+                f"the store {shown_path(self.path)} is being rewritten all the time", advice="Try again"
             )
         if first is not None:
             yield first
@@ -192,11 +197,13 @@ class AgeFolder:
     def _check(self, store: StoreLine) -> None:
         if store.format > FORMAT:
             raise StoreError(
-                f"the store {shown(self.path)} has format {store.format}, this version knows {FORMAT}",
+                f"the store {shown_path(self.path)} has format {store.format}, this version knows {FORMAT}",
                 advice="Upgrade flowmate-async",
             )
         if not hmac.compare_digest(store.key_check, key_check(self.key, store_id=store.store_id).hex()):
-            raise StoreError(f"the store {shown(self.path)} was tampered with", advice="Restore a backup")
+            raise StoreError(
+                f"the store {shown_path(self.path)} was tampered with", advice="Restore a backup"
+            )
 
     def _take_in(self) -> None:
         signature = self._signature()
@@ -298,7 +305,7 @@ class AgeFolder:
         try:
             lock.acquire()
         except CheckpointError:
-            reason = f"the store {shown(self.path)} has been written by another process for a minute"
+            reason = f"the store {shown_path(self.path)} has been written by another process for a minute"
         else:
             reason = ""
         if reason:

@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 from msgspec.structs import replace
 
 from flowmate_async.errors import ConfigurationError, StoreError
+from flowmate_async.redaction import shown_path
 from flowmate_async.stores.age.files import driver
 from flowmate_async.stores.age.folder import AgeFolder, Plan
 from flowmate_async.stores.age.index import (
@@ -42,10 +43,10 @@ from flowmate_async.stores.base import (
     Written,
 )
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.run_lock import RunLock
 from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
 from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.rekeying import Progress, Rekeyed
-from flowmate_async.stores.sqlite.files import RunLock, shown
 from flowmate_async.stores.url import StoreUrl
 from flowmate_async.system.finishing import uninterrupted
 from flowmate_async.system.serial_thread import OneAtATime
@@ -91,7 +92,7 @@ class AgeStore:
 
     async def bind(self, origin: str) -> None:
         bound = await self._commit(partial(_plan_bind, origin=origin))
-        require_origin(bound, origin, where=shown(self.path))
+        require_origin(bound, origin, where=shown_path(self.path))
 
     async def origin(self) -> str | None:
         return await self._look(lambda index: index.store.origin)
@@ -216,7 +217,7 @@ class AgeStore:
     def _bound(self, index: Index) -> Fingerprints:
         store = index.store
         if store.origin is None:
-            raise not_bound(shown(self.path))
+            raise not_bound(shown_path(self.path))
         return fingerprints_of(store, self._opened().key)
 
     async def _commit(self, plan: Plan[T], *, compact: bool = False) -> T:
@@ -233,7 +234,7 @@ class AgeStore:
 
     def _opened(self) -> AgeFolder:
         if self._folder is None:
-            raise not_open(shown(self.path))
+            raise not_open(shown_path(self.path))
         return self._folder
 
     def _close(self) -> None:
@@ -241,7 +242,7 @@ class AgeStore:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._turn is None:
-            raise not_open(shown(self.path))
+            raise not_open(shown_path(self.path))
         return await self._turn.run(work)
 
 

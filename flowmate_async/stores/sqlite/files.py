@@ -13,10 +13,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from flowmate_async.errors import CheckpointError, ConfigurationError, StoreError
-from flowmate_async.redaction import one_line
+from flowmate_async.errors import ConfigurationError, StoreError
+from flowmate_async.redaction import one_line, shown_path
+from flowmate_async.stores.database_file import open_file
 from flowmate_async.stores.url import StoreUrl
-from flowmate_async.system.private_files import create_private, require_private
 
 T = TypeVar("T")
 
@@ -52,17 +52,6 @@ def path_of_url(url: str | StoreUrl) -> Path:
     return path
 
 
-def prepare_file(path: Path) -> None:
-    """Make the empty private file, or check the one that is there.
-
-    Raises:
-        StoreError: it cannot be made, is readable by others, or is not a regular file.
-    """
-    if not os.path.lexists(path):
-        create_private(path, error=StoreError)
-    require_private(path, what="the store", follow_symlinks=False, error=StoreError)
-
-
 def require_writable(path: Path) -> None:
     """Refuse to make a store where SQLite could not write it.
 
@@ -70,7 +59,7 @@ def require_writable(path: Path) -> None:
         StoreError: its folder cannot be written.
     """
     if path.parent.is_dir() and not _may(path.parent, os.W_OK | os.X_OK):
-        raise StoreError(f"the store {shown(path)} cannot be written", advice=_ADVICE["SQLITE_READONLY"])
+        raise StoreError(f"the store {shown_path(path)} cannot be written", advice=_ADVICE["SQLITE_READONLY"])
 
 
 def is_writable(path: Path) -> bool:
@@ -94,8 +83,8 @@ def connect(path: Path, *, busy_timeout_seconds: float, writable: bool = True) -
     if not writable:
         # Without a log nothing is in use, and SQLite would need to write beside it to read it otherwise.
         options = "mode=ro" if has_write_ahead_log(path) else "mode=ro&immutable=1"
-        return _connect(path, options, busy_timeout_seconds=busy_timeout_seconds)
-    connection = _connect(path, "mode=rw", busy_timeout_seconds=busy_timeout_seconds)
+        return open_file(path, options, busy_timeout_seconds=busy_timeout_seconds)
+    connection = open_file(path, "mode=rw", busy_timeout_seconds=busy_timeout_seconds)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
     return connection
@@ -103,18 +92,8 @@ def connect(path: Path, *, busy_timeout_seconds: float, writable: bool = True) -
 
 def inspect(path: Path, check: Callable[[sqlite3.Connection], T]) -> T:
     """Look inside without touching anything: no lock, no recovery, no ``-wal`` or ``-shm`` left behind."""
-    with closing(_connect(path, "mode=ro&immutable=1", busy_timeout_seconds=0)) as connection:
+    with closing(open_file(path, "mode=ro&immutable=1", busy_timeout_seconds=0)) as connection:
         return check(connection)
-
-
-def _connect(path: Path, options: str, *, busy_timeout_seconds: float) -> sqlite3.Connection:
-    return sqlite3.connect(
-        f"{path.as_uri()}?{options}",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=busy_timeout_seconds,
-    )
 
 
 def has_rollback_journal(path: Path) -> bool:
@@ -175,76 +154,14 @@ def guarded(work: Callable[[], T], *, path: Path) -> T:
         failure = _store_error(error, path)
     except OSError as error:
         failure = StoreError(
-            f"the store {shown(path)} failed: {one_line(error.strerror or 'unknown reason')}"
+            f"the store {shown_path(path)} failed: {one_line(error.strerror or 'unknown reason')}"
         )
     except UnicodeError:
-        failure = StoreError(f"the store {shown(path)} cannot hold a name that is not valid Unicode")
+        failure = StoreError(f"the store {shown_path(path)} cannot hold a name that is not valid Unicode")
     raise failure
 
 
 def _store_error(error: sqlite3.Error, path: Path) -> StoreError:
     name = getattr(error, "sqlite_errorname", None) or ""
     advice = next((text for prefix, text in _ADVICE.items() if name.startswith(prefix)), "")
-    return StoreError(f"the store {shown(path)} failed: {one_line(str(error))}", advice=advice)
-
-
-def shown(path: Path) -> str:
-    """Return a path, fit for a message."""
-    return one_line(str(path), limit=1000)
-
-
-class RunLock:
-    """Advisory lock: an exclusive transaction on a database of its own, which dies with the process.
-
-    Args:
-        path: the store's path; the lock is a file beside it.
-        suffix: what its name ends with.
-        wait_seconds: how long to wait for it.
-    """
-
-    def __init__(self, path: Path, *, suffix: str = ".lock", wait_seconds: float = 0.0) -> None:
-        self.path: Path = Path(f"{path}{suffix}")
-        self._wait_seconds = wait_seconds
-        self._connection: sqlite3.Connection | None = None
-
-    def acquire(self) -> None:
-        """Take the lock, in time or not at all.
-
-        Raises:
-            CheckpointError: another run holds it.
-            StoreError: its file cannot be used.
-        """
-        prepare_file(self.path)
-        self._connection = _connect(self.path, "mode=rw", busy_timeout_seconds=self._wait_seconds)
-        try:
-            self._connection.execute("PRAGMA journal_mode = MEMORY")  # no file beside the lock
-            self._connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY"):
-                raise
-        else:
-            return
-        self.release()
-        raise CheckpointError(
-            f"another run holds {shown(self.path)}",
-            advice="Wait for it to end, or stop its process; the lock goes with it, leave the file alone",
-        )
-
-    def is_held(self) -> bool:
-        """Return whether somebody holds the lock, without taking it."""
-        if not self.path.exists():
-            return False
-        try:
-            with closing(_connect(self.path, "mode=ro", busy_timeout_seconds=0)) as connection:
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError as error:
-            if str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY"):
-                return True
-            raise
-        return False
-
-    def release(self) -> None:
-        """Let go; harmless when not held."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    return StoreError(f"the store {shown_path(path)} failed: {one_line(str(error))}", advice=advice)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flowmate_async.errors import StoreError
+from flowmate_async.redaction import shown_path
+from flowmate_async.stores.database_file import prepare_file
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.sealed.meta import Meta, new_meta, pick_key
 from flowmate_async.stores.sqlite.files import (
@@ -19,9 +21,7 @@ from flowmate_async.stores.sqlite.files import (
     has_write_ahead_log,
     inspect,
     is_writable,
-    prepare_file,
     require_writable,
-    shown,
     transaction,
 )
 from flowmate_async.system.private_files import require_private
@@ -162,7 +162,7 @@ def open_database(
     if path.stat().st_size and not has_rollback_journal(path):
         _look(path, keys)
     elif not (create and writable) and not path.stat().st_size:
-        raise StoreError(f"there is no store {shown(path)}", advice="Check the store's URL")
+        raise StoreError(f"there is no store {shown_path(path)}", advice="Check the store's URL")
     connection = connect(path, busy_timeout_seconds=busy_timeout_seconds, writable=writable)
     try:
         return _opened(connection, keys, path)
@@ -204,7 +204,7 @@ def _check(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path)
     if _is_blank(connection):
         return
     _check_format(connection, path)
-    pick_key(_meta(connection, ""), keys, where=shown(path))
+    pick_key(_meta(connection, ""), keys, where=shown_path(path))
 
 
 def _is_blank(connection: sqlite3.Connection) -> bool:
@@ -214,16 +214,16 @@ def _is_blank(connection: sqlite3.Connection) -> bool:
 
 def _check_format(connection: sqlite3.Connection, path: Path) -> None:
     if _pragma(connection, "application_id") != APPLICATION_ID:
-        raise StoreError(f"{shown(path)} is a database of another program", advice="Name another file")
+        raise StoreError(f"{shown_path(path)} is a database of another program", advice="Name another file")
     found = format_of(connection)
     if found > FORMAT:
         raise StoreError(
-            f"the store {shown(path)} has format {found}, and this version knows formats up to {FORMAT}",
+            f"the store {shown_path(path)} has format {found}, and this version knows formats up to {FORMAT}",
             advice="Upgrade flowmate-async",
         )
     if found not in (*MIGRATIONS, FORMAT):
         raise StoreError(
-            f"the store {shown(path)} has format {found}, which this version no longer reads",
+            f"the store {shown_path(path)} has format {found}, which this version no longer reads",
             advice="Open it once with an older flowmate-async, or sync into a new store",
         )
 

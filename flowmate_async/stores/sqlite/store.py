@@ -20,6 +20,7 @@ from typing import Self, TypeVar
 from msgspec.structs import replace
 
 from flowmate_async.errors import StoreError
+from flowmate_async.redaction import shown_path
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -33,13 +34,14 @@ from flowmate_async.stores.base import (
     Written,
 )
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.stores.run_lock import RunLock
 from flowmate_async.stores.sealed.manifests import StoredRow
 from flowmate_async.stores.sealed.meta import Access, not_open, pick_key, rekeying_meta, require_origin
 from flowmate_async.stores.sealed.paging import PAGE, by_place, opened, verified
 from flowmate_async.stores.sealed.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
 from flowmate_async.stores.sealed.tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.sqlite import rows, tokens
-from flowmate_async.stores.sqlite.files import RunLock, guarded, shown, transaction
+from flowmate_async.stores.sqlite.files import guarded, transaction
 from flowmate_async.stores.sqlite.schema import FORMAT, open_database, read_meta, write_meta
 from flowmate_async.stores.sqlite.upgrade import upgrade
 from flowmate_async.stores.upgrading import Upgraded, require_format
@@ -79,7 +81,7 @@ class SqliteStore:
     ) -> None:
         self.path: Path = absolute(path)
         self._create = create
-        self._access = Access(key, other_key, where=shown(self.path))
+        self._access = Access(key, other_key, where=shown_path(self.path))
         self._busy_timeout_seconds = busy_timeout_seconds
         self._turn: OneAtATime | None = None
         self._connection: sqlite3.Connection | None = None
@@ -226,7 +228,7 @@ class SqliteStore:
         return rows.write(connection, self._access.sealing(), run, batch)
 
     def _begin_rekey(self, connection: sqlite3.Connection, key: StoreKey) -> None:
-        where = shown(self.path)
+        where = shown_path(self.path)
         with transaction(connection):
             meta = read_meta(connection)
             old = pick_key(meta, (*self._access.keys, key), where=where)
@@ -244,14 +246,14 @@ class SqliteStore:
         busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise StoreError(
-                f"the store {shown(self.path)} has its new key, but what the old one sealed is still on the "
-                "disk: another program is reading the store",
+                f"the store {shown_path(self.path)} has its new key, but what the old one sealed is still on "
+                "the disk: another program is reading the store",
                 advice="End that program, then run the same command again",
             )
 
     def _open(self) -> None:
         if not self._create and not self.path.exists():
-            raise StoreError(f"there is no store {shown(self.path)}", advice="Check the store's URL")
+            raise StoreError(f"there is no store {shown_path(self.path)}", advice="Check the store's URL")
         self._connection, meta, self._format = open_database(
             self.path,
             self._access.keys,
@@ -270,12 +272,12 @@ class SqliteStore:
         with transaction(connection):
             connection.execute("UPDATE meta SET origin = ? WHERE origin IS NULL", (origin,))
             meta = read_meta(connection)
-        require_origin(meta.origin, origin, where=shown(self.path))
+        require_origin(meta.origin, origin, where=shown_path(self.path))
         self._access.use(meta)
 
     async def _changing(self, work: Callable[..., T], *args: object) -> T:
         """Do work that changes the store."""
-        require_format(self._format, FORMAT, where=shown(self.path), url=f"sqlite:///{self.path}")
+        require_format(self._format, FORMAT, where=shown_path(self.path), url=f"sqlite:///{self.path}")
         return await self._on_connection(work, *args)
 
     async def _on_connection(self, work: Callable[..., T], *args: object) -> T:
@@ -283,12 +285,12 @@ class SqliteStore:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise not_open(shown(self.path))
+            raise not_open(shown_path(self.path))
         return self._connection
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._turn is None:
-            raise not_open(shown(self.path))
+            raise not_open(shown_path(self.path))
         return await self._turn.run(partial(guarded, work, path=self.path))
 
     async def _close_shielded(self) -> None:

@@ -8,11 +8,12 @@ from itertools import groupby
 from pathlib import Path
 
 from flowmate_async.errors import StoreError
+from flowmate_async.redaction import shown_path
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.sealed.manifests import Manifest, ManifestRow, digest_of, manifest_row
 from flowmate_async.stores.sealed.meta import pick_key, sealing_of, upgraded_meta
 from flowmate_async.stores.sqlite import manifests as sqlite_manifests
-from flowmate_async.stores.sqlite.files import connect, shown, transaction
+from flowmate_async.stores.sqlite.files import connect, transaction
 from flowmate_async.stores.sqlite.schema import (
     FORMAT,
     MIGRATIONS,
@@ -55,7 +56,7 @@ def _backed_up(connection: sqlite3.Connection, path: Path, found: int) -> Path:
     backup = Path(f"{path}.format-{found}")
     if not create_private(backup, error=StoreError):
         raise StoreError(
-            f"the backup {shown(backup)} exists already",
+            f"the backup {shown_path(backup)} exists already",
             advice="Move it away, or remove it if it is not needed",
         )
     try:
@@ -79,7 +80,7 @@ def _sync(path: Path) -> None:
 def _authenticate(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path) -> None:
     """Take what is stored for what was written last: until now nobody could tell."""
     meta = read_meta(connection)
-    key = pick_key(meta, keys, where=shown(path))
+    key = pick_key(meta, keys, where=shown_path(path))
     write_meta(connection, upgraded_meta(meta, key, checked=checked_of(FORMAT)))
     sealing = sealing_of(meta, key)
     if sealing is None:
