@@ -9,7 +9,7 @@ from flowmate_async.stores.base import Store
 from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.plan import DeltaPolicy, Plan
-from flowmate_async.sync.read_ahead import Known, ReadAhead
+from flowmate_async.sync.read_ahead import Known, read_ahead
 from flowmate_async.sync.reader import UserRead, UserReader
 from flowmate_async.sync.report import LeftOut
 from flowmate_async.sync.source import Usernames
@@ -65,7 +65,7 @@ class DryRun:
     async def plan(self, usernames: Usernames, *, left_out: tuple[LeftOut, ...] = ()) -> SyncPlan:
         """The plan for these users."""
         async with AsyncExitStack() as entered:
-            ahead = ReadAhead(usernames, self._store, tokens=self._delta.keep_tokens)
+            ahead = read_ahead(usernames, self._store, tokens=self._delta.keep_tokens)
             users = await entered.enter_async_context(ahead)
             batches = sweep_in_batches(self._look, users, limits=self._limits)
             async for batch in await entered.enter_async_context(aclosing(batches)):

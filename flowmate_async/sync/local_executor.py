@@ -7,11 +7,11 @@ from functools import partial
 from typing import TypeVar
 
 from flowmate_async.clock import Clock
-from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite, is_proven
+from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite
 from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.plan import DeltaPolicy, Plan
-from flowmate_async.sync.read_ahead import Known, ReadAhead
+from flowmate_async.sync.read_ahead import Known, read_ahead
 from flowmate_async.sync.reader import UserRead, UserReader
 from flowmate_async.sync.results import StoredBatch, ended, vouched_for
 from flowmate_async.sync.source import Usernames
@@ -63,7 +63,7 @@ class InProcess:
             if self._delta.full and not self._delta.keep_tokens:
                 batches = self._swept(self._begin_full, usernames, stop)
             else:
-                ahead = ReadAhead(usernames, self._store, tokens=self._delta.keep_tokens)
+                ahead = read_ahead(usernames, self._store, tokens=self._delta.keep_tokens)
                 users = await entered.enter_async_context(ahead)
                 batches = self._swept(partial(self._begin, run), users, stop)
             async for batch in await entered.enter_async_context(aclosing(batches)):
@@ -86,16 +86,13 @@ class InProcess:
         return await self._reader.begin(username, Plan(self._delta))
 
     async def _begin(self, run: Run, user: Known) -> UserRead:
-        plan = await self._plan(run, user)
-        keep = self._delta.keep_tokens and storable(user.username) == user.username
-        return await self._reader.begin(user.username, plan, kept=user.token if keep else None, keep=keep)
-
-    async def _plan(self, run: Run, user: Known) -> Plan:
+        username = storable(user.username)
         plan = Plan(self._delta, user.seen)
         # Whom this very run has tried before it tries again because it failed.
-        if plan.knows_failures and await self._store.statuses(run, [storable(user.username)]):
+        if plan.knows_failures and await self._store.statuses(run, [username]):
             plan.retry()
-        return plan
+        keep = self._delta.keep_tokens and username == user.username
+        return await self._reader.begin(user.username, plan, kept=user.token if keep else None, keep=keep)
 
 
 async def synced_of(store: Store, run: Run, usernames: Sequence[str]) -> set[str]:
@@ -105,25 +102,24 @@ async def synced_of(store: Store, run: Run, usernames: Sequence[str]) -> set[str
 
 
 def _user_write(outcome: Outcome, at: float) -> UserWrite:
-    failed = isinstance(outcome, UserFailed)
+    error = outcome.error if isinstance(outcome, UserFailed) else None
+    proven = not isinstance(outcome, UserFailed) and outcome.listing_proven
     checkpoint = Checkpoint(
         username=storable(outcome.username),
-        status="failed" if failed else "synced",
+        status="synced" if error is None else "failed",
         secrets=vouched_for(outcome),
         requests=outcome.requests,
         seconds=outcome.seconds,
         at=at,
-        error=outcome.error.kind if isinstance(outcome, UserFailed) else "",
-        message=str(outcome.error) if isinstance(outcome, UserFailed) else "",
-        listing_proven=not isinstance(outcome, UserFailed) and outcome.listing_proven,
+        error="" if error is None else error.kind,
+        message="" if error is None else str(error),
+        listing_proven=proven,
         seen=outcome.seen,
     )
-    here = (*(secret.id for secret in outcome.secrets), *outcome.left)
-    listed = here if is_proven(checkpoint) else None
     return UserWrite(
         checkpoint=checkpoint,
         secrets=outcome.secrets,
-        listed=listed,
+        listed=(*[secret.id for secret in outcome.secrets], *outcome.left) if proven else None,
         token=outcome.token,
         renamed=outcome.renamed,
     )

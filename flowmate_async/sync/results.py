@@ -86,11 +86,12 @@ def ended(outcome: Outcome, refused: FlowMateError | None = None) -> UserEnd:
         requests=outcome.requests,
         seconds=outcome.seconds,
         error=refused or (outcome.error if isinstance(outcome, UserFailed) else None),
-        left=dict(Counter(outcome.left.values())),
+        left=dict(Counter(outcome.left.values())) if outcome.left else {},
         proves_raw_read=any(proves_raw_read(secret) for secret in outcome.secrets),
     )
 
 
 def vouched_for(outcome: Outcome) -> int:
     """Return how many credentials are stored as upstream has them: fetched, unchanged or merely renamed."""
-    return len(outcome.secrets) + sum(why in ("unchanged", "renamed") for why in outcome.left.values())
+    stored = sum(why in ("unchanged", "renamed") for why in outcome.left.values()) if outcome.left else 0
+    return len(outcome.secrets) + stored

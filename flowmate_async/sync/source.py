@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from flowmate_async.errors import ConfigurationError
@@ -20,13 +20,32 @@ class NoUser:
 NO_USER = NoUser()
 
 
+class InBatches(AsyncIterable[T]):
+    """Users that arrive many at a time: a :class:`UserSource` takes a whole batch with one wake-up.
+
+    Args:
+        batches: the users; whoever made it closes it.
+        ahead: the next batch is read as soon as fewer users than this wait.
+    """
+
+    def __init__(self, batches: AsyncIterator[Sequence[T]], *, ahead: int) -> None:
+        self.batches: AsyncIterator[Sequence[T]] = batches
+        self.ahead: int = ahead
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        async for batch in self.batches:
+            for user in batch:
+                yield user
+
+
 class UserSource(Generic[T]):
-    """The users of any iterable. An async iterable is read by a task, no further ahead than it is asked for.
+    """The users of any iterable. An async iterable is read by a task, no further ahead than ``ahead``.
 
     Args:
         users: the users.
         stop: when set, no further user is handed out.
         on_news: called when :meth:`take` may have something to return, or has nothing more.
+        ahead: how many users of an async iterable may wait.
 
     Attributes:
         exhausted: whether there are no more users.
@@ -36,12 +55,14 @@ class UserSource(Generic[T]):
         self,
         users: Iterable[T] | AsyncIterable[T],
         *,
-        stop: asyncio.Event | None,
+        stop: asyncio.Event | None = None,
         on_news: Callable[[], object],
+        ahead: int = 1,
     ) -> None:
         self.exhausted: bool = False
         self._stop = stop
         self._on_news = on_news
+        self._ahead = users.ahead if isinstance(users, InBatches) else ahead
         self._users: Iterator[T] | None = None
         self._arrived: deque[T] = deque()
         self._taken = asyncio.Event()
@@ -68,12 +89,33 @@ class UserSource(Generic[T]):
             self.exhausted = isinstance(user, NoUser)
             return user
         if self._arrived:
-            self._taken.set()
+            if len(self._arrived) <= self._ahead:
+                self._taken.set()
             return self._arrived.popleft()
         if self._error is not None:
             raise self._error
         self.exhausted = self._task is None
         return NO_USER
+
+    def take_many(self, most: int) -> list[T]:
+        """Return up to ``most`` users that are there now.
+
+        Raises:
+            Exception: what the iterable raised, once the users before it were returned.
+        """
+        taken: list[T] = []
+        while len(taken) < most:
+            try:
+                user = self.take()
+            except Exception as error:
+                if not taken:
+                    raise
+                self._users, self._error = None, error
+                break
+            if isinstance(user, NoUser):
+                break
+            taken.append(user)
+        return taken
 
     async def aclose(self) -> None:
         """Stop reading the iterable."""
@@ -85,11 +127,12 @@ class UserSource(Generic[T]):
     async def _pull(self, users: AsyncIterable[T]) -> None:
         set_background()
         try:
-            async for user in users:
-                self._arrived.append(user)
-                self._on_news()
-                self._taken.clear()
-                await self._taken.wait()
+            if isinstance(users, InBatches):
+                async for batch in users.batches:
+                    await self._put(batch)
+            else:
+                async for user in users:
+                    await self._put((user,))
         except asyncio.CancelledError:
             if self._closed:
                 raise
@@ -98,6 +141,14 @@ class UserSource(Generic[T]):
             self._error = error
         self._task = None
         self._on_news()
+
+    async def _put(self, users: Sequence[T]) -> None:
+        """Have these users wait to be taken; return once another may be read."""
+        self._arrived.extend(users)
+        self._on_news()
+        while len(self._arrived) >= self._ahead:
+            self._taken.clear()
+            await self._taken.wait()
 
 
 def require_many(usernames: Usernames) -> None:

@@ -4,11 +4,7 @@ from flowmate_async.redaction import one_line
 
 
 def storable(username: object) -> str:
-    """The username, or, for what is no username and was refused as such, a text that shows it."""
-    if isinstance(username, str) and username.isprintable() and not _has_surrogates(username):
+    """Return the username, or, for what was refused because it is no username, a text that shows it."""
+    if isinstance(username, str) and username.isprintable():  # which also rules out surrogates
         return username
     return one_line(ascii(username))
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
