@@ -7,15 +7,13 @@ name is stored without fetching the secret.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Literal
 
 import msgspec
 
 from flowmate_async.contract.freshness import may_refresh
-from flowmate_async.values.dates import parse_date
+from flowmate_async.values.dates import iso, parse_date
 from flowmate_async.values.models import SecretSummary
 from flowmate_async.values.secrets import OAuth2Secret, Secret, SessionSecret
 
@@ -52,6 +50,12 @@ class DeltaPolicy(msgspec.Struct, frozen=True, kw_only=True):
     keep_tokens: bool = False
 
 
+_SHOW_EXPIRY = (OAuth2Secret, SessionSecret)
+"""Only these show their expiry in a listing, also one that says nothing of the credential's end."""
+
+_EVERYTHING = DeltaPolicy(full=True)
+
+
 class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One secret as it was when it was asked for last.
 
@@ -73,6 +77,8 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _decoder = msgspec.json.Decoder(dict[str, Seen])
+_encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Plan:
@@ -93,13 +99,13 @@ class Plan:
 
     def __init__(self, policy: DeltaPolicy | None = None, seen: str = "", *, notes: bool = True) -> None:
         self._notes = notes
-        self._policy = policy or DeltaPolicy(full=True)
+        self._policy = policy or _EVERYTHING
         self._seen = _decoded(seen)
         self._next: dict[str, Seen] = {}
         self._retried = False
         self.left: dict[str, Left] = {}
         self.renamed: dict[str, str] = {}
-        self.reasons: Counter[Verdict] = Counter()
+        self.reasons: dict[Verdict, int] = {}
 
     @property
     def knows_failures(self) -> bool:
@@ -115,7 +121,7 @@ class Plan:
         """Want a secret that :meth:`wants` has left."""
         del self.left[summary.id]
         self.renamed.pop(summary.id, None)
-        self.reasons["old"] += 1
+        self._count("old")
 
     def retry(self) -> None:
         """Want those as well: a run that tries a user again is there for them."""
@@ -133,7 +139,7 @@ class Plan:
             self._next[summary.id] = before
         verdict = self._verdict(summary, before, now)
         if verdict not in ("unchanged", "failed_before", "volatile"):
-            self.reasons[verdict] += 1
+            self._count(verdict)
             return True
         if before is not None and self._renames(summary, before) and verdict == "unchanged":
             verdict = "renamed"
@@ -144,18 +150,17 @@ class Plan:
         """Note a secret that was fetched."""
         if not self._notes:
             return
-        # Only these show their expiry in a listing; also one that says nothing of the credential's end.
-        if isinstance(secret, OAuth2Secret | SessionSecret):
-            expires = _iso(parse_date(secret.value.expires))
+        if isinstance(secret, _SHOW_EXPIRY):
+            expires = iso(parse_date(secret.value.expires))
         else:
-            expires = _iso(summary.expires_at)
+            expires = iso(summary.expires_at)
         self._next[summary.id] = Seen(
             now, expires, _digest(summary.current_error), name=_digest(summary.name)
         )
 
     def failed(self, summary: SecretSummary, *, now: float) -> None:
         """Note a secret that upstream could not refresh."""
-        before, expires = self._seen.get(summary.id), _iso(summary.expires_at)
+        before, expires = self._seen.get(summary.id), iso(summary.expires_at)
         name = "" if before is None else before.name  # what is stored still has that name
         self._next[summary.id] = Seen(now, expires, _digest(summary.current_error), failed=True, name=name)
 
@@ -166,7 +171,10 @@ class Plan:
 
     def seen(self) -> str:
         """Return what the user's next checkpoint keeps; nothing when it takes no notes."""
-        return "" if not self._notes else msgspec.json.encode(self._next).decode()
+        return "" if not self._notes else _encode(self._next).decode()
+
+    def _count(self, reason: Verdict) -> None:
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def _renames(self, summary: SecretSummary, before: Seen) -> bool:
         """Note the listed name; return whether it changed. An unknown earlier name counts as the same."""
@@ -179,23 +187,23 @@ class Plan:
         return bool(before.name)
 
     def _verdict(self, summary: SecretSummary, before: Seen | None, now: float) -> Verdict:
-        due = may_refresh(summary, now=now)
-        if due and self._policy.skip_volatile:
+        policy = self._policy
+        if policy.skip_volatile and may_refresh(summary, now=now):
             return "volatile"
-        if self._policy.full:
+        if policy.full:
             return "old"
         if before is None:
             return "new"
-        if before.expires != _iso(summary.expires_at):
+        if before.expires != iso(summary.expires_at):
             return "changed"
         if before.error != _digest(summary.current_error):
             return "errored"
-        limit = self._policy.staleness_by_type.get(summary.type, self._policy.staleness_seconds)
+        limit = policy.staleness_by_type.get(summary.type, policy.staleness_seconds)
         if before.masked or not 0 <= now - before.at < limit:  # or the clock was wrong, then or now
             return "old"
         if before.failed:
             return "errored" if self._retried else "failed_before"
-        return "due" if due else "unchanged"
+        return "due" if may_refresh(summary, now=now) else "unchanged"
 
 
 def _decoded(seen: str) -> Mapping[str, Seen]:
@@ -205,13 +213,8 @@ def _decoded(seen: str) -> Mapping[str, Seen]:
         return {}  # of another version; everything is fetched once
 
 
-def _iso(moment: datetime | None) -> str:
-    return "" if moment is None else moment.isoformat()
-
-
 def _digest(listed: object) -> str:
     """Return a short digest: a failed refresh shows the provider's own answer, which must not be stored."""
     if listed is None:
         return ""
-    shown = msgspec.json.encode(listed, order="deterministic")
-    return hashlib.sha256(shown).hexdigest()[:16]
+    return hashlib.sha256(_encode_sorted(listed)).hexdigest()[:16]

@@ -76,6 +76,12 @@ def parse_date(raw: object) -> datetime | None:
 
 
 @lru_cache(maxsize=_REMEMBERED)
+def iso(moment: datetime | None) -> str:
+    """Return a date in ISO 8601; nothing for none."""
+    return "" if moment is None else moment.isoformat()
+
+
+@lru_cache(maxsize=_REMEMBERED)
 def parse_http_date(raw: str) -> float | None:
     """Read the date of an HTTP header (RFC 9110 § 5.6.7).
 
