@@ -42,7 +42,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     selection: str = ""
 
 
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How one user of a run ended. Holds no credential.
 
     Attributes:
@@ -70,7 +70,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     seen: str = ""
 
 
-class UserWrite(msgspec.Struct, frozen=True, kw_only=True):
+class UserWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is written for one user: the checkpoint and the credentials it vouches for, or neither.
 
     Attributes:

@@ -9,7 +9,7 @@ means it: ``msgspec.structs.asdict(secret.value)`` and ``msgspec.json.encode(sec
 """
 
 import functools
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, get_args
 
 import msgspec
@@ -48,7 +48,7 @@ _FREE_FORM_FACTOR = 32
 _WIDEST_CHARACTER_BYTES = 4
 _UNKNOWN_BYTES = 1024 * 1024
 
-_SAME_MOMENT_SECONDS = 1.0
+_SAME_MOMENT = timedelta(seconds=1)
 """Upstream's own dates of one refresh differ by up to 0.1 s (docs/contract/OBSERVED.md § Second look)."""
 
 
@@ -287,8 +287,8 @@ def _unless_created_then(end: datetime | None, secret: _SecretBase) -> datetime 
     """Return the end of a credential, or ``None`` if it is the moment at which the credential was made."""
     if end is not None:
         for moment in (secret.updated, secret.locked, secret.created):
-            made = parse_date(moment)
-            if made is not None and abs((end - made).total_seconds()) <= _SAME_MOMENT_SECONDS:
+            made = None if moment is None else parse_date(moment)
+            if made is not None and -_SAME_MOMENT <= end - made <= _SAME_MOMENT:
                 return None
     return end
 

@@ -13,7 +13,7 @@ from flowmate_async.stores import Store, StoreKey, open_store
 from flowmate_async.stores.memory import MemoryStore
 from flowmate_async.stores.postgres.store import PostgresStore
 from flowmate_async.stores.sealed.rekeying import Rekeyed
-from flowmate_async.stores.sealed.sealing import NONCE_BYTES, Sealed, Sealing
+from flowmate_async.stores.sealed.sealing import NONCE_BYTES, Sealed, Sealing, length_prefixed
 from flowmate_async.stores.transfer.copying import copy_store
 from flowmate_async.testing.samples import api_key
 from flowmate_async.testing.store_writes import synced, write
@@ -113,7 +113,7 @@ def test_a_token_and_a_credential_cannot_take_each_others_place(key: StoreKey) -
         assert sealing.opened_token(username, run_id, credential.data) is None
     for secret_id, run_id in (("", "run"), ("run", ""), ("s", "run")):
         assert sealing.opened("ann", secret_id, Sealed(run_id, token, b"")) is None
-    place = sealing._place_of("ann", "run")
+    place = sealing._bound(length_prefixed("ann"), "run")
     with pytest.raises(InvalidTag):
         sealing._cipher("seal", "run").decrypt(token[:NONCE_BYTES], token[NONCE_BYTES:], place)
     assert sealing.opened_token("ann", "run", token) == TOKEN

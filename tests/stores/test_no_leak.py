@@ -16,7 +16,7 @@ from flowmate_async.errors import FlowMateError
 from flowmate_async.stores import Checkpoint, StoreKey, UserWrite, load_key, open_store
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.memory import MemoryStore
-from flowmate_async.stores.sealed.sealing import Sealed, Sealing
+from flowmate_async.stores.sealed.sealing import Sealed, Sealing, length_prefixed
 from flowmate_async.stores.sqlite.store import SqliteStore
 from flowmate_async.system.private_files import create_private, read_private_text, write_private_atomically
 from flowmate_async.values.secrets import MixedSecret, MixedValue
@@ -77,7 +77,7 @@ def test_a_record_that_opens_and_is_no_secret(key: StoreKey) -> None:
     """Its plaintext was in memory, and is not in the error."""
     sealing = Sealing(key, store_id="s", origin="o")
     nonce = os.urandom(12)
-    place = sealing._place_of("ann", "s", "run")
+    place = sealing._bound(length_prefixed("ann", "s"), "run")
     data = sealing._cipher("seal", "run").encrypt(nonce, CREDENTIAL.encode(), place)
     with pytest.raises(FlowMateError) as caught:
         sealing.open("ann", "s", Sealed("run", nonce + data, b""))

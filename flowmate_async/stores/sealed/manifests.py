@@ -22,7 +22,7 @@ _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decoder = msgspec.msgpack.Decoder(dict[str, bytes])
 
 
-class ManifestRow(msgspec.Struct, frozen=True):
+class ManifestRow(msgspec.Struct, frozen=True, gc=False):
     """A manifest as it is stored; its fields are the columns, in their order.
 
     Attributes:
@@ -38,7 +38,7 @@ class ManifestRow(msgspec.Struct, frozen=True):
     mac: bytes
 
 
-class StoredRow(msgspec.Struct, frozen=True):
+class StoredRow(msgspec.Struct, frozen=True, gc=False):
     """A credential as it is stored, still sealed, and its user's manifest; the fields are the columns."""
 
     username: str

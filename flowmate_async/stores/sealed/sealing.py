@@ -18,6 +18,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from flowmate_async.errors import StoreError
@@ -30,18 +31,16 @@ from flowmate_async.values.secrets import Secret
 SEAL_FORMAT = "flowmate_async seal 1"
 NONCE_BYTES = 12
 
-_SHORT = 256
-_LENGTHS = [length.to_bytes(4, "big") for length in range(_SHORT)]
-
 _MAC_BYTES = 32
 _SMALLEST_STEP = 256
 _STEPS_OF_A_POWER = 3
 _SUBKEYS_KEPT = 1024
+_PREFIXED_KEPT = 256
 _CREDENTIAL, _TOKEN = "seal", "seal a user's token"
 """What a run's subkeys are for."""
 
 
-class Sealed(msgspec.Struct, frozen=True):
+class Sealed(msgspec.Struct, frozen=True, gc=False):
     """A sealed credential; opaque, and safe to write anywhere.
 
     Attributes:
@@ -78,8 +77,8 @@ class Sealing:
         self._key = key
         self._store_id = store_id
         self._before = None if previous is None else Sealing(previous, store_id=store_id, origin=origin)
-        self._place = length_prefixed(SEAL_FORMAT, key.key_id, store_id, origin)
-        self._fingerprints = subkey(key, "fingerprint", store_id)
+        self._store = length_prefixed(SEAL_FORMAT, key.key_id, store_id, origin)
+        self._fingerprints = HMAC(subkey(key, "fingerprint", store_id).material, SHA256())
         self._manifests = subkey(key, "manifest", store_id, origin)
         self._cipher = lru_cache(maxsize=_SUBKEYS_KEPT)(self._cipher_of_run)
 
@@ -98,10 +97,17 @@ class Sealing:
             StoreError: the credential cannot be encoded.
         """
         plaintext = encode_secret(username, secret)
-        fingerprint = self._fingerprint(username, secret.id, plaintext)
-        if stored is not None and self._is_same(username, secret.id, stored, fingerprint):
+        place = length_prefixed(username, secret.id)
+        hmac_of = self._fingerprints.copy()  # faster than hmac.digest(), which prepares the key anew
+        hmac_of.update(place + plaintext.data)
+        fingerprint = hmac_of.finalize()
+        if (
+            stored is not None
+            and hmac.compare_digest(stored.fingerprint, fingerprint)
+            and self._decrypted(stored.data, _CREDENTIAL, stored.run_id, place) is not None
+        ):
             return None
-        data = self._encrypted(plaintext, _CREDENTIAL, run_id, username, secret.id)
+        data = self._encrypted(plaintext, _CREDENTIAL, run_id, place)
         return Sealed(run_id, data, fingerprint)
 
     def open(self, username: str, secret_id: str, sealed: Sealed) -> Secret:
@@ -149,18 +155,18 @@ class Sealing:
         Raises:
             StoreError: it cannot be encoded.
         """
-        return self._encrypted(encode_token(username, kept), _TOKEN, run_id, username)
+        return self._encrypted(encode_token(username, kept), _TOKEN, run_id, length_prefixed(username))
 
     def opened_token(self, username: str, run_id: str, data: bytes) -> KeptToken | None:
         """Return a user's token; ``None`` when it does not open."""
-        plaintext = self._decrypted(data, _TOKEN, run_id, username)
+        plaintext = self._decrypted(data, _TOKEN, run_id, length_prefixed(username))
         if plaintext is None and self._before is not None:
             return self._before.opened_token(username, run_id, data)
         return None if plaintext is None else token_of(plaintext)
 
     def resealed_token(self, username: str, run_id: str, data: bytes) -> bytes | None:
         """Return a token sealed with the store's new key; ``None`` when it is already, or does not open."""
-        if self._decrypted(data, _TOKEN, run_id, username) is not None:
+        if self._decrypted(data, _TOKEN, run_id, length_prefixed(username)) is not None:
             return None
         kept = self.opened_token(username, run_id, data)
         return None if kept is None else self.seal_token(username, kept, run_id=run_id)
@@ -176,32 +182,26 @@ class Sealing:
             return True
         return self._before is not None and self._before.has_made(mac, username, counter, entries)
 
-    def _is_same(self, username: str, secret_id: str, stored: Sealed, fingerprint: bytes) -> bool:
-        equal = hmac.compare_digest(stored.fingerprint, fingerprint)
-        return equal and self._opened(username, secret_id, stored) is not None
-
     def _opened(self, username: str, secret_id: str, sealed: Sealed) -> Plaintext | None:
-        return self._decrypted(sealed.data, _CREDENTIAL, sealed.run_id, username, secret_id)
+        place = length_prefixed(username, secret_id)
+        return self._decrypted(sealed.data, _CREDENTIAL, sealed.run_id, place)
 
-    def _encrypted(self, plaintext: Plaintext, purpose: str, run_id: str, *place: str) -> bytes:
+    def _encrypted(self, plaintext: Plaintext, purpose: str, run_id: str, place: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
-        bound = self._place_of(*place, run_id)
+        bound = self._bound(place, run_id)
         return nonce + self._cipher(purpose, run_id).encrypt(nonce, padded(plaintext).data, bound)
 
-    def _decrypted(self, data: bytes, purpose: str, run_id: str, *place: str) -> Plaintext | None:
+    def _decrypted(self, data: bytes, purpose: str, run_id: str, place: bytes) -> Plaintext | None:
         nonce, ciphertext = data[:NONCE_BYTES], data[NONCE_BYTES:]
-        bound = self._place_of(*place, run_id)
+        bound = self._bound(place, run_id)
         try:
             return Plaintext(self._cipher(purpose, run_id).decrypt(nonce, ciphertext, bound))
         except (InvalidTag, ValueError):  # ValueError: cut so short that not even a nonce is left
             return None
 
-    def _fingerprint(self, username: str, secret_id: str, plaintext: Plaintext) -> bytes:
-        place = length_prefixed(username, secret_id)
-        return hmac.digest(self._fingerprints.material, place + plaintext.data, "sha256")
-
-    def _place_of(self, *place: str) -> bytes:
-        return self._place + length_prefixed(*place)
+    def _bound(self, place: bytes, run_id: str) -> bytes:
+        """Return the associated data of a record: its store, its place there, and the run."""
+        return self._store + place + _prefixed(run_id)
 
     def _cipher_of_run(self, purpose: str, run_id: str) -> AESGCM:
         return AESGCM(subkey(self._key, purpose, self._store_id, run_id).material)
@@ -213,7 +213,9 @@ def padded(plaintext: Plaintext) -> Plaintext:
     Lengths are rounded up to 256 bytes, and long ones to an eighth of the power of two below them.
     """
     length = len(plaintext.data)
-    step = max(_SMALLEST_STEP, 1 << max(0, length.bit_length() - 1 - _STEPS_OF_A_POWER))
+    step = _SMALLEST_STEP
+    if length > step << _STEPS_OF_A_POWER:
+        step = max(step, 1 << (length.bit_length() - 1 - _STEPS_OF_A_POWER))
     return Plaintext(plaintext.data.ljust(-(-length // step) * step))
 
 
@@ -262,10 +264,10 @@ def subkey(key: StoreKey, purpose: str, *context: str) -> Subkey:
 
 def length_prefixed(*texts: str) -> bytes:
     """Length-prefixed, so that no two lists of texts give the same bytes."""
-    parts = []
-    for text in texts:
-        part = text.encode("utf-8", "surrogatepass")
-        length = len(part)
-        parts.append(_LENGTHS[length] if length < _SHORT else length.to_bytes(4, "big"))
-        parts.append(part)
-    return b"".join(parts)
+    return b"".join(map(_prefixed, texts))
+
+
+@lru_cache(_PREFIXED_KEPT)
+def _prefixed(text: str) -> bytes:
+    part = text.encode("utf-8", "surrogatepass")
+    return len(part).to_bytes(4, "big") + part

@@ -4,19 +4,20 @@ Nothing here knows where the rows are.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from itertools import chain
 
 import msgspec
 
 from flowmate_async.stores.base import Run, UserWrite
 from flowmate_async.stores.sealed.sealing import Sealed, Sealing
+from flowmate_async.values.dates import iso
 from flowmate_async.values.secrets import Secret
 
 Place = tuple[str, str]
 """Username and secret id."""
 
 
-class SecretRow(msgspec.Struct, frozen=True):
+class SecretRow(msgspec.Struct, frozen=True, gc=False):
     """A credential as it is written; its fields are the columns, in their order.
 
     Attributes:
@@ -68,22 +69,20 @@ def sealed_secrets(
     """
     now = dict(stored)
     rows: dict[Place, SecretRow] = {}
-
-    def differs(user: UserWrite, secret: Secret) -> bool:
-        username, place = user.checkpoint.username, (user.checkpoint.username, secret.id)
-        sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=now.get(place))
-        if sealed is None:
-            return False
-        now[place] = sealed
-        expires_at, at = _iso(secret.expires_at), user.checkpoint.at
-        rows[place] = SecretRow(*place, secret.type, expires_at, run.id, at, sealed.fingerprint, sealed.data)
-        return True
-
     changed = 0
     for user in batch:
-        changed += sum(differs(user, secret) for secret in user.secrets)
-        for secret in _renamed(sealing, user, now):
-            differs(user, secret)
+        username, at, fetched = user.checkpoint.username, user.checkpoint.at, len(user.secrets)
+        for number, secret in enumerate(chain(user.secrets, _renamed(sealing, user, now))):
+            place = (username, secret.id)
+            sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=now.get(place))
+            if sealed is None:
+                continue
+            now[place] = sealed
+            changed += number < fetched
+            expires_at = iso(secret.expires_at) or None
+            rows[place] = SecretRow(
+                username, secret.id, secret.type, expires_at, run.id, at, sealed.fingerprint, sealed.data
+            )
     return [rows[place] for place in sorted(rows)], changed
 
 
@@ -95,7 +94,3 @@ def _renamed(sealing: Sealing, user: UserWrite, stored: Mapping[Place, Sealed]) 
         secret = None if sealed is None else sealing.opened(username, secret_id, sealed)
         if secret is not None:
             yield msgspec.structs.replace(secret, name=name)
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

@@ -49,7 +49,7 @@ _MANIFESTS = """
         counter INTEGER NOT NULL,
         entries BLOB NOT NULL,
         mac BLOB NOT NULL
-    ) WITHOUT ROWID
+    )
 """
 
 MIGRATIONS: Mapping[int, tuple[str, ...]] = {
@@ -100,7 +100,7 @@ TABLES = (
         missing_run TEXT,
         removed_at REAL,
         PRIMARY KEY (username, secret_id)
-    ) WITHOUT ROWID
+    )
     """,
     """
     CREATE TABLE runs (
@@ -125,7 +125,7 @@ TABLES = (
         listing_proven INTEGER NOT NULL,
         seen TEXT NOT NULL DEFAULT '',
         PRIMARY KEY (run_id, username)
-    ) WITHOUT ROWID
+    )
     """,
     _TOKENS,
     _MANIFESTS,

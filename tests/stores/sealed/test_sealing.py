@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from flowmate_async.errors import StoreError
 from flowmate_async.stores import StoreKey
 from flowmate_async.stores.encoding import Plaintext
-from flowmate_async.stores.sealed.sealing import NONCE_BYTES, Sealed, Sealing, key_check, padded
+from flowmate_async.stores.sealed.sealing import (
+    NONCE_BYTES,
+    Sealed,
+    Sealing,
+    key_check,
+    length_prefixed,
+    padded,
+)
 from flowmate_async.testing.samples import api_key
 from flowmate_async.values.secrets import MixedSecret, MixedValue
 
@@ -68,7 +75,7 @@ def test_a_record_opens_in_its_own_place_only(
 )
 def test_names_do_not_run_into_each_other(first: tuple[str, str, str], second: tuple[str, str, str]) -> None:
     """Parts are length-prefixed: the same letters split elsewhere are another place."""
-    assert SEALING._place_of(*first) != SEALING._place_of(*second)
+    assert length_prefixed(*first) != length_prefixed(*second)
 
 
 @pytest.mark.parametrize(
