@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError
 from flowmate_async import __version__
 from flowmate_async.cli.configuration import fill_from_file
 from flowmate_async.cli.examples import show_examples
-from flowmate_async.cli.exits import Exit, complain, exit_code
+from flowmate_async.cli.exits import Exit, exit_code, print_error
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.streams import prepare_streams
 from flowmate_async.cli.variables import drop_empty_variables, misspelled
@@ -60,20 +60,20 @@ def run(arguments: list[str]) -> int:
     """
     drop_empty_variables()
     for name, near in misspelled(os.environ):
-        complain(f"{name} is set, and nothing reads it. Did you mean {near}?")
+        print_error(f"{name} is set, and nothing reads it. Did you mean {near}?")
     if not _HELP.isdisjoint(arguments):
         show_examples(app)  # which imports every command
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         return _ended(command, bound.args, bound.kwargs)
     except CycloptsError as error:
-        complain(f"{error} See: {' '.join(('flowmate', *(error.command_chain or ())))} --help")
+        print_error(f"{error} See: {' '.join(('flowmate', *(error.command_chain or ())))} --help")
         return Exit.USAGE
     except FlowMateError as error:
-        complain(str(error))
+        print_error(str(error))
         return exit_code(error)
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return Exit.INTERRUPTED
 
 

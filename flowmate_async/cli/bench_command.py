@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from flowmate_async.bench.contenders import aiohttp_idiomatic, cached, library, sweep
 from flowmate_async.bench.rounds import CONCURRENCY, Contender, Figure, in_turn
 from flowmate_async.bench.static_server import running_server
-from flowmate_async.cli.exits import Exit, put, put_json, say
+from flowmate_async.cli.exits import Exit, print_data, print_json, print_status
 from flowmate_async.errors import ConfigurationError
 
 _MISSING = {"uvloop": "not installed: pip install 'flowmate-async[wire]'"}
@@ -31,13 +31,13 @@ async def bench(
     if rounds < 1 or not 0 < seconds <= 60:
         raise ConfigurationError("--rounds is at least 1, and --seconds above 0 and at most 60")
     missing = {} if importlib.util.find_spec("uvloop") else _MISSING
-    say(f"{CONCURRENCY} requests in flight; rounds of {seconds:g} s in turn, {rounds} of each")
+    print_status(f"{CONCURRENCY} requests in flight; rounds of {seconds:g} s in turn, {rounds} of each")
     async with running_server() as target:
         figures = await in_turn(_contenders(), target, rounds=rounds, seconds=seconds)
     if json:
-        put_json({"contenders": figures, "missing": missing})
+        print_json({"contenders": figures, "missing": missing})
     else:
-        put("\n".join(_lines(figures, missing)))
+        print_data("\n".join(_lines(figures, missing)))
     return Exit.OK
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from flowmate_async.cli.exits import complain
+from flowmate_async.cli.exits import print_error
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Redacted
 
@@ -55,7 +55,7 @@ def become(command: Sequence[str], environment: Environment) -> int:
         code, reason = NOT_FOUND, "there is no such program"
     except OSError as error:
         code, reason = NOT_EXECUTABLE, error.strerror or "it cannot be executed"
-    complain(f"{command[0]}: {reason}")
+    print_error(f"{command[0]}: {reason}")
     return code
 
 

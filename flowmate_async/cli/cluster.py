@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from flowmate_async.cli.exits import Exit, say
+from flowmate_async.cli.exits import Exit, print_status
 from flowmate_async.cli.observing import WatchFlags
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.client import FlowMate
@@ -189,7 +189,7 @@ class Cluster:
         return Exit.OK
 
     def _say_ready(self) -> None:
-        say(
+        print_status(
             f"A worker is ready: broker {self._broker.place}, Redis {self._redis_url.place}. "
             "Ctrl-C or SIGTERM ends it after the users in flight."
         )

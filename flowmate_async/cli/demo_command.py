@@ -14,7 +14,7 @@ import anyio
 import msgspec
 from cyclopts import Parameter
 
-from flowmate_async.cli.exits import Exit, put, say
+from flowmate_async.cli.exits import Exit, print_data, print_status
 from flowmate_async.cli.progress import display
 from flowmate_async.cli.sync_output import summary
 from flowmate_async.client import FlowMate
@@ -61,16 +61,20 @@ async def demo(
         async with _twin_process(users, seed) as twin:
             store = open_store(f"sqlite:///{Path(folder) / 'credentials.db'}", key=StoreKey.generate())
             async with store, FlowMate(admin_token=twin.admin_token, base_url=twin.url, rate=None) as fm:
-                say(f"1. A twin of FlowMate with {users} users listens on {twin.url}")
-                say("2. Syncing every user's credentials into a sealed SQLite store, cut off half-way")
+                print_status(f"1. A twin of FlowMate with {users} users listens on {twin.url}")
+                print_status(
+                    "2. Syncing every user's credentials into a sealed SQLite store, cut off half-way"
+                )
                 await _sync_half(fm, store)
-                say("3. Running the same sync again: it resumes, and fetches no acknowledged user twice")
+                print_status(
+                    "3. Running the same sync again: it resumes, and fetches no acknowledged user twice"
+                )
                 with display() as shown:
                     report = await fm.sync(store, on_event=shown)
-                put(summary(report))
-                say("4. Comparing every credential in the store with the twin's")
+                print_data(summary(report))
+                print_status("4. Comparing every credential in the store with the twin's")
                 equal, total = await _compare(store, twin)
-    put(f"{equal:,} of {total:,} credentials verified")
+    print_data(f"{equal:,} of {total:,} credentials verified")
     return Exit.OK if equal == total == report.secrets and not report.failed else Exit.SOME_FAILED
 
 
@@ -139,7 +143,7 @@ async def _compare(store: Store, twin: _Twin) -> tuple[int, int]:
         total += 1
         secret = await store.get(truth.username, truth.secret_id)
         if secret is None or secret.type != truth.type or _plain(secret.value) != _present(truth.value):
-            say(f"differs: user {truth.username}, secret {truth.secret_id}")
+            print_status(f"differs: user {truth.username}, secret {truth.secret_id}")
         else:
             equal += 1
     return equal, total

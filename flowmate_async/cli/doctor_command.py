@@ -24,7 +24,7 @@ from flowmate_async.cli.doctor import (
 )
 from flowmate_async.cli.doctor.findings import skipped
 from flowmate_async.cli.doctor.upstream import Options
-from flowmate_async.cli.exits import Exit, put_json, put_styled
+from flowmate_async.cli.exits import Exit, print_json, print_styled
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import one_line
@@ -70,9 +70,9 @@ async def doctor(
     async for finding in examination(connection, store, options):
         findings.append(finding)
         if not json:
-            put_styled(_shown(finding))
+            print_styled(_shown(finding))
     if json:
-        put_json({"ok": not any(found.status == "error" for found in findings), "checks": findings})
+        print_json({"ok": not any(found.status == "error" for found in findings), "checks": findings})
     return worst_exit(findings, strict=strict)
 
 

@@ -50,12 +50,12 @@ def exit_code(error: FlowMateError) -> Exit:
     return Exit.SOME_FAILED if isinstance(error, _ONE_USERS) else Exit.UPSTREAM
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Write an error as one line to stderr, whatever the text holds."""
-    say(f"flowmate: {text}", limit=2000)
+    print_status(f"flowmate: {text}", limit=2000)
 
 
-def say(text: str, *, limit: int = 4000) -> None:
+def print_status(text: str, *, limit: int = 4000) -> None:
     """Write a message as one line to stderr; a message that cannot be written is dropped.
 
     Args:
@@ -67,7 +67,7 @@ def say(text: str, *, limit: int = 4000) -> None:
         print(one_line(text, limit=limit), file=sys.stderr)  # noqa: T201
 
 
-def put(text: str) -> None:
+def print_data(text: str) -> None:
     """Write a line of data to stdout, with foreign characters that command a terminal escaped.
 
     Once the reader has gone, as ``head`` does, nothing is written and nothing fails.
@@ -75,10 +75,10 @@ def put(text: str) -> None:
     Raises:
         ConfigurationError: it cannot be written, as on a full disk.
     """
-    put_styled(escaped(text))
+    print_styled(escaped(text))
 
 
-def put_styled(text: str) -> None:
+def print_styled(text: str) -> None:
     """Write a line whose terminal styles are the command's own; foreign text in it is escaped already.
 
     Raises:
@@ -95,9 +95,9 @@ def put_styled(text: str) -> None:
         raise ConfigurationError(f"standard output cannot be written: {reason}") from None
 
 
-def put_json(value: object) -> None:
+def print_json(value: object) -> None:
     """Write a value as one line of JSON to stdout."""
-    put(json_text(value))
+    print_data(json_text(value))
 
 
 def json_text(value: object) -> str:

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flowmate_async.cli.exits import say
+from flowmate_async.cli.exits import print_status
 
 _DRAIN_SECONDS = 5.0
 """For users that were begun; the client then gives requests on the wire as long again."""
@@ -26,7 +26,9 @@ def graceful(stop: asyncio.Event) -> Iterator[None]:
         if task is None or stop.is_set():
             _cancel(task)
             return
-        say(f"Interrupted: finishing what was begun, {2 * _DRAIN_SECONDS:.0f} s at most; again: sooner")
+        print_status(
+            f"Interrupted: finishing what was begun, {2 * _DRAIN_SECONDS:.0f} s at most; again: sooner"
+        )
         stop.set()
         timers.append(loop.call_later(_DRAIN_SECONDS, _cancel, task))
 

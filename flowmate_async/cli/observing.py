@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from anyio import to_thread
 from cyclopts import Parameter
 
-from flowmate_async.cli.exits import Exit, say
+from flowmate_async.cli.exits import Exit, print_status
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.system.private_files import require_replaceable
 
@@ -109,7 +109,7 @@ class WatchFlags:
         async with prometheus.serve(
             fm, host=self.metrics_host, port=port, ready=ready, degraded=degraded
         ) as listening_on:
-            say(f"Metrics are served on http://{self.metrics_host}:{listening_on}/metrics")
+            print_status(f"Metrics are served on http://{self.metrics_host}:{listening_on}/metrics")
             yield
 
 

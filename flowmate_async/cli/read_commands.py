@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from flowmate_async.cli.exits import Exit, put, put_json, say
+from flowmate_async.cli.exits import Exit, print_data, print_json, print_status
 from flowmate_async.cli.options import Connection
 from flowmate_async.contract.protocol import is_username
 from flowmate_async.redaction import one_line
@@ -30,11 +30,11 @@ async def users(
             if not everyone and not user.is_active_tenant_user:
                 continue
             if json:
-                put_json(user)
+                print_json(user)
             elif user.username and is_username(user.username):
-                put(user.username)
+                print_data(user.username)
             else:
-                say(f"Left out an account whose username cannot be sent: {user.id}")
+                print_status(f"Left out an account whose username cannot be sent: {user.id}")
     return Exit.OK
 
 
@@ -56,10 +56,10 @@ async def list_(
     async with connection.client() as fm:
         for secret in await fm.list_secrets(username):
             if json:
-                put_json(secret)
+                print_json(secret)
             else:
                 expires = secret.expires_at.isoformat() if secret.expires_at else "-"
-                put(one_line(f"{secret.id}  {secret.type:<22}  {expires:<32}  {secret.name or ''}"))
+                print_data(one_line(f"{secret.id}  {secret.type:<22}  {expires:<32}  {secret.name or ''}"))
     return Exit.OK
 
 
@@ -81,7 +81,7 @@ async def get(
         secret_id: The secret's id.
     """
     async with connection.client() as fm:
-        put(rendered(await fm.get_secret(username, secret_id), reveal=reveal))
+        print_data(rendered(await fm.get_secret(username, secret_id), reveal=reveal))
     return Exit.OK
 
 

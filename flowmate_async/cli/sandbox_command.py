@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from flowmate_async.cli import sandbox_control
-from flowmate_async.cli.exits import Exit, put, say
+from flowmate_async.cli.exits import Exit, print_data, print_status
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.sandbox import Sandbox, SandboxOptions, faults_from_text, serve_forever
 from flowmate_async.system.private_files import require_replaceable, write_private_atomically
@@ -108,8 +108,8 @@ async def sandbox(  # noqa: PLR0913 - a flag each
         lines = [f"FLOWMATE_BASE_URL={twin.url}", f"FLOWMATE_ADMIN_TOKEN={twin.admin_token}"]
         if env_file is not None:
             write_private_atomically(env_file, "".join(f"{line}\n" for line in lines).encode())
-        put("\n".join(lines))
-        say(f"A twin of FlowMate with {users} users listens on {twin.url}. Ctrl-C ends it.")
+        print_data("\n".join(lines))
+        print_status(f"A twin of FlowMate with {users} users listens on {twin.url}. Ctrl-C ends it.")
 
     loop = asyncio.get_running_loop()
     serving = loop.create_task(serve_forever(options, announce))

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 from cyclopts import Parameter
 
-from flowmate_async.cli.exits import Exit, put, put_json
+from flowmate_async.cli.exits import Exit, print_data, print_json
 from flowmate_async.cli.running_sandbox import RunningSandbox
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.sandbox import RAW_READ, Outage, ProviderFault, faults_from_text
@@ -50,7 +50,7 @@ async def add_user(
     """
     permissions = (RAW_READ,) if raw_read else ()
     body = {"username": username, "status": _status(enabled=not disabled), "permissions": permissions}
-    put(msgspec.json.decode(await sandbox.send("POST", "users", body))["_id"])
+    print_data(msgspec.json.decode(await sandbox.send("POST", "users", body))["_id"])
     return Exit.OK
 
 
@@ -117,7 +117,7 @@ async def revoke_tokens(
         username: The user; everybody when left out.
     """
     route = "revoke-tokens" if username is None else f"{_user(username)}/revoke-tokens"
-    put(str(msgspec.json.decode(await sandbox.send("POST", route))["revoked"]))
+    print_data(str(msgspec.json.decode(await sandbox.send("POST", route))["revoked"]))
     return Exit.OK
 
 
@@ -149,7 +149,7 @@ async def add_secret(
     if value_file is not None:
         body["value"] = _json_object(value_file)
     made = await sandbox.send("POST", "secrets", body | _provider_fault(provider_fault, key="fault"))
-    put(msgspec.json.decode(made)["id"])
+    print_data(msgspec.json.decode(made)["id"])
     return Exit.OK
 
 
@@ -248,7 +248,7 @@ async def configure(  # noqa: PLR0913 - a flag each
     if faults is not None:
         body["faults"] = _faults(faults)
     _require_any(body)
-    put_json(msgspec.json.decode(await sandbox.send("POST", "settings", body)))
+    print_json(msgspec.json.decode(await sandbox.send("POST", "settings", body)))
     return Exit.OK
 
 
@@ -262,7 +262,7 @@ async def stats(
     Examples:
         flowmate sandbox stats --reset
     """
-    put_json(msgspec.json.decode(await sandbox.send("GET", "stats")))
+    print_json(msgspec.json.decode(await sandbox.send("GET", "stats")))
     if reset:
         await sandbox.send("POST", "reset-stats")
     return Exit.OK
@@ -282,7 +282,7 @@ async def truth(
         shown = msgspec.json.decode(line)
         if not reveal:
             del shown["value"]
-        put_json(shown)
+        print_json(shown)
     return Exit.OK
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flowmate_async.cli.exits import Exit, complain, put, put_json, say
+from flowmate_async.cli.exits import Exit, print_data, print_error, print_json, print_status
 from flowmate_async.cli.options import StoreAlone
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import one_line, shown_path
@@ -43,12 +43,14 @@ async def rekey(new_key_file: Path, /, *, store: StoreAlone = StoreAlone()) -> E
         async with opened.exclusive_run():
             done = await opened.rekey(key, on_progress=_progress)
     for username, secret_id in done.damaged:
-        complain(f"damaged: user '{username}', secret '{secret_id}'; sync this user again")
+        print_error(f"damaged: user '{username}', secret '{secret_id}'; sync this user again")
     if done.left:
-        complain(f"still sealed with the old key: {done.left}")
+        print_error(f"still sealed with the old key: {done.left}")
     already = f", {done.already:,} were so already" if done.already else ""
-    put(f"{done.resealed:,} credentials sealed with key {key.key_id}{already}, {len(done.damaged):,} damaged")
-    say("From now on only the new key opens the store; backups made before need the old one.")
+    print_data(
+        f"{done.resealed:,} credentials sealed with key {key.key_id}{already}, {len(done.damaged):,} damaged"
+    )
+    print_status("From now on only the new key opens the store; backups made before need the old one.")
     return Exit.SOME_FAILED if done.damaged or done.left else Exit.OK
 
 
@@ -74,7 +76,7 @@ async def upgrade(
     """
     async with store.open() as opened:
         if not isinstance(opened, Upgradable):
-            put("The store has only one format, so it is up to date.")
+            print_data("The store has only one format, so it is up to date.")
             return Exit.OK
         if backup is None and not no_backup and not opened.makes_backups:
             raise ConfigurationError(
@@ -84,14 +86,14 @@ async def upgrade(
         async with opened.exclusive_run():
             if backup is not None:
                 saved = await _backed_up(opened, backup, _key_of(backup, None, store), url=store.store or "")
-                say(f"Backed up {saved.secrets:,} credentials to {one_line(backup)}")
+                print_status(f"Backed up {saved.secrets:,} credentials to {one_line(backup)}")
             done = await opened.upgrade()
     if done.backup is not None:
-        say(f"The store as it was is in {shown_path(done.backup)}; remove it once all is well.")
+        print_status(f"The store as it was is in {shown_path(done.backup)}; remove it once all is well.")
     if done.before == done.after:
-        put(f"The store has format {done.after} already.")
+        print_data(f"The store has format {done.after} already.")
     else:
-        put(f"The store was brought from format {done.before} to format {done.after}.")
+        print_data(f"The store was brought from format {done.before} to format {done.after}.")
     return Exit.OK
 
 
@@ -128,15 +130,17 @@ async def migrate(
         target.exclusive_run(),
     ):
         if await is_copy_of(target, store.store or "", finished=False):
-            say("Going on with the copy that was interrupted")
+            print_status("Going on with the copy that was interrupted")
         elif not await is_empty(target):
             require_target(empty=False, backup=backup is not None)
             saved = await _backed_up(target, str(backup), key, url=to)
-            say(f"Backed up {saved.secrets:,} credentials of the other store to {one_line(str(backup))}")
+            print_status(
+                f"Backed up {saved.secrets:,} credentials of the other store to {one_line(str(backup))}"
+            )
         done = await copy_store(
             source, target, at=time.time(), source_url=store.store or "", on_progress=_progress
         )
-    put(
+    print_data(
         f"{done.secrets:,} credentials of {done.users:,} users copied and compared: "
         f"{done.changed:,} were written, {done.secrets - done.changed:,} were there already"
     )
@@ -173,19 +177,19 @@ async def import_(
     exported = read_export(_read(file), kind="csv" if file.suffix.lower() == ".csv" else "json")
     if dry_run:
         users = len({one.username for one in exported})
-        put(f"{len(exported):,} credentials of {users:,} users could be imported")
+        print_data(f"{len(exported):,} credentials of {users:,} users could be imported")
         return Exit.OK
     async with store.open(create=True) as opened, opened.exclusive_run():
         done = await import_export(exported, opened, origin=origin, at=time.time(), replace=replace)
     if json:
-        put_json(done)
+        print_json(done)
     else:
-        put(
+        print_data(
             f"{done.written:,} credentials of {done.users:,} users imported, {done.unchanged:,} unchanged, "
             f"{done.kept:,} kept as the store had them"
         )
     if file != _STDIN:
-        say(f"{file} holds credentials in clear: remove it, and every copy of it.")
+        print_status(f"{file} holds credentials in clear: remove it, and every copy of it.")
     return Exit.OK
 
 
@@ -209,7 +213,7 @@ def _read(file: Path) -> Export:
         if file == _STDIN:
             return Export(sys.stdin.buffer.read())
         if file.stat().st_mode & _OTHERS:
-            say(f"{file} can be read by other users of this machine: chmod 600 {file}")
+            print_status(f"{file} can be read by other users of this machine: chmod 600 {file}")
         return Export(file.read_bytes())
     except OSError as error:
         reason = error.strerror or "it cannot be opened"
@@ -217,4 +221,4 @@ def _read(file: Path) -> Export:
 
 
 def _progress(done: int) -> None:
-    say(f"{done:,} credentials done")
+    print_status(f"{done:,} credentials done")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from flowmate_async.cli.exits import Exit, complain, put, put_json, say
+from flowmate_async.cli.exits import Exit, print_data, print_error, print_json, print_status
 from flowmate_async.cli.options import StoreAlone
 from flowmate_async.cli.read_commands import rendered
 from flowmate_async.cli.store_changes import import_, migrate, rekey, upgrade
@@ -41,9 +41,9 @@ async def list_(
     async with store.open() as opened:
         async for item in opened.items(username):
             if json:
-                put_json(item)
+                print_json(item)
             else:
-                put(one_line(_shown(item)))
+                print_data(one_line(_shown(item)))
     return Exit.OK
 
 
@@ -74,7 +74,7 @@ async def get(
         secret = await opened.get(username, secret_id)
     if secret is None:
         raise SecretNotFoundError("the store has no such secret", username=username, secret_id=secret_id)
-    put(rendered(secret, reveal=reveal))
+    print_data(rendered(secret, reveal=reveal))
     return Exit.OK
 
 
@@ -89,10 +89,10 @@ async def verify(*, store: StoreAlone = StoreAlone()) -> Exit:
         found = await opened.verify()
         incomplete = await unfinished_copy(opened) is not None
     for username, secret_id in found.damaged:
-        complain(f"damaged: user '{username}', secret '{secret_id}'; sync this user again, or remove it")
+        print_error(f"damaged: user '{username}', secret '{secret_id}'; sync this user again, or remove it")
     if incomplete:
-        complain("this store is an incomplete copy; run `flowmate store migrate` again, or sync into it")
-    put(f"{found.intact} credentials intact, {len(found.damaged)} damaged")
+        print_error("this store is an incomplete copy; run `flowmate store migrate` again, or sync into it")
+    print_data(f"{found.intact} credentials intact, {len(found.damaged)} damaged")
     return Exit.SOME_FAILED if found.damaged or incomplete else Exit.OK
 
 
@@ -114,5 +114,5 @@ async def keygen(
         path: The file; must not exist yet.
     """
     write_key_file(path, age=age)
-    say(f"Wrote a new key to {path}. Keep a copy elsewhere: without it the store cannot be opened.")
+    print_status(f"Wrote a new key to {path}. Keep a copy elsewhere: without it the store cannot be opened.")
     return Exit.OK

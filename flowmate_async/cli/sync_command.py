@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from flowmate_async.cli.cluster import Cluster, ClusterFlags
 from flowmate_async.cli.delta_flags import DeltaFlags
-from flowmate_async.cli.exits import Exit, exit_code, put, put_json
+from flowmate_async.cli.exits import Exit, exit_code, print_data, print_json
 from flowmate_async.cli.interrupts import graceful
 from flowmate_async.cli.local_pool import Team
 from flowmate_async.cli.observing import MetricsFlags
@@ -223,9 +223,9 @@ async def _dry_run(
     async with store.open() as opened, connection.client() as fm:
         plan = await fm.plan_sync(opened, names, delta=delta)
     if as_json:
-        put_json(plan)
+        print_json(plan)
     else:
-        put(planned(plan))
+        print_data(planned(plan))
     return Exit.SOME_FAILED if plan.failed else Exit.OK
 
 

@@ -1,6 +1,6 @@
 """What a sync did or would do, in words."""
 
-from flowmate_async.cli.exits import put, put_json, say
+from flowmate_async.cli.exits import print_data, print_json, print_status
 from flowmate_async.sync.dry_run import SyncPlan
 from flowmate_async.sync.report import SyncReport
 
@@ -10,21 +10,21 @@ _SHOWN_LEFT_OUT = 20
 def show(report: SyncReport, *, as_json: bool) -> None:
     """Print what a sync did: data on stdout, the rest on stderr."""
     if as_json:
-        put_json(report)
+        print_json(report)
     else:
-        put(summary(report))
+        print_data(summary(report))
     if report.left_out:
         shown = [f"{account.username} ({account.reason})" for account in report.left_out[:_SHOWN_LEFT_OUT]]
         more = len(report.left_out) - len(shown)
         rest = f" and {more} more" if more else ""
-        say(f"Left out {len(report.left_out)} accounts: {', '.join(shown)}{rest}")
+        print_status(f"Left out {len(report.left_out)} accounts: {', '.join(shown)}{rest}")
     if report.removal_refused:
-        say(
+        print_status(
             f"Nothing was removed: {report.missing:,} stored credentials are gone upstream, more than "
             "--max-removed-share allows. If that is right, sync again with a larger share."
         )
     if not report.complete:
-        say("The run is incomplete; run the same command again to resume it.")
+        print_status("The run is incomplete; run the same command again to resume it.")
 
 
 def summary(report: SyncReport) -> str:
