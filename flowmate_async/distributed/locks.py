@@ -15,7 +15,7 @@ from flowmate_async.contract.failures import LOCK_SECONDS
 from flowmate_async.distributed.circuit import Circuit, RedisAwayError
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.system.finishing import uninterrupted
+from flowmate_async.system.finishing import finish_despite_cancellation
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -133,7 +133,7 @@ class Turn:
         if self._tried and not self._kept:
             # Also after a cancellation or an error while Redis was answering: the lock may be ours.
             with suppress(ConfigurationError):
-                await uninterrupted(self._turns.give_up(self._names, self._token))
+                await finish_despite_cancellation(self._turns.give_up(self._names, self._token))
 
     async def take(self) -> bool:
         """Take it, if nobody has it.

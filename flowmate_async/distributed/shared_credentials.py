@@ -25,7 +25,7 @@ from flowmate_async.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from flowmate_async.system.finishing import uninterrupted
+from flowmate_async.system.finishing import finish_despite_cancellation
 from flowmate_async.traffic.coordination import Acceptable, Ask, Recognizes, SharedSecret
 from flowmate_async.values.secrets import Secret
 
@@ -252,7 +252,7 @@ class _Flight:
             raise
         except asyncio.CancelledError:
             if self.ask.abandoned:
-                await uninterrupted(turn.keep())
+                await finish_despite_cancellation(turn.keep())
             raise
         if (facts := self.ask.facts) is not None and in_turn:
             await self._cache.put_facts(self.secret_id, facts)

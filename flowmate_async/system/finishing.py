@@ -1,4 +1,4 @@
-"""Finishing what has begun, whatever is cancelled meanwhile."""
+"""Finish work that has begun, even if its task is cancelled meanwhile."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Finish this, however often the task is cancelled meanwhile; the cancellation comes after it.
+async def finish_despite_cancellation(work: Coroutine[Any, Any, T]) -> T:
+    """Finish this work, then raise the cancellation that came meanwhile, if any.
 
-    A cancel scope would shield from anyio's cancellations, and not from ``task.cancel()``.
+    A cancel scope would shield from anyio's cancellations, but not from ``task.cancel()``.
     """
     task = asyncio.get_running_loop().create_task(work)
     cancelled: asyncio.CancelledError | None = None

@@ -1,4 +1,4 @@
-"""Blocking work in a worker thread, one piece at a time, whoever is cancelled meanwhile."""
+"""Blocking calls in a worker thread, one at a time, even if the task that made one is cancelled."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -10,12 +10,12 @@ from anyio import to_thread
 T = TypeVar("T")
 
 
-class OneAtATime:
-    """A turnstile before worker threads. Made inside a running loop.
+class SerialThread:
+    """Runs blocking calls in a worker thread, one after the other. Made inside a running loop.
 
     Args:
-        lock: outlives the loop. A task cancelled from outside leaves its thread at work; this keeps the
-            next one waiting for it.
+        lock: outlives the loop. A task that is cancelled from outside leaves its thread running; the next
+            call waits for that thread.
     """
 
     def __init__(self, lock: Lock) -> None:
@@ -23,7 +23,7 @@ class OneAtATime:
         self._lock = lock
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do the work in a thread, after what was begun before it; what has begun is finished."""
+        """Do the work in a thread, after what was begun earlier. Work that has begun is always finished."""
         return await to_thread.run_sync(self._alone, work, limiter=self._turn)
 
     def _alone(self, work: Callable[[], T]) -> T:

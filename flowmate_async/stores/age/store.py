@@ -48,8 +48,8 @@ from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origi
 from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.rekeying import Progress, Rekeyed
 from flowmate_async.stores.url import StoreUrl
-from flowmate_async.system.finishing import uninterrupted
-from flowmate_async.system.serial_thread import OneAtATime
+from flowmate_async.system.finishing import finish_despite_cancellation
+from flowmate_async.system.serial_thread import SerialThread
 from flowmate_async.values.secrets import Secret
 
 T = TypeVar("T")
@@ -73,13 +73,13 @@ class AgeStore:
         self.path: Path = path.absolute()
         self._keys = (key,) if other_key is None else (key, other_key)
         self._create = create
-        self._turn: OneAtATime | None = None
+        self._turn: SerialThread | None = None
         self._folder: AgeFolder | None = None
         self._in_use = Lock()
 
     async def __aenter__(self) -> Self:
         """Open the files, and read them once for the index."""
-        self._turn = OneAtATime(self._in_use)
+        self._turn = SerialThread(self._in_use)
         folder = AgeFolder(self.path, *self._keys)
         await self._in_thread(partial(folder.open, create=self._create))
         self._folder = folder
@@ -88,7 +88,7 @@ class AgeStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await uninterrupted(self._in_thread(self._close))
+        await finish_despite_cancellation(self._in_thread(self._close))
 
     async def bind(self, origin: str) -> None:
         bound = await self._commit(partial(_plan_bind, origin=origin))
@@ -104,7 +104,7 @@ class AgeStore:
             await self._in_thread(lock.acquire)
             yield
         finally:
-            await uninterrupted(self._in_thread(lock.release))
+            await finish_despite_cancellation(self._in_thread(lock.release))
 
     async def is_running(self) -> bool:
         return await self._in_thread(RunLock(self.path).is_held)
@@ -179,7 +179,7 @@ class AgeStore:
 
     async def rekey(self, key: StoreKey, *, on_progress: Progress | None = None) -> Rekeyed:
         """Rewrite all at once: a new file takes the place of the old one."""
-        return await uninterrupted(self._in_thread(lambda: self._rekey(key, on_progress)))
+        return await finish_despite_cancellation(self._in_thread(lambda: self._rekey(key, on_progress)))
 
     def _rekey(self, key: StoreKey, on_progress: Progress | None) -> Rekeyed:
         folder = self._opened()
@@ -212,7 +212,7 @@ class AgeStore:
                 for line in page:
                     yield fingerprints, line
         finally:
-            await uninterrupted(self._in_thread(lambda: _close(lines)))
+            await finish_despite_cancellation(self._in_thread(lambda: _close(lines)))
 
     def _bound(self, index: Index) -> Fingerprints:
         store = index.store

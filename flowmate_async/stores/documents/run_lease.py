@@ -17,7 +17,7 @@ from flowmate_async.clock import Clock
 from flowmate_async.errors import CheckpointError, FlowMateError
 from flowmate_async.stores.documents.base import Lease, State
 from flowmate_async.stores.held_lock import Holder, ended_when_lost
-from flowmate_async.system.finishing import uninterrupted
+from flowmate_async.system.finishing import finish_despite_cancellation
 
 Change = Callable[[Callable[[State], State]], Coroutine[Any, Any, State]]
 
@@ -54,7 +54,7 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
     try:
         await change(take)
     except asyncio.CancelledError:  # after the writing, perhaps, which is finished in any case
-        await uninterrupted(change(give_back))
+        await finish_despite_cancellation(change(give_back))
         raise
     async with ended_when_lost(where) as holder:
         renewal = asyncio.get_running_loop().create_task(
@@ -63,7 +63,7 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
         try:
             yield
         finally:
-            await uninterrupted(_ended(renewal, holder, lambda: change(give_back)))
+            await finish_despite_cancellation(_ended(renewal, holder, lambda: change(give_back)))
 
 
 async def _renewed(

@@ -54,7 +54,7 @@ from flowmate_async.stores.documents.base import (
 from flowmate_async.stores.documents.run_lease import held_lease
 from flowmate_async.stores.documents.writes import check_and_set, each
 from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
-from flowmate_async.system.finishing import uninterrupted
+from flowmate_async.system.finishing import finish_despite_cancellation
 from flowmate_async.values.secrets import Secret
 
 _PAGE = 100
@@ -89,7 +89,7 @@ class DocumentStore:
         try:
             await self._prepare()
         except BaseException:
-            await uninterrupted(self._documents.__aexit__(None, None, None))
+            await finish_despite_cancellation(self._documents.__aexit__(None, None, None))
             raise
         self._open = True
         return self
@@ -98,7 +98,7 @@ class DocumentStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
-        await uninterrupted(self._documents.__aexit__(kind, error, trace))
+        await finish_despite_cancellation(self._documents.__aexit__(kind, error, trace))
 
     async def bind(self, origin: str) -> None:
         state = await self._change(lambda state: replace(state, origin=state.origin or origin))

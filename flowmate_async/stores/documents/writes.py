@@ -15,7 +15,7 @@ from flowmate_async.stores.documents.base import (
     UserDocument,
     plaintext_of,
 )
-from flowmate_async.system.finishing import uninterrupted
+from flowmate_async.system.finishing import finish_despite_cancellation
 
 Value = TypeVar("Value", State, UserDocument)
 Thing = TypeVar("Thing")
@@ -51,7 +51,7 @@ async def check_and_set(
         if found is not None and found.data == text.data:
             return value
         try:
-            await uninterrupted(documents.write(name, text, replacing=found))
+            await finish_despite_cancellation(documents.write(name, text, replacing=found))
         except Conflict:
             await sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311 - no secret
         else:

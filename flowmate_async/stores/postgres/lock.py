@@ -17,7 +17,7 @@ from flowmate_async.errors import CheckpointError, StoreError
 from flowmate_async.stores.held_lock import Holder, ended_when_lost, lock_lost
 from flowmate_async.stores.postgres.address import Address, driver, guarded
 from flowmate_async.system.driver_boundary import DriverBoundary
-from flowmate_async.system.finishing import uninterrupted
+from flowmate_async.system.finishing import finish_despite_cancellation
 
 _BEAT_SECONDS = 15.0
 _ANSWER_SECONDS = 10.0
@@ -104,7 +104,7 @@ async def held_lock(
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
     finally:
-        await uninterrupted(_hang_up(connection))
+        await finish_despite_cancellation(_hang_up(connection))
 
 
 async def is_held(connection: Any, number: int) -> bool:

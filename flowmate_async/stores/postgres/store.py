@@ -50,7 +50,7 @@ from flowmate_async.stores.sealed.tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.upgrading import Upgraded, require_format
 from flowmate_async.stores.url import StoreUrl
 from flowmate_async.system.driver_boundary import DriverBoundary
-from flowmate_async.system.finishing import uninterrupted
+from flowmate_async.system.finishing import finish_despite_cancellation
 from flowmate_async.values.models import KeptToken
 from flowmate_async.values.secrets import Secret
 
@@ -103,14 +103,14 @@ class PostgresStore:
                 await self._on_connection(prepare, self._access.keys, self.address, self._create)
             )
         except BaseException:
-            await uninterrupted(self._close())
+            await finish_despite_cancellation(self._close())
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await uninterrupted(self._close())
+        await finish_despite_cancellation(self._close())
 
     async def bind(self, origin: str) -> None:
         meta = await self._changing(_bind, origin)
@@ -148,7 +148,7 @@ class PostgresStore:
         await self._changing(partial(rows.finish_run, at=at), run)
 
     async def write(self, run: Run, batch: Sequence[UserWrite]) -> Written:
-        return await uninterrupted(self._changing(self._write, run, batch))
+        return await finish_despite_cancellation(self._changing(self._write, run, batch))
 
     async def note_missing(self, run: Run, usernames: Sequence[str]) -> None:
         await self._changing(rows.note_missing, run, usernames)

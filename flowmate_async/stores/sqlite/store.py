@@ -46,8 +46,8 @@ from flowmate_async.stores.sqlite.schema import FORMAT, open_database, read_meta
 from flowmate_async.stores.sqlite.upgrade import upgrade
 from flowmate_async.stores.upgrading import Upgraded, require_format
 from flowmate_async.stores.url import absolute
-from flowmate_async.system.finishing import uninterrupted
-from flowmate_async.system.serial_thread import OneAtATime
+from flowmate_async.system.finishing import finish_despite_cancellation
+from flowmate_async.system.serial_thread import SerialThread
 from flowmate_async.values.models import KeptToken
 from flowmate_async.values.secrets import Secret
 
@@ -83,7 +83,7 @@ class SqliteStore:
         self._create = create
         self._access = Access(key, other_key, where=shown_path(self.path))
         self._busy_timeout_seconds = busy_timeout_seconds
-        self._turn: OneAtATime | None = None
+        self._turn: SerialThread | None = None
         self._connection: sqlite3.Connection | None = None
         self._format = FORMAT
         # A task cancelled from outside leaves its thread at work; this keeps the next one off the connection.
@@ -91,7 +91,7 @@ class SqliteStore:
 
     async def __aenter__(self) -> Self:
         """Open the database."""
-        self._turn = OneAtATime(self._in_use)
+        self._turn = SerialThread(self._in_use)
         try:
             await self._in_thread(self._open)
         except BaseException:
@@ -117,7 +117,7 @@ class SqliteStore:
             await self._in_thread(lock.acquire)
             yield
         finally:
-            await uninterrupted(self._in_thread(lock.release))
+            await finish_despite_cancellation(self._in_thread(lock.release))
 
     async def is_running(self) -> bool:
         return await self._in_thread(RunLock(self.path).is_held)
@@ -199,7 +199,7 @@ class SqliteStore:
         return done
 
     async def upgrade(self) -> Upgraded:
-        return await uninterrupted(self._in_thread(self._upgrade))
+        return await finish_despite_cancellation(self._in_thread(self._upgrade))
 
     def _upgrade(self) -> Upgraded:
         self._opened()
@@ -294,4 +294,4 @@ class SqliteStore:
         return await self._turn.run(partial(guarded, work, path=self.path))
 
     async def _close_shielded(self) -> None:
-        await uninterrupted(self._in_thread(self._close))
+        await finish_despite_cancellation(self._in_thread(self._close))
