@@ -136,7 +136,7 @@ class Cluster:
         coordination = RedisCoordination(self._redis_url, key=self._key, policy=self._policy)
         return self._connection.client(coordination=coordination)
 
-    def whole(self, fm: FlowMate) -> "Observable":
+    def aggregate(self, fm: FlowMate) -> "Observable":
         """The follower's own client: what the workers of the cluster do is theirs to tell.
 
         Args:

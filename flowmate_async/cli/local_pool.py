@@ -17,15 +17,15 @@ from flowmate_async.sync.results import Executor
 from flowmate_async.traffic.bulkhead import BulkheadPolicy
 from flowmate_async.traffic.leased_bucket import lease_terms
 from flowmate_async.values.settings import check_rate
-from flowmate_async.workers.lenders import Lending, ParentCoordination, Pauses, RateLender, RefreshLender
-from flowmate_async.workers.pool import CrewPlan, WorkerProcesses
-from flowmate_async.workers.stats import Tally
+from flowmate_async.workers.lenders import ParentCoordination, Pauses, RateLender, SharedLimits, SlotLender
+from flowmate_async.workers.pool import PoolOptions, ProcessExecutor
+from flowmate_async.workers.stats import WorkerTotals
 
 if TYPE_CHECKING:
     from flowmate_async.integrations.observable import Observable
 
 
-class Team:
+class LocalPool:
     """A parent and its workers; made inside the event loop.
 
     Args:
@@ -45,26 +45,26 @@ class Team:
             )
         check_rate(connection.rate or None, connection.burst, connection.concurrency)
         self._connection = connection
-        self._plan = CrewPlan(
+        self._plan = PoolOptions(
             command=COMMAND,
             settings=WorkerSettings(connection=connection, store=store, delta=delta).encoded(),
             count=count,
         )
-        self._tally = Tally()
+        self._totals = WorkerTotals()
         pauses, rate = Pauses(), None
         if connection.rate:
             rate = RateLender(lease_terms(connection.rate, connection.burst), clock=SystemClock())
             pauses.join(rate.pause)
-        self._lending = Lending(
+        self._shared = SharedLimits(
             rate=rate,
-            refreshes=RefreshLender(BulkheadPolicy().refreshes),
+            refreshes=SlotLender(BulkheadPolicy().refreshes),
             pauses=pauses,
             concurrency=connection.concurrency,
         )
 
     def client(self) -> FlowMate:
         """The parent's own client, not yet entered."""
-        return self._connection.client(coordination=ParentCoordination(self._lending))
+        return self._connection.client(coordination=ParentCoordination(self._shared))
 
     def executor(self, store: Store) -> Executor:
         """The workers, not yet started.
@@ -72,23 +72,23 @@ class Team:
         Args:
             store: entered by the parent.
         """
-        return WorkerProcesses(self._plan, store=store, lending=self._lending, tally=self._tally)
+        return ProcessExecutor(self._plan, store=store, shared=self._shared, totals=self._totals)
 
-    def whole(self, fm: FlowMate) -> "Observable":
+    def aggregate(self, fm: FlowMate) -> "Observable":
         """Parent and workers as one client, for whoever looks on.
 
         Args:
             fm: the parent's client, entered.
         """
-        return _Whole(fm, self._tally)
+        return _AggregateStats(fm, self._totals)
 
 
-class _Whole:
+class _AggregateStats:
     """The parent's client, with what its workers count added to what it counts."""
 
-    def __init__(self, fm: FlowMate, tally: Tally) -> None:
+    def __init__(self, fm: FlowMate, totals: WorkerTotals) -> None:
         self._fm = fm
-        self._tally = tally
+        self._totals = totals
 
     @property
     def base_url(self) -> str:
@@ -98,4 +98,4 @@ class _Whole:
         return self._fm.listening(*listeners)
 
     def stats(self) -> Stats:
-        return self._tally.added_to(self._fm.stats())
+        return self._totals.added_to(self._fm.stats())

@@ -14,7 +14,7 @@ from flowmate_async.cli.cluster import Cluster, ClusterFlags
 from flowmate_async.cli.delta_flags import DeltaFlags
 from flowmate_async.cli.exits import Exit, exit_code, print_data, print_json
 from flowmate_async.cli.interrupts import graceful
-from flowmate_async.cli.local_pool import Team
+from flowmate_async.cli.local_pool import LocalPool
 from flowmate_async.cli.observing import MetricsFlags
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.progress import display
@@ -168,17 +168,19 @@ async def sync(
     metrics.check()
     if delta.dry_run:
         return await _dry_run(connection, store, names, options.delta, as_json=run.json)
-    crew = _crew(run, store, connection, cluster, options.delta)
-    client, stop = connection.client() if crew is None else crew.client(), asyncio.Event()
+    pool = _pool(run, store, connection, cluster, options.delta)
+    client, stop = connection.client() if pool is None else pool.client(), asyncio.Event()
     async with (
         store.open(create=True) as opened,
         client as fm,
-        metrics.observing(_whole(crew, fm), leaving=stop.is_set) as observed,
+        metrics.observing(_aggregate(pool, fm), leaving=stop.is_set) as observed,
     ):
-        executor = None if crew is None else crew.executor(opened)
+        executor = None if pool is None else pool.executor(opened)
         job = partial(fm.sync, opened, names, options=options, stop=stop, executor=executor)
         with (
-            recording(_whole(crew, fm).stats, elsewhere=run.celery) if run.report else nullcontext() as record
+            recording(_aggregate(pool, fm).stats, elsewhere=run.celery)
+            if run.report
+            else nullcontext() as record
         ):
             report, error = await _ended(job, stop)
         observed.exit_code, observed.complete = _exit(report, error), report is not None and report.complete
@@ -197,18 +199,18 @@ async def sync(
     return _exit(report, error)
 
 
-def _crew(
+def _pool(
     run: RunFlags, store: StoreFlags, connection: Connection, cluster: ClusterFlags, delta: DeltaPolicy
-) -> Team | Cluster | None:
+) -> LocalPool | Cluster | None:
     """Who does the work, if it is not this process."""
     if run.celery:
         return Cluster(connection, store, cluster, delta=delta)
-    return Team(connection, store, count=run.workers, delta=delta) if run.workers > 1 else None
+    return LocalPool(connection, store, count=run.workers, delta=delta) if run.workers > 1 else None
 
 
-def _whole(crew: Team | Cluster | None, fm: FlowMate) -> "Observable":
+def _aggregate(pool: LocalPool | Cluster | None, fm: FlowMate) -> "Observable":
     """This process together with its workers, for whoever looks on."""
-    return fm if crew is None else crew.whole(fm)
+    return fm if pool is None else pool.aggregate(fm)
 
 
 async def _dry_run(

@@ -19,7 +19,7 @@ from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.values.error_record import ErrorRecord
 from flowmate_async.workers.channel import Channel
 from flowmate_async.workers.messages import Begin, Failed, ToWorker
-from flowmate_async.workers.worker import Member
+from flowmate_async.workers.worker import Worker
 
 # -P: nothing is imported from the working directory.
 COMMAND = (sys.executable, "-P", "-c", f"from {__name__} import main; main()")
@@ -54,7 +54,7 @@ def _path(kind: type, value: Any) -> Any:
 
 def main() -> None:
     """Serve the parent at the other end of standard input, and end with it."""
-    # Ctrl-C and a service manager's SIGTERM reach the whole group; it is the parent who says what follows.
+    # Ctrl-C and a service manager's SIGTERM reach the whole group; the parent decides what follows.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(BrokenPipeError):
@@ -78,8 +78,8 @@ async def _serve() -> None:
 async def _work(channel: Channel[ToWorker], begin: Begin) -> None:
     settings = WorkerSettings.decoded(begin.settings)
     limited = settings.connection.rate > 0
-    member = Member(channel, limited=limited, concurrency=begin.concurrency)
-    client = settings.connection.client(coordination=member)
+    worker = Worker(channel, limited=limited, concurrency=begin.concurrency)
+    client = settings.connection.client(coordination=worker)
     async with settings.store.open() as store, client as fm:
         await store.bind(fm.base_url)
-        await member.serve(fm.executor(store, delta=settings.delta), begin.run, stats=fm.stats)
+        await worker.serve(fm.executor(store, delta=settings.delta), begin.run, stats=fm.stats)

@@ -80,7 +80,7 @@ class RefreshLoan:
         self._turn.release()
 
 
-class RefreshLender:
+class SlotLender:
     """Lends slots for refreshes.
 
     A :class:`~flowmate_async.traffic.coordination.RefreshLender` for its own process.
@@ -139,7 +139,7 @@ class Pauses:
                 listener(seconds)
 
 
-class Lending(msgspec.Struct, frozen=True, kw_only=True):
+class SharedLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a parent shares with its workers.
 
     Attributes:
@@ -150,7 +150,7 @@ class Lending(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     rate: RateLender | None
-    refreshes: RefreshLender
+    refreshes: SlotLender
     pauses: Pauses
     concurrency: int
 
@@ -159,12 +159,12 @@ class ParentCoordination:
     """The :class:`~flowmate_async.traffic.coordination.Coordination` of the parent's own client.
 
     Args:
-        lending: what it shares with its workers.
+        shared: what it shares with its workers.
     """
 
-    def __init__(self, lending: Lending) -> None:
-        self._lending = lending
-        self._pauses = lending.pauses
+    def __init__(self, shared: SharedLimits) -> None:
+        self._shared = shared
+        self._pauses = shared.pauses
         self._own: Callable[[float], object] | None = None
 
     async def __aenter__(self) -> Self:
@@ -180,11 +180,11 @@ class ParentCoordination:
 
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - lent on its own terms
         """See :meth:`Coordination.budget`."""
-        return self._lending.rate
+        return self._shared.rate
 
-    def refreshes(self, limit: int) -> RefreshLender:  # noqa: ARG002 - lent within the parent's own limit
+    def refreshes(self, limit: int) -> SlotLender:  # noqa: ARG002 - lent within the parent's own limit
         """See :meth:`LendsRefreshes.refreshes`."""
-        return self._lending.refreshes
+        return self._shared.refreshes
 
     def credentials(self) -> SharedCredentials | None:
         """Nothing is shared: no user is read by two workers."""

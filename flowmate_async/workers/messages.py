@@ -6,7 +6,7 @@ from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Run
 from flowmate_async.sync.results import StoredBatch, UserEnd
 from flowmate_async.values.error_record import ErrorRecord
-from flowmate_async.workers.stats import Counts, Standing
+from flowmate_async.workers.stats import Counts, TrafficSnapshot
 
 
 class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -60,7 +60,7 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     concurrency: int
 
 
-class Names(msgspec.Struct, frozen=True, tag=True):
+class Assign(msgspec.Struct, frozen=True, tag=True):
     """Parent to worker: users to read; none means that there will be no more."""
 
     usernames: tuple[str, ...]
@@ -145,18 +145,18 @@ class Counted(msgspec.Struct, frozen=True, tag=True):
 
     Attributes:
         counts: what it has counted since it began.
-        standing: how its flow control stands.
+        traffic: how its flow control stands.
         keeps_to: the allotment that it heard of last.
     """
 
     counts: Counts
-    standing: Standing
+    traffic: TrafficSnapshot
     keeps_to: int
 
     @classmethod
     def of(cls, stats: Stats, *, keeps_to: int) -> "Counted":
         """Return what a client has counted."""
-        return cls(Counts.of(stats), Standing.of(stats), keeps_to)
+        return cls(Counts.of(stats), TrafficSnapshot.of(stats), keeps_to)
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -169,5 +169,5 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     error: ErrorRecord
 
 
-ToWorker = Begin | Names | Stop | Lent | Allotted | SlotLent | Paused
+ToWorker = Begin | Assign | Stop | Lent | Allotted | SlotLent | Paused
 ToParent = More | Borrow | SlotWanted | SlotReturned | Stored | Counted | Paused | Done | Failed

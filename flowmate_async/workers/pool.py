@@ -1,4 +1,4 @@
-"""The parent's side: an executor that has its users read and stored by worker processes.
+"""The parent's side: an executor whose users are read and stored by worker processes.
 
 A worker that dies loses nothing: what it had acknowledged is in the store, and the rest of what it was handed
 goes to others. Which run that is, and when it ends early, is the engine's business.
@@ -18,9 +18,10 @@ from flowmate_async.sync.results import StoredBatch, UserEnd
 from flowmate_async.sync.source import Usernames
 from flowmate_async.sync.usernames import storable
 from flowmate_async.workers.allotments import Allotments
-from flowmate_async.workers.lenders import Lending, RateLender, RefreshLoan
+from flowmate_async.workers.lenders import RateLender, RefreshLoan, SharedLimits
 from flowmate_async.workers.messages import (
     Allotted,
+    Assign,
     Begin,
     Borrow,
     Counted,
@@ -28,7 +29,6 @@ from flowmate_async.workers.messages import (
     Failed,
     Lent,
     More,
-    Names,
     Paused,
     SlotLent,
     SlotReturned,
@@ -38,15 +38,15 @@ from flowmate_async.workers.messages import (
     ToParent,
 )
 from flowmate_async.workers.process import WorkerProcess
-from flowmate_async.workers.stats import Tally
-from flowmate_async.workers.work_queue import Handout
+from flowmate_async.workers.stats import WorkerTotals
+from flowmate_async.workers.work_queue import WorkQueue
 
 _LOSSES = 3
 """Workers that may die one after the other without a user's end in between."""
 
 
-class CrewPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a crew is made of.
+class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The command and the size of a pool.
 
     Attributes:
         command: a worker's program and its arguments; nothing secret among them.
@@ -59,21 +59,23 @@ class CrewPlan(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
-class WorkerProcesses:
+class ProcessExecutor:
     """Reads and stores users in other processes, see :class:`~flowmate_async.sync.results.Executor`.
 
     Args:
-        plan: see :class:`CrewPlan`.
+        plan: see :class:`PoolOptions`.
         store: tells what a worker had acknowledged that died.
-        lending: what is shared with the workers.
-        tally: is told what the workers count.
+        shared: what is shared with the workers.
+        totals: is told what the workers count.
     """
 
-    def __init__(self, plan: CrewPlan, *, store: Store, lending: Lending, tally: Tally) -> None:
+    def __init__(
+        self, plan: PoolOptions, *, store: Store, shared: SharedLimits, totals: WorkerTotals
+    ) -> None:
         self._plan = plan
         self._store = store
-        self._lending = lending
-        self._tally = tally
+        self._shared = shared
+        self._totals = totals
 
     async def execute(
         self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
@@ -84,40 +86,40 @@ class WorkerProcesses:
             WorkerLostError: workers keep dying.
             FlowMateError: a worker cannot go on.
         """
-        crew = _Crew(self._plan, run, Handout(usernames), store=self._store, stop=stop, tally=self._tally)
-        async with aclosing(crew.batches(self._lending)) as batches:
+        pool = _Pool(self._plan, run, WorkQueue(usernames), store=self._store, stop=stop, totals=self._totals)
+        async with aclosing(pool.batches(self._shared)) as batches:
             async for batch in batches:
                 yield batch
 
 
-class _Crew:
+class _Pool:
     """The workers of one execution, and the queue they fill; ``None`` in it is a post whose work is done."""
 
     def __init__(
         self,
-        plan: CrewPlan,
+        plan: PoolOptions,
         run: Run,
-        handout: Handout,
+        queue: WorkQueue,
         *,
         store: Store,
         stop: asyncio.Event | None,
-        tally: Tally,
+        totals: WorkerTotals,
     ) -> None:
         self._plan = plan
         self._run = run
-        self._handout = handout
+        self._queue = queue
         self._store = store
         self._stop = stop or asyncio.Event()
-        self._tally = tally
+        self._totals = totals
         self._workers: dict[int, WorkerProcess] = {}
         self._arrived: asyncio.Queue[StoredBatch | Exception | None] = asyncio.Queue(2 * plan.count)
         self._losses = 0
 
-    async def batches(self, lending: Lending) -> AsyncGenerator[StoredBatch, None]:
+    async def batches(self, shared: SharedLimits) -> AsyncGenerator[StoredBatch, None]:
         """What is durable, as it comes."""
         loop = asyncio.get_running_loop()
-        allotments: Allotments[int] = Allotments(lending.concurrency, workers=self._plan.count)
-        posts = (self._post(number, lending, allotments) for number in range(self._plan.count))
+        allotments: Allotments[int] = Allotments(shared.concurrency, workers=self._plan.count)
+        posts = (self._post(number, shared, allotments) for number in range(self._plan.count))
         tasks = [loop.create_task(post) for post in posts]
         tasks.append(loop.create_task(self._stopping()))
         working = self._plan.count
@@ -137,14 +139,14 @@ class _Crew:
 
     async def _stopping(self) -> None:
         await self._stop.wait()
-        self._handout.close()
+        self._queue.close()
         for worker in self._workers.values():
             worker.channel.send(Stop())
 
-    async def _post(self, number: int, lending: Lending, allotments: Allotments[int]) -> None:
+    async def _post(self, number: int, shared: SharedLimits, allotments: Allotments[int]) -> None:
         """Serve one worker after the other, until one has done its work."""
         try:
-            while not await self._filled(number, lending, allotments):
+            while not await self._filled(number, shared, allotments):
                 pass
             allotments.leave(number)
         except Exception as error:  # noqa: BLE001 - raised again where the batches are consumed
@@ -152,11 +154,11 @@ class _Crew:
         else:
             await self._arrived.put(None)
 
-    async def _filled(self, number: int, lending: Lending, allotments: Allotments[int]) -> bool:
+    async def _filled(self, number: int, shared: SharedLimits, allotments: Allotments[int]) -> bool:
         """Serve one worker for its whole life. Return whether its work was done when it ended."""
         begin = Begin(self._run, self._plan.settings, allotments.join(number))
         worker = await WorkerProcess.start(self._plan.command, begin)
-        post = _Post(worker, self._handout, lending)
+        post = _Post(worker, self._queue, shared)
         done = False
         self._workers[number] = worker
         try:
@@ -165,7 +167,7 @@ class _Crew:
             done = await self._conversed(number, post, allotments)
         finally:
             del self._workers[number]
-            self._tally.ended(worker)
+            self._totals.ended(worker)
             await post.dismiss(died=not done)
         if not done:
             await self._lost(worker)
@@ -180,14 +182,14 @@ class _Crew:
                     batch = message.restored()
                     post.ended(batch)
                     await self._arrived.put(batch)
-                case Counted(counts, standing, keeps_to):
-                    self._tally.note(post.worker, counts, standing)
+                case Counted(counts, traffic, keeps_to):
+                    self._totals.note(post.worker, counts, traffic)
                     self._tell(
                         allotments.note(
                             number,
                             keeps_to=keeps_to,
-                            in_flight=standing.in_flight,
-                            waiting=standing.waiting,
+                            in_flight=traffic.in_flight,
+                            waiting=traffic.waiting,
                         )
                     )
                 case Failed(error):
@@ -216,8 +218,8 @@ class _Crew:
         names = list(worker.has.elements())
         synced = await synced_of(self._store, self._run, names)
         ended = [name for name in names if storable(name) in synced]
-        self._handout.ended(len(ended))
-        self._handout.give_back([name for name in names if storable(name) not in synced])
+        self._queue.ended(len(ended))
+        self._queue.give_back([name for name in names if storable(name) not in synced])
         if ended:
             await self._arrived.put(
                 StoredBatch(ends=tuple(UserEnd(username=name) for name in ended), counted=False)
@@ -227,19 +229,19 @@ class _Crew:
 class _Post:
     """What one worker is served with: usernames, tokens, slots for refreshes, pauses."""
 
-    def __init__(self, worker: WorkerProcess, handout: Handout, lending: Lending) -> None:
+    def __init__(self, worker: WorkerProcess, queue: WorkQueue, shared: SharedLimits) -> None:
         self.worker = worker
-        self._handout = handout
-        self._pauses = lending.pauses
-        self._refreshes = lending.refreshes
+        self._queue = queue
+        self._pauses = shared.pauses
+        self._refreshes = shared.refreshes
         self._wanted: asyncio.Queue[int] = asyncio.Queue()
         self._borrowed: asyncio.Queue[int] = asyncio.Queue()
         self._loans: dict[int, RefreshLoan] = {}
         self._borrowing: dict[int, asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
         self._tasks = [self._loop.create_task(self._hand_out())]
-        if lending.rate is not None:
-            self._tasks.append(self._loop.create_task(self._lend(lending.rate)))
+        if shared.rate is not None:
+            self._tasks.append(self._loop.create_task(self._lend(shared.rate)))
         self._pauses.join(self._tell_pause)
 
     def heard(self, message: ToParent) -> None:
@@ -259,7 +261,7 @@ class _Post:
     def ended(self, batch: StoredBatch) -> None:
         """Take note of users that have ended."""
         self.worker.has.subtract(end.username for end in batch.ends)
-        self._handout.ended(len(batch.ends))
+        self._queue.ended(len(batch.ends))
 
     async def dismiss(self, *, died: bool) -> None:
         """Serve it no more, and end it.
@@ -280,9 +282,9 @@ class _Post:
 
     async def _hand_out(self) -> None:
         while True:
-            names = await self._handout.take(await self._wanted.get())
+            names = await self._queue.take(await self._wanted.get())
             self.worker.has.update(names)
-            self.worker.channel.send(Names(tuple(names)))
+            self.worker.channel.send(Assign(tuple(names)))
 
     async def _lend(self, lender: RateLender) -> None:
         while True:

@@ -20,7 +20,7 @@ _STATES = ("closed", "half-open", "open")
 """Of breakers, from good to bad."""
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class TrafficSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """How a worker's flow control stands.
 
     Attributes:
@@ -91,22 +91,22 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         )
 
 
-class Tally:
+class WorkerTotals:
     """Adds up what the workers of a sync tell, those that have ended included."""
 
     def __init__(self) -> None:
         self._past = Counts()
-        self._present: dict[Hashable, tuple[Counts, Standing]] = {}
+        self._present: dict[Hashable, tuple[Counts, TrafficSnapshot]] = {}
 
-    def note(self, worker: Hashable, counts: Counts, standing: Standing) -> None:
+    def note(self, worker: Hashable, counts: Counts, traffic: TrafficSnapshot) -> None:
         """Take note of what a worker has counted since it began.
 
         Args:
             worker: tells it from the others.
             counts: all of it; replaces what it told before.
-            standing: how it stands.
+            traffic: its flow control now.
         """
-        self._present[worker] = counts, standing
+        self._present[worker] = counts, traffic
 
     def ended(self, worker: Hashable) -> None:
         """Keep what a worker told last, and how it stood no longer."""
@@ -125,27 +125,25 @@ class Tally:
             **structs.asdict(total),
             requests={name: latency.count for name, latency in total.latency.items()},
             statuses=_sum(*total.answers.values()),
-            traffic=self._standing(stats) if self._present else stats.traffic,
+            traffic=self._traffic(stats) if self._present else stats.traffic,
         )
 
-    def _standing(self, stats: Stats) -> TrafficStatistics:
-        workers, traffic = [standing for _, standing in self._present.values()], stats.traffic
+    def _traffic(self, stats: Stats) -> TrafficStatistics:
+        workers, traffic = [one for _, one in self._present.values()], stats.traffic
         limiter = traffic.limiter
-        rates = [standing.rate for standing in workers if standing.rate is not None]
+        rates = [one.rate for one in workers if one.rate is not None]
         return structs.replace(
             traffic,
-            in_flight=traffic.in_flight + sum(standing.in_flight for standing in workers),
+            in_flight=traffic.in_flight + sum(one.in_flight for one in workers),
             limiter=structs.replace(
                 limiter,
                 current_rate=None if limiter.rate is None else min(limiter.rate, sum(rates)),
-                current_concurrency=sum(standing.concurrency for standing in workers),
-                waiting=limiter.waiting + sum(standing.waiting for standing in workers),
+                current_concurrency=sum(one.concurrency for one in workers),
+                waiting=limiter.waiting + sum(one.waiting for one in workers),
             ),
             breaker=structs.replace(
                 traffic.breaker,
-                state=max(
-                    (traffic.breaker.state, *(standing.breaker for standing in workers)), key=_STATES.index
-                ),
+                state=max((traffic.breaker.state, *(one.breaker for one in workers)), key=_STATES.index),
             ),
         )
 

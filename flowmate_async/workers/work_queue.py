@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from flowmate_async.sync.source import Usernames
 
 
-class Handout:
+class WorkQueue:
     """The users of a run, a few at a time: never all in memory, none lost with a worker.
 
     Args:

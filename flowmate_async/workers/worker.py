@@ -27,13 +27,13 @@ from flowmate_async.values.error_record import ErrorRecord
 from flowmate_async.workers.channel import Channel
 from flowmate_async.workers.messages import (
     Allotted,
+    Assign,
     Borrow,
     Counted,
     Done,
     Failed,
     Lent,
     More,
-    Names,
     Paused,
     SlotLent,
     SlotReturned,
@@ -48,8 +48,8 @@ _CHUNK = 32
 _LOW_WATER = 16
 
 
-class Member:
-    """One worker of a crew; also its client's :class:`~flowmate_async.traffic.coordination.Coordination`.
+class Worker:
+    """One worker of a pool; also its client's :class:`~flowmate_async.traffic.coordination.Coordination`.
 
     Args:
         channel: to the parent.
@@ -122,10 +122,10 @@ class Member:
         self._on_pause = listener
 
     def on_event(self, listener: Listener) -> None:
-        """See :meth:`Coordination.on_event`; a member without its parent ends."""
+        """See :meth:`Coordination.on_event`; a worker without its parent ends."""
 
     def statistics(self) -> CoordinationStatistics | None:
-        """See :meth:`Coordination.statistics`; a member without its parent ends."""
+        """See :meth:`Coordination.statistics`; a worker without its parent ends."""
         return None
 
     async def lease(self, most: int) -> TokenLease:
@@ -194,7 +194,7 @@ class Member:
                 lent = self._slots.get(number)
                 if lent is not None and not lent.done():
                     lent.set_result(None)
-            case Names(usernames):
+            case Assign(usernames):
                 self._names.extend(usernames)
                 self._asked, self._no_more = False, not usernames
                 self._news.set()

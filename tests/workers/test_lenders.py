@@ -11,10 +11,10 @@ from flowmate_async.clock import SystemClock
 from flowmate_async.sandbox import burst_needed
 from flowmate_async.traffic.admission import Admission
 from flowmate_async.traffic.leased_bucket import LeasedBucket, lease_terms
-from flowmate_async.workers.lenders import Lending, Pauses, RateLender, RefreshLender
+from flowmate_async.workers.lenders import Pauses, RateLender, SharedLimits, SlotLender
 from flowmate_async.workers.pool import _Post
-from flowmate_async.workers.work_queue import Handout
-from flowmate_async.workers.worker import Member
+from flowmate_async.workers.work_queue import WorkQueue
+from flowmate_async.workers.worker import Worker
 
 
 class Slow:
@@ -154,15 +154,15 @@ class Pipe:
         return await self.arrived.get()
 
 
-class Worker:
-    """A worker as its post sees it, with the member at the other end of its channel."""
+class FakeWorker:
+    """A worker as its post sees it, with the worker's side at the other end of its channel."""
 
-    def __init__(self, lending):
+    def __init__(self, shared):
         self.channel, far = Pipe(), Pipe()
         self.channel.other, far.other = far, self.channel
-        self.member = Member(far, limited=False, concurrency=64)
-        self.post = _Post(self, Handout([]), lending)
-        self.tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self.member._listen())]
+        self.side = Worker(far, limited=False, concurrency=64)
+        self.post = _Post(self, WorkQueue([]), shared)
+        self.tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self.side._listen())]
 
     async def _hear(self):
         while True:
@@ -181,13 +181,13 @@ class Refreshing:
     """Refreshes of some workers, counted by client."""
 
     def __init__(self, workers, limit=8):
-        self.lender = RefreshLender(limit)
-        lending = Lending(rate=None, refreshes=self.lender, pauses=Pauses(), concurrency=64)
-        self.workers = [Worker(lending) for _ in range(workers)]
+        self.lender = SlotLender(limit)
+        shared = SharedLimits(rate=None, refreshes=self.lender, pauses=Pauses(), concurrency=64)
+        self.workers = [FakeWorker(shared) for _ in range(workers)]
         self.inside, self.most_inside, self.secrets, self.overlaps = Counter(), Counter(), set(), 0
 
     async def refresh(self, worker, client, secret_id, seconds=0.3):
-        async with self.workers[worker].member.slot(client, secret_id):
+        async with self.workers[worker].side.slot(client, secret_id):
             self.overlaps += secret_id in self.secrets
             self.secrets.add(secret_id)
             self.inside[client] += 1

@@ -13,7 +13,7 @@ from flowmate_async import FlowMate
 from flowmate_async.events import Answered, Broken, FlightJoined, Retried, Throttled, TokenMade
 from flowmate_async.stats import StatsListener
 from flowmate_async.workers.messages import Counted
-from flowmate_async.workers.stats import Counts, Standing, Tally
+from flowmate_async.workers.stats import Counts, TrafficSnapshot, WorkerTotals
 from tests.reporting.pages import Page
 
 from .conftest import acknowledged, needs_proc, twin_process, until
@@ -102,25 +102,25 @@ IDLE = idle()
 @given(st.lists(st.tuples(st.integers(0, 3), happenings)), st.sets(st.integers(1, 3)))
 def test_what_several_processes_counted_adds_up_to_what_one_would_have(told, died):
     """Process 0 is the parent; some of the others have ended meanwhile, and all of it went over the wire."""
-    parts, whole = [StatsListener() for _ in range(4)], StatsListener()
+    parts, total = [StatsListener() for _ in range(4)], StatsListener()
     for process, event in told:
         parts[process](event)
-        whole(event)
+        total(event)
 
     def counted(listener):
         return listener.snapshot(
             transport="wire", traffic=IDLE.traffic, cache=IDLE.cache, flights=IDLE.flights
         )
 
-    tally = Tally()
+    totals = WorkerTotals()
     for process in (1, 2, 3):
         message = Counted.of(counted(parts[process]), keeps_to=1)
         over = msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Counted)
-        tally.note(process, Counts(throttled=7), over.standing)  # replaced by what it tells later
-        tally.note(process, over.counts, over.standing)
+        totals.note(process, Counts(throttled=7), over.traffic)  # replaced by what it tells later
+        totals.note(process, over.counts, over.traffic)
     for process in died:
-        tally.ended(process)
-    found, expected = tally.added_to(counted(parts[0])), counted(whole)
+        totals.ended(process)
+    found, expected = totals.added_to(counted(parts[0])), counted(total)
     for name in Counts.__struct_fields__:
         if name != "latency":
             assert getattr(found, name) == getattr(expected, name), name
@@ -134,21 +134,23 @@ def test_what_several_processes_counted_adds_up_to_what_one_would_have(told, die
 
 def test_together_they_are_allowed_what_all_are_and_as_sick_as_the_sickest():
     own = IDLE
-    tally = Tally()
-    assert tally.added_to(own).traffic == own.traffic
+    totals = WorkerTotals()
+    assert totals.added_to(own).traffic == own.traffic
     states = (("closed", 30.0), ("open", 20.0), ("half-open", 10.0))
     for number, (state, rate) in enumerate(states):
-        standing = Standing(in_flight=3, waiting=number, rate=rate, concurrency=22, breaker=state)
-        tally.note(number, Counts(), standing)
-    traffic = tally.added_to(own).traffic
+        traffic = TrafficSnapshot(in_flight=3, waiting=number, rate=rate, concurrency=22, breaker=state)
+        totals.note(number, Counts(), traffic)
+    traffic = totals.added_to(own).traffic
     assert (traffic.in_flight, traffic.limiter.waiting, traffic.limiter.current_concurrency) == (9, 3, 66)
     assert traffic.limiter.current_rate == 60
     assert traffic.breaker.state == "open"
-    tally.note(0, Counts(), Standing(in_flight=0, waiting=0, rate=90.0, concurrency=22, breaker="closed"))
-    assert tally.added_to(own).traffic.limiter.current_rate == 100, "the lender lends no more"
+    totals.note(
+        0, Counts(), TrafficSnapshot(in_flight=0, waiting=0, rate=90.0, concurrency=22, breaker="closed")
+    )
+    assert totals.added_to(own).traffic.limiter.current_rate == 100, "the lender lends no more"
     for number in range(3):
-        tally.ended(number)
-    assert tally.added_to(own).traffic == own.traffic
+        totals.ended(number)
+    assert totals.added_to(own).traffic == own.traffic
 
 
 @pytest.mark.timeout(120)
