@@ -5,7 +5,6 @@ app has tried, have none. Every change that somebody should hear about comes wit
 """
 
 import hashlib
-from collections.abc import Iterable
 
 import msgspec
 from msgspec.structs import replace
@@ -76,8 +75,20 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     health: Health
 
 
-class Update(msgspec.Struct, frozen=True):
-    """What becomes of a record.
+class Sighting(msgspec.Struct, frozen=True, gc=False):
+    """Which credential was observed, and what was.
+
+    Attributes:
+        credential: which credential it is, as it was seen last.
+        observations: what happened, in any order between two successes.
+    """
+
+    credential: Credential
+    observations: tuple[Observation, ...]
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What becomes of a record when it is settled.
 
     Attributes:
         record: the record from now on; ``None`` when there is nothing left to say.
@@ -89,35 +100,37 @@ class Update(msgspec.Struct, frozen=True):
 
 
 def observed(
-    record: HealthRecord | None,
-    credential: Credential,
-    observations: Iterable[Observation],
-    *,
-    now: float,
-    policy: HealthPolicy,
-) -> Update:
-    """Return a credential's record after some observations. Failed renewals wait for :func:`settled`.
+    record: HealthRecord | None, sighting: Sighting, *, now: float, policy: HealthPolicy
+) -> HealthRecord | None:
+    """Return a credential's record after some observations.
+
+    Failed renewals decide nothing until :func:`settled` has judged them, and nobody is told anything before.
 
     Args:
         record: the record so far; ``None`` when there is none.
-        credential: which credential it is, as it was seen last.
-        observations: what happened, in any order between two successes.
+        sighting: which credential, and what was observed.
         now: seconds since the Unix epoch.
         policy: how much evidence it takes.
     """
+    credential = sighting.credential
     before = record or HealthRecord(credential=credential, health=initial(credential.type))
     evidence = before.evidence
-    for observation in observations:
+    for observation in sighting.observations:
         if observation.what is Observed.GONE:
-            return Update(None)
+            return None
         evidence = add(evidence, observation)
+    if record is None and evidence.is_clean:
+        return None
     client = credential.auth_client_id or before.credential.auth_client_id
-    known = replace(credential, auth_client_id=client)
-    return _update(replace(before, credential=known, evidence=evidence), before, now=now, policy=policy)
+    after = replace(before, credential=replace(credential, auth_client_id=client), evidence=evidence)
+    after = _decided(after, before, now=now, policy=policy)
+    if record is not None and _is_same(after, record):
+        return record
+    return None if _says_nothing(after) else after
 
 
-def settled(record: HealthRecord, *, outage: bool, now: float, policy: HealthPolicy) -> Update:
-    """Return a record with its pending failures judged, and with what the passing of time changes.
+def settled(record: HealthRecord, *, outage: bool, now: float, policy: HealthPolicy) -> Settled:
+    """Return a record with its pending failures judged, with what time alone changes, and what to tell.
 
     Args:
         record: the record so far.
@@ -126,21 +139,33 @@ def settled(record: HealthRecord, *, outage: bool, now: float, policy: HealthPol
         policy: how much evidence it takes.
     """
     judged = replace(record, evidence=settle(record.evidence, outage=outage))
-    return _update(judged, record, now=now, policy=policy)
+    judged = _decided(judged, record, now=now, policy=policy)
+    kind, told = _notice_type(judged.health, judged.told)
+    notice = None if kind is None else _notice(kind, judged, now)
+    judged = replace(judged, told=told)
+    return Settled(None if _says_nothing(judged) else judged, notice)
 
 
-def _update(after: HealthRecord, before: HealthRecord, *, now: float, policy: HealthPolicy) -> Update:
+def _decided(record: HealthRecord, before: HealthRecord, *, now: float, policy: HealthPolicy) -> HealthRecord:
     health = decide(
-        after.evidence,
-        secret_type=after.credential.type,
+        record.evidence,
+        secret_type=record.credential.type,
         now=now,
         policy=policy,
         before=before.health,
     )
-    kind, told = _notice_type(health, before.told)
-    record = replace(after, health=health, told=told)
-    notice = None if kind is None else _notice(kind, record, now)
-    return Update(None if record.evidence.is_clean else record, notice)
+    return replace(record, health=health)
+
+
+def _says_nothing(record: HealthRecord) -> bool:
+    """Return whether it says no more than no record: all is well, and no notice is due."""
+    return record.told is None and record.evidence.is_clean
+
+
+def _is_same(after: HealthRecord, before: HealthRecord) -> bool:
+    """Return whether nothing has changed but the time of the last success, which is not worth a write."""
+    evidence = replace(after.evidence, read_at=before.evidence.read_at, changed_at=before.evidence.changed_at)
+    return replace(after, evidence=evidence) == before
 
 
 def _notice_type(health: Health, told: HealthState | None) -> tuple[str | None, HealthState | None]:
@@ -158,20 +183,6 @@ def _notice(kind: str, record: HealthRecord, now: float) -> Notice:
     return Notice(
         id=f"msg_{digest[:32]}", type=kind, at=now, credential=record.credential, health=record.health
     )
-
-
-def is_unchanged(update: Update, record: HealthRecord | None) -> bool:
-    """Return whether an update leaves a record as it is, apart from when the last success was."""
-    if update.notice is not None:
-        return False
-    if update.record is None or record is None:
-        return update.record is record
-    evidence = replace(
-        update.record.evidence,
-        read_at=record.evidence.read_at,
-        changed_at=record.evidence.changed_at,
-    )
-    return replace(update.record, evidence=evidence) == record
 
 
 def was_failing(record: HealthRecord) -> bool:

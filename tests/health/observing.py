@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from flowmate_async.health import Credential, HealthPolicy, HealthRecord, HealthState, Notice
 from flowmate_async.health.observations import Observation, Observed
-from flowmate_async.health.records import observed, settled
+from flowmate_async.health.records import Sighting, observed, settled
 
 POLICY = HealthPolicy()
 DAY = 86_400.0
@@ -43,18 +43,16 @@ class Watched:
     def see(self, *what: Observation | Observed, at: float = NOW) -> "Watched":
         seen = [one if isinstance(one, Observation) else Observation(one, at) for one in what]
         now = max([at, *(one.at for one in seen)])
-        self._note(observed(self.record, self.credential, seen, now=now, policy=POLICY))
+        self.record = observed(self.record, Sighting(self.credential, tuple(seen)), now=now, policy=POLICY)
         return self
 
     def settle(self, *, outage: bool = False, at: float = NOW) -> "Watched":
         if self.record is not None:
-            self._note(settled(self.record, outage=outage, now=at, policy=POLICY))
+            update = settled(self.record, outage=outage, now=at, policy=POLICY)
+            self.record = update.record
+            if update.notice is not None:
+                self.notices.append(update.notice)
         return self
-
-    def _note(self, update) -> None:
-        self.record = update.record
-        if update.notice is not None:
-            self.notices.append(update.notice)
 
     @property
     def state(self) -> HealthState | None:

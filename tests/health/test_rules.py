@@ -112,7 +112,7 @@ def test_time_alone_ends_what_cannot_be_renewed():
     for day in range(12):
         one.settle(at=NOW + day * DAY)
     assert one.told == ["credential.expiring", "credential.broken"]
-    one.see(Observed.CHANGED, at=NOW + 13 * DAY)
+    one.see(Observed.CHANGED, at=NOW + 13 * DAY).settle(at=NOW + 13 * DAY)
     assert one.told[2:] == ["credential.recovered"]
     assert one.record is None
 

@@ -7,7 +7,7 @@ from flowmate_async.health import HealthState
 from flowmate_async.health.decide import initial
 from flowmate_async.health.evidence import Evidence, add
 from flowmate_async.health.observations import Observation, Observed
-from flowmate_async.health.records import is_unchanged, observed
+from flowmate_async.health.records import Sighting, observed
 from tests.health.observing import (
     DAY,
     INCONCLUSIVE,
@@ -47,7 +47,7 @@ def test_troubles_shorter_than_an_outage_never_break(secret_type, blips):
         for number, what in enumerate(blip):
             one.see(what, at=at + number * 100).settle(at=at + number * 100)
         at += DAY
-        one.see(Observed.CHANGED, at=at)
+        one.see(Observed.CHANGED, at=at).settle(at=at)
     assert one.notices == []
 
 
@@ -113,8 +113,7 @@ def test_a_credential_that_keeps_working_needs_no_write():
     ends = Observation(Observed.READ, NOW, NOW + 90 * DAY)
     one = Watched().see(ends)
     again = Observation(Observed.READ, NOW + DAY, NOW + 90 * DAY)
-    update = observed(one.record, one.credential, [again], now=NOW + DAY, policy=POLICY)
-    assert is_unchanged(update, one.record)
-    assert is_unchanged(
-        observed(None, one.credential, [Observation(Observed.READ, NOW)], now=NOW, policy=POLICY), None
-    )
+    after = observed(one.record, Sighting(one.credential, (again,)), now=NOW + DAY, policy=POLICY)
+    assert after is one.record
+    fine = Sighting(one.credential, (Observation(Observed.READ, NOW),))
+    assert observed(None, fine, now=NOW, policy=POLICY) is None
