@@ -7,96 +7,67 @@ Pure.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-
-import msgspec
+from collections.abc import Iterable
 
 from flowmate_async.health.policy import HealthPolicy
 
-
-class Renewals(msgspec.Struct, frozen=True, kw_only=True):
-    """Renewals of one OAuth client's credentials.
-
-    Attributes:
-        succeeded: when they succeeded, in seconds since the Unix epoch; one for each credential.
-        failed: when they failed; one for each credential that was not broken before.
-    """
-
-    succeeded: tuple[float, ...] = ()
-    failed: tuple[float, ...] = ()
-
-
 _EVERYBODY = ""
-"""Stands for all OAuth clients together."""
+"""Stands for all OAuth clients together, and for secrets whose client is unknown."""
 
 
-class Outages:
-    """When OAuth clients failed as a whole.
+class Renewals:
+    """Renewals of credentials, counted by OAuth client and by slots of time.
+
+    Memory depends on the number of clients and slots, not of credentials.
 
     Args:
-        renewals: by OAuth client; the empty name is for secrets whose client is unknown.
         policy: how many failures it takes.
         ongoing: OAuth clients that were in an outage when it was decided last. Theirs go on until clearly
             fewer renewals fail, so that a share near the limit does not flicker.
     """
 
-    def __init__(
-        self, renewals: Mapping[str, Renewals], *, policy: HealthPolicy, ongoing: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, policy: HealthPolicy, *, ongoing: Iterable[str] = ()) -> None:
         self._policy = policy
         self._ongoing = frozenset(ongoing)
-        everybody = Renewals(
-            succeeded=tuple(at for of in renewals.values() for at in of.succeeded),
-            failed=tuple(at for of in renewals.values() for at in of.failed),
-        )
-        self._slots = {client: self._failing_slots(client, of) for client, of in renewals.items() if client}
-        self._slots[_EVERYBODY] = self._failing_slots(_EVERYBODY, everybody)
+        self._succeeded: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self._failed: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
-    def covers(self, client: str | None, *, first: float, last: float) -> bool:
-        """Return whether failures of a client's credential were part of an outage.
+    def succeeded(self, client: str | None, *, at: float, times: int = 1) -> None:
+        """Count renewals that succeeded.
 
         Args:
-            client: the OAuth client, or ``None`` if it is unknown.
-            first: when the first failure was, in seconds since the Unix epoch.
-            last: when the last one was.
+            client: the OAuth client; ``None`` if it is unknown.
+            at: when, in seconds since the Unix epoch.
+            times: how many.
         """
-        failing = self._slots[_EVERYBODY] | self._slots.get(client or _EVERYBODY, frozenset())
-        return not failing.isdisjoint((self._slot(first), self._slot(last)))
+        for key in {client or _EVERYBODY, _EVERYBODY}:
+            self._succeeded[key][self._slot(at)] += times
 
-    def _failing_slots(self, client: str, renewals: Renewals) -> frozenset[int]:
-        """Return the slots of time in which most renewals failed, each judged with both of its neighbours."""
-        succeeded = Counter(map(self._slot, renewals.succeeded))
-        failed = Counter(map(self._slot, renewals.failed))
-        share = self._policy.outage_over_share if client in self._ongoing else self._policy.outage_share
-        failing = set()
-        for slot in failed:
-            near = (slot - 1, slot, slot + 1)
-            bad = sum(failed[one] for one in near)
-            total = bad + sum(succeeded[one] for one in near)
-            if bad >= self._policy.outage_credentials and bad >= share * total:
-                failing.add(slot)
-        return frozenset(failing)
+    def failed(self, client: str | None, *, at: float) -> None:
+        """Count one credential whose renewal failed and that was not broken before; see above."""
+        for key in {client or _EVERYBODY, _EVERYBODY}:
+            self._failed[key][self._slot(at)] += 1
+
+    def are_outage(self, client: str | None, *, at: float) -> bool:
+        """Return whether most renewals of a client failed around this time.
+
+        Args:
+            client: the OAuth client; ``None`` if it is unknown.
+            at: when, in seconds since the Unix epoch.
+        """
+        slot = self._slot(at)
+        return any(self._fails_in(key, slot) for key in {client or _EVERYBODY, _EVERYBODY})
+
+    def _fails_in(self, client: str, slot: int) -> bool:
+        """Return whether most renewals failed in a slot of time, judged with both of its neighbours."""
+        near = (slot - 1, slot, slot + 1)
+        failed = sum(self._failed[client][one] for one in near)
+        if failed < self._policy.outage_credentials:
+            return False
+        total = failed + sum(self._succeeded[client][one] for one in near)
+        is_ongoing = client != _EVERYBODY and client in self._ongoing
+        share = self._policy.outage_over_share if is_ongoing else self._policy.outage_share
+        return failed >= share * total
 
     def _slot(self, at: float) -> int:
         return int(at // self._policy.outage_seconds)
-
-
-def renewals_by_client(
-    succeeded: Iterable[tuple[str | None, float]], failed: Iterable[tuple[str | None, float]]
-) -> dict[str, Renewals]:
-    """Return renewals by OAuth client.
-
-    Args:
-        succeeded: OAuth client, ``None`` if unknown, and time of each renewal that succeeded.
-        failed: the same of each one that failed.
-    """
-    good: defaultdict[str, list[float]] = defaultdict(list)
-    bad: defaultdict[str, list[float]] = defaultdict(list)
-    for client, at in succeeded:
-        good[client or _EVERYBODY].append(at)
-    for client, at in failed:
-        bad[client or _EVERYBODY].append(at)
-    return {
-        client: Renewals(succeeded=tuple(good.get(client, ())), failed=tuple(bad.get(client, ())))
-        for client in {*good, *bad}
-    }

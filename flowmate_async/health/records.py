@@ -87,6 +87,18 @@ class Sighting(msgspec.Struct, frozen=True, gc=False):
     observations: tuple[Observation, ...]
 
 
+class Watch(msgspec.Struct, frozen=True, gc=False):
+    """What a sync saw of one user's credentials. Reads of credentials that are plainly fine need no sighting.
+
+    Attributes:
+        policy: how much evidence it takes.
+        sightings: what went wrong, and reads of credentials that cannot be renewed.
+    """
+
+    policy: HealthPolicy
+    sightings: tuple[Sighting, ...] = ()
+
+
 class Settled(msgspec.Struct, frozen=True):
     """What becomes of a record when it is settled.
 
