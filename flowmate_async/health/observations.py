@@ -9,6 +9,7 @@ import re
 
 import msgspec
 
+from flowmate_async.contract.protocol import GET
 from flowmate_async.errors import (
     CredentialMissingError,
     CredentialRejectedError,
@@ -24,7 +25,6 @@ _PROVIDER_ANSWERED = re.compile(r"HTTP Error Response: (\d{3})\b")
 """How upstream repeats its provider's status (§ Refresh failures)."""
 
 _LOCKED = "another refresh of this secret"
-_GET = "GET /secrets/{id}"
 _CONCLUSIVE = ("400", "401")
 
 
@@ -84,7 +84,7 @@ def observed_failure(error: FlowMateError) -> Observed | None:
     match error:
         case MaskedSecretError():
             return Observed.MASKED
-        case PermissionDeniedError(endpoint=endpoint) if endpoint == _GET:
+        case PermissionDeniedError(endpoint=endpoint) if endpoint == GET:
             return Observed.FORBIDDEN
         case SecretNotFoundError():
             return Observed.GONE
@@ -94,7 +94,7 @@ def observed_failure(error: FlowMateError) -> Observed | None:
             return Observed.EMPTY
         case RefreshFailedError():
             return _failed_renewal(error)
-        case UpstreamTimeoutError(endpoint=endpoint) if endpoint == _GET:
+        case UpstreamTimeoutError(endpoint=endpoint) if endpoint == GET:
             return Observed.HUNG
         case _:
             return None  # about FlowMate as a whole, the user's token or the network

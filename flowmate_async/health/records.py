@@ -51,6 +51,16 @@ class HealthRecord(msgspec.Struct, frozen=True, kw_only=True):
     told: HealthState | None = None
 
     @property
+    def username(self) -> str:
+        """The user."""
+        return self.credential.username
+
+    @property
+    def secret_id(self) -> str:
+        """The secret's id."""
+        return self.credential.secret_id
+
+    @property
     def place(self) -> tuple[str, str]:
         """Username and secret id."""
         return self.credential.username, self.credential.secret_id

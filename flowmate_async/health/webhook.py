@@ -91,7 +91,6 @@ def headers(key: SigningKey, message: Message, *, now: float) -> dict[str, str]:
     """
     timestamp = int(now)
     return {
-        "content-type": "application/json",
         "webhook-id": message.id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": signature(key, message, timestamp=timestamp),

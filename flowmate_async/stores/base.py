@@ -15,6 +15,7 @@ from typing import Literal, Protocol, Self
 import msgspec
 
 from flowmate_async.errors import CheckpointError, ConfigurationError, StoreError
+from flowmate_async.health.records import Watch
 from flowmate_async.values.models import KeptToken
 from flowmate_async.values.secrets import Secret
 
@@ -56,6 +57,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         message: the error's text; empty when synced.
         listing_proven: whether the listing was proven complete.
         seen: what the user's listing showed, for the next sync to compare with; a store keeps it as it is.
+        renewed: how many credentials of each OAuth client were renewed, as JSON; a store keeps it as it is.
     """
 
     username: str
@@ -68,6 +70,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     message: str = ""
     listing_proven: bool = True
     seen: str = ""
+    renewed: str = ""
 
 
 class UserWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -82,6 +85,8 @@ class UserWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             kept, and an earlier one is forgotten.
         renamed: new names by secret id, of credentials that were listed and not fetched. The name of a stored
             credential is replaced; an id that is not stored is ignored.
+        watch: what was seen of the health of the credentials, for a store that keeps it (``health.py``);
+            ``None`` leaves what is kept as it is.
     """
 
     checkpoint: Checkpoint
@@ -89,6 +94,7 @@ class UserWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     listed: tuple[str, ...] | None = None
     token: KeptToken | None = None
     renamed: Mapping[str, str] = {}
+    watch: Watch | None = None
 
     @property
     def present(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ For tests, trials and benchmarks. One instance is one store; entering it again f
 # ruff: noqa: D102 - the protocol documents the methods
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -14,6 +14,7 @@ from typing import Self
 from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError
+from flowmate_async.health.records import HealthRecord, Notice
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.base import (
     Checkpoint,
@@ -31,6 +32,7 @@ from flowmate_async.stores.base import (
     totals_of,
 )
 from flowmate_async.stores.encoding import encode_secret
+from flowmate_async.stores.health import Judge, Place, health_changes
 from flowmate_async.stores.sealed.meta import not_bound, require_origin
 from flowmate_async.values.models import KeptToken
 from flowmate_async.values.secrets import Secret
@@ -55,6 +57,8 @@ class MemoryStore:
         self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
         self._rows: dict[str, dict[str, _Row]] = {}
         self._tokens: dict[str, KeptToken] = {}
+        self._health: dict[str, dict[str, HealthRecord]] = {}
+        self._outbox: dict[str, Notice] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,6 +116,7 @@ class MemoryStore:
             rows = self._rows.get(username, {})
             rows.update({secret_id: replace(row, missing_run=run.id) for secret_id, row in rows.items()})
             self._tokens.pop(username, None)
+            self._health.pop(username, None)
 
     async def missing(self, run: Run) -> Missing:
         judged = [row for row in self._judged(run) if row.removed_at is None]
@@ -146,6 +151,32 @@ class MemoryStore:
     async def forget_tokens(self, *, used_before: float) -> None:
         self._tokens = {name: kept for name, kept in self._tokens.items() if not kept.used_at < used_before}
 
+    async def health(self, username: str | None = None) -> AsyncIterator[HealthRecord]:
+        for name in sorted(self._health) if username is None else [username]:
+            for _, record in sorted(self._health.get(name, {}).items()):
+                yield record
+
+    async def settle_health(self, judge: Judge) -> list[Notice]:
+        records = [record async for record in self.health()]
+        done = [(record, judge(record)) for record in records]
+        notices = [one.notice for _, one in done if one.notice is not None]
+        self._put_health([one.record for _, one in done if one.record is not None])
+        self._drop_health(record.place for record, one in done if one.record is None)
+        self._outbox |= {notice.id: notice for notice in notices}
+        return notices
+
+    async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
+        self._put_health(records)
+        for notice in notices:
+            self._outbox.setdefault(notice.id, notice)
+
+    async def notices(self, limit: int) -> list[Notice]:
+        return list(self._outbox.values())[:limit]
+
+    async def forget_notices(self, ids: Collection[str]) -> None:
+        for one in ids:
+            self._outbox.pop(one, None)
+
     async def totals(self, run: Run) -> RunTotals:
         return totals_of(list(self._of(run).values()))
 
@@ -179,11 +210,11 @@ class MemoryStore:
     def _write_user(self, run: Run, user: UserWrite) -> int:
         username = user.checkpoint.username
         rows = self._rows.setdefault(username, {})
-        changed = 0
+        changed: list[str] = []
         for secret in user.secrets:
             if secret.id not in rows or rows[secret.id].secret != secret:
                 rows[secret.id] = _Row(secret, user.checkpoint.at)
-                changed += 1
+                changed.append(secret.id)
         for secret_id, name in user.renamed.items():
             if secret_id in rows:
                 secret = replace(rows[secret_id].secret, name=name)
@@ -198,7 +229,23 @@ class MemoryStore:
         self._tokens.pop(username, None)
         if user.token is not None:
             self._tokens[username] = user.token
-        return changed
+        self._write_health(user, changed)
+        return len(changed)
+
+    def _write_health(self, user: UserWrite, changed: Sequence[str]) -> None:
+        username = user.checkpoint.username
+        records = self._health.get(username, {}).values()
+        changes = health_changes([user], records, [(username, one) for one in changed])
+        self._put_health(changes.put)
+        self._drop_health(changes.gone)
+
+    def _put_health(self, records: Iterable[HealthRecord]) -> None:
+        for record in records:
+            self._health.setdefault(record.username, {})[record.secret_id] = record
+
+    def _drop_health(self, places: Iterable[Place]) -> None:
+        for username, secret_id in places:
+            self._health[username].pop(secret_id, None)
 
     def _sorted(self, username: str | None) -> list[tuple[str, _Row]]:
         names = sorted(self._rows) if username is None else [username]

@@ -3,7 +3,7 @@
 As in ``class TestMyStore(StoreSuite, HealthLaws)``, see ``store_suite.py``.
 """
 
-# ruff: noqa: S101 - these are tests
+# ruff: noqa: S101, S106, S107 - these are tests
 
 from collections.abc import Callable
 
@@ -92,7 +92,8 @@ class HealthLaws:
     async def test_failed_renewals_decide_nothing_until_they_are_settled(self, open_store: OpenStore) -> None:
         """Masks and 403 do at once: they do not depend on other users."""
         async with open_store() as store:
-            await write(store, seeing(failed("ann"), Observed.REFUSED), seeing(failed("bob"), Observed.MASKED))
+            users = seeing(failed("ann"), Observed.REFUSED), seeing(failed("bob"), Observed.MASKED)
+            await write(store, *users)
             assert await states(store) == {"ann secret-1": "healthy", "bob secret-1": "unreadable"}
             assert await outbox(store) == []
             told = await keeper(store).settle_health(judge())
@@ -122,7 +123,7 @@ class HealthLaws:
             run = await write(store, seeing(failed("ann"), Observed.REFUSED))
             await keeper(store).settle_health(judge())
             await store.write(run, [seeing(synced("ann", api_key(), at=50.0))])
-            assert await states(store) == {"ann secret-1": "healthy"}
+            assert await states(store) == {"ann secret-1": "unverified"}
             await keeper(store).settle_health(judge(at=51.0))
             assert await outbox(store) == ["ann credential.broken", "ann credential.recovered"]
             assert await states(store) == {}

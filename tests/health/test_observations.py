@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from flowmate_async import errors
-from flowmate_async.failures import examine
+from flowmate_async.contract.failures import examine
+from flowmate_async.contract.protocol import get_secret
 from flowmate_async.health.observations import Observed, observed_failure
-from flowmate_async.protocol import get_secret
 from flowmate_async.transport.base import Response
 
 GET = "GET /secrets/{id}"

@@ -14,13 +14,14 @@ from flowmate_async.stores.openbao.store import openbao_store
 from flowmate_async.stores.postgres.store import PostgresStore, postgres_store
 from flowmate_async.stores.sqlite.store import SqliteStore
 from flowmate_async.system.private_files import create_private
+from flowmate_async.testing.health_laws import HealthLaws
 from flowmate_async.testing.store_suite import OpenStore, SealedStoreSuite, StoreSuite
 from flowmate_async.testing.token_laws import TokenLaws
 
 from .postgres_server import PostgresServer
 
 
-class TestMemoryStore(StoreSuite, TokenLaws):
+class TestMemoryStore(StoreSuite, TokenLaws, HealthLaws):
     """In memory, where one instance is the data."""
 
     @pytest.fixture
@@ -29,7 +30,7 @@ class TestMemoryStore(StoreSuite, TokenLaws):
         return lambda: store
 
 
-class TestSqliteStore(SealedStoreSuite, TokenLaws):
+class TestSqliteStore(SealedStoreSuite, TokenLaws, HealthLaws):
     """In a file, where every opening is a new instance, and where the event loop never waits for the disk."""
 
     @pytest.fixture
@@ -42,7 +43,7 @@ class TestSqliteStore(SealedStoreSuite, TokenLaws):
         return lambda: SqliteStore(path, key=StoreKey.generate())
 
 
-class TestPostgresStore(SealedStoreSuite, TokenLaws):
+class TestPostgresStore(SealedStoreSuite, TokenLaws, HealthLaws):
     """In a schema of a real PostgreSQL."""
 
     @pytest.fixture
@@ -54,7 +55,7 @@ class TestPostgresStore(SealedStoreSuite, TokenLaws):
         return lambda: postgres_store(postgres.url(schema), key=StoreKey.generate())
 
 
-class TestAgeStore(SealedStoreSuite):
+class TestAgeStore(SealedStoreSuite, HealthLaws):
     """In files that age encrypts, where the event loop never waits for the disk."""
 
     @pytest.fixture
@@ -67,7 +68,7 @@ class TestAgeStore(SealedStoreSuite):
         return lambda: AgeStore(path, key=StoreKey.generate())
 
 
-class TestOpenBaoStore(SealedStoreSuite):
+class TestOpenBaoStore(SealedStoreSuite, HealthLaws):
     """In a real OpenBao, whose key is a token."""
 
     more_than_a_page = 250
@@ -82,7 +83,7 @@ class TestOpenBaoStore(SealedStoreSuite):
         return lambda: openbao_store(f"{openbao_url}&token_file={tmp_path / 'token'}")
 
 
-class TestAwsStore(StoreSuite):
+class TestAwsStore(StoreSuite, HealthLaws):
     """In moto's server, which speaks the protocol of AWS Secrets Manager and takes any credentials."""
 
     more_than_a_page = 250

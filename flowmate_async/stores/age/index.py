@@ -9,13 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from msgspec.structs import replace
 
 from flowmate_async.errors import StoreError
+from flowmate_async.health.records import HealthRecord, Notice
 from flowmate_async.stores.age.lines import (
     CheckpointLine,
+    DeliveredLine,
     Entry,
     Fingerprints,
     GoneLine,
+    HealthLine,
     Line,
     NoteLine,
+    NoticeLine,
     RunLine,
     SecretLine,
     StoreLine,
@@ -33,6 +37,7 @@ from flowmate_async.stores.base import (
     no_such_run,
     totals_of,
 )
+from flowmate_async.stores.health import health_changes
 
 Place = tuple[str, str]
 
@@ -45,6 +50,8 @@ class Index:
         self.runs: dict[str, Run] = {}
         self.checkpoints: dict[str, dict[str, Checkpoint]] = {}
         self.entries: dict[str, dict[str, Entry]] = {}
+        self.health: dict[str, dict[str, HealthRecord]] = {}
+        self.outbox: dict[str, Notice] = {}
 
     @property
     def store(self) -> StoreLine:
@@ -72,6 +79,20 @@ class Index:
                 self._apply_note(line)
             case GoneLine(username=username, secret_id=secret_id):
                 self.entries.get(username, {}).pop(secret_id, None)
+            case HealthLine() | NoticeLine() | DeliveredLine():
+                self._apply_health(line)
+
+    def _apply_health(self, line: HealthLine | NoticeLine | DeliveredLine) -> None:
+        match line:
+            case HealthLine(username=username, secret_id=secret_id, record=None):
+                self.health.get(username, {}).pop(secret_id, None)
+            case HealthLine(username=username, secret_id=secret_id, record=record) if record is not None:
+                self.health.setdefault(username, {})[secret_id] = record
+            case NoticeLine(notice=notice):
+                self.outbox.setdefault(notice.id, notice)
+            case DeliveredLine(ids=ids):
+                for one in ids:
+                    self.outbox.pop(one, None)
 
     def _apply_note(self, note: NoteLine) -> None:
         entry = self.find(note.username, note.secret_id)
@@ -94,6 +115,16 @@ class Index:
         for run_id, checkpoints in self.checkpoints.items():
             for checkpoint in checkpoints.values():
                 yield CheckpointLine(run_id=run_id, checkpoint=checkpoint)
+        for record in self.health_records():
+            yield HealthLine(username=record.username, secret_id=record.secret_id, record=record)
+        for notice in self.outbox.values():
+            yield NoticeLine(notice=notice)
+
+    def health_records(self, username: str | None = None) -> Iterator[HealthRecord]:
+        """Yield every record of health, in order."""
+        for name in sorted(self.health) if username is None else [username]:
+            for _, record in sorted(self.health.get(name, {}).items()):
+                yield record
 
     def places(self, username: str | None = None) -> Iterator[tuple[str, str, Entry]]:
         """Yield every username, secret id and entry, in order."""
@@ -194,7 +225,18 @@ def plan_write(
                 draft[note.secret_id], missing_run=note.missing_run, removed_at=note.removed_at
             )
         lines.append(CheckpointLine(run_id=run.id, checkpoint=user.checkpoint))
+    lines += _health_lines(index, batch, lines)
     return lines, Written(changed, sum(len(user.secrets) for user in batch) - changed)
+
+
+def _health_lines(index: Index, batch: Sequence[UserWrite], lines: Sequence[Line]) -> list[HealthLine]:
+    """Return what a batch does to the health of its users' credentials."""
+    names = {user.checkpoint.username for user in batch}
+    records = (record for name in names for record in index.health_records(name))
+    changed = ((line.username, line.secret_id) for line in lines if isinstance(line, SecretLine))
+    changes = health_changes(batch, records, changed)
+    put = [HealthLine(username=one.username, secret_id=one.secret_id, record=one) for one in changes.put]
+    return put + [HealthLine(username=name, secret_id=one, record=None) for name, one in changes.gone]
 
 
 def _renamed(
@@ -226,12 +268,17 @@ def _notes(run: Run, user: UserWrite, draft: dict[str, Entry]) -> list[NoteLine]
 
 
 def plan_note_missing(index: Index, run: Run, usernames: Sequence[str]) -> tuple[list[Line], None]:
-    """Return the lines that note everything of these users as missing."""
+    """Return the lines that note everything of these users as missing, and drop the records of its health."""
     index.require(run)
-    return [
+    notes: list[Line] = [
         _missing_note(run, username, secret_id, entry)
         for username in usernames
         for secret_id, entry in index.entries.get(username, {}).items()
+    ]
+    gone = (record for username in usernames for record in index.health_records(username))
+    return [
+        *notes,
+        *(HealthLine(username=one.username, secret_id=one.secret_id, record=None) for one in gone),
     ], None
 
 

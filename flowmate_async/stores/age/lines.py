@@ -10,6 +10,7 @@ from typing import ClassVar
 import msgspec
 
 from flowmate_async.errors import StoreError
+from flowmate_async.health.records import HealthRecord, Notice
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.base import Checkpoint, Run, StoredItem
 from flowmate_async.stores.encoding import Plaintext, encode_secret, secret_of
@@ -73,7 +74,37 @@ class GoneLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     secret_id: str
 
 
-Line = StoreLine | RunLine | CheckpointLine | SecretLine | NoteLine | GoneLine
+class HealthLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="health"):
+    """What is kept of a credential's health; ``None`` when nothing is any more."""
+
+    username: str
+    secret_id: str
+    record: HealthRecord | None
+
+
+class NoticeLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="notice"):
+    """A notice that waits in the outbox."""
+
+    notice: Notice
+
+
+class DeliveredLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="delivered"):
+    """Notices that have left the outbox."""
+
+    ids: tuple[str, ...]
+
+
+Line = (
+    StoreLine
+    | RunLine
+    | CheckpointLine
+    | SecretLine
+    | NoteLine
+    | GoneLine
+    | HealthLine
+    | NoticeLine
+    | DeliveredLine
+)
 
 _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 

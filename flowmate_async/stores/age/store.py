@@ -7,7 +7,7 @@ done in a worker thread. Nothing here knows the files (``folder.py``) or what th
 
 # ruff: noqa: D102 - the protocol documents the methods
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
@@ -19,7 +19,9 @@ from typing import Self, TypeVar
 from msgspec.structs import replace
 
 from flowmate_async.errors import ConfigurationError, StoreError
+from flowmate_async.health.records import HealthRecord, Notice
 from flowmate_async.redaction import shown_path
+from flowmate_async.stores.age import health
 from flowmate_async.stores.age.files import driver
 from flowmate_async.stores.age.folder import AgeFolder, Plan
 from flowmate_async.stores.age.index import (
@@ -42,6 +44,7 @@ from flowmate_async.stores.base import (
     Verification,
     Written,
 )
+from flowmate_async.stores.health import Judge
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.run_lock import RunLock
 from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
@@ -145,6 +148,22 @@ class AgeStore:
 
     async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
         return await self._look(lambda index: index.seen(usernames))
+
+    async def health(self, username: str | None = None) -> AsyncIterator[HealthRecord]:
+        for record in await self._look(lambda index: list(index.health_records(username))):
+            yield record
+
+    async def settle_health(self, judge: Judge) -> list[Notice]:
+        return await self._commit(lambda index: health.plan_settle(index, judge))
+
+    async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
+        await self._commit(lambda index: health.plan_put(index, records, notices))
+
+    async def notices(self, limit: int) -> list[Notice]:
+        return await self._look(lambda index: list(index.outbox.values())[:limit])
+
+    async def forget_notices(self, ids: Collection[str]) -> None:
+        await self._commit(lambda index: health.plan_forget(index, ids))
 
     async def totals(self, run: Run) -> RunTotals:
         return await self._look(lambda index: index.totals(run))

@@ -13,9 +13,11 @@ from typing import ClassVar, Protocol, Self
 import msgspec
 
 from flowmate_async.errors import StoreError
+from flowmate_async.health.records import HealthRecord, Notice
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.base import Checkpoint, Run, StoredItem, UserWrite, is_proven
 from flowmate_async.stores.encoding import Plaintext, encode_secret, secret_of
+from flowmate_async.stores.health import health_changes
 from flowmate_async.values.secrets import Secret
 
 FORMAT = 1
@@ -142,11 +144,16 @@ class StoredSecret(Redacted, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class UserDocument(Redacted, frozen=True, kw_only=True):
-    """The document of a user: the credentials, and how the user ended in the last runs."""
+    """The document of a user: the credentials, how the user ended in the last runs, health, and an outbox.
+
+    A document without health and outbox reads the same to versions that do not know them.
+    """
 
     username: str
     secrets: dict[str, StoredSecret] = msgspec.field(default_factory=dict)
     checkpoints: dict[str, Checkpoint] = msgspec.field(default_factory=dict)
+    health: dict[str, HealthRecord] | msgspec.UnsetType = msgspec.UNSET
+    notices: tuple[Notice, ...] | msgspec.UnsetType = msgspec.UNSET
 
     __shown__: ClassVar[tuple[str, ...]] = ("username",)
 
@@ -235,12 +242,13 @@ def stored_secret(username: str, secret: Secret, *, at: float) -> StoredSecret:
 def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocument, int]:
     """Return a user's document after a write, and how many credentials of it are new or changed."""
     username, at = user.checkpoint.username, user.checkpoint.at
-    secrets, changed = dict(found.secrets), 0
+    secrets = dict(found.secrets)
+    changed: list[str] = []
     for secret in user.secrets:
         new = stored_secret(username, secret, at=at)
         if secret.id not in secrets or opened(secrets[secret.id], secret.id) != opened(new, secret.id):
             secrets[secret.id] = new
-            changed += 1
+            changed.append(secret.id)
     for secret_id, name in user.renamed.items():
         before = opened(secrets[secret_id], secret_id) if secret_id in secrets else None
         if before is not None:
@@ -252,7 +260,18 @@ def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocumen
         elif user.listed is not None:
             secrets[secret_id] = msgspec.structs.replace(stored, missing_run=run.id)
     checkpoints = found.checkpoints | {run.id: user.checkpoint}
-    return UserDocument(username=username, secrets=secrets, checkpoints=checkpoints), changed
+    records = dict(found.health or {})
+    changes = health_changes([user], records.values(), [(username, one) for one in changed])
+    records |= {record.secret_id: record for record in changes.put}
+    for _, secret_id in changes.gone:
+        del records[secret_id]
+    return msgspec.structs.replace(
+        found,
+        username=username,
+        secrets=secrets,
+        checkpoints=checkpoints,
+        health=records or msgspec.UNSET,
+    ), len(changed)
 
 
 def judged(user: UserDocument, run: Run) -> list[StoredSecret]:

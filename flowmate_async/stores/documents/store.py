@@ -8,15 +8,18 @@ every user's document. Nothing here knows a service.
 # ruff: noqa: D102 - the protocol documents the methods
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import Self
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from flowmate_async.clock import Clock, SystemClock
 from flowmate_async.errors import StoreError
+from flowmate_async.health.records import HealthRecord, Notice
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -31,7 +34,7 @@ from flowmate_async.stores.base import (
     no_such_run,
     totals_of,
 )
-from flowmate_async.stores.documents import rules
+from flowmate_async.stores.documents import health, rules
 from flowmate_async.stores.documents.base import (
     STATE,
     USERS,
@@ -53,6 +56,7 @@ from flowmate_async.stores.documents.base import (
 )
 from flowmate_async.stores.documents.run_lease import held_lease
 from flowmate_async.stores.documents.writes import check_and_set, each
+from flowmate_async.stores.health import Judge
 from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
 from flowmate_async.system.finishing import finish_despite_cancellation
 from flowmate_async.values.secrets import Secret
@@ -167,7 +171,7 @@ class DocumentStore:
 
         def note(user: UserDocument) -> UserDocument:
             noted = {one: replace(stored, missing_run=run.id) for one, stored in user.secrets.items()}
-            return replace(user, secrets=noted)
+            return replace(user, secrets=noted, health=UNSET)
 
         await each(lambda username: self._change_user(username, note), usernames)
 
@@ -199,6 +203,36 @@ class DocumentStore:
     async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
         newest_last = [(user, list(user.checkpoints.values())) async for user in self._named(usernames)]
         return {user.username: ends[-1].seen for user, ends in newest_last if ends}
+
+    async def health(self, username: str | None = None) -> AsyncIterator[HealthRecord]:
+        async for user in self._users(username):
+            for record in health.records_of(user):
+                yield record
+
+    async def settle_health(self, judge: Judge) -> list[Notice]:
+        notices: list[Notice] = []
+        async for user in self._users():
+            if user.health:
+                notices += await self._settle(user.username, judge)
+        return notices
+
+    async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
+        names = {record.username for record in records} | {one.credential.username for one in notices}
+
+        def put(user: UserDocument) -> UserDocument:
+            name = user.username
+            found = health.with_records(user, [one for one in records if one.username == name])
+            return health.with_notices(found, [one for one in notices if one.credential.username == name])
+
+        await each(lambda username: self._change_user(username, put, create=True), sorted(names))
+
+    async def notices(self, limit: int) -> list[Notice]:
+        return health.oldest_first([user async for user in self._users() if user.notices])[:limit]
+
+    async def forget_notices(self, ids: Collection[str]) -> None:
+        forget = partial(health.without_notices, ids=frozenset(ids))
+        names = [user.username async for user in self._users() if forget(user) is not user]
+        await each(lambda username: self._change_user(username, forget), names)
 
     async def totals(self, run: Run) -> RunTotals:
         return totals_of([checkpoint async for checkpoint in self.checkpoints(run)])
@@ -328,6 +362,17 @@ class DocumentStore:
                 return
         await check_and_set(self._documents, name, changed, sleep=self._clock.sleep)
 
+    async def _settle(self, username: str, judge: Judge) -> list[Notice]:
+        notices: list[Notice] = []
+
+        def settle(user: UserDocument) -> UserDocument:
+            nonlocal notices
+            user, notices = health.settled(user, judge)
+            return user
+
+        await self._change_user(username, settle)
+        return notices
+
     async def _remove(self, username: str, run: Run, *, how: Removal, at: float) -> None:
         left = UserDocument(username=username)
 
@@ -337,7 +382,7 @@ class DocumentStore:
             return left
 
         await self._change_user(username, remove)
-        if not left.secrets and run.id not in left.checkpoints:
+        if not left.secrets and not left.notices and run.id not in left.checkpoints:
             await self._documents.delete(name_of(username))
 
     async def _users(

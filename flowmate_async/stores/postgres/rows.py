@@ -25,7 +25,7 @@ from flowmate_async.stores.base import (
     Written,
     no_such_run,
 )
-from flowmate_async.stores.postgres import manifests, tokens
+from flowmate_async.stores.postgres import health, manifests, tokens
 from flowmate_async.stores.postgres.address import Connection
 from flowmate_async.stores.postgres.lock import Fence
 from flowmate_async.stores.sealed.manifests import Changes, StoredRow
@@ -76,14 +76,16 @@ _PUT = """
 """
 _PUT_CHECKPOINTS = """
     INSERT INTO checkpoints
-        (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven, seen)
+        (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven, seen,
+            renewed)
     SELECT $1, * FROM unnest(
         $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::float8[], $7::float8[], $8::text[],
-        $9::text[], $10::boolean[], $11::text[]
+        $9::text[], $10::boolean[], $11::text[], $12::text[]
     )
     ON CONFLICT (run_id, username) DO UPDATE SET status = excluded.status, secrets = excluded.secrets,
         requests = excluded.requests, seconds = excluded.seconds, at = excluded.at, error = excluded.error,
-        message = excluded.message, listing_proven = excluded.listing_proven, seen = excluded.seen
+        message = excluded.message, listing_proven = excluded.listing_proven, seen = excluded.seen,
+        renewed = excluded.renewed
 """
 _STORED = """
     SELECT username, secret_id, missing_run IS NOT NULL OR removed_at IS NOT NULL FROM secrets
@@ -133,8 +135,7 @@ _ERRORS = """
     GROUP BY error ORDER BY error
 """
 _CHECKPOINTS = """
-    SELECT username, status, secrets, requests, seconds, at, error, message, listing_proven, seen
-    FROM checkpoints WHERE run_id = $1 AND username > $2 ORDER BY username LIMIT $3
+    SELECT * FROM checkpoints WHERE run_id = $1 AND username > $2 ORDER BY username LIMIT $3
 """
 _AFTER = {
     False: "WHERE (username, secret_id) > ($1, $2) ORDER BY username, secret_id LIMIT $3",
@@ -186,6 +187,7 @@ async def write(
         await _note(connection, run, changes, notes_of(batch, stored))
         await manifests.put(connection, changes.rows())
         await tokens.write(connection, sealing, run, batch)
+        await health.write(connection, batch, rows)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
 
@@ -216,6 +218,7 @@ async def note_missing(connection: Connection, run: Run, usernames: Sequence[str
         await _require_run(connection, run)
         await connection.execute(_NOTE_ALL_MISSING, run.id, sorted(usernames))
         await tokens.forget(connection, usernames)
+        await health.drop(connection, usernames)
 
 
 async def missing(connection: Connection, run: Run) -> Missing:

@@ -15,10 +15,10 @@ from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.postgres.address import Address, Connection, driver
 from flowmate_async.stores.sealed.meta import Meta, new_meta, pick_key
 
-FORMAT = 3
+FORMAT = 4
 """The format this version writes, kept in the table ``meta``."""
 
-_FORMAT_WITH_MANIFESTS = 3
+FORMAT_WITH_MANIFESTS = 3
 _WITH_DEAD_ROWS = ("secrets", "tokens", "meta")
 
 _TOKENS = """
@@ -41,7 +41,31 @@ _MANIFESTS = """
     ALTER TABLE manifests ALTER COLUMN entries SET STORAGE EXTERNAL;
 """
 
-MIGRATIONS: Mapping[int, str] = {1: _TOKENS, 2: _MANIFESTS + "ALTER TABLE meta ADD COLUMN run_holder text;"}
+_HEALTH = """
+    CREATE TABLE health (
+        username text COLLATE "C" NOT NULL,
+        secret_id text COLLATE "C" NOT NULL,
+        type text NOT NULL,
+        auth_client_id text,
+        state text NOT NULL,
+        reason text NOT NULL,
+        since double precision NOT NULL,
+        told text,
+        evidence text NOT NULL,
+        PRIMARY KEY (username, secret_id)
+    );
+    CREATE TABLE outbox (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id text NOT NULL UNIQUE,
+        notice text NOT NULL
+    );
+"""
+
+MIGRATIONS: Mapping[int, str] = {
+    1: _TOKENS,
+    2: _MANIFESTS + "ALTER TABLE meta ADD COLUMN run_holder text;",
+    3: _HEALTH + "ALTER TABLE checkpoints ADD COLUMN renewed text NOT NULL DEFAULT '';",
+}
 """What brings the tables of a store of that format to the next one."""
 
 TABLES = (
@@ -91,12 +115,14 @@ TABLES = (
         message text NOT NULL,
         listing_proven boolean NOT NULL,
         seen text NOT NULL,
+        renewed text NOT NULL DEFAULT '',
         PRIMARY KEY (run_id, username)
     );
     CREATE INDEX ON checkpoints (username);
 """
     + _TOKENS
     + _MANIFESTS
+    + _HEALTH
 )
 
 
@@ -167,7 +193,7 @@ async def checked_format(connection: Connection, address: Address) -> int:
 
 def checked_of(found: int) -> str:
     """Return what the key check of a store is of: the format, since there are manifests that depend on it."""
-    return f"format {found}" if found >= _FORMAT_WITH_MANIFESTS else ""
+    return f"format {found}" if found >= FORMAT_WITH_MANIFESTS else ""
 
 
 async def read_meta(connection: Connection) -> Meta:

@@ -8,7 +8,7 @@ goes with its connection. Nothing here knows the statements (``rows.py``), the t
 # ruff: noqa: D102 - the protocol documents the methods
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from msgspec.structs import replace
 
+from flowmate_async.health.records import HealthRecord, Notice
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -28,13 +29,15 @@ from flowmate_async.stores.base import (
     Verification,
     Written,
 )
+from flowmate_async.stores.health import Judge
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.postgres import rows, tokens
+from flowmate_async.stores.postgres import health, rows, tokens
 from flowmate_async.stores.postgres.address import Address, Connection, driver, guarded, parse_address
 from flowmate_async.stores.postgres.lock import Fence, held_lock, is_held
 from flowmate_async.stores.postgres.schema import (
     FORMAT,
     checked_format,
+    checked_of,
     lock_number,
     prepare,
     read_meta,
@@ -172,6 +175,27 @@ class PostgresStore:
     async def forget_tokens(self, *, used_before: float) -> None:
         await self._changing(tokens.forget_used_before, used_before)
 
+    async def health(self, username: str | None = None) -> AsyncIterator[HealthRecord]:
+        if not await self._has_health():
+            return  # an older format, which is read as it is
+        fetch = partial(health.after, only=username is not None)
+        async for record in by_place(partial(self._on_connection, fetch), username):
+            yield record
+
+    async def settle_health(self, judge: Judge) -> list[Notice]:
+        return await self._changing(health.settle, judge)
+
+    async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
+        await self._changing(health.put, records, notices)
+
+    async def notices(self, limit: int) -> list[Notice]:
+        if not await self._has_health():
+            return []
+        return await self._on_connection(health.find_notices, limit)
+
+    async def forget_notices(self, ids: Collection[str]) -> None:
+        await self._changing(health.forget_notices, ids)
+
     async def totals(self, run: Run) -> RunTotals:
         return await self._on_connection(rows.totals, run)
 
@@ -279,7 +303,7 @@ class PostgresStore:
 
     async def _changing(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
         """Do work that changes the store."""
-        if not self._access.has_manifests:
+        if self._access.checked != checked_of(FORMAT):
             await self._on_connection(self._require_format)
         return await self._on_connection(work, *args)
 
@@ -288,6 +312,12 @@ class PostgresStore:
         url = f"postgresql://{self.address.where.partition(' ')[0]}?schema={self.address.schema}"
         require_format(found, FORMAT, where=self.address.where, url=url)
         self._access.use(await read_meta(connection))
+
+    async def _has_health(self) -> bool:
+        """Return whether the store's format keeps health; another process may have upgraded it meanwhile."""
+        if self._access.checked != checked_of(FORMAT):
+            self._access.use(await self._on_connection(read_meta))
+        return self._access.checked == checked_of(FORMAT)
 
     async def _on_connection(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
         return await guarded(self._acquired(work, *args), self.address)

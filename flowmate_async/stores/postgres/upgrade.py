@@ -8,6 +8,7 @@ from flowmate_async.stores.postgres import manifests as postgres_manifests
 from flowmate_async.stores.postgres.address import Address, Connection
 from flowmate_async.stores.postgres.schema import (
     FORMAT,
+    FORMAT_WITH_MANIFESTS,
     MIGRATIONS,
     checked_format,
     checked_of,
@@ -43,17 +44,19 @@ async def upgrade(connection: Connection, keys: Sequence[StoreKey], address: Add
             return Upgraded(before=found, after=found)
         for number in range(found, FORMAT):
             await connection.execute(MIGRATIONS[number])
-        await _authenticate(connection, keys, address)
+        await _authenticate(connection, keys, address, before=found)
         await connection.execute("UPDATE meta SET format = $1", FORMAT)
     return Upgraded(before=found, after=FORMAT)
 
 
-async def _authenticate(connection: Connection, keys: Sequence[StoreKey], address: Address) -> None:
-    """Take what is stored for what was written last: until now nobody could tell."""
+async def _authenticate(
+    connection: Connection, keys: Sequence[StoreKey], address: Address, *, before: int
+) -> None:
+    """Write down the new format. Of a format without manifests, take what is stored as written last."""
     meta = await read_meta(connection)
     key = pick_key(meta, keys, where=address.where)
     await write_meta(connection, upgraded_meta(meta, key, checked=checked_of(FORMAT)))
-    sealing = sealing_of(meta, key)
+    sealing = sealing_of(meta, key) if before < FORMAT_WITH_MANIFESTS else None
     last = ""
     while sealing is not None and (page := await _manifests_after(connection, sealing, last)):
         await postgres_manifests.put(connection, page)

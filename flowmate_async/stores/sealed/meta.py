@@ -141,6 +141,11 @@ class Access:
         return self._sealing
 
     @property
+    def checked(self) -> str:
+        """What the store's key check is of; see :class:`Meta`."""
+        return "" if self._meta is None else self._meta.checked
+
+    @property
     def has_manifests(self) -> bool:
         """Whether the store's format has manifests."""
         return self._meta is not None and bool(self._meta.checked)

@@ -30,7 +30,7 @@ from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.rekeying import KeyChanged, Resealed
 from flowmate_async.stores.sealed.sealing import Sealing
 from flowmate_async.stores.sealed.secrets import Place, sealed_secrets, stored_places
-from flowmate_async.stores.sqlite import manifests, tokens
+from flowmate_async.stores.sqlite import health, manifests, tokens
 from flowmate_async.stores.sqlite.batches import insert, with_keys, with_rows
 from flowmate_async.stores.sqlite.files import transaction
 
@@ -74,7 +74,8 @@ _MARK = "UPDATE secrets SET removed_at = ? WHERE username = ? AND secret_id = ?"
 _DELETE = "DELETE FROM secrets WHERE username = ? AND secret_id = ?"
 _PUT_CHECKPOINT = """
     INSERT OR REPLACE INTO checkpoints
-        (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven, seen)
+        (run_id, username, status, secrets, requests, seconds, at, error, message, listing_proven, seen,
+            renewed)
 """
 _RUNS_KEPT = """
     SELECT id FROM runs WHERE EXISTS (SELECT 1 FROM checkpoints WHERE run_id = runs.id) ORDER BY number DESC
@@ -99,7 +100,7 @@ _ERRORS = """
     GROUP BY error ORDER BY error
 """
 _CHECKPOINTS = """
-    SELECT username, status, secrets, requests, seconds, at, error, message, listing_proven, seen
+    SELECT username, status, secrets, requests, seconds, at, error, message, listing_proven, seen, renewed
     FROM checkpoints WHERE run_id = ? AND username > ? ORDER BY username LIMIT ?
 """
 # Written out for one user and for all, so that each follows the primary key.
@@ -160,6 +161,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
         ends = [(run.id, *msgspec.structs.astuple(checkpoint)) for checkpoint in checkpoints.values()]
         insert(connection, _PUT_CHECKPOINT, ends)
         tokens.write(connection, sealing, run, batch)
+        health.write(connection, batch, rows)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
 
@@ -181,6 +183,7 @@ def note_missing(connection: sqlite3.Connection, run: Run, usernames: Sequence[s
         _require_run(connection, run)
         connection.executemany(_NOTE_ALL_MISSING, [(run.id, username) for username in usernames])
         tokens.forget(connection, usernames)
+        health.drop(connection, usernames)
 
 
 def missing(connection: sqlite3.Connection, run: Run) -> Missing:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from flowmate_async.errors import StoreError
 from flowmate_async.redaction import shown_path
 from flowmate_async.stores.database_file import prepare_file
+from flowmate_async.stores.health import COLUMNS
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.sealed.meta import Meta, new_meta, pick_key
 from flowmate_async.stores.sqlite.files import (
@@ -29,7 +30,7 @@ from flowmate_async.system.private_files import require_private
 APPLICATION_ID = 0x464D4153
 """Marks the database file as one of ours; ``FMAS`` in ASCII."""
 
-FORMAT = 5
+FORMAT = 6
 """The format this version writes, kept in ``PRAGMA user_version``."""
 
 FORMAT_WITH_MANIFESTS = 5
@@ -52,6 +53,29 @@ _MANIFESTS = """
     )
 """
 
+_HEALTH = """
+    CREATE TABLE health (
+        username TEXT NOT NULL,
+        secret_id TEXT NOT NULL,
+        type TEXT NOT NULL,
+        auth_client_id TEXT,
+        state TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        since REAL NOT NULL,
+        told TEXT,
+        evidence TEXT NOT NULL,
+        PRIMARY KEY (username, secret_id)
+    ) WITHOUT ROWID
+"""
+
+_OUTBOX = """
+    CREATE TABLE outbox (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        notice TEXT NOT NULL
+    )
+"""
+
 MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     1: (
         "ALTER TABLE secrets ADD COLUMN missing_run TEXT",
@@ -62,6 +86,7 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     2: ("ALTER TABLE checkpoints ADD COLUMN seen TEXT NOT NULL DEFAULT ''",),
     3: (_TOKENS,),
     4: (_MANIFESTS,),
+    5: (_HEALTH, _OUTBOX, "ALTER TABLE checkpoints ADD COLUMN renewed TEXT NOT NULL DEFAULT ''"),
 }
 """What brings the tables of a store of that format to the next one."""
 
@@ -70,9 +95,14 @@ _LACKING: Mapping[int, tuple[str, ...]] = {
         "CREATE TEMP VIEW secrets AS SELECT *, NULL AS missing_run, NULL AS removed_at FROM main.secrets",
         "CREATE TEMP VIEW meta AS SELECT *, NULL AS previous_key_id, NULL AS previous_key FROM main.meta",
     ),
-    2: ("CREATE TEMP VIEW checkpoints AS SELECT *, '' AS seen FROM main.checkpoints",),
+    2: ("CREATE TEMP VIEW checkpoints AS SELECT *, '' AS seen, '' AS renewed FROM main.checkpoints",),
     3: ("CREATE TEMP TABLE tokens (username, run_id, used_at, sealed)",),
     4: ("CREATE TEMP TABLE manifests (username, counter, entries, mac)",),
+    5: (
+        f"CREATE TEMP TABLE health ({COLUMNS})",
+        "CREATE TEMP TABLE outbox (number, id, notice)",
+        "CREATE TEMP VIEW IF NOT EXISTS checkpoints AS SELECT *, '' AS renewed FROM main.checkpoints",
+    ),
 }
 """What a store of that format lacks, for this connection only, so that one can read it as it is."""
 
@@ -124,11 +154,14 @@ TABLES = (
         message TEXT NOT NULL,
         listing_proven INTEGER NOT NULL,
         seen TEXT NOT NULL DEFAULT '',
+        renewed TEXT NOT NULL DEFAULT '',
         PRIMARY KEY (run_id, username)
     )
     """,
     _TOKENS,
     _MANIFESTS,
+    _HEALTH,
+    _OUTBOX,
 )
 
 

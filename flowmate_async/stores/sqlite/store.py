@@ -9,7 +9,7 @@ ciphers (``sealed/sealing.py``).
 # ruff: noqa: D102 - the protocol documents the methods
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Self, TypeVar
 from msgspec.structs import replace
 
 from flowmate_async.errors import StoreError
+from flowmate_async.health.records import HealthRecord, Notice
 from flowmate_async.redaction import shown_path
 from flowmate_async.stores.base import (
     Checkpoint,
@@ -33,6 +34,7 @@ from flowmate_async.stores.base import (
     Verification,
     Written,
 )
+from flowmate_async.stores.health import Judge
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.run_lock import RunLock
 from flowmate_async.stores.sealed.manifests import StoredRow
@@ -40,8 +42,8 @@ from flowmate_async.stores.sealed.meta import Access, not_open, pick_key, rekeyi
 from flowmate_async.stores.sealed.paging import PAGE, by_place, opened, verified
 from flowmate_async.stores.sealed.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
 from flowmate_async.stores.sealed.tokens import opened_tokens, reseal_tokens
-from flowmate_async.stores.sqlite import rows, tokens
-from flowmate_async.stores.sqlite.files import guarded, transaction
+from flowmate_async.stores.sqlite import health, rows, tokens
+from flowmate_async.stores.sqlite.files import RunLock, guarded, transaction
 from flowmate_async.stores.sqlite.schema import FORMAT, open_database, read_meta, write_meta
 from flowmate_async.stores.sqlite.upgrade import upgrade
 from flowmate_async.stores.upgrading import Upgraded, require_format
@@ -155,6 +157,23 @@ class SqliteStore:
 
     async def forget_tokens(self, *, used_before: float) -> None:
         await self._changing(tokens.forget_used_before, used_before)
+
+    async def health(self, username: str | None = None) -> AsyncIterator[HealthRecord]:
+        fetch = partial(health.after, only=username is not None)
+        async for record in by_place(partial(self._on_connection, fetch), username):
+            yield record
+
+    async def settle_health(self, judge: Judge) -> list[Notice]:
+        return await self._changing(health.settle, judge)
+
+    async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
+        await self._changing(health.put, records, notices)
+
+    async def notices(self, limit: int) -> list[Notice]:
+        return await self._on_connection(health.find_notices, limit)
+
+    async def forget_notices(self, ids: Collection[str]) -> None:
+        await self._changing(health.forget_notices, ids)
 
     async def totals(self, run: Run) -> RunTotals:
         return await self._on_connection(rows.totals, run)

@@ -16,6 +16,7 @@ from flowmate_async.stores.sqlite import manifests as sqlite_manifests
 from flowmate_async.stores.sqlite.files import connect, transaction
 from flowmate_async.stores.sqlite.schema import (
     FORMAT,
+    FORMAT_WITH_MANIFESTS,
     MIGRATIONS,
     checked_of,
     format_of,
@@ -47,7 +48,7 @@ def upgrade(path: Path, keys: Sequence[StoreKey], *, busy_timeout_seconds: float
             for number in range(format_of(connection), FORMAT):
                 for statement in MIGRATIONS[number]:
                     connection.execute(statement)
-            _authenticate(connection, keys, path)
+            _authenticate(connection, keys, path, before=found)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
     return Upgraded(before=found, after=FORMAT, backup=backup)
 
@@ -77,13 +78,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _authenticate(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path) -> None:
-    """Take what is stored for what was written last: until now nobody could tell."""
+def _authenticate(
+    connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path, *, before: int
+) -> None:
+    """Write down the new format. Of a format without manifests, take what is stored as written last."""
     meta = read_meta(connection)
     key = pick_key(meta, keys, where=shown_path(path))
     write_meta(connection, upgraded_meta(meta, key, checked=checked_of(FORMAT)))
     sealing = sealing_of(meta, key)
-    if sealing is None:
+    if sealing is None or before >= FORMAT_WITH_MANIFESTS:
         return
     page: list[ManifestRow] = []
     for username, rows in groupby(connection.execute(_ROWS), key=lambda row: str(row[0])):

@@ -1,0 +1,55 @@
+"""The health of a user's credentials in the user's document: pure changes of a document."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from flowmate_async.health.records import HealthRecord, Notice
+from flowmate_async.stores.documents.base import UserDocument
+from flowmate_async.stores.health import Judge
+
+
+def records_of(user: UserDocument) -> list[HealthRecord]:
+    """Return a user's records, in order."""
+    return [record for _, record in sorted((user.health or {}).items())]
+
+
+def settled(user: UserDocument, judge: Judge) -> tuple[UserDocument, list[Notice]]:
+    """Return a document with every record settled, and the notices that were put into it."""
+    records = dict(user.health or {})
+    notices: list[Notice] = []
+    for record in records_of(user):
+        done = judge(record)
+        if done.record is None:
+            del records[record.secret_id]
+        else:
+            records[record.secret_id] = done.record
+        if done.notice is not None:
+            notices.append(done.notice)
+    return with_notices(replace(user, health=records or UNSET), notices), notices
+
+
+def with_records(user: UserDocument, records: Iterable[HealthRecord]) -> UserDocument:
+    """Return a document with these records, as they are."""
+    return replace(user, health={**(user.health or {}), **{record.secret_id: record for record in records}})
+
+
+def with_notices(user: UserDocument, notices: Sequence[Notice]) -> UserDocument:
+    """Return a document in whose outbox these notices are as well."""
+    waiting = user.notices or ()
+    known = {notice.id for notice in waiting}
+    return replace(user, notices=(*waiting, *(one for one in notices if one.id not in known)) or UNSET)
+
+
+def without_notices(user: UserDocument, ids: Collection[str]) -> UserDocument:
+    """Return a document from whose outbox these notices were taken."""
+    left = tuple(notice for notice in user.notices or () if notice.id not in ids)
+    if len(left) == len(user.notices or ()):
+        return user
+    return replace(user, notices=left or UNSET)
+
+
+def oldest_first(users: Iterable[UserDocument]) -> list[Notice]:
+    """Return all notices of some documents by time; those of one credential stay in their order."""
+    return sorted((notice for user in users for notice in user.notices or ()), key=lambda one: one.at)
