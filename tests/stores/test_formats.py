@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from flowmate_async.errors import StoreError
+from flowmate_async.health.observations import Observed
 from flowmate_async.stores import Store, StoreKey, open_store
 from flowmate_async.stores.sqlite import schema as sqlite_schema
 from flowmate_async.stores.upgrading import Upgradable, Upgraded
+from flowmate_async.testing.health_laws import judge, outbox, seeing, states
 from flowmate_async.testing.samples import api_key, every_type
 from flowmate_async.testing.store_writes import ORIGIN, collect, synced
 from flowmate_async.testing.token_laws import kept
@@ -48,7 +50,12 @@ class Old:
     has_marks: bool = True
 
 
-@pytest.fixture(params=["sqlite 1", "sqlite 2", "sqlite 3", "sqlite 4", "postgresql 1", "postgresql 2"])
+@pytest.fixture(
+    params=[
+        *(f"sqlite {number}" for number in range(1, 6)),
+        *(f"postgresql {number}" for number in range(1, 4)),
+    ]
+)
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Old:
     kind, _, number = request.param.partition(" ")
     if kind == "sqlite":
@@ -60,8 +67,9 @@ def old(request: pytest.FixtureRequest, tmp_path: Path) -> Old:
 
 def sqlite_of(path: Path, number: int) -> Old:
     path.touch(mode=0o600)
-    run_sqlite(path, (FIXTURES / "sqlite-format-4.sql").read_text() + "PRAGMA journal_mode = WAL;")
-    run_sqlite(path, {1: BACK_TO_1, 2: BACK_TO_2, 3: BACK_TO_3, 4: ""}[number])
+    dump = FIXTURES / f"sqlite-format-{max(4, number)}.sql"
+    run_sqlite(path, dump.read_text() + "PRAGMA journal_mode = WAL;")
+    run_sqlite(path, {1: BACK_TO_1, 2: BACK_TO_2, 3: BACK_TO_3}.get(number, ""))
 
     def contents() -> str:
         assert {file.name for file in path.parent.iterdir()} == {path.name}, "files are left behind"
@@ -77,7 +85,7 @@ def run_sqlite(path: Path, statements: str) -> None:
 
 
 def postgres_of(postgres: PostgresServer, schema: str, number: int) -> Old:
-    dump = (FIXTURES / "postgresql-format-2.sql").read_text()
+    dump = (FIXTURES / f"postgresql-format-{max(2, number)}.sql").read_text()
     postgres.psql(dump.replace("old.", f"{schema}.").replace("SCHEMA old", f"SCHEMA {schema}"))
     if number == 1:
         postgres.psql("DROP TABLE tokens; UPDATE meta SET format = 1", schema)
@@ -157,7 +165,7 @@ async def test_an_upgrade_keeps_everything_and_then_it_can_be_written(old: Old, 
         assert await store.upgrade() == Upgraded(before=done.after, after=done.after)
     async with open_store(old.url, key=key) as store:
         await require_all_there(store, old)
-        if old.format > 3 or (old.url.startswith("postgresql") and old.format == 2):
+        if old.format > 3 or (old.url.startswith("postgresql") and old.format > 1):
             assert await store.kept_tokens(["dan"]) == {"dan": kept("of dan")}
         await store.bind(ORIGIN)
         run = await store.begin_run(at=50.0)
@@ -172,6 +180,38 @@ async def test_after_an_upgrade_an_older_row_is_noticed(old: Old, key: StoreKey)
         await store.upgrade()
         old.run("UPDATE secrets SET stored_at = 9 WHERE username = 'bob' AND secret_id = 'secret-1'")
         assert (await store.verify()).damaged == (("bob", "secret-1"),)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_an_upgrade_does_not_accept_an_older_row_that_was_put_back_before(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, key: StoreKey
+) -> None:
+    """The last format could tell, so what it would have refused stays refused."""
+    if kind == "sqlite":
+        old = sqlite_of(tmp_path / "creds.db", 5)
+    else:
+        old = postgres_of(request.getfixturevalue("postgres"), request.getfixturevalue("schema"), 3)
+    old.run("UPDATE secrets SET stored_at = 9 WHERE username = 'bob' AND secret_id = 'secret-1'")
+    async with open_store(old.url, key=key) as store:
+        await store.upgrade()
+        assert (await store.verify()).damaged == (("bob", "secret-1"),)
+
+
+async def test_an_older_store_keeps_no_health_until_it_is_upgraded(old: Old, key: StoreKey) -> None:
+    """Reading it finds none; afterwards it keeps it."""
+    async with open_store(old.url, key=key) as store:
+        assert await states(store) == {}
+        assert await outbox(store) == []
+        with pytest.raises(StoreError, match="flowmate store upgrade"):
+            await store.settle_health(judge())
+        await store.upgrade()
+        await store.bind(ORIGIN)
+        run = await store.begin_run(at=50.0)
+        await store.write(run, [seeing(synced("ann"), Observed.REFUSED)])
+        await store.settle_health(judge())
+        assert await states(store) == {"ann secret-1": "broken"}
+        await store.rekey(StoreKey(b"n" * 32))
+        assert await outbox(store) == ["ann credential.broken"]
 
 
 async def test_the_backup_of_an_upgrade_is_the_store_as_it_was(tmp_path: Path, key: StoreKey) -> None:
@@ -223,7 +263,7 @@ async def test_an_upgrade_that_fails_changes_nothing_in_postgresql(
     assert old.contents() == before
 
 
-@pytest.mark.parametrize("number", [0, 6, 99])
+@pytest.mark.parametrize("number", [0, sqlite_schema.FORMAT + 1, 99])
 async def test_a_format_that_this_version_does_not_know_is_named(
     tmp_path: Path, key: StoreKey, number: int
 ) -> None:

@@ -43,7 +43,7 @@ from flowmate_async.stores.sealed.paging import PAGE, by_place, opened, verified
 from flowmate_async.stores.sealed.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
 from flowmate_async.stores.sealed.tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.sqlite import health, rows, tokens
-from flowmate_async.stores.sqlite.files import RunLock, guarded, transaction
+from flowmate_async.stores.sqlite.files import guarded, transaction
 from flowmate_async.stores.sqlite.schema import FORMAT, open_database, read_meta, write_meta
 from flowmate_async.stores.sqlite.upgrade import upgrade
 from flowmate_async.stores.upgrading import Upgraded, require_format

@@ -1,5 +1,7 @@
 """Copying a store into another one: credentials with the times they were stored at, then compared.
 
+Their health goes along, and notices that still wait; a store without health has none to copy.
+
 Runs and checkpoints stay behind: the next sync of the copy begins anew, and finds most credentials
 unchanged. Marks of removal stay behind as well; the next sync marks again. A copy is a run of its own, which
 is finished once both stores were compared, so an interrupted one is recognised and gone on with. Nothing here
@@ -13,14 +15,17 @@ from contextlib import aclosing
 import msgspec
 
 from flowmate_async.errors import ConfigurationError, StoreError
+from flowmate_async.health.records import HealthRecord
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite
+from flowmate_async.stores.health import KeepsHealth
 from flowmate_async.values.secrets import Secret
 
 SELECTION = "copy"
 """How the selection of a run begins under which a copy is written; no sync resumes it."""
 
 _BATCH = 256
+_NOTICES = 100_000
 
 
 class Copied(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +85,7 @@ async def copy_store(
         users, secrets = users + len(done), secrets + len(batch)
         if on_progress is not None:
             on_progress(secrets)
+    await _copy_health(source, target)
     await _compare(source, target)
     await target.finish_run(run, at=at)
     return Copied(users=users, secrets=secrets, changed=changed)
@@ -145,6 +151,19 @@ async def _batches(source: Store) -> AsyncIterator[list[_Held]]:
             batch.append(_Held(username, secret, item.stored_at))
     if batch:
         yield batch
+
+
+async def _copy_health(source: Store, target: Store) -> None:
+    """Copy what is known of the credentials' health, and the notices that wait, if both stores keep them."""
+    if not (isinstance(source, KeepsHealth) and isinstance(target, KeepsHealth)):
+        return
+    batch: list[HealthRecord] = []
+    async for record in source.health():
+        batch.append(record)
+        if len(batch) == _BATCH:
+            await target.put_health(batch)
+            batch = []
+    await target.put_health(batch, await source.notices(_NOTICES))
 
 
 def _write_of(held: _Held) -> UserWrite:

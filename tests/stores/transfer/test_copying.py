@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from flowmate_async.errors import StoreError
+from flowmate_async.health.observations import Observed
 from flowmate_async.stores import Store, StoreKey, open_store
 from flowmate_async.stores.memory import MemoryStore
 from flowmate_async.stores.transfer import copying
 from flowmate_async.stores.transfer.copying import Copied, copy_store, is_copy_of, is_empty, unfinished_copy
+from flowmate_async.testing.health_laws import judge, keeper, outbox, seeing
 from flowmate_async.testing.samples import api_key, every_type
 from flowmate_async.testing.store_writes import ORIGIN, collect, listing, named, synced, write
 from flowmate_async.values.secrets import Secret
@@ -33,11 +35,19 @@ def urls(
 
 
 async def test_a_copy_of_a_copy_through_every_store_is_the_same(urls: dict[str, str], key: StoreKey) -> None:
-    """Credentials, and when they were stored; each time compared, and a second time nothing is left to do."""
-    users = [synced("zoë", *every_type().values(), at=11.0), synced("ann", api_key(), at=12.0)]
+    """Credentials, and when they were stored; each time compared, and a second time nothing is left to do.
+
+    Their health as well, and the notices that nobody has taken yet.
+    """
+    users = [
+        synced("zoë", *every_type().values(), at=11.0),
+        seeing(synced("ann", api_key(), at=12.0), Observed.REFUSED, secret_id="another"),
+    ]
     origin = MemoryStore()
     async with origin:
         await write(origin, *users)
+        await origin.settle_health(judge())
+        records = await collect(origin.health())
         expected = await collect(origin.secrets())
         items = await collect(origin.items())
         source: Store = origin
@@ -47,6 +57,8 @@ async def test_a_copy_of_a_copy_through_every_store_is_the_same(urls: dict[str, 
             assert done == Copied(users=2, secrets=len(expected), changed=len(expected)), name
             assert await collect(target.secrets()) == expected, name
             assert await collect(target.items()) == items, name
+            assert await collect(keeper(target).health()) == records, name
+            assert await outbox(target) == ["ann credential.broken"], name
             assert (await copy_store(source, target, at=21.0)).changed == 0, name
             await source.__aexit__(None, None, None)
             source = target
