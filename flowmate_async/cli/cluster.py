@@ -13,10 +13,10 @@ from flowmate_async.clock import SystemClock
 from flowmate_async.distributed.broker_state import BrokerState
 from flowmate_async.distributed.connection import connect, url_from
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
-from flowmate_async.distributed.job_state import Marks
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.job_state import JobState
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.shard_runner import ShardRunner
-from flowmate_async.distributed.submitter import Following, FollowPolicy
+from flowmate_async.distributed.submitter import CeleryExecutor, FollowPolicy
 from flowmate_async.distributed.tasks import (
     DEFAULT_VISIBILITY_SECONDS,
     Queueing,
@@ -127,9 +127,9 @@ class Cluster:
         self._redis_url = url_from(allow_plaintext=flags.allow_plaintext)
         self._key: StoreKey = store.key()
         base_url = checked_base_url(connection.base_url)
-        self._names = Names(self._key, namespace=self._policy.namespace, base_url=base_url)
+        self._keyspace = Keyspace(self._key, namespace=self._policy.namespace, base_url=base_url)
         self._broker = broker_from()
-        self._app = make_app(self._broker, self._names, flags.queueing())
+        self._app = make_app(self._broker, self._keyspace, flags.queueing())
 
     def client(self) -> FlowMate:
         """A client that shares with all the others, not yet entered."""
@@ -150,9 +150,9 @@ class Cluster:
         Args:
             store: entered by the follower.
         """
-        return Following(
-            publisher(self._app, self._names),
-            Marks(connect(self._redis_url), self._names),
+        return CeleryExecutor(
+            publisher(self._app, self._keyspace),
+            JobState(connect(self._redis_url), self._keyspace),
             store,
             policy=FollowPolicy(
                 shard_users=self._flags.shard_users, stall_seconds=self._flags.visibility * 1.2
@@ -171,7 +171,7 @@ class Cluster:
             self.client,
             lambda: self._store.open(create=True),
             redis_url=self._redis_url,
-            names=self._names,
+            keyspace=self._keyspace,
             shard_seconds=self._flags.visibility / 2,
             watched=lambda fm: watch.watched(
                 fm, leaving=lambda: runner.stopping or not broker.is_up, problem=lambda: broker.problem
@@ -181,7 +181,7 @@ class Cluster:
         with runner:
             serve(
                 self._app,
-                self._names,
+                self._keyspace,
                 carry_out=runner.carry_out,
                 on_shutdown=runner.stop,
                 state=broker,

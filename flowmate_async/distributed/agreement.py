@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import structs
 
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.redis_clock import RedisClock
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Agreement:
 
     Args:
         redis: the connection.
-        names: what the list is called.
+        keyspace: what the list is called.
         mine: this process's settings; see :meth:`limit`.
         redis_clock: set by each answer.
         on_change: called when other settings differ from before, with the names of those that differ.
@@ -114,15 +114,15 @@ class Agreement:
     def __init__(
         self,
         redis: "Redis",
-        names: Names,
+        keyspace: Keyspace,
         mine: Settings,
         *,
         redis_clock: RedisClock,
         on_change: Callable[[tuple[str, ...]], object],
     ) -> None:
         self._redis = redis
-        self._list = names.processes
-        self._terms = terms_of(names.of("rate"))
+        self._list = keyspace.processes
+        self._terms = terms_of(keyspace.of("rate"))
         self._mine = mine
         self._redis_clock = redis_clock
         self._on_change = on_change

@@ -16,8 +16,8 @@ from flowmate_async.distributed.agreement import Agreement, Settings
 from flowmate_async.distributed.budget import OnOutage, RedisBudget, emission_of
 from flowmate_async.distributed.circuit import BEAT_SECONDS, Circuit, RedisAwayError
 from flowmate_async.distributed.connection import RedisUrl, Trouble, connect, refused
-from flowmate_async.distributed.keyspace import Names
-from flowmate_async.distributed.locks import Turns
+from flowmate_async.distributed.keyspace import Keyspace
+from flowmate_async.distributed.locks import RefreshLocks
 from flowmate_async.distributed.pubsub import Announcements
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.distributed.shared_cache import SharedCache
@@ -138,10 +138,10 @@ class RedisCoordination:
                 "this coordination serves another client already", advice="Make one each"
             )
         self._base_url = base_url
-        self._names = Names(self._key, namespace=self._policy.namespace, base_url=base_url)
+        self._keyspace = Keyspace(self._key, namespace=self._policy.namespace, base_url=base_url)
         self._agreement = Agreement(
             self._redis,
-            self._names,
+            self._keyspace,
             Settings(key=self._key.key_id, processes=self._policy.processes),
             redis_clock=self._redis_clock,
             on_change=self._disagree,
@@ -150,7 +150,7 @@ class RedisCoordination:
             self._redis,
             self._circuit,
             redis_clock=self._redis_clock,
-            names=self._names,
+            keyspace=self._keyspace,
             sender=os.urandom(8).hex(),
         )
 
@@ -162,7 +162,7 @@ class RedisCoordination:
         return RedisBudget(
             self._redis,
             self._circuit,
-            self._names.of("rate"),
+            self._keyspace.of("rate"),
             terms,
             agreement=self._agreement,
             on_outage=self._policy.on_outage,
@@ -175,14 +175,14 @@ class RedisCoordination:
             self._redis,
             self._circuit,
             redis_clock=self._redis_clock,
-            names=self._names,
+            keyspace=self._keyspace,
             freshness=self._policy.freshness,
             wall=self._clock.wall,
         )
         return RedisCredentials(
-            Turns(self._redis, self._circuit, self._redis_clock),
+            RefreshLocks(self._redis, self._circuit, self._redis_clock),
             cache,
-            names=self._names,
+            keyspace=self._keyspace,
             announcements=self._announcements,
             on_outage=self._policy.on_outage,
             clock=self._clock,

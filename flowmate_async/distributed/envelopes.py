@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.shards import opened
 
 TASK = "flowmate_async.carry_out"
@@ -46,12 +46,12 @@ class _Afterwards(msgspec.Struct, frozen=True):
     chord: None = None
 
 
-def is_shard(message: bytes, names: Names) -> bool:
+def is_shard(message: bytes, keyspace: Keyspace) -> bool:
     """Return whether a message is one call of the task, with a shard of this application.
 
     Args:
         message: as it lies in the broker.
-        names: opens shards.
+        keyspace: opens shards.
     """
     if len(message) > MAX_MESSAGE_BYTES:
         return False
@@ -61,4 +61,4 @@ def is_shard(message: bytes, names: Names) -> bool:
         (text,), _, _ = msgspec.json.decode(body, type=tuple[tuple[str], dict[str, None], _Afterwards])
     except (ValueError, RecursionError):
         return False
-    return opened(text, names) is not None
+    return opened(text, keyspace) is not None

@@ -31,7 +31,7 @@ class _Subkey(Redacted, frozen=True):
     material: bytes
 
 
-class Names:
+class Keyspace:
     """The names of one upstream's things in Redis, and the seal of short messages about them.
 
     A message is sealed with AES-256-GCM under a subkey of the process that sealed it, so that random nonces

@@ -1,8 +1,8 @@
-"""Whose turn it is to refresh a secret: a lock in Redis with an owner's token, which outlives upstream's own.
+"""Locks in Redis that decide which process may refresh a secret. Each has its owner's token.
 
-A holder that dies leaves it to expire, later than upstream's lock of the secret does; a live one renews it
-for as long as upstream takes. A Redis that hangs carries out later what it was sent, so taking a turn names a
-deadline by Redis' own clock, and a turn that could not be given up is given up once Redis is back.
+The lock of a process that died expires, later than upstream's own lock of the secret. A live process renews
+it for as long as upstream takes. A Redis that hangs runs later what it was sent. So a command that takes a
+lock has a deadline by Redis' own clock, and a lock that could not be released is released once Redis is back.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LIFE_SECONDS = LOCK_SECONDS + 5.0
 _RENEWALS = 3
 
-_TAKE = """
+_ACQUIRE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if now > tonumber(ARGV[3]) then return -now end
@@ -43,7 +43,7 @@ end
 return 0
 """
 
-_GIVE_UP = """
+_RELEASE = """
 for _, key in ipairs(KEYS) do
   if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
 end
@@ -51,8 +51,8 @@ return 0
 """
 
 
-class Turns:
-    """Makes turns of one Redis.
+class RefreshLocks:
+    """The locks of one Redis.
 
     Args:
         redis: the connection.
@@ -63,20 +63,20 @@ class Turns:
     def __init__(self, redis: "Redis", circuit: Circuit, clock: RedisClock) -> None:
         self._circuit = circuit
         self._clock = clock
-        self._take: Any = redis.register_script(_TAKE)
-        self._renew: Any = redis.register_script(_RENEW)
-        self._give_up: Any = redis.register_script(_GIVE_UP)
+        self._acquire_script: Any = redis.register_script(_ACQUIRE)
+        self._renew_script: Any = redis.register_script(_RENEW)
+        self._release_script: Any = redis.register_script(_RELEASE)
 
-    def turn(self, *names: str) -> "Turn":
-        """Return a turn that is not taken yet.
+    def lock(self, *names: str) -> "RefreshLock":
+        """Return a lock that is not taken yet.
 
         Args:
-            names: of the locks that it takes, all or none.
+            names: names in Redis; all of them are taken, or none.
         """
-        return Turn(self, names)
+        return RefreshLock(self, names)
 
-    async def take(self, names: tuple[str, ...], token: str) -> bool:
-        """Take a turn if no one else has a part of it. Return whether it is this owner's now.
+    async def acquire(self, names: tuple[str, ...], token: str) -> bool:
+        """Take a lock unless another owner holds one of its names. Return whether it was taken.
 
         Raises:
             RedisAwayError: Redis is away.
@@ -84,7 +84,7 @@ class Turns:
         life = int(LIFE_SECONDS * 1000)
         for _ in range(2):  # the second time with the time that Redis told
             answer: int = await self._circuit.call(
-                lambda: self._take(keys=names, args=[token, life, self._clock.deadline()])
+                lambda: self._acquire_script(keys=names, args=[token, life, self._clock.deadline()])
             )
             if answer >= 0:
                 break
@@ -92,18 +92,20 @@ class Turns:
         return answer == 1
 
     async def renew(self, names: tuple[str, ...], token: str) -> None:
-        """Let it last for its whole life from now on, if it is still this owner's.
+        """Restart its lifetime, if this owner still holds it.
 
         Raises:
             RedisAwayError: Redis is away.
         """
-        await self._circuit.call(lambda: self._renew(keys=names, args=[token, int(LIFE_SECONDS * 1000)]))
+        await self._circuit.call(
+            lambda: self._renew_script(keys=names, args=[token, int(LIFE_SECONDS * 1000)])
+        )
 
-    async def give_up(self, names: tuple[str, ...], token: str) -> None:
-        """Give it up, if it is this owner's; once Redis is back if it is away."""
+    async def release(self, names: tuple[str, ...], token: str) -> None:
+        """Release it, if this owner holds it. Do so later if Redis is away."""
 
         def command() -> Any:
-            return self._give_up(keys=names, args=[token])
+            return self._release_script(keys=names, args=[token])
 
         try:
             await self._circuit.call(command)
@@ -111,16 +113,16 @@ class Turns:
             self._circuit.later(command)
 
 
-class Turn:
-    """Locks that may be taken together, used inside ``async with``.
+class RefreshLock:
+    """A lock of one or more names, used inside ``async with``.
 
     Args:
-        turns: talks to Redis.
-        names: the locks' names.
+        locks: talks to Redis.
+        names: names in Redis.
     """
 
-    def __init__(self, turns: Turns, names: tuple[str, ...]) -> None:
-        self._turns = turns
+    def __init__(self, locks: RefreshLocks, names: tuple[str, ...]) -> None:
+        self._locks = locks
         self._names = names
         self._token = os.urandom(16).hex()
         self._tried = False
@@ -133,20 +135,20 @@ class Turn:
         if self._tried and not self._kept:
             # Also after a cancellation or an error while Redis was answering: the lock may be ours.
             with suppress(ConfigurationError):
-                await finish_despite_cancellation(self._turns.give_up(self._names, self._token))
+                await finish_despite_cancellation(self._locks.release(self._names, self._token))
 
-    async def take(self) -> bool:
-        """Take it, if nobody has it.
+    async def acquire(self) -> bool:
+        """Take it if no other owner holds it. Return whether it was taken.
 
         Raises:
             RedisAwayError: Redis is away.
         """
         self._tried = True
-        return await self._turns.take(self._names, self._token)
+        return await self._locks.acquire(self._names, self._token)
 
     @asynccontextmanager
     async def renewed(self) -> AsyncIterator[None]:
-        """Within, it lasts for as long as this process lives."""
+        """Renew it until the block ends."""
         renewing = asyncio.get_running_loop().create_task(self._renew())
         try:
             yield
@@ -155,13 +157,13 @@ class Turn:
             await asyncio.gather(renewing, return_exceptions=True)
 
     async def keep(self) -> None:
-        """Let nobody have it for its whole life from now on, instead of giving it up."""
+        """Do not release it: it expires after its whole lifetime."""
         self._kept = True
         with suppress(RedisAwayError):
-            await self._turns.renew(self._names, self._token)
+            await self._locks.renew(self._names, self._token)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(LIFE_SECONDS / _RENEWALS)
             with suppress(RedisAwayError):
-                await self._turns.renew(self._names, self._token)
+                await self._locks.renew(self._names, self._token)

@@ -14,7 +14,7 @@ import msgspec
 
 from flowmate_async.distributed.circuit import Circuit, RedisAwayError
 from flowmate_async.distributed.connection import Trouble, driver, redis_errors, trouble_of
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.system.driver_boundary import DriverBoundary
@@ -44,7 +44,7 @@ class Paused(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
-class _Letter(msgspec.Struct, frozen=True):
+class _Envelope(msgspec.Struct, frozen=True):
     sender: str
     news: Rejected | Paused
 
@@ -56,19 +56,19 @@ class Announcements:
         redis: the connection.
         circuit: in front of it.
         redis_clock: Redis' time.
-        names: what the channel is called, and the seal.
+        keyspace: what the channel is called, and the seal.
         sender: this process, which does not hear itself.
     """
 
     def __init__(
-        self, redis: "Redis", circuit: Circuit, *, redis_clock: RedisClock, names: Names, sender: str
+        self, redis: "Redis", circuit: Circuit, *, redis_clock: RedisClock, keyspace: Keyspace, sender: str
     ) -> None:
         self._redis = redis
         self._circuit = circuit
         self._redis_clock = redis_clock
-        self._names = names
+        self._keyspace = keyspace
         self._sender = sender
-        self._channel = names.of("announcements")
+        self._channel = keyspace.of("announcements")
         self._waiting: asyncio.Queue[Rejected | Paused] = asyncio.Queue(_MAX_WAITING)
         self._on_rejected: Callable[[Rejected], object] = lambda _rejected: None
         self._on_pause: Callable[[float], object] = lambda _seconds: None
@@ -83,7 +83,7 @@ class Announcements:
 
     def rejection(self, username: str, secret_id: str, secret: Secret) -> Rejected:
         """Return the news that an app has just rejected a credential."""
-        fingerprint = self._names.fingerprint(username, secret_id, secret)
+        fingerprint = self._keyspace.fingerprint(username, secret_id, secret)
         return Rejected(username, secret_id, fingerprint, self._redis_clock.now())
 
     def rejected(self, news: Rejected) -> None:
@@ -141,15 +141,15 @@ class Announcements:
                 await channel.ping()
 
     def _open(self, sealed: bytes) -> None:
-        opened = self._names.open(sealed, kind=_KIND)
+        opened = self._keyspace.open(sealed, kind=_KIND)
         if opened is None:
             return
-        letter = msgspec.msgpack.decode(opened.data, type=_Letter)
-        if letter.sender == self._sender:
+        envelope = msgspec.msgpack.decode(opened.data, type=_Envelope)
+        if envelope.sender == self._sender:
             return
-        match letter.news:
+        match envelope.news:
             case Rejected():
-                self._on_rejected(letter.news)
+                self._on_rejected(envelope.news)
             case Paused(seconds):
                 self._on_pause(seconds)
 
@@ -158,9 +158,9 @@ class Announcements:
             self._waiting.put_nowait(news)
 
     async def _publish(self, news: Rejected | Paused) -> None:
-        letter = Plaintext(msgspec.msgpack.encode(_Letter(self._sender, news)))
-        sealed = self._names.seal(letter, kind=_KIND)
+        envelope = Plaintext(msgspec.msgpack.encode(_Envelope(self._sender, news)))
+        sealed = self._keyspace.seal(envelope, kind=_KIND)
         if isinstance(news, Paused):
-            name, life = f"{self._names.of('rate')}:pause", max(1, int(news.seconds * 1000))
+            name, life = f"{self._keyspace.of('rate')}:pause", max(1, int(news.seconds * 1000))
             await self._circuit.call(lambda: self._redis.set(name, b"1", px=life))
         await self._circuit.call(lambda: self._redis.publish(self._channel, sealed))

@@ -14,8 +14,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from flowmate_async.client import FlowMate
 from flowmate_async.distributed.connection import RedisUrl, connect
-from flowmate_async.distributed.job_state import Marks
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.job_state import JobState
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.shards import Shard
 from flowmate_async.errors import FlowMateError, PermissionDeniedError
 from flowmate_async.stores.base import Run, Store
@@ -36,7 +36,7 @@ class ShardRunner:
         client: makes the client, which shares over Redis.
         store: makes the store.
         redis_url: where marks of jobs are.
-        names: what they are called.
+        keyspace: what they are called.
         shard_seconds: after so long a shard's remaining users are left for another one.
         watched: entered with the client and left before it.
 
@@ -50,14 +50,14 @@ class ShardRunner:
         store: Callable[[], Store],
         *,
         redis_url: RedisUrl,
-        names: Names,
+        keyspace: Keyspace,
         shard_seconds: float,
         watched: Callable[[FlowMate], AbstractAsyncContextManager[None]],
     ) -> None:
         self._make_client = client
         self._make_store = store
         self._redis_url = redis_url
-        self._names = names
+        self._keyspace = keyspace
         self._shard_seconds = shard_seconds
         self._watched = watched
         self._entered = ExitStack()
@@ -78,7 +78,7 @@ class ShardRunner:
             self._portal.call(self._store.bind, client.base_url)
             redis = self._portal.call(self._connect)
             entered.callback(self._portal.call, self._disconnect, redis)
-            self._marks = Marks(redis, self._names)
+            self._job_state = JobState(redis, self._keyspace)
             self._entered = entered.pop_all()
         return self
 
@@ -106,7 +106,7 @@ class ShardRunner:
     async def _carried_out(self, shard: Shard) -> tuple[str, ...]:
         if self.stopping:
             return shard.usernames
-        if await self._marks.ended(shard.run.id) is not None:
+        if await self._job_state.ended(shard.run.id) is not None:
             return ()
         names = await self._remaining(shard)
         stop = self._stop = asyncio.Event()
@@ -114,7 +114,7 @@ class ShardRunner:
         try:
             return await self._worked_off(shard, names, stop)
         except FlowMateError as error:
-            await self._marks.end(shard.run.id, error)
+            await self._job_state.end(shard.run.id, error)
             return ()
         finally:
             timer.cancel()

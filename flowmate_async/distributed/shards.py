@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.stores.base import Run
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.sync.plan import DeltaPolicy
@@ -27,15 +27,15 @@ class Shard(msgspec.Struct, frozen=True):
     delta: DeltaPolicy = DeltaPolicy(full=True)
 
 
-def sealed(shard: Shard, names: Names) -> str:
+def sealed(shard: Shard, keyspace: Keyspace) -> str:
     """A shard as text for a broker: encrypted, since usernames are nobody's business there."""
-    return base64.b64encode(names.seal(Plaintext(msgspec.msgpack.encode(shard)), kind=_KIND)).decode()
+    return base64.b64encode(keyspace.seal(Plaintext(msgspec.msgpack.encode(shard)), kind=_KIND)).decode()
 
 
-def opened(text: str, names: Names) -> Shard | None:
+def opened(text: str, keyspace: Keyspace) -> Shard | None:
     """The shard; ``None`` when it was not sealed with this key for this upstream."""
     try:
-        message = names.open(base64.b64decode(text, validate=True), kind=_KIND)
+        message = keyspace.open(base64.b64decode(text, validate=True), kind=_KIND)
         return None if message is None else msgspec.msgpack.decode(message.data, type=Shard)
     except (ValueError, msgspec.MsgspecError):
         return None

@@ -15,7 +15,7 @@ import msgspec
 from flowmate_async.contract.freshness import FreshnessPolicy, timeline
 from flowmate_async.contract.known_secrets import SecretFacts
 from flowmate_async.distributed.circuit import Circuit
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.errors import FlowMateError, StoreError
 from flowmate_async.redaction import Redacted
@@ -114,7 +114,7 @@ class SharedCache:
         redis: the connection.
         circuit: in front of it.
         redis_clock: Redis' time.
-        names: what records are called, and their seal.
+        keyspace: what records are called, and their seal.
         freshness: how long credentials without an expiry are used.
         wall: seconds since the Unix epoch.
     """
@@ -125,14 +125,14 @@ class SharedCache:
         circuit: Circuit,
         *,
         redis_clock: RedisClock,
-        names: Names,
+        keyspace: Keyspace,
         freshness: FreshnessPolicy,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
         self._circuit = circuit
         self._redis_clock = redis_clock
-        self._names = names
+        self._keyspace = keyspace
         self._freshness = freshness
         self._wall = wall
         self._set: Any = redis.register_script(_SET)
@@ -184,7 +184,9 @@ class SharedCache:
         record = Plaintext(
             msgspec.msgpack.encode(_Credential(landed, flight, forced, self._wall(), plaintext.data))
         )
-        value = self._names.fingerprint(username, secret_id, secret) + self._names.seal(record, kind=answer)
+        value = self._keyspace.fingerprint(username, secret_id, secret) + self._keyspace.seal(
+            record, kind=answer
+        )
         await self._write([answer, failure], value, life)
         return landed
 
@@ -194,9 +196,9 @@ class SharedCache:
         Raises:
             RedisAwayError: Redis is away.
         """
-        name = self._names.of("failure", username, secret_id)
+        name = self._keyspace.of("failure", username, secret_id)
         record = Plaintext(msgspec.msgpack.encode(_Failure(await self._now(), flight, ErrorRecord.of(error))))
-        await self._write([name], self._names.seal(record, kind=name), _FAILURE_SECONDS)
+        await self._write([name], self._keyspace.seal(record, kind=name), _FAILURE_SECONDS)
 
     async def put_facts(self, secret_id: str, facts: SecretFacts) -> None:
         """Let others know what upstream showed of a secret, whichever owner they ask for.
@@ -205,7 +207,7 @@ class SharedCache:
             RedisAwayError: Redis is away.
         """
         name = self._facts_key(secret_id)
-        value = self._names.seal(Plaintext(msgspec.msgpack.encode(facts)), kind=name)
+        value = self._keyspace.seal(Plaintext(msgspec.msgpack.encode(facts)), kind=name)
         await self._write([name], value, _FACTS_SECONDS)
 
     async def take_back(self, username: str, secret_id: str, rejected: Secret) -> bool:
@@ -215,7 +217,7 @@ class SharedCache:
             RedisAwayError: Redis is away.
         """
         keys = self._keys("answer", "rejected", username, secret_id)
-        fingerprint = self._names.fingerprint(username, secret_id, rejected)
+        fingerprint = self._keyspace.fingerprint(username, secret_id, rejected)
         return bool(await self._circuit.call(lambda: self._take_back(keys=keys, args=[fingerprint])))
 
     async def confirm(self, username: str, secret_id: str, rejected: Secret, *, seconds: float) -> None:
@@ -224,8 +226,8 @@ class SharedCache:
         Raises:
             RedisAwayError: Redis is away.
         """
-        fingerprint = self._names.fingerprint(username, secret_id, rejected)
-        await self._write([self._names.of("rejected", username, secret_id)], fingerprint, seconds)
+        fingerprint = self._keyspace.fingerprint(username, secret_id, rejected)
+        await self._write([self._keyspace.of("rejected", username, secret_id)], fingerprint, seconds)
 
     async def _write(self, keys: list[str], value: bytes, seconds: float) -> None:
         args = [value, max(1, int(seconds * 1000)), self._redis_clock.deadline()]
@@ -237,10 +239,10 @@ class SharedCache:
         return now
 
     def _keys(self, one: str, other: str, username: str, secret_id: str) -> list[str]:
-        return [self._names.of(kind, username, secret_id) for kind in (one, other)]
+        return [self._keyspace.of(kind, username, secret_id) for kind in (one, other)]
 
     def _facts_key(self, secret_id: str) -> str:
-        return self._names.of("facts", secret_id.lower())
+        return self._keyspace.of("facts", secret_id.lower())
 
     def _life(self, secret: Secret) -> float:
         """Return for how many seconds others may use a credential that was just fetched."""
@@ -252,7 +254,7 @@ class SharedCache:
     def _credential(
         self, username: str, secret_id: str, name: str, raw: bytes, now: int
     ) -> Answer[SharedSecret] | None:
-        opened = self._names.open(raw[_FINGERPRINT_BYTES:], kind=name)
+        opened = self._keyspace.open(raw[_FINGERPRINT_BYTES:], kind=name)
         if opened is None:
             return None
         try:
@@ -260,7 +262,7 @@ class SharedCache:
         except msgspec.MsgspecError:
             return None
         secret = secret_of(Plaintext(record.data))
-        fingerprint = None if secret is None else self._names.fingerprint(username, secret_id, secret)
+        fingerprint = None if secret is None else self._keyspace.fingerprint(username, secret_id, secret)
         if secret is None or fingerprint != raw[:_FINGERPRINT_BYTES]:
             return None
         # The older of both clocks' ages: either clock may be wrong.
@@ -269,14 +271,14 @@ class SharedCache:
         return Answer(shared, record.landed, record.flight, record.forced, fingerprint)
 
     def _facts(self, name: str, raw: bytes) -> SecretFacts | None:
-        opened = self._names.open(raw, kind=name)
+        opened = self._keyspace.open(raw, kind=name)
         try:
             return None if opened is None else msgspec.msgpack.decode(opened.data, type=SecretFacts)
         except msgspec.MsgspecError:
             return None
 
     def _failure(self, name: str, raw: bytes) -> Answer[FlowMateError] | None:
-        opened = self._names.open(raw, kind=name)
+        opened = self._keyspace.open(raw, kind=name)
         if opened is None:
             return None
         try:

@@ -15,8 +15,8 @@ from flowmate_async.contract.known_secrets import SecretFacts
 from flowmate_async.distributed.budget import OnOutage
 from flowmate_async.distributed.circuit import RedisAwayError
 from flowmate_async.distributed.connection import unreachable
-from flowmate_async.distributed.keyspace import Names
-from flowmate_async.distributed.locks import Turn, Turns
+from flowmate_async.distributed.keyspace import Keyspace
+from flowmate_async.distributed.locks import RefreshLock, RefreshLocks
 from flowmate_async.distributed.pubsub import Announcements, Rejected
 from flowmate_async.distributed.shared_cache import Answer, Answers, SharedCache
 from flowmate_async.errors import (
@@ -42,9 +42,9 @@ class RedisCredentials:
     """A :class:`~flowmate_async.traffic.coordination.SharedCredentials` in Redis.
 
     Args:
-        turns: whose turn it is to ask.
+        locks: decide which process may ask.
         cache: what others were answered.
-        names: what things are called.
+        keyspace: what things are called.
         announcements: to every process.
         on_outage: without Redis, ``share`` lets each process ask alone; ``error`` lets none ask.
         clock: the time it keeps.
@@ -52,19 +52,19 @@ class RedisCredentials:
 
     def __init__(
         self,
-        turns: Turns,
+        locks: RefreshLocks,
         cache: SharedCache,
         *,
-        names: Names,
+        keyspace: Keyspace,
         announcements: Announcements,
         on_outage: OnOutage,
         clock: Clock,
     ) -> None:
-        self._turns = turns
+        self._locks = locks
         self._cache = cache
         self._memory = _Memory()
         self._clock = clock
-        self._names = names
+        self._keyspace = keyspace
         self._announcements = announcements
         self._on_outage = on_outage
 
@@ -103,9 +103,9 @@ class RedisCredentials:
         patience = _Patience(self._clock, before.facts)
         while True:
             refreshing = flight.ask.may_refresh
-            async with self._turn(flight, refreshing=refreshing) as turn:
+            async with self._lock(flight, refreshing=refreshing) as lock:
                 while flight.ask.may_refresh is refreshing:
-                    taken = await turn.take()
+                    taken = await lock.acquire()
                     now = await self._answers(flight)
                     shared = _usable(now, acceptable) or _joined(now, before, forced=flight.ask.forced)
                     if shared is not None:
@@ -113,17 +113,17 @@ class RedisCredentials:
                     if flight.ask.may_refresh is not refreshing:
                         break
                     if taken:
-                        return await flight.fly(turn, in_turn=refreshing)
+                        return await flight.fly(lock, in_turn=refreshing)
                     if patience.is_over(now.facts):
                         raise _waited_in_vain(flight)
                     await self._clock.sleep(_LOOK_SECONDS)
 
-    def _turn(self, flight: "_Flight", *, refreshing: bool) -> Turn:
+    def _lock(self, flight: "_Flight", *, refreshing: bool) -> RefreshLock:
         secret_id = flight.secret_id.lower()
-        locks = [self._names.of("turn", flight.username, secret_id)]
+        names = [self._keyspace.of("turn", flight.username, secret_id)]
         if refreshing:  # upstream's lock belongs to the secret
-            locks.append(self._names.of("turn", secret_id))
-        return self._turns.turn(*locks)
+            names.append(self._keyspace.of("turn", secret_id))
+        return self._locks.lock(*names)
 
     async def _answers(self, flight: "_Flight") -> Answers:
         """Return what processes were answered last, without a credential that is known to be no answer.
@@ -170,7 +170,7 @@ class RedisCredentials:
             self._memory.rejected(rejected)
 
             def recognizes(secret: Secret) -> bool:
-                return self._names.fingerprint(username, secret_id, secret) == rejected.fingerprint
+                return self._keyspace.fingerprint(username, secret_id, secret) == rejected.fingerprint
 
             listener(username, secret_id, recognizes)
 
@@ -231,28 +231,28 @@ class _Flight:
         self.landed: Secret | None = None
         self._id = os.urandom(8).hex()
 
-    async def fly(self, turn: Turn, *, in_turn: bool) -> SharedSecret:
+    async def fly(self, lock: RefreshLock, *, in_turn: bool) -> SharedSecret:
         """Ask, and let those who wait have the answer.
 
         Args:
-            turn: held by this process.
+            lock: held by this process.
             in_turn: whether it is the secret's turn, and not only the user's.
 
         Raises:
             FlowMateError: what asking raised.
         """
         try:
-            async with turn.renewed():
+            async with lock.renewed():
                 self.landed = await self.ask(in_turn=in_turn)
         except FlowMateError as error:
             if isinstance(error, _PERHAPS_UNDER_WAY) and error.status not in _NEVER_UNDER_WAY:
-                await turn.keep()
+                await lock.keep()
             with suppress(RedisAwayError):  # or it would seem that upstream has not been asked
                 await self._cache.put_failure(self.username, self.secret_id, error, flight=self._id)
             raise
         except asyncio.CancelledError:
             if self.ask.abandoned:
-                await finish_despite_cancellation(turn.keep())
+                await finish_despite_cancellation(lock.keep())
             raise
         if (facts := self.ask.facts) is not None and in_turn:
             await self._cache.put_facts(self.secret_id, facts)

@@ -12,7 +12,7 @@ from contextlib import suppress
 import msgspec
 
 from flowmate_async.clock import Clock
-from flowmate_async.distributed.job_state import Marks
+from flowmate_async.distributed.job_state import JobState
 from flowmate_async.distributed.shards import Shard, cut
 from flowmate_async.errors import FlowMateError, TooManyFailuresError, UpstreamUnavailableError
 from flowmate_async.stores.base import Checkpoint, Run, Store
@@ -57,12 +57,12 @@ class ReportedError(FlowMateError):
         return self.message
 
 
-class Following:
+class CeleryExecutor:
     """Has users read and stored by a cluster, see :class:`~flowmate_async.sync.results.Executor`.
 
     Args:
         publish: hands a shard to the broker; raises a ``FlowMateError`` when that cannot be reached.
-        marks: what is known of jobs.
+        job_state: what is known of jobs.
         store: where workers write.
         policy: see :class:`FollowPolicy`.
         clock: the time it keeps.
@@ -72,7 +72,7 @@ class Following:
     def __init__(
         self,
         publish: Callable[[Shard], Awaitable[None]],
-        marks: Marks,
+        job_state: JobState,
         store: Store,
         *,
         policy: FollowPolicy,
@@ -80,7 +80,7 @@ class Following:
         delta: DeltaPolicy | None = None,
     ) -> None:
         self._publish = publish
-        self._marks = marks
+        self._job_state = job_state
         self._store = store
         self._policy = policy
         self._clock = clock
@@ -96,14 +96,14 @@ class Following:
         """
         job = _Job(self._store, run, clock=self._clock)
         await job.take_up([name async for name in each(usernames)], self._policy.shard_users)
-        if not await self._marks.handed_in(run.id):
-            await self._marks.forget(run.id)
+        if not await self._job_state.handed_in(run.id):
+            await self._job_state.forget(run.id)
             await self._hand_in(job)
         stop = stop or asyncio.Event()
         moved_at = self._clock.monotonic()
         while job.outstanding and not stop.is_set():
-            if (error := await self._marks.ended(run.id)) is not None:
-                await self._marks.forget(run.id)
+            if (error := await self._job_state.ended(run.id)) is not None:
+                await self._job_state.forget(run.id)
                 raise error
             batch = await job.news()
             if batch.ends:
@@ -111,7 +111,9 @@ class Following:
                 try:
                     yield batch
                 except GeneratorExit:
-                    await self._marks.end(run.id, TooManyFailuresError("the run was ended by who follows it"))
+                    await self._job_state.end(
+                        run.id, TooManyFailuresError("the run was ended by who follows it")
+                    )
                     raise
             elif self._clock.monotonic() - moved_at >= self._policy.stall_seconds:
                 with suppress(UpstreamUnavailableError):  # then it is tried again later
@@ -120,13 +122,13 @@ class Following:
             else:
                 await _either(stop, self._clock.sleep(_LOOK_SECONDS))
         if not job.outstanding:
-            await self._marks.forget(run.id)
+            await self._job_state.forget(run.id)
         yield StoredBatch(ends=(), requests=await job.requests(), counted=False)
 
     async def _hand_in(self, job: "_Job") -> None:
         for usernames in list(job.outstanding):
             await self._publish(Shard(job.run, tuple(usernames), self._delta))
-        await self._marks.hand_in(job.run.id)
+        await self._job_state.hand_in(job.run.id)
 
 
 class _Job:

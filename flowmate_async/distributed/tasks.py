@@ -22,7 +22,7 @@ from msgspec import structs
 
 from flowmate_async.distributed.broker_state import BROKER_VARIABLE, BrokerState, broker_error
 from flowmate_async.distributed.envelopes import MAX_MESSAGE_BYTES, TASK, is_shard
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.shards import Shard, opened, sealed
 from flowmate_async.distributed.urls import NamedUrl, SecretUrl
 from flowmate_async.errors import ConfigurationError
@@ -69,7 +69,7 @@ def broker_from(environ: Mapping[str, str] = os.environ) -> SecretUrl:
     return url
 
 
-def make_app(url: SecretUrl, names: Names, queueing: Queueing) -> "Celery":
+def make_app(url: SecretUrl, keyspace: Keyspace, queueing: Queueing) -> "Celery":
     """Return the application, for submitters and workers. Its settings come from here and nowhere else.
 
     Raises:
@@ -80,14 +80,14 @@ def make_app(url: SecretUrl, names: Names, queueing: Queueing) -> "Celery":
     _require_transport(url)
     url.check("the broker", allow_plaintext=queueing.allow_plaintext)
     app: Celery = _celery("celery").Celery("flowmate_async", set_as_current=False)
-    queue = names.of("queue")
+    queue = keyspace.of("queue")
     app.conf.update(
         broker_url=url.text,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
             "visibility_timeout": queueing.visibility_seconds,
-            "global_keyprefix": f"{names.prefix}:celery:",
+            "global_keyprefix": f"{keyspace.prefix}:celery:",
             "socket_timeout": 5.0,
             "socket_connect_timeout": 5.0,
         },
@@ -139,7 +139,7 @@ def _require_transport(url: SecretUrl) -> None:
     )
 
 
-def publisher(app: "Celery", names: Names) -> Callable[[Shard], Any]:
+def publisher(app: "Celery", keyspace: Keyspace) -> Callable[[Shard], Any]:
     """What hands a shard to the broker, outside the event loop's thread.
 
     Returns:
@@ -148,7 +148,7 @@ def publisher(app: "Celery", names: Names) -> Callable[[Shard], Any]:
     """
 
     async def publish(shard: Shard) -> None:
-        text = sealed(shard, names)
+        text = sealed(shard, keyspace)
         if len(text) > MAX_MESSAGE_BYTES // 2:
             raise ConfigurationError(
                 f"a shard of {len(shard.usernames):,} users is too large for a message",
@@ -169,7 +169,7 @@ def publisher(app: "Celery", names: Names) -> Callable[[Shard], Any]:
 
 def serve(
     app: "Celery",
-    names: Names,
+    keyspace: Keyspace,
     *,
     carry_out: Callable[[Shard], tuple[str, ...]],
     on_shutdown: Callable[[], None],
@@ -179,7 +179,7 @@ def serve(
 
     Args:
         app: the application.
-        names: opens shards.
+        keyspace: opens shards.
         carry_out: does a shard; returns the users that are left for another one.
         on_shutdown: called when a signal came.
         state: told how the broker fares.
@@ -191,13 +191,13 @@ def serve(
     refuse_compression()
 
     def run(text: str) -> None:
-        shard = opened(text, names)
+        shard = opened(text, keyspace)
         if shard is None:  # not of this key, so not of this application
             logging.getLogger("flowmate_async").warning("a message that is no shard of ours was dropped")
             return
         left = carry_out(shard)
         if left:
-            _return(app, sealed(structs.replace(shard, usernames=left), names))
+            _return(app, sealed(structs.replace(shard, usernames=left), keyspace))
 
     def shutting_down(**_: object) -> None:
         on_shutdown()
@@ -210,7 +210,7 @@ def serve(
             warnings.simplefilter("ignore", getattr(_celery("celery.exceptions"), name))
         # Not through Celery's command line: it takes BROKER_URL, APP, CONFIG_MODULE and LOADER from the
         # environment, and imports from the working directory.
-        with _restoring(app, names):
+        with _restoring(app, keyspace):
             worker = app.Worker(
                 hostname=f"flowmate-{os.getpid()}@{socket.gethostname()}",
                 pool_cls="solo",
@@ -238,12 +238,12 @@ def refuse_compression() -> None:
         compression.register(refuse, refuse, content_type)
 
 
-def _restoring(app: "Celery", names: Names) -> AbstractContextManager[None]:
+def _restoring(app: "Celery", keyspace: Keyspace) -> AbstractContextManager[None]:
     """Have a Redis broker take messages of this application only, and restore those of lost workers."""
     if not str(app.conf.broker_url).startswith(_REDIS):
         return nullcontext()
     broker = import_module("flowmate_async.distributed.redis_broker")
-    app.conf.broker_transport = broker.transport(lambda message: is_shard(message, names))
+    app.conf.broker_transport = broker.transport(lambda message: is_shard(message, keyspace))
     restorer: AbstractContextManager[None] = broker.Restorer(app.connection_for_write)
     return restorer
 

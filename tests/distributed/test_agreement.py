@@ -146,7 +146,7 @@ class TestProcesses:
     async def test_one_that_vanished_counts_for_a_while_only(self, sandbox, join, redis):
         """What stays behind of a killed process, and what is no entry at all, is forgotten."""
         client = await join(redis, rate=RATE, burst=BURST)
-        listed = client._coordination._names.processes
+        listed = client._coordination._keyspace.processes
         now = int(time.time() * 1000)
         mine = client._coordination._agreement._mine
         gone = mine.encoded().replace(mine.key, "f" * 16)

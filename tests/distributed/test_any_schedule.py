@@ -20,7 +20,7 @@ from flowmate_async import (
     FlowMateError,
     RefreshFailedError,
 )
-from flowmate_async.distributed import locks as turns
+from flowmate_async.distributed import locks
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
 from flowmate_async.sandbox import ProviderFault, Sandbox, SandboxOptions
 from flowmate_async.sandbox.secret import Owner
@@ -305,5 +305,5 @@ async def test_any_schedule_by_lot(redis, part):
 
 async def test_any_schedule_with_refreshes_that_fail(redis, monkeypatch):
     """All at once, since a failure is waited out by whoever comes later."""
-    monkeypatch.setattr(turns, "LIFE_SECONDS", 2.0)
+    monkeypatch.setattr(locks, "LIFE_SECONDS", 2.0)
     await together(redis, range(12), faults=True)

@@ -13,7 +13,7 @@ from flowmate_async.clock import SystemClock
 from flowmate_async.distributed.circuit import Circuit, RedisAwayError
 from flowmate_async.distributed.connection import RedisUrl, connect
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
-from flowmate_async.distributed.locks import Turns
+from flowmate_async.distributed.locks import RefreshLocks
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.events import CoordinationLost, CoordinationRestored
 from flowmate_async.integrations import prometheus
@@ -183,11 +183,11 @@ class TestHanging:
         circuit = Circuit(clock=SystemClock(), on_lost=str, on_back=float)
         async with aclosing(redis):
             clock = RedisClock()
-            turns = Turns(redis, circuit, clock)
-            assert await turns.take(("flowmate:first",), "me")
+            locks = RefreshLocks(redis, circuit, clock)
+            assert await locks.acquire(("flowmate:first",), "me")
             hanging.hang()
             with pytest.raises(RedisAwayError):
-                await turns.take(("flowmate:second",), "me")
+                await locks.acquire(("flowmate:second",), "me")
             await asyncio.sleep(1.5)
             hanging.go_on()
         assert await asyncio.to_thread(hanging.keys, "*") == ["flowmate:first"]
@@ -199,9 +199,9 @@ class TestHanging:
         async with aclosing(connection):
             clock = RedisClock()
             clock.set(int(time.time() * 1000) - 3_600_000)
-            turns = Turns(connection, circuit, clock)
-            assert await turns.take(("flowmate:turn",), "me")
-            assert not await turns.take(("flowmate:turn",), "another")
+            locks = RefreshLocks(connection, circuit, clock)
+            assert await locks.acquire(("flowmate:turn",), "me")
+            assert not await locks.acquire(("flowmate:turn",), "another")
             assert abs(clock.now() - time.time() * 1000) < 60_000
 
 
@@ -253,7 +253,7 @@ class TestReports:
         """Whoever can write to Redis costs one secret its sharing, and nothing else."""
         client = await join(redis)
         (spoiled, *_, other) = secrets_of(sandbox)
-        name = client._coordination._names.of("turn", *spoiled)
+        name = client._coordination._keyspace.of("turn", *spoiled)
         redis.ask("RPUSH", name, "not a string")
         assert await client.credential(*spoiled)
         assert await client.credential(*other)

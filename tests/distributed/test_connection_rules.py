@@ -11,12 +11,12 @@ import trustme
 from flowmate_async import ConfigurationError, StoreKey
 from flowmate_async.distributed.connection import RedisUrl, connect, redis_errors, url_from
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.tasks import Queueing, make_app
 from flowmate_async.distributed.urls import NamedUrl, SecretUrl
 
 KEY = StoreKey.parse("5a" * 32)
-NAMES = Names(KEY, namespace="n", base_url="https://example.invalid")
+NAMES = Keyspace(KEY, namespace="n", base_url="https://example.invalid")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flowmate_async import ConfigurationError, StoreKey
 from flowmate_async.distributed.envelopes import MAX_MESSAGE_BYTES, is_shard
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.shards import Shard
 from flowmate_async.distributed.tasks import Queueing, make_app, publisher
 from flowmate_async.distributed.urls import SecretUrl
@@ -21,8 +21,8 @@ from .conftest import KEY
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
-NAMES = Names(KEY, namespace="", base_url="https://flowmate.example")
-ANOTHER = Names(StoreKey.parse("a5" * 32), namespace="", base_url="https://flowmate.example")
+NAMES = Keyspace(KEY, namespace="", base_url="https://flowmate.example")
+ANOTHER = Keyspace(StoreKey.parse("a5" * 32), namespace="", base_url="https://flowmate.example")
 SHARD = Shard(Run(id="run", started_at=0.0, selection="all"), ("ann", "bob"))
 
 

@@ -18,7 +18,7 @@ from flowmate_async import (
     StoreKey,
     UpstreamUnavailableError,
 )
-from flowmate_async.distributed import locks as turns
+from flowmate_async.distributed import locks
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
 from flowmate_async.events import Refreshed
 from flowmate_async.sandbox import Faults, ProviderFault, faults
@@ -237,7 +237,7 @@ class TestRejection:
 
             sandbox.configure(latency_seconds=0.2)
             asked = asyncio.ensure_future(second.credential(user, secret_id))
-            name = second._coordination._names.of("turn", user, secret_id)
+            name = second._coordination._keyspace.of("turn", user, secret_id)
             while "$-1" in redis.ask("GET", name):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             newer = await lease.reject()
@@ -278,11 +278,11 @@ async def test_a_failed_early_refresh_leaves_everybody_what_is_still_valid(sandb
 
 async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lock(sandbox, join, redis, monkeypatch):
     """The lock outlives upstream's own, and nobody has to give it up."""
-    assert turns.LIFE_SECONDS > 10.0
-    monkeypatch.setattr(turns, "LIFE_SECONDS", 1.0)
+    assert locks.LIFE_SECONDS > 10.0
+    monkeypatch.setattr(locks, "LIFE_SECONDS", 1.0)
     user, secret_id = find(sandbox)
     alive = await join(redis)
-    name = alive._coordination._names.of("turn", user, secret_id)
+    name = alive._coordination._keyspace.of("turn", user, secret_id)
     redis.ask("SET", name, "a process that was killed", "PX", "1000")
     began = time.monotonic()
     await alive.credential(user, secret_id, min_valid=1)
@@ -292,7 +292,7 @@ async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lock(sandbox,
 
 async def test_a_turn_lasts_for_as_long_as_upstream_takes(sandbox, join, redis, monkeypatch):
     """Longer than its life: the holder renews it before it ends."""
-    monkeypatch.setattr(turns, "LIFE_SECONDS", 1.0)
+    monkeypatch.setattr(locks, "LIFE_SECONDS", 1.0)
     user, secret_id = find(sandbox)
     expire(sandbox, secret_id)
     sandbox.configure(provider_seconds=2.5)
@@ -327,7 +327,7 @@ async def test_whoever_leaves_while_upstream_is_at_work_does_not_let_others_in(
     sandbox, join, redis, monkeypatch
 ):
     """The next one would meet upstream's lock, and be told to come again."""
-    monkeypatch.setattr(turns, "LIFE_SECONDS", 3.0)
+    monkeypatch.setattr(locks, "LIFE_SECONDS", 3.0)
     monkeypatch.setattr("flowmate_async.client._DRAIN_SECONDS", 0.1)
     user, secret_id = find(sandbox)
     expire(sandbox, secret_id)
@@ -352,7 +352,7 @@ async def test_a_waiter_that_gives_up_leaves_no_lock_behind(sandbox, join, redis
     first, second = await join(redis, rate=0.5, burst=1), await join(redis)
     await first.impersonate(user)  # takes the only token, so the GET waits while it has the turn
     asked = asyncio.ensure_future(first.credential(user, secret_id))
-    name = second._coordination._names.of("turn", user, secret_id)
+    name = second._coordination._keyspace.of("turn", user, secret_id)
     while "$-1" in redis.ask("GET", name):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     asked.cancel()

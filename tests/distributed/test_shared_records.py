@@ -13,7 +13,7 @@ from flowmate_async.clock import SystemClock
 from flowmate_async.contract.freshness import FreshnessPolicy
 from flowmate_async.distributed.circuit import Circuit, RedisAwayError
 from flowmate_async.distributed.connection import RedisUrl, connect
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.distributed.shared_cache import SharedCache
 from flowmate_async.stores.encoding import Plaintext
@@ -24,7 +24,7 @@ from .test_shared_credentials import change_key, find, gets
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 
-NAMES = Names(KEY, namespace="", base_url="https://flowmate.example")
+NAMES = Keyspace(KEY, namespace="", base_url="https://flowmate.example")
 USER, OTHER = "ann", "bob"
 FAILURE = RefreshFailedError("the provider said no", username=USER, secret_id="secret-1")
 
@@ -45,7 +45,7 @@ async def cache_in(server, **options):
             connection,
             Circuit(clock=SystemClock(), on_lost=str, on_back=float),
             redis_clock=RedisClock(),
-            names=NAMES,
+            keyspace=NAMES,
             freshness=FreshnessPolicy(),
             **options,
         )
@@ -61,7 +61,7 @@ class TestReplay:
         """Although it was the answer of a forced question itself."""
         user, secret_id = find(sandbox, "API_KEY")
         first, second = await join(redis), await join(redis)
-        name = first._coordination._names.of("answer", user, secret_id)
+        name = first._coordination._keyspace.of("answer", user, secret_id)
         async with attacker(redis) as raw, first.lease(user, secret_id) as lease:
             change_key(sandbox, secret_id)
             old = await lease.reject()
@@ -82,7 +82,7 @@ class TestReplay:
     async def test_it_is_no_answer_to_a_plain_question(self, sandbox, join, redis):
         user, secret_id = find(sandbox, "API_KEY")
         first, second = await join(redis), await join(redis)
-        name = first._coordination._names.of("answer", user, secret_id)
+        name = first._coordination._keyspace.of("answer", user, secret_id)
         async with attacker(redis) as raw:
             old = await first.get_secret(user, secret_id)
             kept = await raw.get(name)
@@ -99,7 +99,7 @@ class TestReplay:
         """Neither to the process whose app rejected it, nor to one that heard of it."""
         user, secret_id = find(sandbox, "API_KEY")
         first, second = await join(redis), await join(redis)
-        name = first._coordination._names.of("answer", user, secret_id)
+        name = first._coordination._keyspace.of("answer", user, secret_id)
         async with attacker(redis) as raw, first.lease(user, secret_id) as lease:
             kept = await raw.get(name)
             rejected = lease.secret
@@ -118,7 +118,7 @@ class TestReplay:
         """Although it never saw the newer one."""
         user, secret_id = find(sandbox, "API_KEY")
         first, second = await join(redis), await join(redis)
-        name = first._coordination._names.of("answer", user, secret_id)
+        name = first._coordination._keyspace.of("answer", user, secret_id)
         async with attacker(redis) as raw, first.lease(user, secret_id) as lease:
             rejected, kept = lease.secret, await raw.get(name)
             await second.credential(user, secret_id)
@@ -142,7 +142,7 @@ class TestReplay:
         user, secret_id = find(sandbox, "API_KEY")
         client = await join(redis)
         shared = client._fetcher._shared
-        name = shared._names.of("failure", user, secret_id)
+        name = shared._keyspace.of("failure", user, secret_id)
         async with attacker(redis) as raw:
             await shared._cache.put_failure(user, secret_id, FAILURE, flight="earlier")
             kept = await raw.get(name)
@@ -229,9 +229,9 @@ class TestMoments:
 
 class TestNames:
     OTHERS = (
-        Names(StoreKey.parse("a5" * 32), namespace="", base_url="https://flowmate.example"),
-        Names(KEY, namespace="another", base_url="https://flowmate.example"),
-        Names(KEY, namespace="", base_url="https://other.example"),
+        Keyspace(StoreKey.parse("a5" * 32), namespace="", base_url="https://flowmate.example"),
+        Keyspace(KEY, namespace="another", base_url="https://flowmate.example"),
+        Keyspace(KEY, namespace="", base_url="https://other.example"),
     )
 
     @pytest.mark.parametrize("others", OTHERS)

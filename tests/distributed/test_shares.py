@@ -12,7 +12,7 @@ from flowmate_async.distributed.agreement import Agreement, Settings
 from flowmate_async.distributed.budget import RedisBudget, emission_of
 from flowmate_async.distributed.circuit import Circuit
 from flowmate_async.distributed.connection import RedisUrl, connect
-from flowmate_async.distributed.keyspace import Names
+from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.sandbox import burst_needed
 from flowmate_async.traffic.leased_bucket import lease_terms
@@ -25,7 +25,7 @@ def budget_without_redis(rate, burst, *, processes, on_outage="share"):
     redis = connect(RedisUrl("redis://127.0.0.1:1/0"))
     circuit = Circuit(clock=SystemClock(), on_lost=str, on_back=float)
     circuit.away, circuit.problem = True, "it is away"
-    names, terms = Names(KEY, namespace="", base_url="https://flowmate.example"), lease_terms(rate, burst)
+    names, terms = Keyspace(KEY, namespace="", base_url="https://flowmate.example"), lease_terms(rate, burst)
     agreement = Agreement(
         redis, names, Settings(key="a", processes=processes), redis_clock=RedisClock(), on_change=tuple
     )
