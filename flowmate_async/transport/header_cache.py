@@ -12,7 +12,7 @@ _MAX_KEPT = 4096
 """Maximum :class:`Headers` whose derived value is kept, since a caller may hold any number of them."""
 
 
-class Kept(Generic[T]):
+class HeaderCache(Generic[T]):
     """A weak-keyed table from :class:`Headers` to a value that is derived from them.
 
     Args:

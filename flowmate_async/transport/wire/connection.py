@@ -9,10 +9,10 @@ from flowmate_async.transport.base import Response, TransportError
 from flowmate_async.transport.stale_check import nothing_unread, unread_on
 from flowmate_async.transport.wire.framing import MAX_HEAD_BYTES, AnswerReader
 
-Outcome = Response | TransportError
+Result = Response | TransportError
 """How an exchange ended. A value, since an exception would carry the frames it came through."""
 
-Then = Callable[[Outcome], object]
+Then = Callable[[Result], object]
 """Is told once how an exchange ended."""
 
 
@@ -34,8 +34,8 @@ class ReadBuffer:
         self.blank: memoryview = memoryview(bytes(MAX_HEAD_BYTES))
 
 
-class Owner(Protocol):
-    """The owner of connections. It is told what becomes of them."""
+class ConnectionListener(Protocol):
+    """Is told what becomes of connections: the pool, or whoever opened them."""
 
     def released(self, connection: "Connection", keep_alive_hint: bytes | None) -> None:
         """It has brought a whole answer and can carry another request.
@@ -62,7 +62,7 @@ class Connection(asyncio.BufferedProtocol):
     after the answer; the answer is read into a body that has a cap.
 
     Args:
-        owner: told what becomes of this connection.
+        listener: told what becomes of this connection.
         loop: the loop it lives on.
         buffer: where the loop reads to.
 
@@ -76,8 +76,8 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_buffer",
+        "_listener",
         "_loop",
-        "_owner",
         "_reader",
         "_reused",
         "_then",
@@ -88,8 +88,10 @@ class Connection(asyncio.BufferedProtocol):
         "on_lost",
     )
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, buffer: ReadBuffer) -> None:
-        self._owner = owner
+    def __init__(
+        self, listener: ConnectionListener, loop: asyncio.AbstractEventLoop, buffer: ReadBuffer
+    ) -> None:
+        self._listener = listener
         self._loop = loop
         self._buffer = buffer
         self._reader = AnswerReader()
@@ -129,14 +131,14 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._finish(TransportError("timeout", ""))
 
-    def close(self, outcome: Outcome | None = None) -> None:
+    def close(self, outcome: Result | None = None) -> None:
         """Close at once; nothing that is still to be written is worth a wait.
 
         Args:
             outcome: how a pending exchange ends.
         """
         then, self._then = self._then, None
-        self._owner.unusable(self)
+        self._listener.unusable(self)
         if self._transport is not None:
             self._transport.abort()
         if then is not None and outcome is not None:
@@ -182,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reader.close()
         if self.on_lost is not None:
             self.on_lost(exc)
-        self._owner.lost(self)
+        self._listener.lost(self)
 
     def _ended_by_the_server(self) -> bool:
         """Return whether the end can be believed: anybody on the way can end TCP, but not TLS."""
@@ -196,14 +198,14 @@ class Connection(asyncio.BufferedProtocol):
         except ssl.SSLError:
             return False
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: Result) -> None:
         reader = self._reader
         if not reader.keep_alive or type(outcome) is not Response:
             self.close(outcome)
             return
         then, self._then = self._then, None
         self._reused = True
-        self._owner.released(self, reader.keep_alive_hint)
+        self._listener.released(self, reader.keep_alive_hint)
         if then is not None:
             then(outcome)
 
@@ -211,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._reader.started:
             return TransportError("interrupted", "the answer ended early")
         if self._reused:
-            self._owner.stale()
+            self._listener.stale()
             return TransportError("stale", "the server closed the connection before it answered")
         return TransportError("interrupted", "the connection was closed before the answer")
 

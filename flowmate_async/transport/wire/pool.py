@@ -124,7 +124,7 @@ class Pool:
     # What connections report.
 
     def released(self, connection: Connection, keep_alive_hint: bytes | None) -> None:
-        """See :class:`flowmate_async.transport.wire.connection.Owner`."""
+        """See :class:`flowmate_async.transport.wire.connection.ConnectionListener`."""
         seconds = self._keep_alive_seconds
         if keep_alive_hint is not None:
             seconds = min(seconds, _hinted_seconds(keep_alive_hint))
@@ -134,7 +134,7 @@ class Pool:
             self._sweeper.arm(due)
 
     def unusable(self, connection: Connection) -> None:
-        """See :class:`flowmate_async.transport.wire.connection.Owner`."""
+        """See :class:`flowmate_async.transport.wire.connection.ConnectionListener`."""
         if connection in self._idle:
             self._idle.remove(connection)
 
@@ -144,7 +144,7 @@ class Pool:
             connection.close()
 
     def lost(self, connection: Connection) -> None:
-        """See :class:`flowmate_async.transport.wire.connection.Owner`."""
+        """See :class:`flowmate_async.transport.wire.connection.ConnectionListener`."""
         self.unusable(connection)
         self._connections.discard(connection)
         if self._closed is not None and not self._connections:

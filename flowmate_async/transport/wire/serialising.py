@@ -3,7 +3,7 @@
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Headers, Redacted
 from flowmate_async.transport.base import TransportError
-from flowmate_async.transport.header_cache import Kept
+from flowmate_async.transport.header_cache import HeaderCache
 from flowmate_async.transport.request_rules import NOT_SENDABLE, are_fields, is_method, is_target, is_value
 from flowmate_async.transport.response_rules import ACCEPT, BODY_TYPE
 
@@ -41,7 +41,7 @@ class Serialiser:
         self._after_target = "".join(f"{line}\r\n" for line in lines).encode("ascii")
         self._prefix = prefix
         self._before_target: dict[str, bytes] = {}
-        self._fields = Kept(_lines)
+        self._fields = HeaderCache(_lines)
 
     def serialise(
         self, method: str, path: str, headers: Headers, body: bytes | None

@@ -13,7 +13,7 @@ import msgspec
 from flowmate_async.redaction import Headers
 from flowmate_async.transport.base import KEEP_ALIVE_SECONDS, Limits, OnDone, Response, TransportError
 from flowmate_async.transport.origin import Origin
-from flowmate_async.transport.wire.connection import Connection, Outcome
+from flowmate_async.transport.wire.connection import Connection, Result
 from flowmate_async.transport.wire.dialling import Dialler, DirectDialler
 from flowmate_async.transport.wire.pool import Pool
 from flowmate_async.transport.wire.serialising import Serialised, Serialiser
@@ -98,7 +98,7 @@ class WireTransport:
         now = time.monotonic()
         due = now + limits.timeout_seconds
         connection = pool.take(now=now, due=due) or await pool.make(now=now, due=due)
-        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         then = partial(_settle, waiter)
         connection.exchange(request.data, head_only=head_only, cap=limits.max_body_bytes, then=then)
         del request
@@ -158,6 +158,6 @@ def _exchange(
         then(connection if isinstance(connection, Exception) else RuntimeError("the dialling was killed"))
 
 
-def _settle(waiter: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
+def _settle(waiter: "asyncio.Future[Result]", outcome: Result) -> None:
     if not waiter.done():
         waiter.set_result(outcome)
