@@ -20,7 +20,7 @@ StoreFactory = Callable[..., Store]
 """Called as ``factory(url, key=key)``; returns a store that has touched nothing yet."""
 
 
-class Asked(Redacted, frozen=True):
+class OpenOptions(Redacted, frozen=True):
     """The arguments of :func:`open_store`."""
 
     url: StoreUrl
@@ -66,7 +66,7 @@ def open_store(
             advice="Leave it out of the URL; the store's documentation says where its driver looks for it",
         )
     if url.scheme in _BUILT_IN:
-        return _BUILT_IN[url.scheme](Asked(url, key, other_key, create))
+        return _BUILT_IN[url.scheme](OpenOptions(url, key, other_key, create))
     return _registered(url.scheme)(url.text, key=key)
 
 
@@ -93,57 +93,59 @@ def _loaded(entry: EntryPoint) -> StoreFactory:
     )
 
 
-def _memory(asked: Asked) -> Store:
+def _memory(options: OpenOptions) -> Store:
     from flowmate_async.stores.memory import MemoryStore  # noqa: PLC0415 - by scheme
 
-    if asked.url.text.partition(":")[2]:
+    if options.url.text.partition(":")[2]:
         raise ConfigurationError("a store in memory has no name", advice="Write memory:")
     return MemoryStore()
 
 
-def _sqlite(asked: Asked) -> Store:
+def _sqlite(options: OpenOptions) -> Store:
     from flowmate_async.stores.sqlite.files import path_of_url  # noqa: PLC0415 - by scheme
     from flowmate_async.stores.sqlite.store import SqliteStore  # noqa: PLC0415 - by scheme
 
-    path = path_of_url(asked.url)
-    return SqliteStore(path, key=_required(asked, "sqlite"), other_key=asked.other_key, create=asked.create)
+    path = path_of_url(options.url)
+    return SqliteStore(
+        path, key=_required(options, "sqlite"), other_key=options.other_key, create=options.create
+    )
 
 
-def _postgres(asked: Asked) -> Store:
+def _postgres(options: OpenOptions) -> Store:
     from flowmate_async.stores.postgres.store import postgres_store  # noqa: PLC0415 - by scheme
 
     return postgres_store(
-        asked.url, key=_required(asked, "PostgreSQL"), other_key=asked.other_key, create=asked.create
+        options.url, key=_required(options, "PostgreSQL"), other_key=options.other_key, create=options.create
     )
 
 
-def _required(asked: Asked, kind: str) -> StoreKey:
-    if asked.key is None:
+def _required(options: OpenOptions, kind: str) -> StoreKey:
+    if options.key is None:
         raise ConfigurationError(f"a {kind} store is sealed and needs a key", advice="Pass key=load_key(…)")
-    return asked.key
+    return options.key
 
 
-def _age(asked: Asked) -> Store:
+def _age(options: OpenOptions) -> Store:
     from flowmate_async.stores.age.store import age_store  # noqa: PLC0415 - by scheme
 
     return age_store(
-        asked.url, key=_required(asked, "jsonl+age"), other_key=asked.other_key, create=asked.create
+        options.url, key=_required(options, "jsonl+age"), other_key=options.other_key, create=options.create
     )
 
 
-def _openbao(asked: Asked) -> Store:
+def _openbao(options: OpenOptions) -> Store:
     from flowmate_async.stores.openbao.store import openbao_store  # noqa: PLC0415 - by scheme
 
-    return openbao_store(asked.url, create=asked.create)
+    return openbao_store(options.url, create=options.create)
 
 
-def _aws(asked: Asked) -> Store:
+def _aws(options: OpenOptions) -> Store:
     from flowmate_async.stores.aws.store import aws_store  # noqa: PLC0415 - by scheme
 
-    return aws_store(asked.url, create=asked.create)
+    return aws_store(options.url, create=options.create)
 
 
-_BUILT_IN: dict[str, Callable[[Asked], Store]] = {
+_BUILT_IN: dict[str, Callable[[OpenOptions], Store]] = {
     "awssm": _aws,
     "jsonl+age": _age,
     "memory": _memory,

@@ -107,7 +107,7 @@ class Documents(Protocol):
         ...
 
 
-class Lease(msgspec.Struct, frozen=True):
+class RunLease(msgspec.Struct, frozen=True):
     """Who holds the run lock, and until when, in seconds since the Unix epoch, unless it is renewed."""
 
     owner: str
@@ -128,7 +128,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     format: int = FORMAT
     origin: str | None = None
     runs: tuple[Run, ...] = ()
-    lease: Lease | None = None
+    lease: RunLease | None = None
     refused: dict[str, dict[str, Checkpoint]] = {}
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from flowmate_async.clock import Clock
 from flowmate_async.errors import CheckpointError, FlowMateError
-from flowmate_async.stores.documents.base import Lease, State
+from flowmate_async.stores.documents.base import RunLease, State
 from flowmate_async.stores.held_lock import Holder, ended_when_lost
 from flowmate_async.system.finishing import finish_despite_cancellation
 
@@ -45,7 +45,7 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
                 f"another run holds the store {where} until {until}, and for longer if it goes on",
                 advice="Wait for it to end, or stop its process and wait until then",
             )
-        return replace(state, lease=Lease(owner, now + seconds))
+        return replace(state, lease=RunLease(owner, now + seconds))
 
     def give_back(state: State) -> State:
         mine = state.lease is not None and state.lease.owner == owner

@@ -46,8 +46,15 @@ from flowmate_async.stores.postgres.schema import (
 )
 from flowmate_async.stores.postgres.upgrade import upgrade
 from flowmate_async.stores.sealed.manifests import StoredRow
-from flowmate_async.stores.sealed.meta import Access, Meta, not_open, pick_key, rekeying_meta, require_origin
-from flowmate_async.stores.sealed.paging import PAGE, by_place, opened, verified
+from flowmate_async.stores.sealed.meta import (
+    Meta,
+    OpenedKeys,
+    not_open,
+    pick_key,
+    rekeying_meta,
+    require_origin,
+)
+from flowmate_async.stores.sealed.paging import PAGE, in_key_order, opened, verified
 from flowmate_async.stores.sealed.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
 from flowmate_async.stores.sealed.tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.upgrading import Upgraded, require_format
@@ -90,7 +97,7 @@ class PostgresStore:
         create: bool = True,
     ) -> None:
         self.address = address
-        self._access = Access(key, other_key, where=address.where)
+        self._opened_keys = OpenedKeys(key, other_key, where=address.where)
         self._create = create
         self._holder: str | None = None
         self._pool: Any = None
@@ -102,8 +109,8 @@ class PostgresStore:
         )
         try:
             self._pool = await guarded(pool, self.address)
-            self._access.use(
-                await self._on_connection(prepare, self._access.keys, self.address, self._create)
+            self._opened_keys.use(
+                await self._on_connection(prepare, self._opened_keys.keys, self.address, self._create)
             )
         except BaseException:
             await finish_despite_cancellation(self._close())
@@ -118,14 +125,14 @@ class PostgresStore:
     async def bind(self, origin: str) -> None:
         meta = await self._changing(_bind, origin)
         require_origin(meta.origin, origin, where=self.address.where)
-        self._access.use(meta)
+        self._opened_keys.use(meta)
 
     async def origin(self) -> str | None:
         return (await self._on_connection(read_meta)).origin
 
     @asynccontextmanager
     async def exclusive_run(self) -> AsyncIterator[None]:
-        number = lock_number("run", self._access.store_id)
+        number = lock_number("run", self._opened_keys.store_id)
         try:
             async with held_lock(number, self._options(), self.address, announce=self._announce):
                 yield
@@ -133,11 +140,11 @@ class PostgresStore:
             self._holder = None
 
     async def is_running(self) -> bool:
-        return await self._on_connection(is_held, lock_number("run", self._access.store_id))
+        return await self._on_connection(is_held, lock_number("run", self._opened_keys.store_id))
 
     async def _announce(self, holder: str) -> None:
         """Write down that this store's runs are from now on those that may write."""
-        if self._access.has_manifests:  # the upgrade of an older format holds the lock as well
+        if self._opened_keys.has_manifests:  # the upgrade of an older format holds the lock as well
             await self._on_connection(_put_holder, holder)
             self._holder = holder
 
@@ -160,7 +167,9 @@ class PostgresStore:
         return await self._on_connection(rows.missing, run)
 
     async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
-        return await self._changing(partial(rows.remove_missing, how=how, at=at), self._access.sealing, run)
+        return await self._changing(
+            partial(rows.remove_missing, how=how, at=at), self._opened_keys.sealing, run
+        )
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
         return await self._on_connection(rows.statuses, run, usernames)
@@ -170,7 +179,7 @@ class PostgresStore:
 
     async def kept_tokens(self, usernames: Sequence[str]) -> Mapping[str, KeptToken]:
         found = await self._on_connection(tokens.find, usernames)
-        return opened_tokens(self._access.sealing(), found) if found else {}
+        return opened_tokens(self._opened_keys.sealing(), found) if found else {}
 
     async def forget_tokens(self, *, used_before: float) -> None:
         await self._changing(tokens.forget_used_before, used_before)
@@ -179,7 +188,7 @@ class PostgresStore:
         if not await self._has_health():
             return  # an older format, which is read as it is
         fetch = partial(health.after, only=username is not None)
-        async for record in by_place(partial(self._on_connection, fetch), username):
+        async for record in in_key_order(partial(self._on_connection, fetch), username):
             yield record
 
     async def settle_health(self, judge: Judge) -> list[Notice]:
@@ -212,7 +221,7 @@ class PostgresStore:
 
     async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
         fetch = partial(rows.items_after, only=username is not None)
-        async for item in by_place(partial(self._on_connection, fetch), username):
+        async for item in in_key_order(partial(self._on_connection, fetch), username):
             yield item
 
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
@@ -226,46 +235,46 @@ class PostgresStore:
         await self._changing(self._begin_rekey, key)
         done = await reseal_all(
             self._sealed_rows(None),
-            self._access,
-            lambda page: self._on_connection(rows.reseal, self._access.sealing(), page),
+            self._opened_keys,
+            lambda page: self._on_connection(rows.reseal, self._opened_keys.sealing(), page),
             on_progress,
         )
         await reseal_tokens(
             partial(self._on_connection, tokens.after),
-            self._access.sealing,
+            self._opened_keys.sealing,
             partial(self._on_connection, tokens.reseal),
         )
         await self._on_connection(self._end_rekey)
         return replace(done, left=await self._on_connection(rewrite_tables))
 
     async def upgrade(self) -> Upgraded:
-        done = await self._on_connection(upgrade, self._access.keys, self.address)
-        self._access.use(await self._on_connection(read_meta))
+        done = await self._on_connection(upgrade, self._opened_keys.keys, self.address)
+        self._opened_keys.use(await self._on_connection(read_meta))
         return done
 
     def _sealed_rows(self, username: str | None) -> AsyncIterator[StoredRow]:
         fetch = partial(
-            rows.sealed_after, only=username is not None, has_manifests=self._access.has_manifests
+            rows.sealed_after, only=username is not None, has_manifests=self._opened_keys.has_manifests
         )
-        return by_place(partial(self._on_connection, fetch), username)
+        return in_key_order(partial(self._on_connection, fetch), username)
 
     async def _open_row(self, row: StoredRow) -> Secret:
-        secret = self._access.opened(row)
+        secret = self._opened_keys.opened(row)
         return await self._on_connection(self._reopened, row) if secret is None else secret
 
     async def _reopened(self, connection: Connection, row: StoredRow) -> Secret:
         """Return the credential as it is now, with the key that the store has now."""
-        self._access.use(await read_meta(connection))
-        return self._access.open(await self._find(connection, row.username, row.secret_id) or row)
+        self._opened_keys.use(await read_meta(connection))
+        return self._opened_keys.open(await self._find(connection, row.username, row.secret_id) or row)
 
     async def _find(self, connection: Connection, username: str, secret_id: str) -> StoredRow | None:
-        return await rows.find(connection, username, secret_id, has_manifests=self._access.has_manifests)
+        return await rows.find(connection, username, secret_id, has_manifests=self._opened_keys.has_manifests)
 
     async def _write(self, connection: Connection, run: Run, batch: Sequence[UserWrite]) -> Written:
         with suppress(KeyChanged):
-            return await rows.write(connection, self._access.sealing(), run, batch, self._fence())
-        self._access.use(await read_meta(connection))
-        return await rows.write(connection, self._access.sealing(), run, batch, self._fence())
+            return await rows.write(connection, self._opened_keys.sealing(), run, batch, self._fence())
+        self._opened_keys.use(await read_meta(connection))
+        return await rows.write(connection, self._opened_keys.sealing(), run, batch, self._fence())
 
     def _fence(self) -> Fence:
         return Fence(self._holder, self.address.where)
@@ -275,18 +284,18 @@ class PostgresStore:
         async with connection.transaction():
             await connection.execute("SELECT 1 FROM meta FOR UPDATE")  # waits for writes in progress
             meta = await read_meta(connection)
-            old = pick_key(meta, (*self._access.keys, key), where=where)
+            old = pick_key(meta, (*self._opened_keys.keys, key), where=where)
             meta = rekeying_meta(meta, old, key, where=where)
             await write_meta(connection, meta)
-        self._access.keys = (key, *self._access.keys)
-        self._access.use(meta)
+        self._opened_keys.keys = (key, *self._opened_keys.keys)
+        self._opened_keys.use(meta)
 
     async def _end_rekey(self, connection: Connection) -> None:
         async with connection.transaction():
             await connection.execute("SELECT 1 FROM meta FOR UPDATE")
             meta = replace(await read_meta(connection), previous_key_id=None, previous_key=None)
             await write_meta(connection, meta)
-        self._access.use(meta)
+        self._opened_keys.use(meta)
 
     def _options(self) -> dict[str, Any]:
         settings = {
@@ -303,7 +312,7 @@ class PostgresStore:
 
     async def _changing(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
         """Do work that changes the store."""
-        if self._access.checked != checked_of(FORMAT):
+        if self._opened_keys.checked != checked_of(FORMAT):
             await self._on_connection(self._require_format)
         return await self._on_connection(work, *args)
 
@@ -311,13 +320,13 @@ class PostgresStore:
         found = await checked_format(connection, self.address)
         url = f"postgresql://{self.address.where.partition(' ')[0]}?schema={self.address.schema}"
         require_format(found, FORMAT, where=self.address.where, url=url)
-        self._access.use(await read_meta(connection))
+        self._opened_keys.use(await read_meta(connection))
 
     async def _has_health(self) -> bool:
         """Return whether the store's format keeps health; another process may have upgraded it meanwhile."""
-        if self._access.checked != checked_of(FORMAT):
-            self._access.use(await self._on_connection(read_meta))
-        return self._access.checked == checked_of(FORMAT)
+        if self._opened_keys.checked != checked_of(FORMAT):
+            self._opened_keys.use(await self._on_connection(read_meta))
+        return self._opened_keys.checked == checked_of(FORMAT)
 
     async def _on_connection(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
         return await guarded(self._acquired(work, *args), self.address)
@@ -330,7 +339,7 @@ class PostgresStore:
 
     async def _close(self) -> None:
         pool, self._pool = self._pool, None
-        self._access.close()
+        self._opened_keys.close()
         if pool is None:
             return
         try:

@@ -87,11 +87,11 @@ def rekeying_meta(meta: Meta, old: StoreKey, new: StoreKey, *, where: str) -> Me
     )
 
 
-class Access:
-    """The sealing of an opened store, made of what it says of itself and of the keys at hand.
+class OpenedKeys:
+    """The keys of an opened store, and the sealing that they make with what the store says of itself.
 
     Args:
-        keys: the key, and perhaps another one that the store may have as well.
+        keys: the key, and optionally another one that the store may have.
         where: the store, for messages.
     """
 

@@ -24,7 +24,7 @@ class Placed(Protocol):
 Row = TypeVar("Row", bound=Placed)
 
 
-async def by_place(
+async def in_key_order(
     fetch: Callable[[str, str, int], Awaitable[list[Row]]], username: str | None
 ) -> AsyncIterator[Row]:
     """Yield every row, by username and secret id.

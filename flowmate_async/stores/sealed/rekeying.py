@@ -13,7 +13,7 @@ import msgspec
 from flowmate_async.errors import StoreError
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.sealed.manifests import StoredRow
-from flowmate_async.stores.sealed.meta import Access
+from flowmate_async.stores.sealed.meta import OpenedKeys
 from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.sealing import Sealed
 
@@ -71,7 +71,7 @@ class Rekeyable(Protocol):
 
 async def reseal_all(
     rows: AsyncIterable[StoredRow],
-    access: Access,
+    keys: OpenedKeys,
     put: Callable[[list[Resealed]], Awaitable[object]],
     on_progress: Progress | None,
 ) -> Rekeyed:
@@ -79,7 +79,7 @@ async def reseal_all(
 
     Args:
         rows: everything that is stored.
-        access: has the sealing with the new key and the previous one.
+        keys: has the sealing with the new key and the previous one.
         put: writes some rows, each only if it is still as it was found.
         on_progress: see :meth:`Rekeyable.rekey`.
     """
@@ -88,10 +88,10 @@ async def reseal_all(
     damaged: list[tuple[str, str]] = []
     async for row in rows:
         looked_at += 1
-        if not access.is_current(row):  # sealed anew all the same, so that nothing of the old key is left
+        if not keys.is_current(row):  # sealed anew all the same, so that nothing of the old key is left
             damaged.append((row.username, row.secret_id))
         try:
-            sealed = access.sealing().resealed(row.username, row.secret_id, row.sealed)
+            sealed = keys.sealing().resealed(row.username, row.secret_id, row.sealed)
         except StoreError:
             damaged.append((row.username, row.secret_id))
             continue

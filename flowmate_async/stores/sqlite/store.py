@@ -38,8 +38,8 @@ from flowmate_async.stores.health import Judge
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.run_lock import RunLock
 from flowmate_async.stores.sealed.manifests import StoredRow
-from flowmate_async.stores.sealed.meta import Access, not_open, pick_key, rekeying_meta, require_origin
-from flowmate_async.stores.sealed.paging import PAGE, by_place, opened, verified
+from flowmate_async.stores.sealed.meta import OpenedKeys, not_open, pick_key, rekeying_meta, require_origin
+from flowmate_async.stores.sealed.paging import PAGE, in_key_order, opened, verified
 from flowmate_async.stores.sealed.rekeying import KeyChanged, Progress, Rekeyed, reseal_all
 from flowmate_async.stores.sealed.tokens import opened_tokens, reseal_tokens
 from flowmate_async.stores.sqlite import health, rows, tokens
@@ -83,7 +83,7 @@ class SqliteStore:
     ) -> None:
         self.path: Path = absolute(path)
         self._create = create
-        self._access = Access(key, other_key, where=shown_path(self.path))
+        self._opened_keys = OpenedKeys(key, other_key, where=shown_path(self.path))
         self._busy_timeout_seconds = busy_timeout_seconds
         self._turn: SerialThread | None = None
         self._connection: sqlite3.Connection | None = None
@@ -143,7 +143,9 @@ class SqliteStore:
         return await self._on_connection(rows.missing, run)
 
     async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
-        return await self._changing(partial(rows.remove_missing, how=how, at=at), self._access.sealing, run)
+        return await self._changing(
+            partial(rows.remove_missing, how=how, at=at), self._opened_keys.sealing, run
+        )
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
         return await self._on_connection(rows.statuses, run, usernames)
@@ -153,14 +155,14 @@ class SqliteStore:
 
     async def kept_tokens(self, usernames: Sequence[str]) -> Mapping[str, KeptToken]:
         found = await self._on_connection(tokens.find, usernames)
-        return opened_tokens(self._access.sealing(), found) if found else {}
+        return opened_tokens(self._opened_keys.sealing(), found) if found else {}
 
     async def forget_tokens(self, *, used_before: float) -> None:
         await self._changing(tokens.forget_used_before, used_before)
 
     async def health(self, username: str | None = None) -> AsyncIterator[HealthRecord]:
         fetch = partial(health.after, only=username is not None)
-        async for record in by_place(partial(self._on_connection, fetch), username):
+        async for record in in_key_order(partial(self._on_connection, fetch), username):
             yield record
 
     async def settle_health(self, judge: Judge) -> list[Notice]:
@@ -191,7 +193,7 @@ class SqliteStore:
 
     async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
         fetch = partial(rows.items_after, only=username is not None)
-        async for item in by_place(partial(self._on_connection, fetch), username):
+        async for item in in_key_order(partial(self._on_connection, fetch), username):
             yield item
 
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
@@ -205,13 +207,13 @@ class SqliteStore:
         await self._changing(self._begin_rekey, key)
         done = await reseal_all(
             self._sealed_rows(None),
-            self._access,
-            lambda page: self._on_connection(rows.reseal, self._access.sealing(), page),
+            self._opened_keys,
+            lambda page: self._on_connection(rows.reseal, self._opened_keys.sealing(), page),
             on_progress,
         )
         await reseal_tokens(
             partial(self._on_connection, tokens.after),
-            self._access.sealing,
+            self._opened_keys.sealing,
             partial(self._on_connection, tokens.reseal),
         )
         await self._on_connection(self._end_rekey)
@@ -222,45 +224,45 @@ class SqliteStore:
 
     def _upgrade(self) -> Upgraded:
         self._opened()
-        done = upgrade(self.path, self._access.keys, busy_timeout_seconds=self._busy_timeout_seconds)
+        done = upgrade(self.path, self._opened_keys.keys, busy_timeout_seconds=self._busy_timeout_seconds)
         self._close()
         self._open()
         return done
 
     def _sealed_rows(self, username: str | None) -> AsyncIterator[StoredRow]:
         fetch = partial(rows.sealed_after, only=username is not None)
-        return by_place(partial(self._on_connection, fetch), username)
+        return in_key_order(partial(self._on_connection, fetch), username)
 
     async def _open_row(self, row: StoredRow) -> Secret:
-        secret = self._access.opened(row)
+        secret = self._opened_keys.opened(row)
         return await self._on_connection(self._reopened, row) if secret is None else secret
 
     def _reopened(self, connection: sqlite3.Connection, row: StoredRow) -> Secret:
         """Return the credential as it is now, with the key that the store has now."""
-        self._access.use(read_meta(connection))
-        return self._access.open(rows.find(connection, row.username, row.secret_id) or row)
+        self._opened_keys.use(read_meta(connection))
+        return self._opened_keys.open(rows.find(connection, row.username, row.secret_id) or row)
 
     def _write(self, connection: sqlite3.Connection, run: Run, batch: Sequence[UserWrite]) -> Written:
         with suppress(KeyChanged):
-            return rows.write(connection, self._access.sealing(), run, batch)
-        self._access.use(read_meta(connection))
-        return rows.write(connection, self._access.sealing(), run, batch)
+            return rows.write(connection, self._opened_keys.sealing(), run, batch)
+        self._opened_keys.use(read_meta(connection))
+        return rows.write(connection, self._opened_keys.sealing(), run, batch)
 
     def _begin_rekey(self, connection: sqlite3.Connection, key: StoreKey) -> None:
         where = shown_path(self.path)
         with transaction(connection):
             meta = read_meta(connection)
-            old = pick_key(meta, (*self._access.keys, key), where=where)
+            old = pick_key(meta, (*self._opened_keys.keys, key), where=where)
             write_meta(connection, rekeying_meta(meta, old, key, where=where))
             meta = read_meta(connection)
-        self._access.keys = (key, *self._access.keys)
-        self._access.use(meta)
+        self._opened_keys.keys = (key, *self._opened_keys.keys)
+        self._opened_keys.use(meta)
 
     def _end_rekey(self, connection: sqlite3.Connection) -> None:
         with transaction(connection):
             write_meta(connection, replace(read_meta(connection), previous_key_id=None, previous_key=None))
             meta = read_meta(connection)
-        self._access.use(meta)
+        self._opened_keys.use(meta)
         # The pages that are replaced hold what the old key sealed, until the log is copied over them.
         busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
@@ -275,15 +277,15 @@ class SqliteStore:
             raise StoreError(f"there is no store {shown_path(self.path)}", advice="Check the store's URL")
         self._connection, meta, self._format = open_database(
             self.path,
-            self._access.keys,
+            self._opened_keys.keys,
             create=self._create,
             busy_timeout_seconds=self._busy_timeout_seconds,
         )
-        self._access.use(meta)
+        self._opened_keys.use(meta)
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
-        self._access.close()
+        self._opened_keys.close()
         if connection is not None:
             connection.close()
 
@@ -292,7 +294,7 @@ class SqliteStore:
             connection.execute("UPDATE meta SET origin = ? WHERE origin IS NULL", (origin,))
             meta = read_meta(connection)
         require_origin(meta.origin, origin, where=shown_path(self.path))
-        self._access.use(meta)
+        self._opened_keys.use(meta)
 
     async def _changing(self, work: Callable[..., T], *args: object) -> T:
         """Do work that changes the store."""
