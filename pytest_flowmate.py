@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from flowmate_async import FlowMate, FlowMateSync
     from flowmate_async.sandbox import Sandbox, SandboxOptions
 
+__all__ = [
+    "flowmate",
+    "flowmate_options",
+    "flowmate_sandbox",
+    "flowmate_sandbox_options",
+    "flowmate_sync",
+]
+
 
 @pytest.fixture
 def flowmate_sandbox_options() -> "SandboxOptions":

@@ -33,6 +33,30 @@ from typing import Self
 
 from flowmate_async.redaction import one_line
 
+__all__ = [
+    "AuthenticationError",
+    "CheckpointError",
+    "ConfigurationError",
+    "CredentialExpiredError",
+    "CredentialMissingError",
+    "CredentialRejectedError",
+    "FlowMateError",
+    "IncompleteListingError",
+    "InvalidIdError",
+    "MaskedSecretError",
+    "PermissionDeniedError",
+    "ProtocolError",
+    "RateLimitedError",
+    "RefreshFailedError",
+    "SecretNotFoundError",
+    "StoreError",
+    "TooManyFailuresError",
+    "UpstreamTimeoutError",
+    "UpstreamUnavailableError",
+    "UserNotFoundError",
+    "WorkerLostError",
+]
+
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 

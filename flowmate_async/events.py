@@ -9,6 +9,34 @@ from collections.abc import Callable
 
 import msgspec
 
+__all__ = [
+    "Answered",
+    "BreakerClosed",
+    "BreakerOpened",
+    "Broken",
+    "ConcurrencyChanged",
+    "CoordinationDiffers",
+    "CoordinationLost",
+    "CoordinationRestored",
+    "Event",
+    "FlightJoined",
+    "Listener",
+    "ProviderRefused",
+    "RateChanged",
+    "Refreshed",
+    "Relisted",
+    "Retried",
+    "RetryRefused",
+    "RunBegan",
+    "RunEnded",
+    "ServedStale",
+    "Throttled",
+    "TokenMade",
+    "UserNotStored",
+    "UserSkipped",
+    "UserStored",
+]
+
 _log = logging.getLogger("flowmate_async")
 
 

@@ -32,6 +32,11 @@ from flowmate_async.traffic.leased_bucket import lease_terms
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+__all__ = [
+    "RedisCoordination",
+    "SharingPolicy",
+]
+
 _ENDING_SECONDS = 0.2
 
 _MEANWHILE = "the lowest rate and burst hold for all of them until they agree"

@@ -15,6 +15,10 @@ from flowmate_async.integrations.origins import origin_of
 from flowmate_async.system.driver_boundary import DriverBoundary
 from flowmate_async.values.secrets import Secret
 
+__all__ = [
+    "CredentialMiddleware",
+]
+
 
 class CredentialMiddleware:
     """Client middleware (aiohttp ≥ 3.12) that presents one credential to its app, and to nobody else.

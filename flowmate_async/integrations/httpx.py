@@ -27,6 +27,11 @@ from flowmate_async.system.driver_boundary import DriverBoundary, forget_frames
 from flowmate_async.transport.tls import client_context
 from flowmate_async.values.secrets import Secret
 
+__all__ = [
+    "FlowMateAuth",
+    "FlowMateTransport",
+]
+
 _AUTHORIZATION = "Authorization"
 _SHOWN = "[secure]"
 _INSTEAD = "Use FlowMateTransport, which attaches the credential hop by hop"

@@ -12,6 +12,10 @@ from aiohttp import web
 
 from flowmate_async.errors import ConfigurationError
 
+__all__ = [
+    "serve_metrics",
+]
+
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _SHUTDOWN_SECONDS = 1.0
 

@@ -35,6 +35,11 @@ except ImportError as _missing:
         advice="Install the extra: pip install 'flowmate-async[otel]'",
     ) from _missing
 
+__all__ = [
+    "Ids",
+    "instrument",
+]
+
 Ids = Literal["omit", "hash"]
 """Whether spans name users and secrets: not at all, or by a keyed hash."""
 

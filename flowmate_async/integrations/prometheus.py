@@ -41,6 +41,15 @@ except ImportError as _missing:
         advice="Install the extra: pip install 'flowmate-async[prometheus]'",
     ) from _missing
 
+__all__ = [
+    "FlowMateCollector",
+    "RunEnd",
+    "instrument",
+    "is_ready",
+    "serve",
+    "write_file",
+]
+
 _BOUNDS = tuple(2.0**power for power in range(-11, 7))
 """Upper bounds of the latency histogram in seconds: 0.5 ms to 64 s. All are bounds of the client's own
 histogram, so that counts are exact."""

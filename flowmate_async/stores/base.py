@@ -19,6 +19,23 @@ from flowmate_async.health.records import Watch
 from flowmate_async.values.models import KeptToken
 from flowmate_async.values.secrets import Secret
 
+__all__ = [
+    "Checkpoint",
+    "Missing",
+    "Removal",
+    "Run",
+    "RunTotals",
+    "Status",
+    "Store",
+    "StoredItem",
+    "UserWrite",
+    "Verification",
+    "Written",
+    "is_proven",
+    "no_such_run",
+    "totals_of",
+]
+
 Status = Literal["synced", "failed"]
 """How a user ended: everything is stored, or something could not be fetched."""
 

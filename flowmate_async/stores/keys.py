@@ -21,6 +21,14 @@ from flowmate_async.stores.url import absolute
 from flowmate_async.system.keyring import ask_keyring
 from flowmate_async.system.private_files import create_private, read_private_text
 
+__all__ = [
+    "StoreKey",
+    "load_key",
+    "load_other_key",
+    "read_key_file",
+    "write_key_file",
+]
+
 KEY_BYTES = 32
 KEYRING_SERVICE = "flowmate_async store key"
 

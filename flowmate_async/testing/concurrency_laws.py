@@ -13,6 +13,10 @@ from flowmate_async.stores.base import Run, RunTotals, Store, UserWrite, Written
 from flowmate_async.testing.samples import api_key
 from flowmate_async.testing.store_writes import ORIGIN, OpenStore, collect, synced, write
 
+__all__ = [
+    "ConcurrencyLaws",
+]
+
 
 class ConcurrencyLaws:
     """Locks, cancellation, concurrent writers."""

@@ -27,6 +27,17 @@ from flowmate_async.stores.health import KeepsHealth
 from flowmate_async.testing.samples import api_key
 from flowmate_async.testing.store_writes import ORIGIN, OpenStore, failed, listing, synced, write
 
+__all__ = [
+    "POLICY",
+    "HealthLaws",
+    "credential",
+    "judge",
+    "keeper",
+    "outbox",
+    "seeing",
+    "states",
+]
+
 POLICY = HealthPolicy()
 
 

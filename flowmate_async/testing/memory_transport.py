@@ -9,6 +9,13 @@ from typing import Any, Self
 from flowmate_async.redaction import Headers
 from flowmate_async.transport.base import Limits, OnDone, Response, TransportError
 
+__all__ = [
+    "Answer",
+    "ImmediateMemoryTransport",
+    "MemoryTransport",
+    "json_response",
+]
+
 Answer = Callable[[str, str, Headers, bytes | None], Response | Awaitable[Response]]
 """Called with method, path, headers and body; may raise :class:`~flowmate_async.TransportError`."""
 

@@ -18,6 +18,10 @@ from flowmate_async.testing.store_writes import (
     write,
 )
 
+__all__ = [
+    "RemovalLaws",
+]
+
 
 class RemovalLaws:
     """Noting, marking, deleting."""

@@ -21,6 +21,13 @@ from flowmate_async.values.secrets import (
     UnknownSecret,
 )
 
+__all__ = [
+    "EXPIRES",
+    "EXPIRES_AS_STORED",
+    "api_key",
+    "every_type",
+]
+
 EXPIRES = "2026-11-23T18:35:52.322Z"
 EXPIRES_AS_STORED = "2026-11-23T18:35:52.322000+00:00"
 

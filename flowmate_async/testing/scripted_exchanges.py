@@ -3,6 +3,18 @@
 from flowmate_async.redaction import Headers
 from flowmate_async.testing.scripted_server import Answer, chunked, http
 
+__all__ = [
+    "BAD",
+    "BODY",
+    "BROKE",
+    "BROKEN",
+    "CAP",
+    "HEADERS",
+    "INJECTIONS",
+    "TOKEN",
+    "WHOLE",
+]
+
 TOKEN = "5ecr3t-" * 6
 BODY = b'{"username":"5ecr3t-user"}'
 HEADERS = Headers((("Authorization", f"Bearer {TOKEN}"),))

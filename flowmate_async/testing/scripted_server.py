@@ -12,6 +12,16 @@ from typing import Literal, Self
 
 import msgspec
 
+__all__ = [
+    "SILENCE",
+    "Answer",
+    "Ending",
+    "ScriptedServer",
+    "chunked",
+    "http",
+    "split",
+]
+
 Ending = Literal["stay", "close", "reset"]
 """What happens to the connection after an answer: it stays open, ends, or is reset."""
 

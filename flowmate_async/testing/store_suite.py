@@ -32,6 +32,11 @@ from flowmate_async.testing.samples import EXPIRES_AS_STORED, api_key, every_typ
 from flowmate_async.testing.store_writes import ORIGIN, OpenStore, collect, failed, synced, write
 from flowmate_async.values.secrets import MixedSecret, MixedValue, Secret, UnknownSecret
 
+__all__ = [
+    "SealedStoreSuite",
+    "StoreSuite",
+]
+
 
 class StoreSuite(RemovalLaws, ConcurrencyLaws):
     """Contract tests: derive, and override :meth:`open_store`."""

@@ -9,6 +9,18 @@ from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite
 from flowmate_async.testing.samples import api_key
 from flowmate_async.values.secrets import Secret
 
+__all__ = [
+    "ORIGIN",
+    "OpenStore",
+    "collect",
+    "failed",
+    "listing",
+    "named",
+    "places",
+    "synced",
+    "write",
+]
+
 OpenStore = Callable[[], Store]
 T = TypeVar("T")
 

@@ -18,6 +18,12 @@ from flowmate_async.testing.store_writes import OpenStore, failed, synced, write
 from flowmate_async.values.models import KeptToken, UserToken
 from flowmate_async.values.secrets import UnknownSecret
 
+__all__ = [
+    "TokenLaws",
+    "kept",
+    "with_token",
+]
+
 
 def kept(text: str, *, used_at: float = 100.0) -> KeptToken:
     """A token as it is kept."""

@@ -39,6 +39,16 @@ from flowmate_async.transport.base import (
     TransportError,
 )
 
+__all__ = [
+    "LIMITS",
+    "SHORT",
+    "OpenTransport",
+    "TransportSuite",
+    "broken_by",
+    "exposed",
+    "get",
+]
+
 OpenTransport = Callable[[str], Transport]
 
 LIMITS = Limits(timeout_seconds=10.0, max_body_bytes=CAP)
