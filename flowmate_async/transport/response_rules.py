@@ -89,14 +89,14 @@ def refusal(version: str, status: int, fields: Mapping[str, bytes]) -> str:
     return ""
 
 
-def announced_too_large(announced: int, cap: int) -> TransportError:
+def announced_too_large(announced: int, max_body_bytes: int) -> TransportError:
     """Return the failure of a ``Content-Length`` over the cap."""
-    return TransportError("too_large", f"{announced} bytes announced, {cap} allowed")
+    return TransportError("too_large", f"{announced} bytes announced, {max_body_bytes} allowed")
 
 
-def grown_too_large(cap: int) -> TransportError:
+def grown_too_large(max_body_bytes: int) -> TransportError:
     """Return the failure of a body that exceeded the cap while it was read."""
-    return TransportError("too_large", f"more than the allowed {cap} bytes")
+    return TransportError("too_large", f"more than the allowed {max_body_bytes} bytes")
 
 
 def not_trusted(error: Exception) -> TransportError:

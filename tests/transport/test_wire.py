@@ -136,9 +136,9 @@ class TestPool:
         connection = Connection(Nobody(), asyncio.get_running_loop(), buffer)
         connection.connection_made(Silent())
         first_came, second_came = first.append, second.append
-        connection.exchange(b"1", head_only=False, cap=CAP, then=first_came)
+        connection.exchange(b"1", head_only=False, max_body_bytes=CAP, then=first_came)
         read(connection, http(b"[1]"))
-        connection.exchange(b"2", head_only=False, cap=CAP, then=second_came)
+        connection.exchange(b"2", head_only=False, max_body_bytes=CAP, then=second_came)
         connection.abandon(first_came)
         read(connection, http(b"[2]"))
         assert [answer.body for answer in second] == [b"[2]"]

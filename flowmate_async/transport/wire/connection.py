@@ -103,17 +103,17 @@ class Connection(asyncio.BufferedProtocol):
         self.is_closing: Callable[[], bool] = _not_open
         self.on_lost: Callable[[Exception | None], object] | None = None
 
-    def exchange(self, request: bytes, *, head_only: bool, cap: int, then: Then) -> None:
+    def exchange(self, request: bytes, *, head_only: bool, max_body_bytes: int, then: Then) -> None:
         """Write a request.
 
         Args:
             request: all its bytes.
             head_only: it is a HEAD.
-            cap: maximum bytes of the answer's body.
+            max_body_bytes: maximum bytes of the answer's body.
             then: told how the exchange ends, after this has returned; never if it is abandoned.
         """
         self._then = then
-        self._reader.expect(head_only=head_only, cap=cap)
+        self._reader.expect(head_only=head_only, max_body_bytes=max_body_bytes)
         try:
             self._transport.write(request)  # type: ignore[union-attr]
         except Exception:  # noqa: BLE001 - uvloop raises on a closed socket; this frame holds the request

@@ -43,12 +43,12 @@ class AnswerReader:
 
     __slots__ = (
         "_body",
-        "_cap",
         "_failure",
         "_feed",
         "_head",
         "_head_only",
         "_interim",
+        "_max_body_bytes",
         "_parser",
         "_plain",
         "_raw",
@@ -65,17 +65,17 @@ class AnswerReader:
         self._parser = httptools.HttpResponseParser(self)
         self._feed = self._parser.feed_data
         self._raw: list[tuple[bytes, bytes]] = []
-        self.expect(head_only=False, cap=0)
+        self.expect(head_only=False, max_body_bytes=0)
 
-    def expect(self, *, head_only: bool, cap: int) -> None:
+    def expect(self, *, head_only: bool, max_body_bytes: int) -> None:
         """Prepare for the answer to one request.
 
         Args:
             head_only: the request is a HEAD, whose answer has no body whatever its headers say.
-            cap: maximum bytes of the body.
+            max_body_bytes: maximum bytes of the body.
         """
         self._head_only = head_only
-        self._cap = cap
+        self._max_body_bytes = max_body_bytes
         self._failure: TransportError | None = None
         self._plain = False
         self._whole = False
@@ -164,8 +164,8 @@ class AnswerReader:
             # llhttp cannot be told about the HEAD and waits for a body: the connection is not kept alive.
             self._whole = True
         elif length is not None:
-            if int(length) > self._cap and status not in BODILESS:
-                self._refuse(announced_too_large(int(length), self._cap))
+            if int(length) > self._max_body_bytes and status not in BODILESS:
+                self._refuse(announced_too_large(int(length), self._max_body_bytes))
         elif status not in BODILESS and "transfer-encoding" not in head:
             self._until_end = True
 
@@ -181,8 +181,8 @@ class AnswerReader:
             self._body += piece
         else:
             self._body += piece
-        if len(self._body) > self._cap:
-            self._refuse(grown_too_large(self._cap))
+        if len(self._body) > self._max_body_bytes:
+            self._refuse(grown_too_large(self._max_body_bytes))
 
     def on_message_complete(self) -> None:
         """The answer is whole, unless it was an interim one."""

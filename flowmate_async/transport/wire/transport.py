@@ -100,7 +100,9 @@ class WireTransport:
         connection = pool.take(now=now, due=due) or await pool.make(now=now, due=due)
         waiter: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         then = partial(_settle, waiter)
-        connection.exchange(request.data, head_only=head_only, cap=limits.max_body_bytes, then=then)
+        connection.exchange(
+            request.data, head_only=head_only, max_body_bytes=limits.max_body_bytes, then=then
+        )
         del request
         try:
             outcome = await waiter
@@ -130,13 +132,13 @@ class WireTransport:
             return False  # send() says why
         now = time.monotonic()
         due = now + limits.timeout_seconds
-        head_only, cap = method == "HEAD", limits.max_body_bytes
+        head_only, max_body_bytes = method == "HEAD", limits.max_body_bytes
         connection = pool.take(now=now, due=due)
         if connection is None:
-            use = partial(_exchange, request, head_only=head_only, cap=cap, then=then)
+            use = partial(_exchange, request, head_only=head_only, max_body_bytes=max_body_bytes, then=then)
             pool.make_for(use, now=now, due=due)
         else:
-            connection.exchange(request.data, head_only=head_only, cap=cap, then=then)
+            connection.exchange(request.data, head_only=head_only, max_body_bytes=max_body_bytes, then=then)
         return True
 
     def _direct(self, origin: Origin) -> Dialler:
@@ -149,11 +151,16 @@ class WireTransport:
 
 
 def _exchange(
-    request: Serialised, connection: Connection | BaseException, *, head_only: bool, cap: int, then: OnDone
+    request: Serialised,
+    connection: Connection | BaseException,
+    *,
+    head_only: bool,
+    max_body_bytes: int,
+    then: OnDone,
 ) -> None:
     """Begin an exchange on a connection that was made for it."""
     if isinstance(connection, Connection):
-        connection.exchange(request.data, head_only=head_only, cap=cap, then=then)
+        connection.exchange(request.data, head_only=head_only, max_body_bytes=max_body_bytes, then=then)
     else:
         then(connection if isinstance(connection, Exception) else RuntimeError("the dialling was killed"))
 
