@@ -431,7 +431,7 @@ class FlowMate:
                     executor or self.executor(store, delta=options.delta),
                     store,
                     # Not all in flight: during an outage some wait to probe while the others give up.
-                    patience=max(10, self._sweep_limits.tasks * 3 // 4),
+                    max_consecutive_failures=max(10, self._sweep_limits.tasks * 3 // 4),
                     options=options,
                     clock=self._clock,
                     emitter=self._emitter,

@@ -26,7 +26,7 @@ from flowmate_async.sync.usernames import storable
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-_PATIENCE = 10
+_MAX_CONSECUTIVE_FAILURES = 10
 
 
 class ShardRunner:
@@ -130,7 +130,8 @@ class ShardRunner:
         Raises:
             FlowMateError: the job is not worth going on with.
         """
-        rules, ended = AbortRules(patience=_PATIENCE, max_failures=None), set()
+        rules = AbortRules(max_consecutive_failures=_MAX_CONSECUTIVE_FAILURES, max_failures=None)
+        ended = set()
         executor = self._fm.executor(self._store, delta=shard.delta)
         batches = executor.execute(shard.run, names, stop=stop)
         async with aclosing(batches):

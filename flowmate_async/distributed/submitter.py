@@ -18,7 +18,7 @@ from flowmate_async.errors import FlowMateError, TooManyFailuresError, UpstreamU
 from flowmate_async.stores.base import Checkpoint, Run, Store
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.results import StoredBatch, UserEnd
-from flowmate_async.sync.source import Usernames, each
+from flowmate_async.sync.source import Usernames, iterate
 from flowmate_async.sync.usernames import storable
 
 _LOOK_SECONDS = 0.25
@@ -95,7 +95,7 @@ class CeleryExecutor:
             FlowMateError: a worker found that the job is not worth going on with.
         """
         job = _Job(self._store, run, clock=self._clock)
-        await job.take_up([name async for name in each(usernames)], self._policy.shard_users)
+        await job.take_up([name async for name in iterate(usernames)], self._policy.shard_users)
         if not await self._job_state.handed_in(run.id):
             await self._job_state.forget(run.id)
             await self._hand_in(job)

@@ -33,13 +33,15 @@ class AbortRules:
     readable (docs/contract/OBSERVED.md § Second look). See :attr:`found_only_masks` once everybody was tried.
 
     Args:
-        patience: users in a row that may meet an unusable upstream.
+        max_consecutive_failures: users in a row that may meet an unusable upstream.
         max_failures: users that may fail; ``None`` for any number.
         synced_before: an earlier part of the run has synced users, so they can be impersonated.
     """
 
-    def __init__(self, *, patience: int, max_failures: int | None, synced_before: bool = False) -> None:
-        self._patience = patience
+    def __init__(
+        self, *, max_consecutive_failures: int, max_failures: int | None, synced_before: bool = False
+    ) -> None:
+        self._max_consecutive_failures = max_consecutive_failures
         self._max_failures = max_failures
         self._failures = 0
         self._unusable_in_a_row = 0
@@ -76,7 +78,7 @@ class AbortRules:
             return error if len(self._refusals) >= _REFUSED_USERS and not self._impersonates else None
         self._impersonates = self._impersonates or _was_impersonated(error)
         self._unusable_in_a_row = self._unusable_in_a_row + 1 if _is_unusable(error) else 0
-        return error if self._unusable_in_a_row >= self._patience else None
+        return error if self._unusable_in_a_row >= self._max_consecutive_failures else None
 
     def _too_many(self, error: FlowMateError) -> FlowMateError | None:
         if self._max_failures is None or self._failures <= self._max_failures:

@@ -32,7 +32,7 @@ from flowmate_async.sync.removal import (
 )
 from flowmate_async.sync.report import LeftOut, SyncReport
 from flowmate_async.sync.results import Executor, StoredBatch, UserEnd
-from flowmate_async.sync.source import Usernames, each
+from flowmate_async.sync.source import Usernames, iterate
 from flowmate_async.sync.usernames import storable
 
 _LOOK_UP = 256
@@ -67,7 +67,7 @@ class SyncEngine:
     Args:
         executor: reads and stores the users.
         store: where the credentials go; entered by the caller.
-        patience: users in a row that may meet an unusable upstream.
+        max_consecutive_failures: users in a row that may meet an unusable upstream.
         options: see :class:`SyncOptions`.
         clock: the time it keeps.
         emitter: told of the run's beginning and end and of every user.
@@ -78,14 +78,14 @@ class SyncEngine:
         executor: Executor,
         store: Store,
         *,
-        patience: int,
+        max_consecutive_failures: int,
         options: SyncOptions,
         clock: Clock,
         emitter: Emitter,
     ) -> None:
         self._executor = executor
         self._store = store
-        self._patience = patience
+        self._max_consecutive_failures = max_consecutive_failures
         self._options = options
         self._clock = clock
         self._emitter = emitter
@@ -175,7 +175,7 @@ class SyncEngine:
         """Sweep and store; the error that ended the run early, if one did."""
         synced_before = resumed and (await self._store.totals(run)).synced > 0
         rules = AbortRules(
-            patience=self._patience,
+            max_consecutive_failures=self._max_consecutive_failures,
             max_failures=self._options.max_failures,
             synced_before=synced_before,
         )
@@ -279,7 +279,7 @@ def _selection(usernames: Usernames) -> str:
 
 async def _chunks(usernames: Usernames, size: int) -> AsyncIterator[list[str]]:
     chunk: list[str] = []
-    async for name in each(usernames):
+    async for name in iterate(usernames):
         chunk.append(name)
         if len(chunk) == size:
             yield chunk

@@ -164,7 +164,7 @@ def require_many(usernames: Usernames) -> None:
         raise ConfigurationError("the usernames are a single text", advice='Pass a list: ["…"]')
 
 
-async def each(usernames: Usernames) -> AsyncIterator[str]:
+async def iterate(usernames: Usernames) -> AsyncIterator[str]:
     """Yield every username, whichever kind of iterable they come from."""
     if isinstance(usernames, AsyncIterable):
         async for name in usernames:

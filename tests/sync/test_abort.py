@@ -43,8 +43,8 @@ def synced(*secrets):
     return ended(UserSynced(username="u", secrets=secrets, requests=1, seconds=0.0))
 
 
-def rules(patience=10, max_failures=None):
-    return AbortRules(patience=patience, max_failures=max_failures)
+def rules(max_consecutive_failures=10, max_failures=None):
+    return AbortRules(max_consecutive_failures=max_consecutive_failures, max_failures=max_failures)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ class TestMayNotImpersonate:
         assert watch.at_end() is self.ERROR
 
     def test_so_it_is_when_an_earlier_part_of_the_run_read_somebody(self):
-        watch = AbortRules(patience=9, max_failures=None, synced_before=True)
+        watch = AbortRules(max_consecutive_failures=9, max_failures=None, synced_before=True)
         assert [watch.note(failed(self.ERROR)) for _ in range(9)] == [None] * 9
         assert watch.at_end() is None
 
@@ -103,7 +103,7 @@ class TestMayNotImpersonate:
     ],
 )
 def test_one_users_own_trouble_never_ends_it(error):
-    watch = rules(patience=2)
+    watch = rules(max_consecutive_failures=2)
     assert [watch.note(failed(error)) for _ in range(50)] == [None] * 50
     assert watch.at_end() is None
 
@@ -111,7 +111,7 @@ def test_one_users_own_trouble_never_ends_it(error):
 @pytest.mark.parametrize("endpoint", [IMPERSONATE, LIST])
 def test_a_base_url_that_is_not_flowmates_ends_it(endpoint):
     """Strange answers to user after user are no user's own trouble."""
-    watch, error = rules(patience=3), ProtocolError("m", endpoint=endpoint)
+    watch, error = rules(max_consecutive_failures=3), ProtocolError("m", endpoint=endpoint)
     assert [watch.note(failed(error)) for _ in range(3)] == [None, None, error]
 
 
@@ -146,12 +146,12 @@ class TestUnusableUpstream:
         "error", [UpstreamUnavailableError("m"), UpstreamTimeoutError("m", endpoint=IMPERSONATE)]
     )
     def test_so_many_users_in_a_row_end_it(self, error):
-        watch = rules(patience=4)
+        watch = rules(max_consecutive_failures=4)
         assert [watch.note(failed(error)) for _ in range(4)] == [None, None, None, error]
 
     @pytest.mark.parametrize("between", [synced(), failed(ProtocolError("m"))])
     def test_but_only_in_a_row(self, between):
-        watch = rules(patience=3)
+        watch = rules(max_consecutive_failures=3)
         for _ in range(9):
             assert watch.note(failed(UpstreamUnavailableError("m"))) is None
             assert watch.note(failed(UpstreamUnavailableError("m"))) is None

@@ -16,7 +16,7 @@ from flowmate_async.stores.aws.chunking import Head, PartAt, encoded, head_of, s
 from flowmate_async.stores.aws.session import driver
 from flowmate_async.stores.documents.base import NOT_OURS, Conflict, Document, DocumentRefused
 from flowmate_async.stores.documents.store import DocumentStore
-from flowmate_async.stores.documents.writes import each
+from flowmate_async.stores.documents.writes import gather_limited
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.url import StoreUrl
 
@@ -75,7 +75,11 @@ class AwsDocuments:
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
         """Return those of these documents that there are."""
         batches = [names[first : first + _AT_ONCE] for first in range(0, len(names), _AT_ONCE)]
-        found = {name: one for batch in await each(self._read_batch, batches) for name, one in batch.items()}
+        found = {
+            name: one
+            for batch in await gather_limited(self._read_batch, batches)
+            for name, one in batch.items()
+        }
         return {name: found[name] for name in names if name in found}
 
     async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:

@@ -55,7 +55,7 @@ from flowmate_async.stores.documents.base import (
     username_of,
 )
 from flowmate_async.stores.documents.run_lease import held_lease
-from flowmate_async.stores.documents.writes import check_and_set, each
+from flowmate_async.stores.documents.writes import check_and_set, gather_limited
 from flowmate_async.stores.health import Judge
 from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
 from flowmate_async.system.finishing import finish_despite_cancellation
@@ -161,7 +161,7 @@ class DocumentStore:
                 return 0, 0
             return changed, sum(len(user.secrets) for user in writes) - changed
 
-        counts = await each(write, by_user.items())
+        counts = await gather_limited(write, by_user.items())
         await self._note_refused(run, refused, batch)
         changed, unchanged = (sum(part) for part in zip(*counts, strict=True)) if counts else (0, 0)
         return Written(changed, unchanged, refused)
@@ -173,7 +173,7 @@ class DocumentStore:
             noted = {one: replace(stored, missing_run=run.id) for one, stored in user.secrets.items()}
             return replace(user, secrets=noted, health=UNSET)
 
-        await each(lambda username: self._change_user(username, note), usernames)
+        await gather_limited(lambda username: self._change_user(username, note), usernames)
 
     async def missing(self, run: Run) -> Missing:
         gone = stored = 0
@@ -224,7 +224,7 @@ class DocumentStore:
             found = health.with_records(user, [one for one in records if one.username == name])
             return health.with_notices(found, [one for one in notices if one.credential.username == name])
 
-        await each(lambda username: self._change_user(username, put, create=True), sorted(names))
+        await gather_limited(lambda username: self._change_user(username, put, create=True), sorted(names))
 
     async def notices(self, limit: int) -> list[Notice]:
         return health.oldest_first([user async for user in self._users() if user.notices])[:limit]
@@ -232,7 +232,7 @@ class DocumentStore:
     async def forget_notices(self, ids: Collection[str]) -> None:
         forget = partial(health.without_notices, ids=frozenset(ids))
         names = [user.username async for user in self._users() if forget(user) is not user]
-        await each(lambda username: self._change_user(username, forget), names)
+        await gather_limited(lambda username: self._change_user(username, forget), names)
 
     async def totals(self, run: Run) -> RunTotals:
         return totals_of([checkpoint async for checkpoint in self.checkpoints(run)])

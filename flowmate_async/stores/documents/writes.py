@@ -62,8 +62,8 @@ async def check_and_set(
     )
 
 
-async def each(work: Callable[[Thing], Awaitable[Result]], things: Iterable[Thing]) -> list[Result]:
-    """Do the work for each thing, a few at a time; the results in any order.
+async def gather_limited(work: Callable[[Thing], Awaitable[Result]], things: Iterable[Thing]) -> list[Result]:
+    """Do the work for each thing, a few at a time. Return the results in any order.
 
     After a failure nothing more is begun; what has begun is finished, and the first failure raised.
     """

@@ -17,7 +17,7 @@ from flowmate_async.errors import StoreError
 from flowmate_async.redaction import Headers, Redacted, safe_text
 from flowmate_async.stores.documents.base import NOT_OURS, Conflict, Document, DocumentRefused
 from flowmate_async.stores.documents.store import DocumentStore
-from flowmate_async.stores.documents.writes import each
+from flowmate_async.stores.documents.writes import gather_limited
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.openbao.address import Address, Token, parse_address
 from flowmate_async.stores.url import StoreUrl
@@ -158,7 +158,7 @@ class OpenBaoDocuments:
         async def read(name: str) -> tuple[str, Document | None]:
             return name, await self.read(name)
 
-        found = dict(await each(read, names))
+        found = dict(await gather_limited(read, names))
         return {name: document for name in names if (document := found[name]) is not None}
 
     async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:
