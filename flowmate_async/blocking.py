@@ -161,12 +161,12 @@ class FlowMateSync:
         return self._call(lambda: self._client.credential(username, secret_id, min_valid=min_valid))
 
     @contextmanager
-    def lease(self, username: str, secret_id: str, *, min_valid: float = 60.0) -> Iterator["SyncLease"]:
+    def lease(self, username: str, secret_id: str, *, min_valid: float = 60.0) -> Iterator["BlockingLease"]:
         """See :meth:`FlowMate.lease`; ``min_valid`` is in seconds."""
         lease = self._client.lease(username, secret_id, min_valid=min_valid)
         self._call(lease.__aenter__)
         try:
-            yield SyncLease(lease, self._call)
+            yield BlockingLease(lease, self._call)
         finally:
             self._call(lease.__aexit__, None, None, None)
 
@@ -267,7 +267,7 @@ class FlowMateSync:
         return self._loop
 
 
-class SyncLease:
+class BlockingLease:
     """A lease inside its ``with`` block; see :class:`~flowmate_async.access.cache.Lease`."""
 
     def __init__(self, lease: Lease, call: Callable[[Callable[[], Awaitable[Secret]]], Secret]) -> None:

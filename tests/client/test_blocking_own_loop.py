@@ -1,4 +1,4 @@
-"""A synchronous client never waits for the loop from the loop's own thread."""
+"""A blocking client never waits for the loop from the loop's own thread."""
 
 import pytest
 from anyio.from_thread import start_blocking_portal
