@@ -26,7 +26,7 @@ from flowmate_async.stores.base import Store, require_store
 from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.dry_run import DryRun, SyncPlan
 from flowmate_async.sync.engine import SyncEngine, SyncOptions
-from flowmate_async.sync.local_executor import InProcess
+from flowmate_async.sync.local_executor import LocalExecutor
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.reader import UserReader
@@ -489,7 +489,7 @@ class FlowMate:
         Raises:
             ConfigurationError: the store cannot keep tokens, and ``delta`` wants that.
         """
-        return InProcess(self._reader, store, limits=self._sweep_limits, clock=self._clock, delta=delta)
+        return LocalExecutor(self._reader, store, limits=self._sweep_limits, clock=self._clock, delta=delta)
 
     async def _selected(
         self, users: Usernames | None

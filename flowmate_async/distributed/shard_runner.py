@@ -21,7 +21,7 @@ from flowmate_async.errors import FlowMateError, PermissionDeniedError
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.abort import AbortRules
 from flowmate_async.sync.local_executor import synced_of
-from flowmate_async.sync.usernames import storable
+from flowmate_async.sync.usernames import safe_name
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -122,7 +122,7 @@ class ShardRunner:
 
     async def _remaining(self, shard: Shard) -> list[str]:
         synced = await synced_of(self._store, shard.run, shard.usernames)
-        return [name for name in shard.usernames if storable(name) not in synced]
+        return [name for name in shard.usernames if safe_name(name) not in synced]
 
     async def _worked_off(self, shard: Shard, names: list[str], stop: asyncio.Event) -> tuple[str, ...]:
         """Read and store these users; those that were not begun.
@@ -136,7 +136,7 @@ class ShardRunner:
         batches = executor.execute(shard.run, names, stop=stop)
         async with aclosing(batches):
             async for batch in batches:
-                for end in batch.ends:
+                for end in batch.results:
                     ended.add(end.username)
                     error = rules.note(end)
                     if error is not None and not await self._is_some_users_own(shard.run, error):

@@ -17,9 +17,9 @@ from flowmate_async.distributed.shards import Shard, cut
 from flowmate_async.errors import FlowMateError, TooManyFailuresError, UpstreamUnavailableError
 from flowmate_async.stores.base import Checkpoint, Run, Store
 from flowmate_async.sync.plan import DeltaPolicy
-from flowmate_async.sync.results import StoredBatch, UserEnd
+from flowmate_async.sync.results import StoredBatch, UserResult
 from flowmate_async.sync.source import Usernames, iterate
-from flowmate_async.sync.usernames import storable
+from flowmate_async.sync.usernames import safe_name
 
 _LOOK_SECONDS = 0.25
 _WINDOW = 64
@@ -106,7 +106,7 @@ class CeleryExecutor:
                 await self._job_state.forget(run.id)
                 raise error
             batch = await job.news()
-            if batch.ends:
+            if batch.results:
                 moved_at = self._clock.monotonic()
                 try:
                     yield batch
@@ -123,7 +123,7 @@ class CeleryExecutor:
                 await _either(stop, self._clock.sleep(_LOOK_SECONDS))
         if not job.outstanding:
             await self._job_state.forget(run.id)
-        yield StoredBatch(ends=(), requests=await job.requests(), counted=False)
+        yield StoredBatch(results=(), requests=await job.requests(), counted=False)
 
     async def _hand_in(self, job: "_Job") -> None:
         for usernames in list(job.outstanding):
@@ -151,40 +151,40 @@ class _Job:
 
     async def news(self) -> StoredBatch:
         """How users have ended since the last time."""
-        ends: list[UserEnd] = []
+        results: list[UserResult] = []
         suspects = False
         for names in list(self.outstanding)[:_WINDOW]:
-            statuses = await self._store.statuses(self.run, [storable(name) for name in names])
-            synced = [name for name in names if statuses.get(storable(name)) == "synced"]
+            statuses = await self._store.statuses(self.run, [safe_name(name) for name in names])
+            synced = [name for name in names if statuses.get(safe_name(name)) == "synced"]
             suspects = suspects or "failed" in statuses.values()
-            ends += [UserEnd(username=name) for name in synced]
+            results += [UserResult(username=name) for name in synced]
             self._remove(names, set(synced))
         if suspects and self._clock.monotonic() >= self._look_again_at:
-            ends += await self._newly_failed()
+            results += await self._newly_failed()
         while self.outstanding and not self.outstanding[0]:
             self.outstanding.popleft()
         self.outstanding = deque(names for names in self.outstanding if names)
-        return StoredBatch(ends=tuple(ends), counted=False)
+        return StoredBatch(results=tuple(results), counted=False)
 
     async def requests(self) -> int:
         """How many requests the users took that have ended meanwhile."""
         return (await self._store.totals(self.run)).requests - self._requests_before
 
-    async def _newly_failed(self) -> list[UserEnd]:
+    async def _newly_failed(self) -> list[UserResult]:
         began = self._clock.monotonic()
         failed = {
             end.username: end
             for end in await self._failed()
             if self._failed_before.get(end.username) != end.at
         }
-        ends: list[UserEnd] = []
+        results: list[UserResult] = []
         for names in list(self.outstanding)[:_WINDOW]:
-            gone = [name for name in names if storable(name) in failed]
-            ends += [_failed_end(name, failed[storable(name)]) for name in gone]
+            gone = [name for name in names if safe_name(name) in failed]
+            results += [_failed_end(name, failed[safe_name(name)]) for name in gone]
             self._remove(names, set(gone))
         took = self._clock.monotonic() - began
         self._look_again_at = self._clock.monotonic() + took / _LOOK_SHARE
-        return ends
+        return results
 
     async def _failed(self) -> list[Checkpoint]:
         return [end async for end in self._store.checkpoints(self.run) if end.status == "failed"]
@@ -195,8 +195,8 @@ class _Job:
             names[:] = [name for name in names if name not in gone]
 
 
-def _failed_end(username: str, end: Checkpoint) -> UserEnd:
-    return UserEnd(
+def _failed_end(username: str, end: Checkpoint) -> UserResult:
+    return UserResult(
         username=username,
         secrets=end.secrets,
         seconds=end.seconds,

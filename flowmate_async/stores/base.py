@@ -42,6 +42,9 @@ Status = Literal["synced", "failed"]
 Removal = Literal["mark", "delete"]
 """What becomes of stored credentials that upstream no longer has."""
 
+RecordKey = tuple[str, str]
+"""Username and secret id: the key of a stored credential."""
+
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One pass over a set of users.

@@ -16,9 +16,8 @@ from flowmate_async.health.evidence import Evidence
 from flowmate_async.health.observations import Observation, Observed
 from flowmate_async.health.records import Credential, HealthRecord, Notice, Settled, Sighting, observed
 from flowmate_async.health.states import Health, HealthState, Reason
-from flowmate_async.stores.base import Store, UserWrite
+from flowmate_async.stores.base import RecordKey, Store, UserWrite
 
-Place = tuple[str, str]
 Judge = Callable[[HealthRecord], Settled]
 """Settles a record; called within a transaction, so it must be quick."""
 
@@ -88,14 +87,14 @@ class HealthChanges(msgspec.Struct, frozen=True):
     """
 
     put: list[HealthRecord]
-    gone: list[Place]
+    gone: list[RecordKey]
 
 
 NO_CHANGES = HealthChanges([], [])
 
 
 def health_changes(
-    batch: Sequence[UserWrite], records: Iterable[HealthRecord], changed: Iterable[Place]
+    batch: Sequence[UserWrite], records: Iterable[HealthRecord], changed: Iterable[RecordKey]
 ) -> HealthChanges:
     """Return what a batch does to its users' records; nearly always nothing.
 
@@ -108,7 +107,7 @@ def health_changes(
     if not before and not any(user.watch is not None and user.watch.sightings for user in batch):
         return NO_CHANGES
     changed = frozenset(changed)
-    now: dict[Place, HealthRecord | None] = dict(before)
+    now: dict[RecordKey, HealthRecord | None] = dict(before)
     for user in batch:
         if user.watch is None:
             continue
@@ -125,7 +124,7 @@ def health_changes(
 
 
 def _sightings(
-    user: UserWrite, now: Mapping[Place, HealthRecord | None], changed: Collection[Place]
+    user: UserWrite, now: Mapping[RecordKey, HealthRecord | None], changed: Collection[RecordKey]
 ) -> Iterator[Sighting]:
     """Yield what was observed of a user's credentials: what went wrong, and reads of those with a record."""
     if user.watch is None:
@@ -154,7 +153,7 @@ def _as_changed(sighting: Sighting) -> Sighting:
     )
 
 
-def _drop_unlisted(user: UserWrite, now: dict[Place, HealthRecord | None]) -> None:
+def _drop_unlisted(user: UserWrite, now: dict[RecordKey, HealthRecord | None]) -> None:
     """Drop the records of secrets that a proven listing lacks: the user has disconnected the app."""
     username, present = user.checkpoint.username, set(user.present)
     for place in now:

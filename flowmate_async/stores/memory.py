@@ -19,6 +19,7 @@ from flowmate_async.redaction import Redacted
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
+    RecordKey,
     Removal,
     Run,
     RunTotals,
@@ -32,7 +33,7 @@ from flowmate_async.stores.base import (
     totals_of,
 )
 from flowmate_async.stores.encoding import encode_secret
-from flowmate_async.stores.health import Judge, Place, health_changes
+from flowmate_async.stores.health import Judge, health_changes
 from flowmate_async.stores.sealed.meta import not_bound, require_origin
 from flowmate_async.values.models import KeptToken
 from flowmate_async.values.secrets import Secret
@@ -243,7 +244,7 @@ class MemoryStore:
         for record in records:
             self._health.setdefault(record.username, {})[record.secret_id] = record
 
-    def _drop_health(self, places: Iterable[Place]) -> None:
+    def _drop_health(self, places: Iterable[RecordKey]) -> None:
         for username, secret_id in places:
             self._health[username].pop(secret_id, None)
 

@@ -13,7 +13,7 @@ from flowmate_async.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from flowmate_async.sync.results import UserEnd
+from flowmate_async.sync.results import UserResult
 
 MASKED = MaskedSecretError("").kind
 """How checkpoints, and errors that another process has reported, name a masked user."""
@@ -55,7 +55,7 @@ class AbortRules:
         """Whether users came masked and nothing came in clear, as far as these users tell."""
         return self._masked and not self._read_in_clear
 
-    def note(self, end: UserEnd) -> FlowMateError | None:
+    def note(self, end: UserResult) -> FlowMateError | None:
         """Take note of a user; return the error to end the run with, if it must end."""
         self._read_in_clear = self._read_in_clear or end.proves_raw_read
         if end.error is None:

@@ -31,9 +31,9 @@ from flowmate_async.sync.removal import (
     remove_missing,
 )
 from flowmate_async.sync.report import LeftOut, SyncReport
-from flowmate_async.sync.results import Executor, StoredBatch, UserEnd
+from flowmate_async.sync.results import Executor, StoredBatch, UserResult
 from flowmate_async.sync.source import Usernames, iterate
-from flowmate_async.sync.usernames import storable
+from flowmate_async.sync.usernames import safe_name
 
 _LOOK_UP = 256
 DEFAULT_MAX_AGE_SECONDS = 12 * 3600.0
@@ -163,7 +163,7 @@ class SyncEngine:
         async for names in _chunks(usernames, _LOOK_UP):
             synced = await synced_of(self._store, run, names)
             for name in names:
-                if storable(name) not in synced:
+                if safe_name(name) not in synced:
                     yield name
                 else:
                     self._skipped += 1
@@ -183,7 +183,7 @@ class SyncEngine:
         async with aclosing(batches):
             async for batch in batches:
                 self._note(batch)
-                for end in batch.ends:
+                for end in batch.results:
                     if (error := rules.note(end)) is not None:
                         return error
         if stop is not None and stop.is_set():
@@ -197,7 +197,7 @@ class SyncEngine:
         self._changed += batch.changed
         self._unchanged += batch.unchanged
         self._requests += batch.requests
-        for end in batch.ends:
+        for end in batch.results:
             self._requests += end.requests
             self._left.update(end.left)
             self._emitter.emit(_event(end))
@@ -245,7 +245,7 @@ class SyncEngine:
         )
 
 
-def _event(end: UserEnd) -> UserStored | UserNotStored:
+def _event(end: UserResult) -> UserStored | UserNotStored:
     if end.error is not None:
         return UserNotStored(end.username, end.error.kind, str(end.error), end.requests)
     return UserStored(end.username, end.secrets, end.seconds, end.requests)
@@ -272,7 +272,7 @@ def _selection(usernames: Usernames) -> str:
     if not isinstance(usernames, Collection):
         return "iterable"
     digest = hashlib.sha256()
-    for name in sorted({storable(name) for name in usernames}):
+    for name in sorted({safe_name(name) for name in usernames}):
         digest.update(name.encode() + b"\0")
     return digest.hexdigest()
 

@@ -13,10 +13,10 @@ from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.plan import DeltaPolicy, Plan
 from flowmate_async.sync.read_ahead import Known, read_ahead
 from flowmate_async.sync.reader import UserRead, UserReader
-from flowmate_async.sync.results import StoredBatch, ended, vouched_for
+from flowmate_async.sync.results import StoredBatch, confirmed_count, result_of
 from flowmate_async.sync.source import Usernames
 from flowmate_async.sync.sweep import SweepLimits, sweep_in_batches
-from flowmate_async.sync.usernames import storable
+from flowmate_async.sync.usernames import safe_name
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _BATCHES_APART_SECONDS = 0.02
 """A transaction costs as much as writing ten users; so many wait for company, and none for long."""
 
 
-class InProcess:
+class LocalExecutor:
     """Reads and stores users in this process, see :class:`~flowmate_async.sync.results.Executor`.
 
     Args:
@@ -69,8 +69,8 @@ class InProcess:
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 at = self._clock.wall()
                 written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
-                ends = tuple(ended(one, written.refused.get(storable(one.username))) for one in batch)
-                yield StoredBatch(ends=ends, changed=written.changed, unchanged=written.unchanged)
+                results = tuple(result_of(one, written.refused.get(safe_name(one.username))) for one in batch)
+                yield StoredBatch(results=results, changed=written.changed, unchanged=written.unchanged)
 
     def _swept(
         self,
@@ -86,7 +86,7 @@ class InProcess:
         return await self._reader.begin(username, Plan(self._delta))
 
     async def _begin(self, run: Run, user: Known) -> UserRead:
-        username = storable(user.username)
+        username = safe_name(user.username)
         plan = Plan(self._delta, user.seen)
         # Whom this very run has tried before it tries again because it failed.
         if plan.knows_failures and await self._store.statuses(run, [username]):
@@ -96,8 +96,8 @@ class InProcess:
 
 
 async def synced_of(store: Store, run: Run, usernames: Sequence[str]) -> set[str]:
-    """Those of these users whom the run has synced already, as its store tells; each as :func:`storable`."""
-    statuses = await store.statuses(run, [storable(name) for name in usernames])
+    """Return the users that this run has already synced, each as :func:`safe_name`."""
+    statuses = await store.statuses(run, [safe_name(name) for name in usernames])
     return {name for name, status in statuses.items() if status == "synced"}
 
 
@@ -105,9 +105,9 @@ def _user_write(outcome: Outcome, at: float) -> UserWrite:
     error = outcome.error if isinstance(outcome, UserFailed) else None
     proven = not isinstance(outcome, UserFailed) and outcome.listing_proven
     checkpoint = Checkpoint(
-        username=storable(outcome.username),
+        username=safe_name(outcome.username),
         status="synced" if error is None else "failed",
-        secrets=vouched_for(outcome),
+        secrets=confirmed_count(outcome),
         requests=outcome.requests,
         seconds=outcome.seconds,
         at=at,

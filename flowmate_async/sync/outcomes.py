@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from flowmate_async.errors import FlowMateError
 from flowmate_async.redaction import Redacted
-from flowmate_async.sync.plan import Left
+from flowmate_async.sync.plan import SkipReason
 from flowmate_async.values.models import KeptToken
 from flowmate_async.values.secrets import Secret
 
@@ -30,7 +30,7 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
     requests: int
     seconds: float
     listing_proven: bool = True
-    left: Mapping[str, Left] = {}
+    left: Mapping[str, SkipReason] = {}
     renamed: Mapping[str, str] = {}
     seen: str = ""
     token: KeptToken | None = None
@@ -58,7 +58,7 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
     secrets: tuple[Secret, ...] = ()
     requests: int = 0
     seconds: float = 0.0
-    left: Mapping[str, Left] = {}
+    left: Mapping[str, SkipReason] = {}
     renamed: Mapping[str, str] = {}
     seen: str = ""
     token: KeptToken | None = None

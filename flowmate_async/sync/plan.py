@@ -21,11 +21,11 @@ Reason = Literal["new", "changed", "due", "errored", "old"]
 """Why a secret is fetched: never seen; its expiry moved; upstream would refresh it, or log in; a refresh has
 failed since; or what is stored is old."""
 
-Left = Literal["unchanged", "renamed", "failed_before", "volatile"]
+SkipReason = Literal["unchanged", "renamed", "failed_before", "volatile"]
 """Why a secret is not fetched: the listing shows no change; only its name changed, and is stored; it is due,
 and its refresh has failed before with nothing changed since; or it is volatile, and left to the workers."""
 
-Verdict = Reason | Left
+Verdict = Reason | SkipReason
 
 DEFAULT_STALENESS_SECONDS = 12 * 3600.0
 
@@ -56,7 +56,7 @@ _SHOW_EXPIRY = (OAuth2Secret, SessionSecret)
 _EVERYTHING = DeltaPolicy(full=True)
 
 
-class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One secret as it was when it was asked for last.
 
     Attributes:
@@ -76,7 +76,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     masked: bool = False
 
 
-_decoder = msgspec.json.Decoder(dict[str, Seen])
+_decoder = msgspec.json.Decoder(dict[str, Snapshot])
 _encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
@@ -101,9 +101,9 @@ class Plan:
         self._notes = notes
         self._policy = policy or _EVERYTHING
         self._seen = _decoded(seen)
-        self._next: dict[str, Seen] = {}
+        self._next: dict[str, Snapshot] = {}
         self._retried = False
-        self.left: dict[str, Left] = {}
+        self.left: dict[str, SkipReason] = {}
         self.renamed: dict[str, str] = {}
         self.reasons: dict[Verdict, int] = {}
 
@@ -154,7 +154,7 @@ class Plan:
             expires = iso(parse_date(secret.value.expires))
         else:
             expires = iso(summary.expires_at)
-        self._next[summary.id] = Seen(
+        self._next[summary.id] = Snapshot(
             now, expires, _digest(summary.current_error), name=_digest(summary.name)
         )
 
@@ -162,11 +162,13 @@ class Plan:
         """Note a secret that upstream could not refresh."""
         before, expires = self._seen.get(summary.id), iso(summary.expires_at)
         name = "" if before is None else before.name  # what is stored still has that name
-        self._next[summary.id] = Seen(now, expires, _digest(summary.current_error), failed=True, name=name)
+        self._next[summary.id] = Snapshot(
+            now, expires, _digest(summary.current_error), failed=True, name=name
+        )
 
     def masked(self, summary: SecretSummary, *, now: float) -> None:
         """Note a secret that came masked; it is wanted again until it comes in clear."""
-        before = self._seen.get(summary.id) or Seen(now)
+        before = self._seen.get(summary.id) or Snapshot(now)
         self._next[summary.id] = msgspec.structs.replace(before, masked=True)
 
     def seen(self) -> str:
@@ -176,7 +178,7 @@ class Plan:
     def _count(self, reason: Verdict) -> None:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
-    def _renames(self, summary: SecretSummary, before: Seen) -> bool:
+    def _renames(self, summary: SecretSummary, before: Snapshot) -> bool:
         """Note the listed name; return whether it changed. An unknown earlier name counts as the same."""
         name = _digest(summary.name)
         if summary.name is None or name == before.name:
@@ -186,7 +188,7 @@ class Plan:
             self.renamed[summary.id] = summary.name
         return bool(before.name)
 
-    def _verdict(self, summary: SecretSummary, before: Seen | None, now: float) -> Verdict:
+    def _verdict(self, summary: SecretSummary, before: Snapshot | None, now: float) -> Verdict:
         policy = self._policy
         if policy.skip_volatile and may_refresh(summary, now=now):
             return "volatile"
@@ -206,7 +208,7 @@ class Plan:
         return "due" if may_refresh(summary, now=now) else "unchanged"
 
 
-def _decoded(seen: str) -> Mapping[str, Seen]:
+def _decoded(seen: str) -> Mapping[str, Snapshot]:
     try:
         return _decoder.decode(seen) if seen else {}
     except msgspec.MsgspecError:

@@ -9,7 +9,7 @@ from flowmate_async.redaction import Redacted
 from flowmate_async.stores.base import Store
 from flowmate_async.stores.kept_tokens import KeepsTokens, require_keeper
 from flowmate_async.sync.source import InBatches, Usernames, UserSource
-from flowmate_async.sync.usernames import storable
+from flowmate_async.sync.usernames import safe_name
 from flowmate_async.values.models import KeptToken
 
 _AHEAD = 128
@@ -72,7 +72,7 @@ async def _read(
 
 
 async def _known(names: Sequence[str], store: Store, keeper: KeepsTokens | None) -> list[Known]:
-    stored = [storable(name) for name in names]
+    stored = [safe_name(name) for name in names]
     seen = await store.seen(stored)
     if keeper is None:
         return [Known(name, seen.get(key, "")) for name, key in zip(names, stored, strict=True)]

@@ -1,4 +1,4 @@
-"""How users ended, once that is in the store: what is left of an outcome when its credentials are put away.
+"""The results of users whose credentials are stored. They hold no credential.
 
 Plain values, so that they can come from another process as well.
 """
@@ -17,16 +17,16 @@ from flowmate_async.sync.outcomes import Outcome, UserFailed
 from flowmate_async.sync.source import Usernames
 
 
-class UserEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """How one user ended; the checkpoint that says so is durable.
+class UserResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one user. The checkpoint that records it is durable.
 
     Attributes:
         username: the user.
-        secrets: how many credentials were stored or found unchanged.
-        requests: how many requests it took.
+        secrets: credentials that were stored or found unchanged.
+        requests: requests that the user took.
         seconds: how long it took.
         error: the first failure; ``None`` when the user was synced.
-        left: how many credentials were left as they are stored, by why.
+        left: number of credentials that were not fetched, by reason.
         proves_raw_read: whether a credential came in clear of a type that upstream masks.
     """
 
@@ -43,14 +43,14 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
     """Users whose checkpoints were written together, and the credentials rewritten or found unchanged.
 
     Attributes:
-        ends: how they ended.
+        results: one per user.
         changed: credentials rewritten.
         unchanged: credentials found unchanged.
-        requests: requests that ``ends`` do not tell of.
-        counted: whether ``changed``, ``unchanged`` and what ``ends`` left are known.
+        requests: requests that no result counts.
+        counted: whether ``changed``, ``unchanged`` and ``left`` of the results are known.
     """
 
-    ends: tuple[UserEnd, ...]
+    results: tuple[UserResult, ...]
     changed: int = 0
     unchanged: int = 0
     requests: int = 0
@@ -58,31 +58,31 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Executor(Protocol):
-    """Whoever reads the users of a run and writes them into its store: this process, or many."""
+    """Reads the users of a run and writes them into its store, in this process or in others."""
 
     def execute(
         self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
     ) -> AsyncGenerator[StoredBatch, None]:
-        """Read and store these users; what is yielded is durable.
+        """Read and store these users. What is yielded is durable.
 
         Args:
-            run: the run they are checkpointed in.
+            run: the run that their checkpoints belong to.
             usernames: any iterable or async iterable.
-            stop: when set, no further user is begun; those begun are finished.
+            stop: when set, no further user is begun. Users in flight are finished.
         """
         ...
 
 
-def ended(outcome: Outcome, refused: FlowMateError | None = None) -> UserEnd:
-    """Return what is left of an outcome that was stored.
+def result_of(outcome: Outcome, refused: FlowMateError | None = None) -> UserResult:
+    """Return the result of an outcome that was stored.
 
     Args:
         outcome: how the user was read.
-        refused: why the store could not keep this user, if it could not.
+        refused: why the store did not accept this user, if it did not.
     """
-    return UserEnd(
+    return UserResult(
         username=outcome.username,
-        secrets=0 if refused is not None else vouched_for(outcome),
+        secrets=0 if refused is not None else confirmed_count(outcome),
         requests=outcome.requests,
         seconds=outcome.seconds,
         error=refused or (outcome.error if isinstance(outcome, UserFailed) else None),
@@ -91,7 +91,7 @@ def ended(outcome: Outcome, refused: FlowMateError | None = None) -> UserEnd:
     )
 
 
-def vouched_for(outcome: Outcome) -> int:
-    """Return how many credentials are stored as upstream has them: fetched, unchanged or merely renamed."""
+def confirmed_count(outcome: Outcome) -> int:
+    """Return the number of credentials that the store has as upstream does: fetched, unchanged or renamed."""
     stored = sum(why in ("unchanged", "renamed") for why in outcome.left.values()) if outcome.left else 0
     return len(outcome.secrets) + stored

@@ -4,13 +4,13 @@ import msgspec
 
 from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Run
-from flowmate_async.sync.results import StoredBatch, UserEnd
+from flowmate_async.sync.results import StoredBatch, UserResult
 from flowmate_async.values.error_record import ErrorRecord
 from flowmate_async.workers.stats import Counts, TrafficSnapshot
 
 
-class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A :class:`~flowmate_async.sync.results.UserEnd` as plain values."""
+class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A :class:`~flowmate_async.sync.results.UserResult` as plain values."""
 
     username: str
     secrets: int
@@ -21,7 +21,7 @@ class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     left: dict[str, int]
 
     @classmethod
-    def of(cls, end: UserEnd) -> "EndRecord":
+    def of(cls, end: UserResult) -> "ResultRecord":
         """The record of how a user ended."""
         return cls(
             username=end.username,
@@ -33,9 +33,9 @@ class EndRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
             left=end.left,
         )
 
-    def restored(self) -> UserEnd:
+    def restored(self) -> UserResult:
         """How the user ended."""
-        return UserEnd(
+        return UserResult(
             username=self.username,
             secrets=self.secrets,
             requests=self.requests,
@@ -124,20 +124,20 @@ class SlotReturned(msgspec.Struct, frozen=True, tag=True):
 class Stored(msgspec.Struct, frozen=True, tag=True):
     """Worker to parent: these users' checkpoints are durable."""
 
-    ends: tuple[EndRecord, ...]
+    results: tuple[ResultRecord, ...]
     changed: int
     unchanged: int
 
     @classmethod
     def of(cls, batch: StoredBatch) -> "Stored":
         """The record of a batch."""
-        ends = tuple(EndRecord.of(end) for end in batch.ends)
-        return cls(ends=ends, changed=batch.changed, unchanged=batch.unchanged)
+        results = tuple(ResultRecord.of(end) for end in batch.results)
+        return cls(results=results, changed=batch.changed, unchanged=batch.unchanged)
 
     def restored(self) -> StoredBatch:
         """The batch."""
-        ends = tuple(end.restored() for end in self.ends)
-        return StoredBatch(ends=ends, changed=self.changed, unchanged=self.unchanged)
+        results = tuple(end.restored() for end in self.results)
+        return StoredBatch(results=results, changed=self.changed, unchanged=self.unchanged)
 
 
 class Counted(msgspec.Struct, frozen=True, tag=True):

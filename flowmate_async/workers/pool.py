@@ -14,9 +14,9 @@ from flowmate_async.contract.failures import LOCK_SECONDS
 from flowmate_async.errors import WorkerLostError
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.sync.local_executor import synced_of
-from flowmate_async.sync.results import StoredBatch, UserEnd
+from flowmate_async.sync.results import StoredBatch, UserResult
 from flowmate_async.sync.source import Usernames
-from flowmate_async.sync.usernames import storable
+from flowmate_async.sync.usernames import safe_name
 from flowmate_async.workers.allotments import Allotments
 from flowmate_async.workers.lenders import RateLender, RefreshLoan, SharedLimits
 from flowmate_async.workers.messages import (
@@ -217,12 +217,12 @@ class _Pool:
             )
         names = list(worker.has.elements())
         synced = await synced_of(self._store, self._run, names)
-        ended = [name for name in names if storable(name) in synced]
+        ended = [name for name in names if safe_name(name) in synced]
         self._queue.ended(len(ended))
-        self._queue.give_back([name for name in names if storable(name) not in synced])
+        self._queue.give_back([name for name in names if safe_name(name) not in synced])
         if ended:
             await self._arrived.put(
-                StoredBatch(ends=tuple(UserEnd(username=name) for name in ended), counted=False)
+                StoredBatch(results=tuple(UserResult(username=name) for name in ended), counted=False)
             )
 
 
@@ -260,8 +260,8 @@ class _Post:
 
     def ended(self, batch: StoredBatch) -> None:
         """Take note of users that have ended."""
-        self.worker.has.subtract(end.username for end in batch.ends)
-        self._queue.ended(len(batch.ends))
+        self.worker.has.subtract(end.username for end in batch.results)
+        self._queue.ended(len(batch.results))
 
     async def dismiss(self, *, died: bool) -> None:
         """Serve it no more, and end it.

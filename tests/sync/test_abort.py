@@ -25,7 +25,7 @@ from flowmate_async import (
 from flowmate_async.contract.protocol import GET, IMPERSONATE, LIST
 from flowmate_async.distributed.submitter import ReportedError
 from flowmate_async.sync.abort import AbortRules
-from flowmate_async.sync.results import ended
+from flowmate_async.sync.results import result_of
 
 CLEAR = ApiKeySecret(id="i", value=ApiKeyValue(key="k"))
 NEVER_MASKED = [
@@ -36,11 +36,11 @@ NEVER_MASKED = [
 
 
 def failed(error, *secrets):
-    return ended(UserFailed(username="u", error=error, secrets=secrets))
+    return result_of(UserFailed(username="u", error=error, secrets=secrets))
 
 
 def synced(*secrets):
-    return ended(UserSynced(username="u", secrets=secrets, requests=1, seconds=0.0))
+    return result_of(UserSynced(username="u", secrets=secrets, requests=1, seconds=0.0))
 
 
 def rules(max_consecutive_failures=10, max_failures=None):

@@ -29,6 +29,7 @@ from flowmate_async.stores.age.lines import (
     encode_line,
     fingerprints_of,
 )
+from flowmate_async.stores.base import RecordKey
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.run_lock import RunLock
 from flowmate_async.stores.sealed.meta import new_meta
@@ -37,7 +38,6 @@ from flowmate_async.system.private_files import require_private
 
 T = TypeVar("T")
 Plan = Callable[[Index], tuple[list[Line], T]]
-Place = tuple[str, str]
 
 FORMAT = 1
 """The format this version writes."""
@@ -136,10 +136,10 @@ class AgeFolder:
             f"the store {shown_path(self.path)} is being rewritten all the time", advice="Try again"
         )
 
-    def newest(self, places: Collection[Place]) -> dict[Place, SecretLine]:
+    def newest(self, places: Collection[RecordKey]) -> dict[RecordKey, SecretLine]:
         """Return the lines of those of these credentials that are stored; call it within a plan."""
         files = {entry.file for place in places if (entry := self.index.find(*place)) is not None}
-        found: dict[Place, SecretLine] = {}
+        found: dict[RecordKey, SecretLine] = {}
         for line in (line for file in sorted(files) for line in self._secrets(file)):
             if (place := (line.username, line.secret_id)) in places:
                 found[place] = line  # the last one counts
@@ -273,7 +273,7 @@ class AgeFolder:
                 line = newest.pop(place) if entry.file else _skip_to(of_base, place)
                 yield replace(line, missing_run=entry.missing_run, removed_at=entry.removed_at)
 
-    def _newest_of_segments(self) -> dict[Place, SecretLine]:
+    def _newest_of_segments(self) -> dict[RecordKey, SecretLine]:
         """Return the credentials that are in segments; no more than those hold."""
         lines = (line for number in self._numbers() for line in self._secrets(number))
         return {(line.username, line.secret_id): line for line in lines}
@@ -323,7 +323,7 @@ def _apply(index: Index, path: Path, identity: Identity, *, file: int) -> None:
             index.apply(decode_line(data), file=file)
 
 
-def _skip_to(lines: Iterator[SecretLine], place: Place) -> SecretLine:
+def _skip_to(lines: Iterator[SecretLine], place: RecordKey) -> SecretLine:
     for line in lines:
         if (line.username, line.secret_id) == place:
             return line

@@ -28,6 +28,7 @@ from flowmate_async.stores.age.lines import (
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
+    RecordKey,
     Removal,
     Run,
     RunTotals,
@@ -38,8 +39,6 @@ from flowmate_async.stores.base import (
     totals_of,
 )
 from flowmate_async.stores.health import health_changes
-
-Place = tuple[str, str]
 
 
 class Index:
@@ -192,7 +191,7 @@ def plan_write(
     fingerprints: Fingerprints,
     run: Run,
     batch: Sequence[UserWrite],
-    renamed: Mapping[Place, SecretLine],
+    renamed: Mapping[RecordKey, SecretLine],
 ) -> tuple[list[Line], Written]:
     """Return the lines that write whole users: what differs from what is stored, notes, checkpoints.
 
@@ -243,7 +242,7 @@ def _renamed(
     fingerprints: Fingerprints,
     user: UserWrite,
     draft: Mapping[str, Entry],
-    stored: Mapping[Place, SecretLine],
+    stored: Mapping[RecordKey, SecretLine],
 ) -> Iterator[SecretLine]:
     """Yield the lines of stored credentials under their new names, unless this batch has replaced them."""
     username = user.checkpoint.username

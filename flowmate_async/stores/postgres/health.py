@@ -6,11 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from flowmate_async.health.records import HealthRecord, Notice
-from flowmate_async.stores.base import UserWrite
+from flowmate_async.stores.base import RecordKey, UserWrite
 from flowmate_async.stores.health import (
     COLUMNS,
     Judge,
-    Place,
     columns_of,
     decoded_notice,
     encoded_notice,
@@ -79,14 +78,14 @@ async def after(
 async def settle(connection: Connection, judge: Judge) -> list[Notice]:
     """Settle every record, a page in a transaction."""
     notices: list[Notice] = []
-    last: Place = ("", "")
+    last: RecordKey = ("", "")
     while page := await _settle_page(connection, judge, last, notices):
         last = page[-1].place
     return notices
 
 
 async def _settle_page(
-    connection: Connection, judge: Judge, last: Place, notices: list[Notice]
+    connection: Connection, judge: Judge, last: RecordKey, notices: list[Notice]
 ) -> list[HealthRecord]:
     async with connection.transaction():
         page = await after(connection, *last, PAGE, only=False, lock=True)
@@ -125,7 +124,7 @@ async def _put_notices(connection: Connection, notices: Sequence[Notice]) -> Non
         )
 
 
-async def _put(connection: Connection, records: Sequence[HealthRecord], gone: Sequence[Place]) -> None:
+async def _put(connection: Connection, records: Sequence[HealthRecord], gone: Sequence[RecordKey]) -> None:
     if records:
         await connection.execute(_PUT, *_columns([columns_of(record) for record in records]))
     if gone:

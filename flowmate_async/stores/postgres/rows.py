@@ -16,6 +16,7 @@ import msgspec
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
+    RecordKey,
     Removal,
     Run,
     RunTotals,
@@ -29,11 +30,11 @@ from flowmate_async.stores.postgres import health, manifests, tokens
 from flowmate_async.stores.postgres.address import Connection
 from flowmate_async.stores.postgres.lock import Fence
 from flowmate_async.stores.sealed.manifests import Changes, StoredRow
-from flowmate_async.stores.sealed.missing import Notes, notes_of
+from flowmate_async.stores.sealed.missing import MissingChanges, missing_changes
 from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.rekeying import KeyChanged, Resealed
 from flowmate_async.stores.sealed.sealing import Sealing
-from flowmate_async.stores.sealed.secrets import Place, sealed_secrets, stored_places
+from flowmate_async.stores.sealed.secrets import sealed_secrets, stored_places
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -184,14 +185,14 @@ async def write(
         if rows:
             await connection.execute(_PUT, *_columns([msgspec.structs.astuple(row) for row in rows]))
         changes.put(rows)
-        await _note(connection, run, changes, notes_of(batch, stored))
+        await _note(connection, run, changes, missing_changes(batch, stored))
         await manifests.put(connection, changes.rows())
         await tokens.write(connection, sealing, run, batch)
         await health.write(connection, batch, rows)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
 
-async def _rows_at(connection: Connection, places: Sequence[Place]) -> list[StoredRow]:
+async def _rows_at(connection: Connection, places: Sequence[RecordKey]) -> list[StoredRow]:
     if not places:
         return []
     return [StoredRow(*row) for row in await connection.fetch(_FIND_MANY, *_columns(places))]
@@ -203,7 +204,7 @@ async def _write_checkpoints(connection: Connection, run: Run, checkpoints: Sequ
         await connection.execute(_PUT_CHECKPOINTS, run.id, *_columns(rows))
 
 
-async def _note(connection: Connection, run: Run, changes: Changes, notes: Notes) -> None:
+async def _note(connection: Connection, run: Run, changes: Changes, notes: MissingChanges) -> None:
     if notes.back:
         for row in await _rows_at(connection, notes.back):
             changes.marked(row, None)

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from flowmate_async.stores.base import RecordKey
 from flowmate_async.stores.sealed.sealing import Sealed, Sealing
-from flowmate_async.stores.sealed.secrets import Place, SecretRow
+from flowmate_async.stores.sealed.secrets import SecretRow
 
 _DIGEST_BYTES = 16
 _TAG = slice(-16, None)
@@ -138,7 +139,7 @@ class Changes:
         manifest = self._before.get(row.username, _NONE)
         return manifest.entries.get(row.secret_id) == row.digest
 
-    def current(self, rows: Iterable[StoredRow]) -> dict[Place, Sealed]:
+    def current(self, rows: Iterable[StoredRow]) -> dict[RecordKey, Sealed]:
         """Return those of these rows that were written last in their places."""
         return {(row.username, row.secret_id): row.sealed for row in rows if self.is_current(row)}
 

@@ -1,4 +1,4 @@
-"""What a batch says of the credentials that are stored: which are back, and which are missing.
+"""Which stored credentials a batch shows to be missing, and which to be back.
 
 For stores that write a whole batch at once; it ends as if its users were written one by one, in their order.
 """
@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from flowmate_async.stores.base import UserWrite
-from flowmate_async.stores.sealed.secrets import Place
+from flowmate_async.stores.base import RecordKey, UserWrite
 
 
-class Notes(msgspec.Struct, frozen=True):
+class MissingChanges(msgspec.Struct, frozen=True):
     """What to note once a batch's credentials are written: first what is back, then what is missing.
 
     Attributes:
@@ -20,11 +19,11 @@ class Notes(msgspec.Struct, frozen=True):
             after it.
     """
 
-    back: list[Place]
-    missing: list[Place]
+    back: list[RecordKey]
+    missing: list[RecordKey]
 
 
-def notes_of(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> Notes:
+def missing_changes(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> MissingChanges:
     """Return what to note of a batch's users; nearly always nothing.
 
     Args:
@@ -35,8 +34,8 @@ def notes_of(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]
     gone_by_user: dict[str, dict[str, bool]] = {}
     for username, secret_id, is_gone in stored:
         gone_by_user.setdefault(username, {})[secret_id] = is_gone
-    back: set[Place] = set()
-    missing: set[Place] = set()
+    back: set[RecordKey] = set()
+    missing: set[RecordKey] = set()
     for user in batch:
         username, present = user.checkpoint.username, set(user.present)
         known = gone_by_user.setdefault(username, {})
@@ -49,4 +48,4 @@ def notes_of(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]
                     back.add((username, secret_id))
             elif user.listed is not None:
                 missing.add((username, secret_id))
-    return Notes(sorted(back), sorted(missing))
+    return MissingChanges(sorted(back), sorted(missing))

@@ -8,13 +8,10 @@ from itertools import chain
 
 import msgspec
 
-from flowmate_async.stores.base import Run, UserWrite
+from flowmate_async.stores.base import RecordKey, Run, UserWrite
 from flowmate_async.stores.sealed.sealing import Sealed, Sealing
 from flowmate_async.values.dates import iso
 from flowmate_async.values.secrets import Secret
-
-Place = tuple[str, str]
-"""Username and secret id."""
 
 
 class SecretRow(msgspec.Struct, frozen=True, gc=False):
@@ -41,7 +38,7 @@ class SecretRow(msgspec.Struct, frozen=True, gc=False):
     sealed: bytes
 
 
-def stored_places(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> list[Place]:
+def stored_places(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> list[RecordKey]:
     """Where credentials of a batch belong that are stored already, each place once, in order.
 
     Args:
@@ -54,7 +51,7 @@ def stored_places(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, b
 
 
 def sealed_secrets(
-    sealing: Sealing, run: Run, batch: Sequence[UserWrite], stored: Mapping[Place, Sealed]
+    sealing: Sealing, run: Run, batch: Sequence[UserWrite], stored: Mapping[RecordKey, Sealed]
 ) -> tuple[list[SecretRow], int]:
     """Return the credentials of a batch that differ from what is stored, sealed; the last of duplicates wins.
 
@@ -68,7 +65,7 @@ def sealed_secrets(
         The rows, and how many of the fetched credentials differed, doubles counted each.
     """
     now = dict(stored)
-    rows: dict[Place, SecretRow] = {}
+    rows: dict[RecordKey, SecretRow] = {}
     changed = 0
     for user in batch:
         username, at, fetched = user.checkpoint.username, user.checkpoint.at, len(user.secrets)
@@ -86,7 +83,7 @@ def sealed_secrets(
     return [rows[place] for place in sorted(rows)], changed
 
 
-def _renamed(sealing: Sealing, user: UserWrite, stored: Mapping[Place, Sealed]) -> Iterator[Secret]:
+def _renamed(sealing: Sealing, user: UserWrite, stored: Mapping[RecordKey, Sealed]) -> Iterator[Secret]:
     """Yield the stored credentials of a user under their new names; a damaged one is left as it is."""
     username = user.checkpoint.username
     for secret_id, name in user.renamed.items():

@@ -6,11 +6,10 @@ import sqlite3
 from collections.abc import Collection, Sequence
 
 from flowmate_async.health.records import HealthRecord, Notice
-from flowmate_async.stores.base import UserWrite
+from flowmate_async.stores.base import RecordKey, UserWrite
 from flowmate_async.stores.health import (
     COLUMNS,
     Judge,
-    Place,
     columns_of,
     decoded_notice,
     encoded_notice,
@@ -68,14 +67,14 @@ def after(
 def settle(connection: sqlite3.Connection, judge: Judge) -> list[Notice]:
     """Settle every record, a page in a transaction."""
     notices: list[Notice] = []
-    last: Place = ("", "")
+    last: RecordKey = ("", "")
     while page := _settle_page(connection, judge, last, notices):
         last = page[-1].place
     return notices
 
 
 def _settle_page(
-    connection: sqlite3.Connection, judge: Judge, last: Place, notices: list[Notice]
+    connection: sqlite3.Connection, judge: Judge, last: RecordKey, notices: list[Notice]
 ) -> list[HealthRecord]:
     with transaction(connection):
         page = after(connection, *last, PAGE, only=False)
@@ -113,6 +112,6 @@ def forget_notices(connection: sqlite3.Connection, ids: Collection[str]) -> None
         with_keys(connection, _FORGET, sorted(ids))
 
 
-def _put(connection: sqlite3.Connection, records: Sequence[HealthRecord], gone: Sequence[Place]) -> None:
+def _put(connection: sqlite3.Connection, records: Sequence[HealthRecord], gone: Sequence[RecordKey]) -> None:
     insert(connection, _PUT, [columns_of(record) for record in records])
     connection.executemany(_DROP, gone)

@@ -15,6 +15,7 @@ import msgspec
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
+    RecordKey,
     Removal,
     Run,
     RunTotals,
@@ -25,11 +26,11 @@ from flowmate_async.stores.base import (
     no_such_run,
 )
 from flowmate_async.stores.sealed.manifests import Changes, StoredRow
-from flowmate_async.stores.sealed.missing import notes_of
+from flowmate_async.stores.sealed.missing import missing_changes
 from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.rekeying import KeyChanged, Resealed
 from flowmate_async.stores.sealed.sealing import Sealing
-from flowmate_async.stores.sealed.secrets import Place, sealed_secrets, stored_places
+from flowmate_async.stores.sealed.secrets import sealed_secrets, stored_places
 from flowmate_async.stores.sqlite import health, manifests, tokens
 from flowmate_async.stores.sqlite.batches import insert, with_keys, with_rows
 from flowmate_async.stores.sqlite.files import transaction
@@ -154,7 +155,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
         rows, changed = sealed_secrets(sealing, run, batch, changes.current(found))
         insert(connection, _PUT, [msgspec.structs.astuple(row) for row in rows])
         changes.put(rows)
-        notes = notes_of(batch, stored)
+        notes = missing_changes(batch, stored)
         _note_present(connection, changes, notes.back)
         connection.executemany(_NOTE_MISSING, [(run.id, *place) for place in notes.missing])
         manifests.write(connection, changes)
@@ -165,7 +166,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
 
-def _note_present(connection: sqlite3.Connection, changes: Changes, places: Sequence[Place]) -> None:
+def _note_present(connection: sqlite3.Connection, changes: Changes, places: Sequence[RecordKey]) -> None:
     """Note that these are not missing, and take their marks of removal away."""
     if places:
         for row in _rows_at(connection, places):
@@ -173,7 +174,7 @@ def _note_present(connection: sqlite3.Connection, changes: Changes, places: Sequ
         connection.executemany(_NOTE_PRESENT, places)
 
 
-def _rows_at(connection: sqlite3.Connection, places: Sequence[Place]) -> list[StoredRow]:
+def _rows_at(connection: sqlite3.Connection, places: Sequence[RecordKey]) -> list[StoredRow]:
     return [StoredRow(*row) for row in with_rows(connection, _FIND_WANTED, places)]
 
 
