@@ -26,7 +26,6 @@ _OF_THE_TRANSPORT = frozenset(
 )
 
 _METHODS = ("GET", "POST", "HEAD")
-_TARGET = re.compile(r"/[!-\"$-~]*")  # visible ASCII without a fragment (RFC 9112 § 3.2.1)
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 § 5.6.2
 
 
@@ -34,14 +33,13 @@ NOT_SENDABLE = "the request holds what HTTP cannot carry; nothing was sent"
 """Said of a request that breaks these rules."""
 
 
+is_target = re.compile(r"/[!-\"$-~]*").fullmatch
+"""Match a path and query that can stand in a request line: visible ASCII, no fragment (RFC 9112 § 3.2.1)."""
+
+
 def is_method(method: str) -> bool:
     """Return whether the seam knows this method."""
     return method in _METHODS
-
-
-def is_target(path: str) -> bool:
-    """Return whether a path and query can stand in a request line as they are."""
-    return _TARGET.fullmatch(path) is not None
 
 
 def is_value(value: str) -> bool:

@@ -1,13 +1,10 @@
 """What an answer must satisfy once llhttp has parsed it, and the words for what broke."""
 
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar, overload
+from collections.abc import Mapping
 
 from flowmate_async.redaction import one_line
 from flowmate_async.transport.base import TransportError
-
-T = TypeVar("T")
 
 ACCEPT = "application/json"
 BODY_TYPE = "application/json"
@@ -17,54 +14,6 @@ BODILESS = (204, 304)
 
 _BLANKS = b" \t"
 _VERSIONS = ("1.1", "1.0")
-
-
-class HeaderFields(Mapping[str, str]):
-    """Headers by lower-case name. A value is decoded when it is read, since most never are.
-
-    ``repr`` shows the names only.
-
-    Args:
-        received: values as they were received; see :func:`joined`.
-    """
-
-    __slots__ = ("_received",)
-
-    def __init__(self, received: Mapping[str, bytes]) -> None:
-        self._received = received
-
-    def __getitem__(self, name: str) -> str:
-        return self._received[name].strip(_BLANKS).decode("utf-8", "surrogateescape")
-
-    @overload
-    def get(self, name: str, /) -> str | None: ...
-    @overload
-    def get(self, name: str, default: T, /) -> str | T: ...
-    def get(self, name: str, default: Any = None, /) -> Any:
-        """Return the value of a header, or the default: the inherited method takes twice as long."""
-        received = self._received.get(name)
-        return default if received is None else received.strip(_BLANKS).decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._received)
-
-    def __len__(self) -> int:
-        return len(self._received)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._received
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self._received)})"
-
-
-def joined(pairs: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
-    """Return headers by name. A repeated header is joined with commas (RFC 9110 § 5.3)."""
-    fields: dict[str, bytes] = {}
-    for name, value in pairs:
-        before = fields.get(name)
-        fields[name] = value if before is None else b"%b, %b" % (before.strip(_BLANKS), value.strip(_BLANKS))
-    return fields
 
 
 def refusal(version: str, status: int, fields: Mapping[str, bytes]) -> str:

@@ -149,7 +149,7 @@ class Stage:
 def read(played: Case) -> tuple[Outcome, bool]:
     """Return what comes out byte by byte, and whether bytes are left over."""
     reader = AnswerReader()
-    reader.expect(head_only=False, max_body_bytes=CAP)
+    reader.max_body_bytes = CAP
     stream = b"".join(played.pieces)
     for at in range(len(stream)):
         read = reader.feed(stream[at : at + 1])
@@ -287,7 +287,7 @@ def test_where_a_stream_is_cut_changes_nothing(choose, cut):
     expected, surplus = read(played)
     for pieces in ((stream,), (stream[:cut], stream[cut:])):
         reader = AnswerReader()
-        reader.expect(head_only=False, max_body_bytes=CAP)
+        reader.max_body_bytes = CAP
         got = next((got for piece in pieces if (got := reader.feed(piece)) is not None), None) or reader.end()
         if isinstance(got, Response):
             assert (got.status, got.headers, got.body) == expected

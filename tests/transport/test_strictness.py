@@ -150,7 +150,7 @@ class TestBodies:
         cap, chunk = 2**20, b"%x\r\n%b\r\n" % (size, b" " * size)
         head = http(b"", "200 OK", "Transfer-Encoding: chunked", length=-1).pieces[0]
         reader, block = AnswerReader(), chunk * 1024
-        reader.expect(head_only=False, max_body_bytes=cap)
+        reader.max_body_bytes = cap
         assert reader.feed(head) is None
         tracemalloc.start()
         try:

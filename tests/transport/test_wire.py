@@ -16,7 +16,7 @@ from flowmate_async.transport.deadlines import Sweeper
 from flowmate_async.transport.tls import client_context
 from flowmate_async.transport.wire import WireOptions, WireTransport
 from flowmate_async.transport.wire.connection import Connection, ReadBuffer
-from flowmate_async.transport.wire.serialising import Serialiser
+from flowmate_async.transport.wire.serialising import Serialised, Serialiser
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_blocking")]
 
@@ -136,9 +136,9 @@ class TestPool:
         connection = Connection(Nobody(), asyncio.get_running_loop(), buffer)
         connection.connection_made(Silent())
         first_came, second_came = first.append, second.append
-        connection.exchange(b"1", head_only=False, max_body_bytes=CAP, then=first_came)
+        connection.exchange(Serialised(b"1"), CAP, first_came)
         read(connection, http(b"[1]"))
-        connection.exchange(b"2", head_only=False, max_body_bytes=CAP, then=second_came)
+        connection.exchange(Serialised(b"2"), CAP, second_came)
         connection.abandon(first_came)
         read(connection, http(b"[2]"))
         assert [answer.body for answer in second] == [b"[2]"]
@@ -305,27 +305,30 @@ class TestSerialising:
         """No copy of a credential outlives what it was made from."""
         serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
         headers = Headers((("Authorization", "Bearer t"),))
-        assert serialiser._fields.of(headers) is serialiser._fields.of(headers)
-        assert len(serialiser._fields._kept) == 1
+        serialiser.serialise("GET", "/1", headers, None)
+        (first,) = serialiser._heads.values()
+        serialiser.serialise("GET", "/2", headers, None)
+        (second,) = serialiser._heads.values()
+        assert first is second
         del headers
         gc.collect()
-        assert len(serialiser._fields._kept) == 0
+        assert len(serialiser._heads) == 0
 
     def test_no_more_are_kept_than_the_bound(self, monkeypatch):
-        monkeypatch.setattr("flowmate_async.transport.header_cache._MAX_KEPT", 10)
+        monkeypatch.setattr("flowmate_async.transport.wire.serialising._MAX_HEADS", 10)
         serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
         held = [Headers((("Authorization", f"Bearer {at}"),)) for at in range(100)]
         for at, headers in enumerate(held * 2):
             request = serialiser.serialise("GET", "/", headers, None)
             assert f"Bearer {at % 100}\r\n".encode() in request.data
-            assert len(serialiser._fields._kept) <= 10
+            assert len(serialiser._heads) <= 10
 
     def test_leaving_the_transport_forgets_them_all(self):
         serialiser = Serialiser(host="h.example", prefix="", user_agent="test")
         headers = Headers((("Authorization", "Bearer t"),))
         serialiser.serialise("GET", "/", headers, None)
         serialiser.forget()
-        assert len(serialiser._fields._kept) == 0
+        assert len(serialiser._heads) == 0
 
     def test_a_request_shows_nothing_of_itself(self):
         serialiser = Serialiser(host="h.example", prefix="", user_agent="test")

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 from flowmate_async.transport.base import Response, TransportError
 from flowmate_async.transport.stale_check import nothing_unread, unread_on
 from flowmate_async.transport.wire.framing import MAX_HEAD_BYTES, AnswerReader
+from flowmate_async.transport.wire.serialising import Serialised
 
 Result = Response | TransportError
 """How an exchange ended. A value, since an exception would carry the frames it came through."""
@@ -103,21 +104,22 @@ class Connection(asyncio.BufferedProtocol):
         self.is_closing: Callable[[], bool] = _not_open
         self.on_lost: Callable[[Exception | None], object] | None = None
 
-    def exchange(self, request: bytes, *, head_only: bool, max_body_bytes: int, then: Then) -> None:
+    def exchange(self, request: Serialised, max_body_bytes: int, then: Then) -> None:
         """Write a request.
 
         Args:
-            request: all its bytes.
-            head_only: it is a HEAD.
+            request: what to write.
             max_body_bytes: maximum bytes of the answer's body.
             then: told how the exchange ends, after this has returned; never if it is abandoned.
         """
         self._then = then
-        self._reader.expect(head_only=head_only, max_body_bytes=max_body_bytes)
+        reader = self._reader
+        reader.max_body_bytes = max_body_bytes
+        reader.head_only = request.head_only
         try:
-            self._transport.write(request)  # type: ignore[union-attr]
+            self._transport.write(request.data)  # type: ignore[union-attr]
         except Exception:  # noqa: BLE001 - uvloop raises on a closed socket; this frame holds the request
-            self._loop.call_soon(self._finish, self._broken())
+            self._loop.call_soon(self.close, self._broken())
 
     def abandon(self, then: Then) -> None:
         """Close the connection if it is still at this exchange: the rest of its answer is for nobody."""
@@ -129,7 +131,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._then is None:
             self.close()
         else:
-            self._finish(TransportError("timeout", ""))
+            self.close(TransportError("timeout", ""))
 
     def close(self, outcome: Result | None = None) -> None:
         """Close at once; nothing that is still to be written is worth a wait.
@@ -158,27 +160,31 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Read the answer. Bytes that nobody asked for close the connection: they answer no later request."""
-        data = self._buffer.view[:nbytes]
-        if self._then is None:
-            outcome = None
+        buffer, reader, then = self._buffer, self._reader, self._then
+        data = buffer.view[:nbytes]
+        outcome = None if then is None else reader.feed(data)
+        data[:] = buffer.blank[:nbytes]
+        if then is None:
             self.close()
-        else:
-            outcome = self._reader.feed(data)
-        data[:] = self._buffer.blank[:nbytes]
-        if outcome is not None:
-            self._finish(outcome)
+        elif type(outcome) is Response and reader.keep_alive:
+            self._then = None
+            self._reused = True
+            self._listener.released(self, reader.keep_alive_hint)
+            then(outcome)
+        elif outcome is not None:
+            self.close(outcome)
 
     def eof_received(self) -> None:
         """The server will send nothing more."""
         if self._then is None:
             self.close()
         else:
-            self._finish((self._reader.end() if self._ended_by_the_server() else None) or self._broken())
+            self.close((self._reader.end() if self._ended_by_the_server() else None) or self._broken())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         if self._then is not None:
-            self._finish(self._broken())
+            self.close(self._broken())
         self._transport = None
         self.is_closing = _not_open
         self._reader.close()
@@ -197,17 +203,6 @@ class Connection(asyncio.BufferedProtocol):
             return True
         except ssl.SSLError:
             return False
-
-    def _finish(self, outcome: Result) -> None:
-        reader = self._reader
-        if not reader.keep_alive or type(outcome) is not Response:
-            self.close(outcome)
-            return
-        then, self._then = self._then, None
-        self._reused = True
-        self._listener.released(self, reader.keep_alive_hint)
-        if then is not None:
-            then(outcome)
 
     def _broken(self) -> TransportError:
         if self._reader.started:

@@ -7,86 +7,72 @@ bounds, which interim answers are skipped, when an answer ends with its connecti
 import httptools
 
 from flowmate_async.transport.base import Response, TransportError
-from flowmate_async.transport.response_rules import (
-    BODILESS,
-    HeaderFields,
-    announced_too_large,
-    grown_too_large,
-    joined,
-    refusal,
-)
+from flowmate_async.transport.response_rules import BODILESS, announced_too_large, grown_too_large, refusal
+from flowmate_async.transport.wire.header_fields import HeaderFields, known_layouts, layout_of
 
 MAX_HEAD_BYTES = 64 * 1024
 """Maximum bytes of header names and values; also of consecutive bytes that do not belong to a body."""
 
 MAX_HEADERS = 200
 MAX_INTERIM_ANSWERS = 16
-_MAX_NAMES = 512
 
-
-_names: dict[bytes, str] = {}
-"""Header names as received, mapped to lower case. Servers use a handful."""
+_NO_HEADERS = HeaderFields({}, ())
 
 
 class AnswerReader:
     """A push parser of the answers of one connection, one at a time.
 
-    :meth:`expect` opens an answer. :meth:`feed` and :meth:`end` return it when it is whole, a failure when
-    it is broken, and ``None`` until then. They return failures instead of raising them, since their frames
-    hold the bytes. After a failure the reader, and so the connection, cannot be used again.
+    :meth:`feed` and :meth:`end` return an answer when it is whole, a failure when it is broken, and ``None``
+    until then. They return failures instead of raising them, since their frames hold the bytes. After a
+    failure the reader, and so the connection, cannot be used again.
+
+    What an answer changes is set back when it is whole, so that the next one needs no preparation.
 
     Attributes:
-        keep_alive: whether the connection can carry another request.
+        max_body_bytes: maximum bytes of the body; the caller sets it before each request.
+        head_only: the request is a HEAD, whose answer has no body whatever its headers say.
+        keep_alive: whether the connection can carry another request after this answer.
         keep_alive_hint: the value of the answer's ``Keep-Alive`` header.
         started: whether any byte of the answer has come.
     """
 
     __slots__ = (
+        "_answer",
         "_body",
         "_failure",
         "_feed",
         "_head",
-        "_head_only",
         "_interim",
-        "_max_body_bytes",
+        "_names",
         "_parser",
         "_plain",
-        "_raw",
         "_status",
         "_unlike_body",
         "_until_end",
-        "_whole",
+        "_values",
+        "head_only",
         "keep_alive",
         "keep_alive_hint",
+        "max_body_bytes",
         "started",
     )
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._feed = self._parser.feed_data
-        self._raw: list[tuple[bytes, bytes]] = []
-        self.expect(head_only=False, max_body_bytes=0)
-
-    def expect(self, *, head_only: bool, max_body_bytes: int) -> None:
-        """Prepare for the answer to one request.
-
-        Args:
-            head_only: the request is a HEAD, whose answer has no body whatever its headers say.
-            max_body_bytes: maximum bytes of the body.
-        """
-        self._head_only = head_only
-        self._max_body_bytes = max_body_bytes
         self._failure: TransportError | None = None
-        self._plain = False
-        self._whole = False
-        self._until_end = False
+        self._answer: Response | None = None  # once it is whole
+        self._plain = self._until_end = False
         self._interim = self._status = self._unlike_body = 0
-        self._raw.clear()
-        self._head: dict[str, bytes] = {}
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
+        self._head = _NO_HEADERS
         self._body: bytes | bytearray = b""
-        self.started: bool = False
+        self.max_body_bytes: int = 0
+        self.head_only: bool = False
         self.keep_alive: bool = False
         self.keep_alive_hint: bytes | None = None
+        self.started: bool = False
 
     def feed(self, data: bytes | memoryview) -> Response | TransportError | None:
         """Take bytes as they were received; nothing refers to them afterwards."""
@@ -100,39 +86,39 @@ class AnswerReader:
             return _malformed(refusal("1.1", 101, {}))
         except httptools.HttpParserError as error:
             return self._failure or _malformed(f"not a well-formed answer ({error})")
-        if self._whole:
-            return self._answer()
+        answer = self._answer
+        if answer is not None:
+            self._answer = None
+            self._interim = self._unlike_body = 0
+            self.started = False
+            return answer
         if self._unlike_body > MAX_HEAD_BYTES:
             return _malformed(f"more than {MAX_HEAD_BYTES} bytes in a row that are not of a body")
         return None
 
     def end(self) -> Response | None:
         """Return the answer that ends with its connection; ``None`` if there is none, or it ended early."""
-        return self._answer() if self._until_end else None
+        return Response(self._status, self._head, bytes(self._body)) if self._until_end else None
 
     def close(self) -> None:
         """Drop the parser, which refers to this reader, and what was received."""
         del self._parser, self._feed
-        self._body = b""
-
-    def _answer(self) -> Response:
-        body, self._body = self._body, b""
-        self.keep_alive_hint = self._head.get("keep-alive")
-        return Response(self._status, HeaderFields(self._head), body if type(body) is bytes else bytes(body))
+        self._head, self._body = _NO_HEADERS, b""
 
     def _refuse(self, failure: TransportError) -> None:
         """Stop the parser. It stops only for an exception."""
         self._failure = failure
         raise _Refused
 
-    def _check_bounds(self, raw: list[tuple[bytes, bytes]]) -> None:
-        if len(raw) > MAX_HEADERS:
+    def _check_bounds(self, names: list[bytes], values: list[bytes]) -> None:
+        if len(names) > MAX_HEADERS:
             self._refuse(_malformed(f"more than {MAX_HEADERS} headers"))
-        if _size(raw) > MAX_HEAD_BYTES:
+        if sum(map(len, names)) + sum(map(len, values)) > MAX_HEAD_BYTES:
             self._refuse(_malformed(f"a head of more than {MAX_HEAD_BYTES} bytes"))
 
-    def _check_meaning(self, version: str, status: int, head: dict[str, bytes]) -> None:
-        reason = refusal(version, status, head)
+    def _check_meaning(self, status: int, fields: dict[str, bytes]) -> None:
+        version = "1.1" if self._plain else self._parser.get_http_version()
+        reason = refusal(version, status, fields)
         if reason:
             self._refuse(_malformed(reason))
 
@@ -140,38 +126,44 @@ class AnswerReader:
 
     def on_message_begin(self) -> None:
         """Another answer begins: the requested one, the one after an interim one, or one too many."""
-        if self._whole:
+        if self._answer is not None:
             self._refuse(_malformed("bytes after the answer"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header. Trailers come here as well and are ignored. Runs most often, so it does least."""
-        self._raw.append((name, value))
+        """Keep a header. Trailers come here as well. Runs most often, so it does least."""
+        self._names.append(name)
+        self._values.append(value)
 
     def on_headers_complete(self) -> None:
         """Refuse what can be refused before the body."""
-        raw = self._raw
+        names, values = self._names, self._values
+        self._names, self._values = [], []
         self._status = status = self._parser.get_status_code()
-        if len(raw) > MAX_HEADERS or self._unlike_body > MAX_HEAD_BYTES:
-            self._check_bounds(raw)
+        if len(names) > MAX_HEADERS or self._unlike_body > MAX_HEAD_BYTES:
+            self._check_bounds(names, values)
         if 100 <= status < 200 and status != 101:
             return  # only a sign of life
-        self._head = head = _by_name(raw)
-        version = "1.1" if self._plain else self._parser.get_http_version()
-        if version != "1.1" or status < 200 or "content-encoding" in head or "transfer-encoding" in head:
-            self._check_meaning(version, status, head)
-        length = head.get("content-length")
-        if self._head_only:
+        key = tuple(names)
+        layout = known_layouts.get(key) or layout_of(key)
+        if layout.repeats:
+            values = layout.joined(values)
+        self._head = HeaderFields(layout.positions, values)
+        if layout.coded or status < 200 or not self._plain:
+            self._check_meaning(status, dict(zip(layout.positions, values, strict=True)))
+        self.keep_alive_hint = None if layout.keep_alive is None else values[layout.keep_alive]
+        if self.head_only:
             # llhttp cannot be told about the HEAD and waits for a body: the connection is not kept alive.
-            self._whole = True
-        elif length is not None:
-            if int(length) > self._max_body_bytes and status not in BODILESS:
-                self._refuse(announced_too_large(int(length), self._max_body_bytes))
-        elif status not in BODILESS and "transfer-encoding" not in head:
-            self._until_end = True
+            self._answer, self.keep_alive = Response(status, self._head, b""), False
+        elif layout.length is not None:
+            length = int(values[layout.length])
+            if length > self.max_body_bytes and status not in BODILESS:
+                self._refuse(announced_too_large(length, self.max_body_bytes))
+        elif status not in BODILESS and not layout.chunked:
+            self._until_end, self.keep_alive = True, False
 
     def on_body(self, piece: bytes) -> None:
         """Collect the body: one buffer, since an object per chunk takes many times the chunk's size."""
-        if self._whole:
+        if self._answer is not None:
             self._refuse(_malformed("a body after an answer that has none"))
         self._unlike_body = 0
         if not self._body:
@@ -181,19 +173,22 @@ class AnswerReader:
             self._body += piece
         else:
             self._body += piece
-        if len(self._body) > self._max_body_bytes:
-            self._refuse(grown_too_large(self._max_body_bytes))
+        if len(self._body) > self.max_body_bytes:
+            self._refuse(grown_too_large(self.max_body_bytes))
 
     def on_message_complete(self) -> None:
         """The answer is whole, unless it was an interim one."""
+        if self._names:  # trailers, which are ignored
+            self._names, self._values = [], []
         if self._status >= 200:
             self.keep_alive = self._parser.should_keep_alive()
-            self._whole = True
+            head, body = self._head, self._body
+            self._head, self._body = _NO_HEADERS, b""
+            self._answer = Response(self._status, head, body if type(body) is bytes else bytes(body))
             return
         self._interim += 1
         if self._interim > MAX_INTERIM_ANSWERS:
             self._refuse(_malformed(f"more than {MAX_INTERIM_ANSWERS} interim answers"))
-        self._raw.clear()
         self._status = 0
         self._plain = False
 
@@ -204,23 +199,3 @@ class _Refused(Exception):  # noqa: N818 - never leaves this module
 
 def _malformed(reason: str) -> TransportError:
     return TransportError("malformed", reason)
-
-
-def _by_name(raw: list[tuple[bytes, bytes]]) -> dict[str, bytes]:
-    """Return headers by lower-case name; repeated ones are joined."""
-    try:
-        head = {_names[name]: value for name, value in raw}
-    except KeyError:
-        lower = [(name, name.decode("ascii").lower()) for name, _ in raw]
-        if len(_names) < _MAX_NAMES:
-            _names.update(lower)
-        head = {name: value for (_, name), (_, value) in zip(lower, raw, strict=True)}
-    return (
-        head
-        if len(head) == len(raw)
-        else joined((name.decode("ascii").lower(), value) for name, value in raw)
-    )
-
-
-def _size(raw: list[tuple[bytes, bytes]]) -> int:
-    return sum(len(name) + len(value) for name, value in raw)

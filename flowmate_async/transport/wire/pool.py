@@ -52,10 +52,11 @@ class Pool:
         self._idle: list[Connection] = []
         self._closed: asyncio.Event | None = None
 
-    def take(self, *, now: float, due: float) -> Connection | None:
+    def take(self, now: float, due: float) -> Connection | None:
         """Return the idle connection that was used last, now due by then; ``None`` if there is none."""
-        while self._idle:
-            connection = self._idle.pop()
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
             if connection.due > now and not connection.is_closing() and not connection.has_unread():
                 connection.due = due
                 if due < self._sweeper.armed_for:

@@ -88,7 +88,6 @@ class WireTransport:
         request = self._serialiser.serialise(method, path, headers, body)
         # From here on no local of this frame shows anything of the request, whatever is raised; once it is
         # written nothing here keeps it.
-        head_only = method == "HEAD"
         del method, path, headers, body
         if isinstance(request, TransportError):
             raise request
@@ -97,12 +96,10 @@ class WireTransport:
             raise RuntimeError("the transport is used before it is entered, or after it is closed")
         now = time.monotonic()
         due = now + limits.timeout_seconds
-        connection = pool.take(now=now, due=due) or await pool.make(now=now, due=due)
+        connection = pool.take(now, due) or await pool.make(now=now, due=due)
         waiter: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         then = partial(_settle, waiter)
-        connection.exchange(
-            request.data, head_only=head_only, max_body_bytes=limits.max_body_bytes, then=then
-        )
+        connection.exchange(request, limits.max_body_bytes, then)
         del request
         try:
             outcome = await waiter
@@ -132,13 +129,12 @@ class WireTransport:
             return False  # send() says why
         now = time.monotonic()
         due = now + limits.timeout_seconds
-        head_only, max_body_bytes = method == "HEAD", limits.max_body_bytes
-        connection = pool.take(now=now, due=due)
+        connection = pool.take(now, due)
         if connection is None:
-            use = partial(_exchange, request, head_only=head_only, max_body_bytes=max_body_bytes, then=then)
+            use = partial(_exchange, request, limits.max_body_bytes, then)
             pool.make_for(use, now=now, due=due)
         else:
-            connection.exchange(request.data, head_only=head_only, max_body_bytes=max_body_bytes, then=then)
+            connection.exchange(request, limits.max_body_bytes, then)
         return True
 
     def _direct(self, origin: Origin) -> Dialler:
@@ -151,16 +147,11 @@ class WireTransport:
 
 
 def _exchange(
-    request: Serialised,
-    connection: Connection | BaseException,
-    *,
-    head_only: bool,
-    max_body_bytes: int,
-    then: OnDone,
+    request: Serialised, max_body_bytes: int, then: OnDone, connection: Connection | BaseException
 ) -> None:
     """Begin an exchange on a connection that was made for it."""
     if isinstance(connection, Connection):
-        connection.exchange(request.data, head_only=head_only, max_body_bytes=max_body_bytes, then=then)
+        connection.exchange(request, max_body_bytes, then)
     else:
         then(connection if isinstance(connection, Exception) else RuntimeError("the dialling was killed"))
 
