@@ -93,7 +93,7 @@ class ProcessExecutor:
 
 
 class _Pool:
-    """The workers of one execution, and the queue they fill; ``None`` in it is a post whose work is done."""
+    """The workers of one run, and the queue of what they stored; ``None`` in it is a worker that is done."""
 
     def __init__(
         self,
@@ -116,11 +116,11 @@ class _Pool:
         self._losses = 0
 
     async def batches(self, shared: SharedLimits) -> AsyncGenerator[StoredBatch, None]:
-        """What is durable, as it comes."""
+        """Yield what is durable, as it comes."""
         loop = asyncio.get_running_loop()
         allotments: Allotments[int] = Allotments(shared.concurrency, workers=self._plan.count)
-        posts = (self._post(number, shared, allotments) for number in range(self._plan.count))
-        tasks = [loop.create_task(post) for post in posts]
+        slots = (self._keep_serving(number, shared, allotments) for number in range(self._plan.count))
+        tasks = [loop.create_task(slot) for slot in slots]
         tasks.append(loop.create_task(self._stopping()))
         working = self._plan.count
         try:
@@ -143,10 +143,10 @@ class _Pool:
         for worker in self._workers.values():
             worker.channel.send(Stop())
 
-    async def _post(self, number: int, shared: SharedLimits, allotments: Allotments[int]) -> None:
-        """Serve one worker after the other, until one has done its work."""
+    async def _keep_serving(self, number: int, shared: SharedLimits, allotments: Allotments[int]) -> None:
+        """Serve a worker. Start another one if it dies, until one is done."""
         try:
-            while not await self._filled(number, shared, allotments):
+            while not await self._serve_worker(number, shared, allotments):
                 pass
             allotments.leave(number)
         except Exception as error:  # noqa: BLE001 - raised again where the batches are consumed
@@ -154,36 +154,36 @@ class _Pool:
         else:
             await self._arrived.put(None)
 
-    async def _filled(self, number: int, shared: SharedLimits, allotments: Allotments[int]) -> bool:
+    async def _serve_worker(self, number: int, shared: SharedLimits, allotments: Allotments[int]) -> bool:
         """Serve one worker for its whole life. Return whether its work was done when it ended."""
         begin = Begin(self._run, self._plan.settings, allotments.join(number))
         worker = await WorkerProcess.start(self._plan.command, begin)
-        post = _Post(worker, self._queue, shared)
+        session = _Session(worker, self._queue, shared)
         done = False
         self._workers[number] = worker
         try:
             if self._stop.is_set():
                 worker.channel.send(Stop())
-            done = await self._conversed(number, post, allotments)
+            done = await self._handle_messages(number, session, allotments)
         finally:
             del self._workers[number]
             self._totals.ended(worker)
-            await post.dismiss(died=not done)
+            await session.close(died=not done)
         if not done:
             await self._lost(worker)
         return done
 
-    async def _conversed(self, number: int, post: "_Post", allotments: Allotments[int]) -> bool:
-        """Hear a worker out. Return whether its work was done when it fell silent."""
-        while (message := await post.worker.channel.receive()) is not None:
+    async def _handle_messages(self, number: int, session: "_Session", allotments: Allotments[int]) -> bool:
+        """Handle a worker's messages until it closes the channel. Return whether its work was done then."""
+        while (message := await session.worker.channel.receive()) is not None:
             match message:
                 case Stored():
                     self._losses = 0
                     batch = message.restored()
-                    post.ended(batch)
+                    session.note_results(batch)
                     await self._arrived.put(batch)
                 case Counted(counts, traffic, keeps_to):
-                    self._totals.note(post.worker, counts, traffic)
+                    self._totals.note(session.worker, counts, traffic)
                     self._tell(
                         allotments.note(
                             number,
@@ -197,17 +197,17 @@ class _Pool:
                 case Done():
                     return True
                 case _:
-                    post.heard(message)
+                    session.handle(message)
         return False
 
     def _tell(self, changes: dict[int, int]) -> None:
-        """Tell workers what they may have in flight from now on; a replacement hears it at its start."""
+        """Tell workers how many requests they may have in flight. A replacement learns it when it starts."""
         for number, concurrency in changes.items():
             if (worker := self._workers.get(number)) is not None:
                 worker.channel.send(Allotted(concurrency))
 
     async def _lost(self, worker: WorkerProcess) -> None:
-        """What a worker had that died: done, as the store tells, or for others to do."""
+        """Report the users of a dead worker that the store has, and hand the others out again."""
         self._losses += 1
         if self._losses > _LOSSES:
             raise WorkerLostError(
@@ -226,8 +226,8 @@ class _Pool:
             )
 
 
-class _Post:
-    """What one worker is served with: usernames, tokens, slots for refreshes, pauses."""
+class _Session:
+    """The parent's side of one worker: hands it usernames, tokens, slots for refreshes and pauses."""
 
     def __init__(self, worker: WorkerProcess, queue: WorkQueue, shared: SharedLimits) -> None:
         self.worker = worker
@@ -244,8 +244,8 @@ class _Post:
             self._tasks.append(self._loop.create_task(self._lend(shared.rate)))
         self._pauses.join(self._tell_pause)
 
-    def heard(self, message: ToParent) -> None:
-        """Take note of what the worker asks for or says to everybody."""
+    def handle(self, message: ToParent) -> None:
+        """Handle what the worker asks for, or tells all processes."""
         match message:
             case More(most):
                 self._wanted.put_nowait(most)
@@ -258,17 +258,17 @@ class _Post:
             case Paused(seconds):
                 self._pauses.spread(seconds, but=self._tell_pause)
 
-    def ended(self, batch: StoredBatch) -> None:
-        """Take note of users that have ended."""
+    def note_results(self, batch: StoredBatch) -> None:
+        """Take note of users that are stored."""
         self.worker.has.subtract(end.username for end in batch.results)
         self._queue.ended(len(batch.results))
 
-    async def dismiss(self, *, died: bool) -> None:
-        """Serve it no more, and end it.
+    async def close(self, *, died: bool) -> None:
+        """Stop serving the worker, and end it.
 
         Args:
-            died: it did not end by itself, so upstream may still be refreshing for it. The slots it had are
-                lent again when upstream's lock has expired.
+            died: it did not end by itself, so upstream may still be refreshing for it. Its slots are lent
+                again when upstream's lock has expired.
         """
         self._pauses.leave(self._tell_pause)
         tasks = [*self._tasks, *self._borrowing.values()]

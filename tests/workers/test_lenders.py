@@ -12,7 +12,7 @@ from flowmate_async.sandbox import burst_needed
 from flowmate_async.traffic.admission import Admission
 from flowmate_async.traffic.leased_bucket import LeasedBucket, lease_terms
 from flowmate_async.workers.lenders import Pauses, RateLender, SharedLimits, SlotLender
-from flowmate_async.workers.pool import _Post
+from flowmate_async.workers.pool import _Session
 from flowmate_async.workers.work_queue import WorkQueue
 from flowmate_async.workers.worker import Worker
 
@@ -155,23 +155,23 @@ class Pipe:
 
 
 class FakeWorker:
-    """A worker as its post sees it, with the worker's side at the other end of its channel."""
+    """A worker as the parent sees it, with the worker's side at the other end of its channel."""
 
     def __init__(self, shared):
         self.channel, far = Pipe(), Pipe()
         self.channel.other, far.other = far, self.channel
         self.side = Worker(far, limited=False, concurrency=64)
-        self.post = _Post(self, WorkQueue([]), shared)
+        self.session = _Session(self, WorkQueue([]), shared)
         self.tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self.side._listen())]
 
     async def _hear(self):
         while True:
-            self.post.heard(await self.channel.receive())
+            self.session.handle(await self.channel.receive())
 
     async def die(self):
         for task in self.tasks:
             task.cancel()
-        await self.post.dismiss(died=True)
+        await self.session.close(died=True)
 
     async def aclose(self):
         pass
