@@ -182,7 +182,7 @@ class Cluster:
             serve(
                 self._app,
                 self._keyspace,
-                carry_out=runner.carry_out,
+                run_shard=runner.run_shard,
                 on_shutdown=runner.stop,
                 state=broker,
             )

@@ -100,7 +100,7 @@ class Circuit:
             self._look.set()
             raise
 
-    def later(self, command: Callable[[], Awaitable[Any]]) -> None:
+    def call_later(self, command: Callable[[], Awaitable[Any]]) -> None:
         """Send a command once Redis is back; its answer does not matter."""
         self._later.append(command)
 

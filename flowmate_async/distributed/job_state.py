@@ -35,24 +35,24 @@ class JobState:
         self._keyspace = keyspace
         self._errors = redis_errors()
 
-    async def end(self, run_id: str, error: FlowMateError) -> None:
+    async def abort(self, run_id: str, error: FlowMateError) -> None:
         """Tell all processes to stop working on this job."""
         name = self._keyspace.of("ended", run_id)
         record = Plaintext(msgspec.msgpack.encode(ErrorRecord.of(error)))
         await self._set(name, self._keyspace.seal(record, kind=name))
 
-    async def ended(self, run_id: str) -> FlowMateError | None:
+    async def abort_reason(self, run_id: str) -> FlowMateError | None:
         """Return why the job ended early; ``None`` if it did not, or if Redis is away."""
         name = self._keyspace.of("ended", run_id)
         sealed = await self._get(name)
         record = None if sealed is None else self._keyspace.open(sealed, kind=name)
         return None if record is None else msgspec.msgpack.decode(record.data, type=ErrorRecord).restored()
 
-    async def hand_in(self, run_id: str) -> None:
+    async def mark_submitted(self, run_id: str) -> None:
         """Record that the broker has all shards of the job."""
         await self._set(self._keyspace.of("handed-in", run_id), b"1")
 
-    async def handed_in(self, run_id: str) -> bool:
+    async def is_submitted(self, run_id: str) -> bool:
         """Return whether the broker has all shards of the job; False if Redis is away."""
         return await self._get(self._keyspace.of("handed-in", run_id)) is not None
 

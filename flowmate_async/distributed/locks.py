@@ -110,7 +110,7 @@ class RefreshLocks:
         try:
             await self._circuit.call(command)
         except RedisAwayError:
-            self._circuit.later(command)
+            self._circuit.call_later(command)
 
 
 class RefreshLock:

@@ -88,11 +88,11 @@ class Announcements:
 
     def rejected(self, news: Rejected) -> None:
         """Announce that an app rejected a credential."""
-        self._post(news)
+        self._enqueue(news)
 
     def paused(self, seconds: float) -> None:
         """Announce that upstream asked everybody to wait."""
-        self._post(Paused(seconds))
+        self._enqueue(Paused(seconds))
 
     async def send(self) -> None:
         """Send what is announced, until cancelled."""
@@ -108,12 +108,12 @@ class Announcements:
             first: set once it listens, or to what is wrong with Redis.
         """
         while True:
-            trouble = await self._heard_until_it_broke(first)
+            trouble = await self._listen_until_broken(first)
             if not first.done():
                 first.set_result(trouble)
             await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def _heard_until_it_broke(self, first: "asyncio.Future[Trouble | None]") -> Trouble:
+    async def _listen_until_broken(self, first: "asyncio.Future[Trouble | None]") -> Trouble:
         with DriverBoundary():
             try:
                 async with aclosing(self._redis.pubsub(ignore_subscribe_messages=True)) as channel:
@@ -123,11 +123,11 @@ class Announcements:
                         await channel.get_message(timeout=_PING_SECONDS)
                     if not first.done():
                         first.set_result(None)
-                    await self._hear(channel)
+                    await self._receive(channel)
             except redis_errors() as error:
                 return trouble_of(error)
 
-    async def _hear(self, channel: Any) -> NoReturn:
+    async def _receive(self, channel: Any) -> NoReturn:
         """Pass on what comes; a connection whose other end has vanished is noticed by unanswered pings."""
         silent = False
         while True:
@@ -153,7 +153,7 @@ class Announcements:
             case Paused(seconds):
                 self._on_pause(seconds)
 
-    def _post(self, news: Rejected | Paused) -> None:
+    def _enqueue(self, news: Rejected | Paused) -> None:
         with suppress(asyncio.QueueFull):  # Redis has been away for long
             self._waiting.put_nowait(news)
 

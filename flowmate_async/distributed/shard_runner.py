@@ -1,6 +1,6 @@
-"""The working side of a job: one event loop, one client and one store a process, shard after shard.
+"""The working side of a job: one event loop, one client and one store per process, shard after shard.
 
-Which shards come, and what becomes of one that is not finished, is Celery's business (``tasks.py``).
+Celery decides which shards come, and what becomes of one that is not finished (``tasks.py``).
 """
 
 import asyncio
@@ -30,14 +30,14 @@ _MAX_CONSECUTIVE_FAILURES = 10
 
 
 class ShardRunner:
-    """What one worker process has: an event loop in a thread, and in it a client and a store.
+    """Runs shards in one worker process: an event loop in a thread, with a client and a store.
 
     Args:
         client: makes the client, which shares over Redis.
         store: makes the store.
-        redis_url: where marks of jobs are.
-        keyspace: what they are called.
-        shard_seconds: after so long a shard's remaining users are left for another one.
+        redis_url: the Redis that has the state of jobs.
+        keyspace: names and seals that state.
+        shard_seconds: after this long, a shard's remaining users are left for another shard.
         watched: entered with the client and left before it.
 
     Attributes:
@@ -88,33 +88,33 @@ class ShardRunner:
         self._entered.close()
 
     def stop(self) -> None:
-        """Begin no further user; called from a signal handler. The running shard is left to others."""
+        """Start no further user. Called from a signal handler; other workers finish the shard."""
         self.stopping = True
         if self._portal is not None:
             self._portal.start_task_soon(self._stop_now)
 
-    def carry_out(self, shard: Shard) -> tuple[str, ...]:
+    def run_shard(self, shard: Shard) -> tuple[str, ...]:
         """Read and store the users of a shard, except those whom an earlier try has synced.
 
         Returns:
-            The users that are left for another one; none when the shard is done with.
+            The users that are left for another shard; none when this one is complete.
         """
         if self._portal is None:
             raise RuntimeError("a shard runner is used inside its 'with' block")
-        return self._portal.call(self._carried_out, shard)
+        return self._portal.call(self._run_shard, shard)
 
-    async def _carried_out(self, shard: Shard) -> tuple[str, ...]:
+    async def _run_shard(self, shard: Shard) -> tuple[str, ...]:
         if self.stopping:
             return shard.usernames
-        if await self._job_state.ended(shard.run.id) is not None:
+        if await self._job_state.abort_reason(shard.run.id) is not None:
             return ()
         names = await self._remaining(shard)
         stop = self._stop = asyncio.Event()
         timer = asyncio.get_running_loop().call_later(self._shard_seconds, stop.set)
         try:
-            return await self._worked_off(shard, names, stop)
+            return await self._sync_users(shard, names, stop)
         except FlowMateError as error:
-            await self._job_state.end(shard.run.id, error)
+            await self._job_state.abort(shard.run.id, error)
             return ()
         finally:
             timer.cancel()
@@ -124,11 +124,11 @@ class ShardRunner:
         synced = await synced_of(self._store, shard.run, shard.usernames)
         return [name for name in shard.usernames if safe_name(name) not in synced]
 
-    async def _worked_off(self, shard: Shard, names: list[str], stop: asyncio.Event) -> tuple[str, ...]:
-        """Read and store these users; those that were not begun.
+    async def _sync_users(self, shard: Shard, names: list[str], stop: asyncio.Event) -> tuple[str, ...]:
+        """Read and store these users. Return those that were not started.
 
         Raises:
-            FlowMateError: the job is not worth going on with.
+            FlowMateError: the whole job must end.
         """
         rules = AbortRules(max_consecutive_failures=_MAX_CONSECUTIVE_FAILURES, max_failures=None)
         ended = set()
@@ -144,7 +144,7 @@ class ShardRunner:
         return tuple(name for name in names if name not in ended)
 
     async def _is_some_users_own(self, run: Run, error: FlowMateError) -> bool:
-        """Whether a permission is missing for some users only, since others were read."""
+        """Return whether a permission is missing for some users only, since others were read."""
         return isinstance(error, PermissionDeniedError) and (await self._store.totals(run)).synced > 0
 
     async def _stop_now(self) -> None:

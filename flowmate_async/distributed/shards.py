@@ -41,8 +41,8 @@ def opened(text: str, keyspace: Keyspace) -> Shard | None:
         return None
 
 
-def cut(usernames: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
-    """The usernames, so many at a time."""
+def in_shards(usernames: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
+    """Yield the usernames, at most ``size`` at a time."""
     chunk: list[str] = []
     for username in usernames:
         chunk.append(username)

@@ -1,7 +1,7 @@
-"""The submitting side of a job: cut it into shards, hand them to the broker, follow it in the store.
+"""The submitting side of a job: cut it into shards, hand them to the broker, and follow it in the store.
 
-Whoever follows may go away at any time: the job goes on, and the next sync of the same users follows it
-again. If nothing happens for long, as when a broker forgot everything, what is left is handed in once more.
+The submitter may stop at any time. The job goes on, and the next sync of the same users follows it again. If
+nothing happens for long, as when a broker lost its messages, the remaining users are submitted once more.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import msgspec
 
 from flowmate_async.clock import Clock
 from flowmate_async.distributed.job_state import JobState
-from flowmate_async.distributed.shards import Shard, cut
+from flowmate_async.distributed.shards import Shard, in_shards
 from flowmate_async.errors import FlowMateError, TooManyFailuresError, UpstreamUnavailableError
 from flowmate_async.stores.base import Checkpoint, Run, Store
 from flowmate_async.sync.plan import DeltaPolicy
@@ -30,11 +30,11 @@ _LOOK_SHARE = 0.1
 
 
 class FollowPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job is cut and followed.
+    """How a job is cut into shards and followed.
 
     Attributes:
-        shard_users: users a shard.
-        stall_seconds: when no user ends for so long, what is left is handed in once more.
+        shard_users: users per shard.
+        stall_seconds: when no user ends for this long, the remaining users are submitted once more.
     """
 
     shard_users: int = 50
@@ -58,14 +58,14 @@ class ReportedError(FlowMateError):
 
 
 class CeleryExecutor:
-    """Has users read and stored by a cluster, see :class:`~flowmate_async.sync.results.Executor`.
+    """Reads and stores users in a cluster, see :class:`~flowmate_async.sync.results.Executor`.
 
     Args:
         publish: hands a shard to the broker; raises a ``FlowMateError`` when that cannot be reached.
-        job_state: what is known of jobs.
+        job_state: the state of jobs in Redis.
         store: where workers write.
         policy: see :class:`FollowPolicy`.
-        clock: the time it keeps.
+        clock: measures the stall.
         delta: what is fetched again of what was stored before; by default everything.
     """
 
@@ -89,50 +89,50 @@ class CeleryExecutor:
     async def execute(
         self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
     ) -> AsyncGenerator[StoredBatch, None]:
-        """See :meth:`Executor.execute`; ``stop`` ends the following, not the job.
+        """See :meth:`Executor.execute`; ``stop`` ends the watching, not the job.
 
         Raises:
-            FlowMateError: a worker found that the job is not worth going on with.
+            FlowMateError: a worker aborted the job with this error.
         """
         job = _Job(self._store, run, clock=self._clock)
-        await job.take_up([name async for name in iterate(usernames)], self._policy.shard_users)
-        if not await self._job_state.handed_in(run.id):
+        await job.add([name async for name in iterate(usernames)], self._policy.shard_users)
+        if not await self._job_state.is_submitted(run.id):
             await self._job_state.forget(run.id)
-            await self._hand_in(job)
+            await self._submit(job)
         stop = stop or asyncio.Event()
         moved_at = self._clock.monotonic()
         while job.outstanding and not stop.is_set():
-            if (error := await self._job_state.ended(run.id)) is not None:
+            if (error := await self._job_state.abort_reason(run.id)) is not None:
                 await self._job_state.forget(run.id)
                 raise error
-            batch = await job.news()
+            batch = await job.poll()
             if batch.results:
                 moved_at = self._clock.monotonic()
                 try:
                     yield batch
                 except GeneratorExit:
-                    await self._job_state.end(
+                    await self._job_state.abort(
                         run.id, TooManyFailuresError("the run was ended by who follows it")
                     )
                     raise
             elif self._clock.monotonic() - moved_at >= self._policy.stall_seconds:
                 with suppress(UpstreamUnavailableError):  # then it is tried again later
-                    await self._hand_in(job)
+                    await self._submit(job)
                 moved_at = self._clock.monotonic()
             else:
-                await _either(stop, self._clock.sleep(_LOOK_SECONDS))
+                await _first_of(stop, self._clock.sleep(_LOOK_SECONDS))
         if not job.outstanding:
             await self._job_state.forget(run.id)
         yield StoredBatch(results=(), requests=await job.requests(), counted=False)
 
-    async def _hand_in(self, job: "_Job") -> None:
+    async def _submit(self, job: "_Job") -> None:
         for usernames in list(job.outstanding):
             await self._publish(Shard(job.run, tuple(usernames), self._delta))
-        await self._job_state.hand_in(job.run.id)
+        await self._job_state.mark_submitted(job.run.id)
 
 
 class _Job:
-    """A run as it stands in the store: which users are outstanding, and what is news of the others."""
+    """A run as the store has it: which users are outstanding, and how the others ended."""
 
     def __init__(self, store: Store, run: Run, *, clock: Clock) -> None:
         self.run = run
@@ -143,14 +143,14 @@ class _Job:
         self._look_again_at = float("-inf")
         self._requests_before = 0
 
-    async def take_up(self, usernames: Sequence[str], size: int) -> None:
-        """These users are to be done; those among them that failed are to be tried again."""
-        self.outstanding.extend(list(part) for part in cut(usernames, size))
+    async def add(self, usernames: Sequence[str], size: int) -> None:
+        """Add users that are to be synced. Those among them that failed before are tried again."""
+        self.outstanding.extend(list(part) for part in in_shards(usernames, size))
         self._requests_before = (await self._store.totals(self.run)).requests
         self._failed_before = {end.username: end.at for end in await self._failed()}
 
-    async def news(self) -> StoredBatch:
-        """How users have ended since the last time."""
+    async def poll(self) -> StoredBatch:
+        """Return the results of users that ended since the last call."""
         results: list[UserResult] = []
         suspects = False
         for names in list(self.outstanding)[:_WINDOW]:
@@ -167,7 +167,7 @@ class _Job:
         return StoredBatch(results=tuple(results), counted=False)
 
     async def requests(self) -> int:
-        """How many requests the users took that have ended meanwhile."""
+        """Return the number of requests of the users that have ended meanwhile."""
         return (await self._store.totals(self.run)).requests - self._requests_before
 
     async def _newly_failed(self) -> list[UserResult]:
@@ -204,7 +204,7 @@ def _failed_end(username: str, end: Checkpoint) -> UserResult:
     )
 
 
-async def _either(stop: asyncio.Event, waiting: Awaitable[None]) -> None:
+async def _first_of(stop: asyncio.Event, waiting: Awaitable[None]) -> None:
     """Wait until one of them has happened."""
     tasks = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(waiting)]
     try:

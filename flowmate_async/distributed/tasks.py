@@ -171,7 +171,7 @@ def serve(
     app: "Celery",
     keyspace: Keyspace,
     *,
-    carry_out: Callable[[Shard], tuple[str, ...]],
+    run_shard: Callable[[Shard], tuple[str, ...]],
     on_shutdown: Callable[[], None],
     state: BrokerState,
 ) -> None:
@@ -180,7 +180,7 @@ def serve(
     Args:
         app: the application.
         keyspace: opens shards.
-        carry_out: does a shard; returns the users that are left for another one.
+        run_shard: reads and stores the users of a shard. Returns those left for another one.
         on_shutdown: called when a signal came.
         state: told how the broker fares.
 
@@ -195,7 +195,7 @@ def serve(
         if shard is None:  # not of this key, so not of this application
             logging.getLogger("flowmate_async").warning("a message that is no shard of ours was dropped")
             return
-        left = carry_out(shard)
+        left = run_shard(shard)
         if left:
             _return(app, sealed(structs.replace(shard, usernames=left), keyspace))
 
