@@ -21,6 +21,7 @@ from flowmate_async.contract.freshness import FreshnessPolicy
 from flowmate_async.contract.known_secrets import KnownSecrets
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Emitter, Listener
+from flowmate_async.health.policy import DEFAULT_POLICY, HealthPolicy
 from flowmate_async.stats import Stats, StatsListener
 from flowmate_async.stores.base import Store, require_store
 from flowmate_async.stores.kept_tokens import require_keeper
@@ -428,7 +429,7 @@ class FlowMate:
                 usernames, left_out, accounts = await self._selected(users)
                 selection = "all" if users is None else None
                 engine = SyncEngine(
-                    executor or self.executor(store, delta=options.delta),
+                    executor or self.executor(store, delta=options.delta, health=options.health),
                     store,
                     # Not all in flight: during an outage some wait to probe while the others give up.
                     max_consecutive_failures=max(10, self._sweep_limits.tasks * 3 // 4),
@@ -479,17 +480,22 @@ class FlowMate:
         usernames, left_out, _ = await self._selected(users)
         return await dry_run.plan(usernames, left_out=left_out)
 
-    def executor(self, store: Store, *, delta: DeltaPolicy | None = None) -> Executor:
+    def executor(
+        self, store: Store, *, delta: DeltaPolicy | None = None, health: HealthPolicy | None = DEFAULT_POLICY
+    ) -> Executor:
         """This client as one that reads and stores users of a run that somebody else coordinates.
 
         Args:
             store: an entered store, bound to this client's base URL.
             delta: what is fetched again of what was stored before; by default everything.
+            health: how much evidence it takes until a credential is called broken; ``None`` keeps no health.
 
         Raises:
             ConfigurationError: the store cannot keep tokens, and ``delta`` wants that.
         """
-        return LocalExecutor(self._reader, store, limits=self._sweep_limits, clock=self._clock, delta=delta)
+        return LocalExecutor(
+            self._reader, store, limits=self._sweep_limits, clock=self._clock, delta=delta, health=health
+        )
 
     async def _selected(
         self, users: Usernames | None

@@ -216,6 +216,27 @@ class UserNotStored(Event, frozen=True):
     requests: int = 0
 
 
+class CredentialBroken(Event, frozen=True):
+    """A credential does not work any more: its user has to reconnect.
+
+    Attributes:
+        reason: why, as ``refused``; see :class:`flowmate_async.health.Reason`.
+        since: the first failure in a row, in seconds since the Unix epoch.
+    """
+
+    username: str
+    secret_id: str
+    reason: str
+    since: float
+
+
+class CredentialRecovered(Event, frozen=True):
+    """A credential works again, after somebody was told that it does not."""
+
+    username: str
+    secret_id: str
+
+
 class RunEnded(Event, frozen=True):
     """A sync ended; ``complete`` when every user was tried."""
 

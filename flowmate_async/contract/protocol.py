@@ -41,6 +41,7 @@ from flowmate_async.values.secrets import (
     decode_answer,
     drop_refresh_fields,
     missing_credential,
+    note_renewable,
 )
 
 T = TypeVar("T")
@@ -418,6 +419,7 @@ def read_secret(response: Response, request: Request, *, keep_refresh_fields: bo
         )
     if (field := missing_credential(secret)) is not None:
         raise _no_credential(secret, field)
+    note_renewable(secret)
     if not keep_refresh_fields:
         drop_refresh_fields(secret)
     return secret

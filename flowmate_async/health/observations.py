@@ -101,8 +101,11 @@ def observed_failure(error: FlowMateError) -> Observed | None:
 
 
 def _failed_renewal(error: RefreshFailedError) -> Observed | None:
-    """Tell the provider's refusal from its troubles; a lock held by another refresh is neither."""
-    if error.message.startswith(_LOCKED):
+    """Tell the provider's refusal from its troubles.
+
+    A lock held by another refresh is neither, and neither is a request that was never sent: it has no status.
+    """
+    if error.status is None or error.message.startswith(_LOCKED):
         return None
     answered = _PROVIDER_ANSWERED.search(error.message)
     refused = answered is not None and answered[1] in _CONCLUSIVE

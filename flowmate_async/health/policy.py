@@ -43,3 +43,6 @@ class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True):
     outage_over_share: float = 0.25
     outage_credentials: int = 5
     outage_seconds: float = 900.0
+
+
+DEFAULT_POLICY = HealthPolicy()

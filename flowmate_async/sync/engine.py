@@ -17,9 +17,11 @@ import msgspec
 from flowmate_async.clock import Clock
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
+from flowmate_async.health.policy import HealthPolicy
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.stores.kept_tokens import forget_tokens
 from flowmate_async.sync.abort import AbortRules, everything_masked
+from flowmate_async.sync.health import RunHealth, event_of, settle_run
 from flowmate_async.sync.local_executor import synced_of
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.plausibility import implausible
@@ -51,6 +53,7 @@ class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
         max_removed_share: the largest share, from 0 to 1, that may be marked or deleted; if more is missing,
             nothing is.
         delta: what is fetched again of what was stored before.
+        health: how much evidence it takes until a credential is called broken; ``None`` keeps no health.
     """
 
     max_age_seconds: float = DEFAULT_MAX_AGE_SECONDS
@@ -59,6 +62,7 @@ class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
     removed: RemovalPolicy = "keep"
     max_removed_share: float = DEFAULT_MAX_REMOVED_SHARE
     delta: DeltaPolicy = DeltaPolicy()
+    health: HealthPolicy | None = HealthPolicy()
 
 
 class SyncEngine:
@@ -129,6 +133,7 @@ class SyncEngine:
         if complete:
             error = implausible(await self._store.totals(run))
             complete = error is None
+        health = await self._settle(run, stopped=stop is not None and stop.is_set())
         removed = Removed()
         if complete:
             removed = await self._remove_missing(run, accounts)
@@ -143,6 +148,7 @@ class SyncEngine:
             seconds=self._clock.monotonic() - began,
             left_out=left_out,
             removed=removed,
+            health=health,
         )
 
     async def _run(self, selection: str) -> tuple[Run, bool]:
@@ -202,6 +208,17 @@ class SyncEngine:
             self._left.update(end.left)
             self._emitter.emit(_event(end))
 
+    async def _settle(self, run: Run, *, stopped: bool) -> RunHealth:
+        """Decide what was observed. A run that was stopped is resumed, and knows more then."""
+        policy = self._options.health
+        if stopped or policy is None:
+            return RunHealth()
+        health = await settle_run(self._store, run, policy=policy, now=self._clock.wall())
+        for notice in health.notices:
+            if (event := event_of(notice)) is not None:
+                self._emitter.emit(event)
+        return health
+
     async def _remove_missing(self, run: Run, accounts: Collection[str] | None) -> Removed:
         return await remove_missing(
             self._store,
@@ -221,6 +238,7 @@ class SyncEngine:
         seconds: float,
         left_out: tuple[LeftOut, ...],
         removed: Removed,
+        health: RunHealth,
     ) -> SyncReport:
         totals = await self._store.totals(run)
         return SyncReport(
@@ -242,6 +260,8 @@ class SyncEngine:
             removed=removed.removed,
             removal_refused=removed.refused,
             left=dict(sorted(self._left.items())) if self._counted else None,
+            health=health.states,
+            told=dict(sorted(Counter(notice.type for notice in health.notices).items())),
         )
 
 

@@ -7,6 +7,8 @@ from functools import partial
 from typing import TypeVar
 
 from flowmate_async.clock import Clock
+from flowmate_async.health.policy import DEFAULT_POLICY, HealthPolicy
+from flowmate_async.health.records import Watch
 from flowmate_async.stores.base import Checkpoint, Run, Store, UserWrite
 from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.outcomes import Outcome, UserFailed
@@ -33,6 +35,7 @@ class LocalExecutor:
         limits: how much is done at once.
         clock: dates the checkpoints.
         delta: what is fetched again; by default everything.
+        health: how much evidence it takes until a credential is called broken; ``None`` keeps no health.
 
     Raises:
         ConfigurationError: the store cannot keep tokens, and is to.
@@ -46,12 +49,14 @@ class LocalExecutor:
         limits: SweepLimits,
         clock: Clock,
         delta: DeltaPolicy | None = None,
+        health: HealthPolicy | None = DEFAULT_POLICY,
     ) -> None:
         self._reader = reader
         self._store = store
         self._limits = limits
         self._clock = clock
         self._delta = delta or DeltaPolicy(full=True)
+        self._health = health
         if self._delta.keep_tokens:
             require_keeper(store)
 
@@ -68,7 +73,7 @@ class LocalExecutor:
                 batches = self._swept(partial(self._begin, run), users, stop)
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 at = self._clock.wall()
-                written = await self._store.write(run, [_user_write(outcome, at) for outcome in batch])
+                written = await self._store.write(run, [_user_write(one, at, self._health) for one in batch])
                 results = tuple(result_of(one, written.refused.get(safe_name(one.username))) for one in batch)
                 yield StoredBatch(results=results, changed=written.changed, unchanged=written.unchanged)
 
@@ -101,7 +106,7 @@ async def synced_of(store: Store, run: Run, usernames: Sequence[str]) -> set[str
     return {name for name, status in statuses.items() if status == "synced"}
 
 
-def _user_write(outcome: Outcome, at: float) -> UserWrite:
+def _user_write(outcome: Outcome, at: float, health: HealthPolicy | None) -> UserWrite:
     error = outcome.error if isinstance(outcome, UserFailed) else None
     proven = not isinstance(outcome, UserFailed) and outcome.listing_proven
     checkpoint = Checkpoint(
@@ -115,6 +120,7 @@ def _user_write(outcome: Outcome, at: float) -> UserWrite:
         message="" if error is None else str(error),
         listing_proven=proven,
         seen=outcome.seen,
+        renewed=outcome.renewed,
     )
     return UserWrite(
         checkpoint=checkpoint,
@@ -122,4 +128,5 @@ def _user_write(outcome: Outcome, at: float) -> UserWrite:
         listed=(*[secret.id for secret in outcome.secrets], *outcome.left) if proven else None,
         token=outcome.token,
         renamed=outcome.renamed,
+        watch=None if health is None else Watch(health, outcome.sightings),
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from flowmate_async.errors import FlowMateError
+from flowmate_async.health.records import Sighting
 from flowmate_async.redaction import Redacted
 from flowmate_async.sync.plan import SkipReason
 from flowmate_async.values.models import KeptToken
@@ -23,6 +24,8 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
         renamed: new names of secrets that were not fetched, by id; none in a sweep.
         seen: what the next delta sync compares with; empty in a sweep.
         token: the user's token, where it is kept for the next sync; none in a sweep.
+        sightings: what was seen of credentials that are not plainly fine.
+        renewed: how many credentials of each OAuth client were renewed, as JSON.
     """
 
     username: str
@@ -34,6 +37,8 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
     renamed: Mapping[str, str] = {}
     seen: str = ""
     token: KeptToken | None = None
+    sightings: tuple[Sighting, ...] = ()
+    renewed: str = ""
 
     __shown__: ClassVar[tuple[str, ...]] = ("username", "requests", "seconds")
 
@@ -51,6 +56,8 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
         renamed: new names of secrets that were not fetched, by id; none in a sweep.
         seen: what the next delta sync compares with; empty in a sweep.
         token: the user's token, where it is kept for the next sync; none in a sweep.
+        sightings: what was seen of credentials that are not plainly fine.
+        renewed: how many credentials of each OAuth client were renewed, as JSON.
     """
 
     username: str
@@ -62,6 +69,8 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
     renamed: Mapping[str, str] = {}
     seen: str = ""
     token: KeptToken | None = None
+    sightings: tuple[Sighting, ...] = ()
+    renewed: str = ""
 
     __shown__: ClassVar[tuple[str, ...]] = ("username", "error", "requests", "seconds")
 

@@ -24,6 +24,7 @@ from flowmate_async.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
+from flowmate_async.sync.health import Sightings
 from flowmate_async.sync.outcomes import Outcome, UserFailed, UserSynced
 from flowmate_async.sync.plan import Plan
 from flowmate_async.traffic.request_count import Tally, count_in
@@ -125,6 +126,7 @@ class UserRead:
         "_listing",
         "_plan",
         "_secrets",
+        "_sightings",
         "_tally",
         "_tokens",
         "age",
@@ -165,6 +167,7 @@ class UserRead:
         self._listed_at = self._began
         self._secrets: list[tuple[int, Secret]] = []
         self._failures: list[tuple[int, FlowMateError]] = []
+        self._sightings = Sightings(username)
 
     @property
     def is_ready(self) -> bool:
@@ -196,15 +199,17 @@ class UserRead:
 
     async def fetch(self, wanted: Wanted) -> None:
         """Fetch a secret that was taken."""
-        position, summary, _ = wanted
+        position, summary, client = wanted
         count_in(self._tally)
         now = self._now()
         try:
             secret = await self._fetched(summary, refreshing=may_refresh(summary, now=now))
         except FlowMateError as failure:
             self._failed(position, summary, failure, now)
+            self._sightings.failed(summary, failure, renewing=client is not None, at=self._clock.wall())
         else:
             if secret is not None:
+                self._sightings.fetched(summary, secret, renewing=client is not None, at=self._clock.wall())
                 self._secrets.append((position, secret))
                 self._is_open = self._is_open or proves_raw_read(secret)
                 self._plan.fetched(summary, secret, now=now)
@@ -230,6 +235,8 @@ class UserRead:
                 renamed=plan.renamed,
                 seen=plan.seen(),
                 token=token,
+                sightings=self._sightings.seen(),
+                renewed=self._sightings.renewed(),
             )
         return UserSynced(
             username=self.username,
@@ -241,6 +248,8 @@ class UserRead:
             renamed=plan.renamed,
             seen=plan.seen(),
             token=token,
+            sightings=self._sightings.seen(),
+            renewed=self._sightings.renewed(),
         )
 
     def close(self) -> None:

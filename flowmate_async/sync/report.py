@@ -41,6 +41,8 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         missing: stored credentials that upstream no longer has; not counted under the policy ``keep``.
         removed: how many of these were marked or deleted, those that were marked before included.
         removal_refused: whether nothing was removed because too large a share is missing.
+        health: how many credentials are in each state; those that are plainly fine are not counted.
+        told: notices that this call put into the store's outbox, by type, as ``credential.broken``.
     """
 
     run_id: str
@@ -61,6 +63,8 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     removed: int = 0
     removal_refused: bool = False
     left: dict[str, int] | None = {}
+    health: dict[str, int] = {}
+    told: dict[str, int] = {}
 
 
 def select(users: list[User]) -> tuple[list[str], tuple[LeftOut, ...]]:

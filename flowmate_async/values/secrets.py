@@ -242,9 +242,14 @@ class ApiKeySecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
 
 
 class OAuth2Secret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="OA2_AUTHORIZATION_CODE"):
-    """An OAuth 2 access token; presented as a bearer token."""
+    """An OAuth 2 access token; presented as a bearer token.
+
+    Attributes:
+        renewable: ``False`` if FlowMate has no refresh token; then the token ends for good when it expires.
+    """
 
     value: OAuth2Value
+    renewable: bool = True
 
     @property
     def expires_at(self) -> datetime | None:
@@ -491,6 +496,16 @@ def _value_fields(known: Any) -> frozenset[str]:
 def _wire_name(value_type: Any, attribute: str) -> str:
     """Return the name of a field as upstream writes it."""
     return next(field.encode_name for field in structs.fields(value_type) if field.name == attribute)
+
+
+def note_renewable(secret: Secret) -> None:
+    """Note whether FlowMate can renew an OAuth 2 token (docs/contract/OBSERVED.md § One secret).
+
+    Args:
+        secret: one that came from FlowMate just now, with its refresh token if any; changed in place.
+    """
+    if isinstance(secret, OAuth2Secret) and not secret.value.refresh_token:
+        structs.force_setattr(secret, "renewable", False)  # noqa: FBT003 - a value, no flag
 
 
 def drop_refresh_fields(secret: Secret) -> None:

@@ -63,6 +63,8 @@ def test_a_page_of_an_ingress_says_nothing(status):
         (errors.RateLimitedError("slower"), None),
         (errors.UpstreamUnavailableError("down"), None),
         (errors.CredentialExpiredError("over"), None),
+        (errors.RefreshFailedError("nothing was sent", endpoint=GET), None),
+        (errors.RefreshFailedError("its provider gave no token", endpoint=GET, status=200), Observed.FAILED),
     ],
 )
 def test_an_error_says_this_about_the_credential(error, what):

@@ -1,0 +1,161 @@
+"""What a sync learns about the health of credentials, and when it decides.
+
+While users are read, :class:`Sightings` collects what went wrong. The store keeps that with each user's
+checkpoint. Whether a failed renewal is one user's problem or a provider's outage can only be said when the
+others have been tried, so the run's end settles every record and writes the notices. It costs no request.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+
+from flowmate_async.errors import FlowMateError
+from flowmate_async.events import CredentialBroken, CredentialRecovered
+from flowmate_async.health.from_secret import ends_at
+from flowmate_async.health.observations import Observation, Observed, observed_failure
+from flowmate_async.health.outage import Renewals
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import (
+    Credential,
+    HealthRecord,
+    Notice,
+    Settled,
+    Sighting,
+    in_outage,
+    settled,
+    was_failing,
+)
+from flowmate_async.stores.base import Run, Store
+from flowmate_async.stores.health import KeepsHealth
+from flowmate_async.values.models import SecretSummary
+from flowmate_async.values.secrets import Secret
+
+_renewed_of = msgspec.json.Decoder(dict[str, int]).decode
+
+
+class Sightings:
+    """What one user's read shows of the credentials that are not plainly fine.
+
+    Args:
+        username: the user.
+    """
+
+    __slots__ = ("_renewed", "_seen", "_username")
+
+    def __init__(self, username: str) -> None:
+        self._username = username
+        self._seen: list[Sighting] = []
+        self._renewed: Counter[str] = Counter()
+
+    def failed(self, summary: SecretSummary, failure: FlowMateError, *, renewing: bool, at: float) -> None:
+        """Note a secret that could not be fetched.
+
+        Args:
+            summary: the secret as it was listed.
+            failure: why.
+            renewing: whether FlowMate would have renewed it.
+            at: seconds since the Unix epoch.
+        """
+        what = observed_failure(failure)
+        if what is not None and (renewing or what is not Observed.HUNG):
+            self._note(summary, Observation(what, at))
+
+    def fetched(self, summary: SecretSummary, secret: Secret, *, renewing: bool, at: float) -> None:
+        """Note a secret that was fetched; see :meth:`failed`."""
+        if renewing:
+            self._renewed[summary.auth_client_id or ""] += 1
+        if (end := ends_at(secret)) is not None:
+            self._note(summary, Observation(Observed.READ, at, end))
+
+    def seen(self) -> tuple[Sighting, ...]:
+        """Return what was noted."""
+        return tuple(self._seen)
+
+    def renewed(self) -> str:
+        """Return how many credentials of each OAuth client were renewed, as a checkpoint keeps it."""
+        return msgspec.json.encode(self._renewed).decode() if self._renewed else ""
+
+    def _note(self, summary: SecretSummary, observation: Observation) -> None:
+        credential = Credential(
+            username=self._username,
+            secret_id=summary.id,
+            type=summary.type,
+            auth_client_id=summary.auth_client_id,
+        )
+        self._seen.append(Sighting(credential, (observation,)))
+
+
+class RunHealth(msgspec.Struct, frozen=True):
+    """The health of all credentials after a run.
+
+    Attributes:
+        states: how many credentials are in each state; those that are plainly fine are not counted.
+        notices: what the run has put into the outbox.
+    """
+
+    states: dict[str, int] = {}
+    notices: list[Notice] = []
+
+
+async def settle_run(store: Store, run: Run, *, policy: HealthPolicy, now: float) -> RunHealth:
+    """Decide what the run has observed, and write the notices about it.
+
+    Args:
+        store: where the run's users were written; one that keeps no health has nothing to settle.
+        run: the run.
+        policy: how much evidence it takes.
+        now: seconds since the Unix epoch.
+    """
+    if not isinstance(store, KeepsHealth):
+        return RunHealth()
+    failing: list[tuple[str | None, float]] = []
+    ongoing: set[str] = set()
+    is_empty = True
+    async for record in store.health():
+        is_empty = False
+        if was_failing(record):
+            failing.append((record.credential.auth_client_id, record.evidence.pending.last))
+        if in_outage(record) and record.credential.auth_client_id is not None:
+            ongoing.add(record.credential.auth_client_id)
+    if is_empty:
+        return RunHealth()
+    renewals = Renewals(policy, ongoing=ongoing)
+    if len(failing) >= policy.outage_credentials:
+        await _count_successes(store, run, renewals)
+    for client, at in failing:
+        renewals.failed(client, at=at)
+
+    states: Counter[str] = Counter()
+
+    def judge(record: HealthRecord) -> Settled:
+        pending = record.evidence.pending
+        outage = bool(pending) and renewals.are_outage(record.credential.auth_client_id, at=pending.last)
+        done = settled(record, outage=outage, now=now, policy=policy)
+        if done.record is not None:
+            states[done.record.health.state.value] += 1
+        return done
+
+    notices = await store.settle_health(judge)
+    return RunHealth(dict(sorted(states.items())), notices)
+
+
+def event_of(notice: Notice) -> CredentialBroken | CredentialRecovered | None:
+    """Return the event of a notice; other changes have none."""
+    username, secret_id = notice.credential.username, notice.credential.secret_id
+    if notice.type == "credential.broken":
+        return CredentialBroken(username, secret_id, notice.health.reason.value, notice.health.since)
+    return CredentialRecovered(username, secret_id) if notice.type == "credential.recovered" else None
+
+
+async def _count_successes(store: Store, run: Run, renewals: Renewals) -> None:
+    async for checkpoint in store.checkpoints(run):
+        for client, times in _renewed(checkpoint.renewed).items():
+            renewals.succeeded(client or None, at=checkpoint.at, times=times)
+
+
+def _renewed(text: str) -> Mapping[str, int]:
+    try:
+        return _renewed_of(text) if text else {}
+    except msgspec.MsgspecError:
+        return {}
