@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from flowmate_async.clock import Clock
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import CredentialBroken, CredentialRecovered
 from flowmate_async.health.from_secret import ends_at
@@ -39,38 +40,40 @@ class Sightings:
 
     Args:
         username: the user.
+        clock: dates what is seen.
     """
 
-    __slots__ = ("_renewed", "_seen", "_username")
+    __slots__ = ("_clock", "_renewed", "_seen", "_username")
 
-    def __init__(self, username: str) -> None:
+    def __init__(self, username: str, clock: Clock) -> None:
         self._username = username
-        self._seen: list[Sighting] = []
-        self._renewed: Counter[str] = Counter()
+        self._clock = clock
+        self._seen: tuple[Sighting, ...] = ()
+        self._renewed: dict[str, int] = {}
 
-    def failed(self, summary: SecretSummary, failure: FlowMateError, *, renewing: bool, at: float) -> None:
+    def failed(self, summary: SecretSummary, failure: FlowMateError, client: str | None) -> None:
         """Note a secret that could not be fetched.
 
         Args:
             summary: the secret as it was listed.
             failure: why.
-            renewing: whether FlowMate would have renewed it.
-            at: seconds since the Unix epoch.
+            client: the OAuth client whose provider FlowMate would have asked, empty if that is unknown;
+                ``None`` if it would have asked none.
         """
         what = observed_failure(failure)
-        if what is not None and (renewing or what is not Observed.HUNG):
-            self._note(summary, Observation(what, at))
+        if what is not None and (client is not None or what is not Observed.HUNG):
+            self._note(summary, Observation(what, self._clock.wall()))
 
-    def fetched(self, summary: SecretSummary, secret: Secret, *, renewing: bool, at: float) -> None:
-        """Note a secret that was fetched; see :meth:`failed`."""
-        if renewing:
-            self._renewed[summary.auth_client_id or ""] += 1
+    def fetched(self, summary: SecretSummary, secret: Secret, client: str | None) -> None:
+        """Note a secret that was fetched; see :meth:`failed`. On the path of every credential."""
+        if client is not None:
+            self._renewed[client] = self._renewed.get(client, 0) + 1
         if (end := ends_at(secret)) is not None:
-            self._note(summary, Observation(Observed.READ, at, end))
+            self._note(summary, Observation(Observed.READ, self._clock.wall(), end))
 
     def seen(self) -> tuple[Sighting, ...]:
         """Return what was noted."""
-        return tuple(self._seen)
+        return self._seen
 
     def renewed(self) -> str:
         """Return how many credentials of each OAuth client were renewed, as a checkpoint keeps it."""
@@ -83,7 +86,7 @@ class Sightings:
             type=summary.type,
             auth_client_id=summary.auth_client_id,
         )
-        self._seen.append(Sighting(credential, (observation,)))
+        self._seen += (Sighting(credential, (observation,)),)
 
 
 class RunHealth(msgspec.Struct, frozen=True):

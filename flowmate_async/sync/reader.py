@@ -167,7 +167,7 @@ class UserRead:
         self._listed_at = self._began
         self._secrets: list[tuple[int, Secret]] = []
         self._failures: list[tuple[int, FlowMateError]] = []
-        self._sightings = Sightings(username)
+        self._sightings = Sightings(username, clock)
 
     @property
     def is_ready(self) -> bool:
@@ -206,10 +206,10 @@ class UserRead:
             secret = await self._fetched(summary, refreshing=may_refresh(summary, now=now))
         except FlowMateError as failure:
             self._failed(position, summary, failure, now)
-            self._sightings.failed(summary, failure, renewing=client is not None, at=self._clock.wall())
+            self._sightings.failed(summary, failure, client)
         else:
             if secret is not None:
-                self._sightings.fetched(summary, secret, renewing=client is not None, at=self._clock.wall())
+                self._sightings.fetched(summary, secret, client)
                 self._secrets.append((position, secret))
                 self._is_open = self._is_open or proves_raw_read(secret)
                 self._plan.fetched(summary, secret, now=now)
