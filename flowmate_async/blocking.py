@@ -54,7 +54,7 @@ _CLEAN_UP_SECONDS = 10.0
 _SIGNAL_SECONDS = 0.5
 
 
-def _taking_what(
+def _with_parameters_of(
     other: Callable[P, object],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
     """Give an ``__init__`` the arguments of another class, for type checkers and ``help``."""
@@ -84,7 +84,7 @@ class FlowMateSync:
         ConfigurationError: any of the arguments cannot work.
     """
 
-    @_taking_what(FlowMate)
+    @_with_parameters_of(FlowMate)
     def __init__(self, **options: Any) -> None:
         try:
             self._client = FlowMate(**options)
@@ -182,7 +182,7 @@ class FlowMateSync:
 
     def sweep(self, usernames: Usernames) -> Generator[Outcome, None, None]:
         """See :meth:`FlowMate.sweep`. Close the iterator, or leave the client's block, to end it early."""
-        return self._stream(lambda: self._client.sweep(_pulled_elsewhere(usernames)))
+        return self._stream(lambda: self._client.sweep(_outside_the_loop(usernames)))
 
     def sync(
         self,
@@ -204,7 +204,7 @@ class FlowMateSync:
         async def synced() -> SyncReport:
             require_store(store)
             async with store:
-                names = None if users is None else _pulled_elsewhere(users)
+                names = None if users is None else _outside_the_loop(users)
                 return await self._client.sync(store, names, options=options, on_event=on_event)
 
         return self._call(synced)
@@ -223,7 +223,7 @@ class FlowMateSync:
         async def planned() -> SyncPlan:
             require_store(store)
             async with store:
-                names = None if users is None else _pulled_elsewhere(users)
+                names = None if users is None else _outside_the_loop(users)
                 return await self._client.plan_sync(store, names, delta=delta)
 
         return self._call(planned)
@@ -397,14 +397,14 @@ class _Loop:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def _pulled_elsewhere(usernames: Usernames) -> Usernames:
+def _outside_the_loop(usernames: Usernames) -> Usernames:
     """Usernames that may come from this very client: not to be pulled in its event loop's thread."""
     if isinstance(usernames, Collection | AsyncIterable):
         return usernames
-    return _pulled_in_threads(iter(usernames))
+    return _iterate_in_threads(iter(usernames))
 
 
-async def _pulled_in_threads(names: Iterator[str]) -> AsyncIterator[str]:
+async def _iterate_in_threads(names: Iterator[str]) -> AsyncIterator[str]:
     end = object()
     while (name := await to_thread.run_sync(next, names, end)) is not end:
         yield cast("str", name)

@@ -34,8 +34,8 @@ class Payload(Redacted, frozen=True):
     data: bytes
 
 
-def become(command: Sequence[str], environment: Environment) -> int:
-    """Replace this process by a command; returns only when that is not possible, or not known here.
+def replace_process(command: Sequence[str], environment: Environment) -> int:
+    """Replace this process by a command. Return only if that fails, or where the platform cannot do it.
 
     Args:
         command: the program and its arguments.

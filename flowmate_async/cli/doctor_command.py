@@ -16,9 +16,9 @@ from rich.text import Text
 from flowmate_async.cli.doctor import (
     Finding,
     Status,
+    check_environment,
     check_network,
     check_store,
-    check_surroundings,
     check_upstream,
     worst_exit,
 )
@@ -67,7 +67,7 @@ async def doctor(
         raise ConfigurationError("--probe is from 0 to 1000")
     options = Options(username=user, probe=probe, wall=time.time)
     findings: list[Finding] = []
-    async for finding in examination(connection, store, options):
+    async for finding in run_checks(connection, store, options):
         findings.append(finding)
         if not json:
             print_styled(_shown(finding))
@@ -76,10 +76,10 @@ async def doctor(
     return worst_exit(findings, strict=strict)
 
 
-async def examination(connection: Connection, store: StoreFlags, options: Options) -> AsyncIterator[Finding]:
+async def run_checks(connection: Connection, store: StoreFlags, options: Options) -> AsyncIterator[Finding]:
     """Every check, in the order in which one needs another."""
     ready = True
-    for finding in check_surroundings(connection, os.environ):
+    for finding in check_environment(connection, os.environ):
         ready = ready and not (finding.status == "error" and finding.check in _PRECEDING)
         yield finding
     base_url = _base_url(connection)

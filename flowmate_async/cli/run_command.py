@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from flowmate_async.cli.child_process import Environment, Payload, become, offer
+from flowmate_async.cli.child_process import Environment, Payload, offer, replace_process
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.options import Connection
 from flowmate_async.errors import ConfigurationError
@@ -75,7 +75,7 @@ def run(
         environment = Environment(environment.variables | credential_variables(secret).variables)
     else:
         offer(Payload(msgspec.json.encode(secret)), fd=fd)
-    return become(command, environment)
+    return replace_process(command, environment)
 
 
 def _without_ours(environ: Mapping[str, str]) -> dict[str, str]:

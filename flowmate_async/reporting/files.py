@@ -7,7 +7,7 @@ import msgspec
 from flowmate_async.redaction import escaped
 from flowmate_async.reporting import page
 from flowmate_async.reporting.recorder import Observation
-from flowmate_async.reporting.summary import Head, summed_up
+from flowmate_async.reporting.summary import Head, summarize
 from flowmate_async.stores import Store
 from flowmate_async.sync.report import SyncReport
 from flowmate_async.system.private_files import replaced_atomically, require_replaceable
@@ -59,7 +59,7 @@ async def write_report(
     totals = await store.totals(run)
     head = Head.of(run, totals, call=report, ended_early=error, observed=observed)
     if _is_page(path):
-        content = page.render(head, await summed_up(store.checkpoints(run)))
+        content = page.render(head, await summarize(store.checkpoints(run)))
         with replaced_atomically(path) as file:
             file.write(content)
         return

@@ -44,7 +44,7 @@ def render(head: Head, summary: Summary) -> bytes:
         summary=summary,
         left_out=head.call.left_out[:MOST_LEFT_OUT] if head.call else (),
         sent_here=sent_here,
-        untold=_untold(observed, head.call) if observed is not None and sent_here else 0,
+        untold=_unreported(observed, head.call) if observed is not None and sent_here else 0,
         plots=[] if observed is None else _plots(observed, sent_here=sent_here),
         histograms=_histograms(observed) if observed is not None and sent_here else [],
         style=style,
@@ -130,7 +130,7 @@ def moment(epoch: float) -> str:
     return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _untold(observed: Observation, call: SyncReport | None) -> int:
+def _unreported(observed: Observation, call: SyncReport | None) -> int:
     """Requests of the call's users that nobody told of: a worker process had died before."""
     seen = sum(observed.broken.values()) + sum(sum(by.values()) for by in observed.answers.values())
     return 0 if call is None else max(0, call.requests - seen)

@@ -82,7 +82,7 @@ class Summary(msgspec.Struct, kw_only=True):
     unproven: int
 
 
-async def summed_up(checkpoints: AsyncIterator[Checkpoint]) -> Summary:
+async def summarize(checkpoints: AsyncIterator[Checkpoint]) -> Summary:
     """A run's checkpoints in bounded memory."""
     kinds: dict[str, ErrorKind] = {}
     slowest: list[tuple[float, str, Checkpoint]] = []

@@ -9,7 +9,7 @@ from flowmate_async.errors import CheckpointError
 
 
 @runtime_checkable
-class TellsRunLock(Protocol):
+class ReportsRunLock(Protocol):
     """A store that knows whether a run holds its lock, without taking it."""
 
     async def is_running(self) -> bool:
@@ -17,7 +17,7 @@ class TellsRunLock(Protocol):
         ...
 
 
-class Holder:
+class LockHolder:
     """The task that holds a run lock. Made in that task."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Holder:
 
 
 @asynccontextmanager
-async def ended_when_lost(where: str) -> AsyncIterator[Holder]:
+async def cancelled_when_lost(where: str) -> AsyncIterator[LockHolder]:
     """Run a block that holds a run lock; should the lock be lost, the block is cancelled.
 
     Args:
@@ -46,7 +46,7 @@ async def ended_when_lost(where: str) -> AsyncIterator[Holder]:
     Raises:
         CheckpointError: the lock was lost.
     """
-    holder = Holder()
+    holder = LockHolder()
     try:
         yield holder
     except asyncio.CancelledError:

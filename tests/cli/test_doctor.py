@@ -15,7 +15,7 @@ import trustme
 from anyio.from_thread import start_blocking_portal
 
 from flowmate_async.cli.doctor.upstream import Options
-from flowmate_async.cli.doctor_command import examination
+from flowmate_async.cli.doctor_command import run_checks
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.sandbox import Faults, Sandbox, SandboxOptions, faults
@@ -214,7 +214,7 @@ class TestUpstream:
         async def clock():
             options = Options(username=None, probe=0, wall=lambda: time.time() + ahead)
             connection = Connection(base_url=connected.url, rate=0)
-            async for finding in examination(connection, StoreFlags(), options):
+            async for finding in run_checks(connection, StoreFlags(), options):
                 if finding.check == "clock":
                     return finding
             return None

@@ -13,7 +13,7 @@ import aiobotocore.session
 import pytest
 
 from flowmate_async.stores import Store, StoreKey, open_store
-from flowmate_async.stores.held_lock import TellsRunLock
+from flowmate_async.stores.held_lock import ReportsRunLock
 from flowmate_async.testing.samples import api_key
 from flowmate_async.testing.store_writes import collect, listing, synced, write
 
@@ -44,7 +44,7 @@ async def read_everything(store: Store) -> None:
     assert (await store.missing(run)).missing == 1
     assert await store.statuses(run, ["ann"]) == {"ann": "synced"}
     assert await store.origin() == "https://flowmate.example"
-    assert isinstance(store, TellsRunLock)
+    assert isinstance(store, ReportsRunLock)
     assert not await store.is_running()
 
 
@@ -108,7 +108,7 @@ async def test_whether_a_run_holds_the_lock_is_told_without_taking_it(
     else:
         url = f"{kind}:///{tmp_path / 'store'}"
     async with open_store(url, key=key) as store, open_store(url, key=key) as other:
-        assert isinstance(other, TellsRunLock)
+        assert isinstance(other, ReportsRunLock)
         assert not await other.is_running()
         async with store.exclusive_run():
             assert await other.is_running()

@@ -10,7 +10,7 @@ from flowmate_async.cli.doctor.findings import Finding, failed, ok, skipped, war
 from flowmate_async.cli.options import StoreFlags
 from flowmate_async.errors import FlowMateError
 from flowmate_async.stores import Store
-from flowmate_async.stores.held_lock import TellsRunLock
+from flowmate_async.stores.held_lock import ReportsRunLock
 from flowmate_async.stores.sealed.meta import require_origin
 from flowmate_async.system.private_files import require_replaceable
 
@@ -60,11 +60,11 @@ async def _check_opened(store: Store, base_url: str | None) -> AsyncIterator[Fin
     hours = (time.time() - (run.finished_at or run.started_at)) / 3600
     state = "ended" if run.finished_at is not None else "is incomplete; it began"
     yield ok("store", f"it opens with its key and is this upstream's; the last run {state} {hours:.1f} h ago")
-    if isinstance(store, TellsRunLock):
+    if isinstance(store, ReportsRunLock):
         yield await _check_run_lock(store)
 
 
-async def _check_run_lock(store: TellsRunLock) -> Finding:
+async def _check_run_lock(store: ReportsRunLock) -> Finding:
     if await store.is_running():
         return warning(
             "store lock", "a sync holds the run lock", "Wait for it to end before you begin another"

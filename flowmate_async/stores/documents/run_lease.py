@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from flowmate_async.clock import Clock
 from flowmate_async.errors import CheckpointError, FlowMateError
 from flowmate_async.stores.documents.base import RunLease, State
-from flowmate_async.stores.held_lock import Holder, ended_when_lost
+from flowmate_async.stores.held_lock import LockHolder, cancelled_when_lost
 from flowmate_async.system.finishing import finish_despite_cancellation
 
 Change = Callable[[Callable[[State], State]], Coroutine[Any, Any, State]]
@@ -56,7 +56,7 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
     except asyncio.CancelledError:  # after the writing, perhaps, which is finished in any case
         await finish_despite_cancellation(change(give_back))
         raise
-    async with ended_when_lost(where) as holder:
+    async with cancelled_when_lost(where) as holder:
         renewal = asyncio.get_running_loop().create_task(
             _renewed(holder, lambda: change(take), clock=clock, seconds=seconds / 3)
         )
@@ -67,7 +67,7 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
 
 
 async def _renewed(
-    holder: Holder, renew: Callable[[], Awaitable[State]], *, clock: Clock, seconds: float
+    holder: LockHolder, renew: Callable[[], Awaitable[State]], *, clock: Clock, seconds: float
 ) -> None:
     """Renew a lease until that fails, which ends its holder."""
     while True:
@@ -80,7 +80,7 @@ async def _renewed(
 
 
 async def _ended(
-    renewal: asyncio.Task[None], holder: Holder, give_back: Callable[[], Awaitable[State]]
+    renewal: asyncio.Task[None], holder: LockHolder, give_back: Callable[[], Awaitable[State]]
 ) -> None:
     renewal.cancel()
     await asyncio.gather(renewal, return_exceptions=True)

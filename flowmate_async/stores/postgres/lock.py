@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from flowmate_async.errors import CheckpointError, StoreError
-from flowmate_async.stores.held_lock import Holder, ended_when_lost, lock_lost
+from flowmate_async.stores.held_lock import LockHolder, cancelled_when_lost, lock_lost
 from flowmate_async.stores.postgres.address import Address, driver, guarded
 from flowmate_async.system.driver_boundary import DriverBoundary
 from flowmate_async.system.finishing import finish_despite_cancellation
@@ -90,7 +90,7 @@ async def held_lock(
     try:
         await _take(connection, number, address)
         await announce(os.urandom(8).hex())
-        async with ended_when_lost(address.where) as holder:
+        async with cancelled_when_lost(address.where) as holder:
             watch = asyncio.get_running_loop().create_task(_watch(connection, number, holder))
 
             def ended(_: object) -> None:
@@ -126,7 +126,7 @@ async def _take(connection: Any, number: int, address: Address) -> None:
         )
 
 
-async def _watch(connection: Any, number: int, holder: Holder) -> None:
+async def _watch(connection: Any, number: int, holder: LockHolder) -> None:
     """Ask now and then whether the lock is still held, also to keep the connection in use."""
     while True:
         await asyncio.sleep(_BEAT_SECONDS)

@@ -34,7 +34,7 @@ from flowmate_async.stores.sealed.missing import MissingChanges, missing_changes
 from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.rekeying import KeyChanged, Resealed
 from flowmate_async.stores.sealed.sealing import Sealing
-from flowmate_async.stores.sealed.secrets import sealed_secrets, stored_places
+from flowmate_async.stores.sealed.secrets import sealed_secrets, stored_keys
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -180,7 +180,7 @@ async def write(
         await _write_checkpoints(connection, run, [checkpoints[name] for name in sorted(checkpoints)])
         stored = [tuple(row) for row in await connection.fetch(_STORED, sorted(checkpoints))]
         changes = await manifests.changes(connection, sealing, sorted(checkpoints))
-        found = await _rows_at(connection, stored_places(batch, stored))
+        found = await _rows_at(connection, stored_keys(batch, stored))
         rows, changed = sealed_secrets(sealing, run, batch, changes.current(found))
         if rows:
             await connection.execute(_PUT, *_columns([msgspec.structs.astuple(row) for row in rows]))

@@ -12,7 +12,7 @@ PAGE = 256
 """How many rows an iterator holds in memory at a time."""
 
 
-class Placed(Protocol):
+class HasRecordKey(Protocol):
     """A row that says which place it is of."""
 
     @property
@@ -21,7 +21,7 @@ class Placed(Protocol):
     def secret_id(self) -> str: ...  # noqa: D102
 
 
-Row = TypeVar("Row", bound=Placed)
+Row = TypeVar("Row", bound=HasRecordKey)
 
 
 async def in_key_order(

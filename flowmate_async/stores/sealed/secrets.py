@@ -38,7 +38,7 @@ class SecretRow(msgspec.Struct, frozen=True, gc=False):
     sealed: bytes
 
 
-def stored_places(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> list[RecordKey]:
+def stored_keys(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> list[RecordKey]:
     """Where credentials of a batch belong that are stored already, each place once, in order.
 
     Args:
@@ -59,7 +59,7 @@ def sealed_secrets(
         sealing: seals them.
         run: the run they were read in.
         batch: the credentials.
-        stored: what is stored in :func:`stored_places` of them.
+        stored: what is stored in :func:`stored_keys` of them.
 
     Returns:
         The rows, and how many of the fetched credentials differed, doubles counted each.

@@ -30,7 +30,7 @@ from flowmate_async.stores.sealed.missing import missing_changes
 from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.rekeying import KeyChanged, Resealed
 from flowmate_async.stores.sealed.sealing import Sealing
-from flowmate_async.stores.sealed.secrets import sealed_secrets, stored_places
+from flowmate_async.stores.sealed.secrets import sealed_secrets, stored_keys
 from flowmate_async.stores.sqlite import health, manifests, tokens
 from flowmate_async.stores.sqlite.batches import insert, with_keys, with_rows
 from flowmate_async.stores.sqlite.files import transaction
@@ -151,7 +151,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
         _require_key(connection, sealing)
         stored = with_keys(connection, _STORED, list(checkpoints))
         changes = manifests.changes(connection, sealing, list(checkpoints))
-        found = _rows_at(connection, stored_places(batch, stored))
+        found = _rows_at(connection, stored_keys(batch, stored))
         rows, changed = sealed_secrets(sealing, run, batch, changes.current(found))
         insert(connection, _PUT, [msgspec.structs.astuple(row) for row in rows])
         changes.put(rows)

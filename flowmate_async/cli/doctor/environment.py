@@ -20,7 +20,7 @@ _SPARE_DESCRIPTORS = 64
 """For the store, the interpreter and what the process was started with."""
 
 
-def check_surroundings(connection: Connection, env: Mapping[str, str]) -> Iterator[Finding]:
+def check_environment(connection: Connection, env: Mapping[str, str]) -> Iterator[Finding]:
     """Everything that can be said before a packet is sent.
 
     Args:
