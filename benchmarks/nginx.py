@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import trustme
 
-from flowmate_async.bench.canned import ANSWERS, Answer
+from flowmate_async.bench.canned import ANSWERS, CannedResponse
 from flowmate_async.bench.rounds import Target
 
 _CONFIGURATION = """
@@ -74,7 +74,7 @@ async def running(core: int | None) -> AsyncIterator[Nginx]:
             await process.wait()
 
 
-def _location(path: str, answer: Answer) -> str:
+def _location(path: str, answer: CannedResponse) -> str:
     """One answer, from memory, with the headers of the real service."""
     (media_type, *headers) = answer.headers
     lines = [f'add_header {name} "{_quoted(value)}";' for name, value in headers]

@@ -21,7 +21,7 @@ _VALUE = {
 }
 
 
-class Answer(NamedTuple):
+class CannedResponse(NamedTuple):
     """A good answer: its body, and the headers upstream has beside ``Content-Length`` and ``Date``."""
 
     body: bytes
@@ -31,14 +31,14 @@ class Answer(NamedTuple):
 _NOT_KEPT = ("Cache-Control", "no-store, no-cache, must-revalidate, private")
 
 
-def _answer(content: Any, etag: str, *more: tuple[str, str]) -> Answer:
+def _answer(content: Any, etag: str, *more: tuple[str, str]) -> CannedResponse:
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     headers = (
         ("Content-Type", "application/json; charset=utf-8"),
         ("ETag", f'W/"{len(body):x}-{etag}"'),
         *more,
     )
-    return Answer(body, headers)
+    return CannedResponse(body, headers)
 
 
 def _summary(secret_id: str) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _summary(secret_id: str) -> dict[str, Any]:
     }
 
 
-def _secret(secret_id: str) -> Answer:
+def _secret(secret_id: str) -> CannedResponse:
     data = {
         "value": _VALUE | {"refreshToken": _CIPHERTEXT, "accessToken": ACCESS_TOKEN},
         **_summary(secret_id),

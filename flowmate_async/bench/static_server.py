@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import anyio
 
-from flowmate_async.bench.canned import ANSWERS, Answer
+from flowmate_async.bench.canned import ANSWERS, CannedResponse
 from flowmate_async.bench.rounds import Target
 from flowmate_async.errors import UpstreamUnavailableError
 
@@ -22,7 +22,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
-def _serialised(answer: Answer) -> bytes:
+def _serialised(answer: CannedResponse) -> bytes:
     fields = (*answer.headers, ("Content-Length", str(len(answer.body))), ("Keep-Alive", "timeout=600"))
     head = "".join(f"{name}: {value}\r\n" for name, value in fields)
     return f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + answer.body

@@ -55,7 +55,7 @@ return reply
 _NAMES = ("key", "rate", "burst", "processes")
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What one process was told.
 
     Attributes:
@@ -79,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.key} {self.emission} {self.capacity} {self.rate!r} {self.burst} {self.processes}"
 
     @classmethod
-    def decoded(cls, line: bytes) -> "Settings | None":
+    def decoded(cls, line: bytes) -> "SharedSettings | None":
         """Return the settings in such a line; ``None`` if it is not one."""
         try:
             key, emission, capacity, rate, burst, processes = line.decode().split(" ")
@@ -115,7 +115,7 @@ class Agreement:
         self,
         redis: "Redis",
         keyspace: Keyspace,
-        mine: Settings,
+        mine: SharedSettings,
         *,
         redis_clock: RedisClock,
         on_change: Callable[[tuple[str, ...]], object],
@@ -133,7 +133,7 @@ class Agreement:
         self.members: int = 1
 
     def limit(self, *, rate: float, burst: int, capacity: int, emission: int) -> None:
-        """Note the rate that this process was told; see :class:`Settings`."""
+        """Note the rate that this process was told; see :class:`SharedSettings`."""
         self._mine = structs.replace(self._mine, rate=rate, burst=burst, capacity=capacity, emission=emission)
         self._all = [self._mine]
 
@@ -146,7 +146,9 @@ class Agreement:
         args = [self._process, self._mine.encoded(), int(_LIFE_SECONDS * 1000)]
         now, *lines = await self._beat(keys=[self._list, self._terms], args=args)
         self._redis_clock.set(now)
-        self._all = [known for line in lines if (known := Settings.decoded(line)) is not None] or [self._mine]
+        self._all = [known for line in lines if (known := SharedSettings.decoded(line)) is not None] or [
+            self._mine
+        ]
         self.members = len(self._all)
         differing = tuple(name for name in _NAMES if self._differ(name))
         if differing != self.differing:
@@ -181,7 +183,7 @@ class Agreement:
         """How many processes may share the rate: as many as there are, and as any was told."""
         return max(len(self._all), *(one.processes for one in self._all), self._mine.processes)
 
-    def _limited(self) -> list[Settings]:
+    def _limited(self) -> list[SharedSettings]:
         return [one for one in self._all if one.key == self._mine.key and one.rate] or [self._mine]
 
     def _differ(self, name: str) -> bool:

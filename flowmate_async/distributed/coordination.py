@@ -12,7 +12,7 @@ import msgspec
 
 from flowmate_async.clock import Clock, SystemClock
 from flowmate_async.contract.freshness import FreshnessPolicy
-from flowmate_async.distributed.agreement import Agreement, Settings
+from flowmate_async.distributed.agreement import Agreement, SharedSettings
 from flowmate_async.distributed.budget import OnOutage, RedisBudget, emission_of
 from flowmate_async.distributed.circuit import BEAT_SECONDS, Circuit, RedisAwayError
 from flowmate_async.distributed.connection import RedisUrl, Trouble, connect, refused
@@ -147,7 +147,7 @@ class RedisCoordination:
         self._agreement = Agreement(
             self._redis,
             self._keyspace,
-            Settings(key=self._key.key_id, processes=self._policy.processes),
+            SharedSettings(key=self._key.key_id, processes=self._policy.processes),
             redis_clock=self._redis_clock,
             on_change=self._disagree,
         )

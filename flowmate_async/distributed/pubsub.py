@@ -38,7 +38,7 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
     at: int
 
 
-class Paused(msgspec.Struct, frozen=True, tag=True):
+class PauseNews(msgspec.Struct, frozen=True, tag="Paused"):
     """Upstream asked everybody to wait for so many seconds."""
 
     seconds: float
@@ -46,7 +46,7 @@ class Paused(msgspec.Struct, frozen=True, tag=True):
 
 class _Envelope(msgspec.Struct, frozen=True):
     sender: str
-    news: Rejected | Paused
+    news: Rejected | PauseNews
 
 
 class Announcements:
@@ -69,7 +69,7 @@ class Announcements:
         self._keyspace = keyspace
         self._sender = sender
         self._channel = keyspace.of("announcements")
-        self._waiting: asyncio.Queue[Rejected | Paused] = asyncio.Queue(_MAX_WAITING)
+        self._waiting: asyncio.Queue[Rejected | PauseNews] = asyncio.Queue(_MAX_WAITING)
         self._on_rejected: Callable[[Rejected], object] = lambda _rejected: None
         self._on_pause: Callable[[float], object] = lambda _seconds: None
 
@@ -92,7 +92,7 @@ class Announcements:
 
     def paused(self, seconds: float) -> None:
         """Announce that upstream asked everybody to wait."""
-        self._enqueue(Paused(seconds))
+        self._enqueue(PauseNews(seconds))
 
     async def send(self) -> None:
         """Send what is announced, until cancelled."""
@@ -150,17 +150,17 @@ class Announcements:
         match envelope.news:
             case Rejected():
                 self._on_rejected(envelope.news)
-            case Paused(seconds):
+            case PauseNews(seconds):
                 self._on_pause(seconds)
 
-    def _enqueue(self, news: Rejected | Paused) -> None:
+    def _enqueue(self, news: Rejected | PauseNews) -> None:
         with suppress(asyncio.QueueFull):  # Redis has been away for long
             self._waiting.put_nowait(news)
 
-    async def _publish(self, news: Rejected | Paused) -> None:
+    async def _publish(self, news: Rejected | PauseNews) -> None:
         envelope = Plaintext(msgspec.msgpack.encode(_Envelope(self._sender, news)))
         sealed = self._keyspace.seal(envelope, kind=_KIND)
-        if isinstance(news, Paused):
+        if isinstance(news, PauseNews):
             name, life = f"{self._keyspace.of('rate')}:pause", max(1, int(news.seconds * 1000))
             await self._circuit.call(lambda: self._redis.set(name, b"1", px=life))
         await self._circuit.call(lambda: self._redis.publish(self._channel, sealed))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flowmate_async import UpstreamUnavailableError
 from flowmate_async.clock import SystemClock
-from flowmate_async.distributed.agreement import Agreement, Settings
+from flowmate_async.distributed.agreement import Agreement, SharedSettings
 from flowmate_async.distributed.budget import RedisBudget, emission_of
 from flowmate_async.distributed.circuit import Circuit
 from flowmate_async.distributed.connection import RedisUrl, connect
@@ -27,7 +27,7 @@ def budget_without_redis(rate, burst, *, processes, on_outage="share"):
     circuit.away, circuit.problem = True, "it is away"
     names, terms = Keyspace(KEY, namespace="", base_url="https://flowmate.example"), lease_terms(rate, burst)
     agreement = Agreement(
-        redis, names, Settings(key="a", processes=processes), redis_clock=RedisClock(), on_change=tuple
+        redis, names, SharedSettings(key="a", processes=processes), redis_clock=RedisClock(), on_change=tuple
     )
     agreement.limit(rate=rate, burst=burst, capacity=terms.capacity, emission=emission_of(terms))
     return RedisBudget(

@@ -37,7 +37,7 @@ from flowmate_async.stores.sealed.sealing import key_check
 from flowmate_async.system.private_files import require_private
 
 T = TypeVar("T")
-Plan = Callable[[Index], tuple[list[Line], T]]
+Planner = Callable[[Index], tuple[list[Line], T]]
 
 FORMAT = 1
 """The format this version writes."""
@@ -99,7 +99,7 @@ class AgeFolder:
             f"the store {shown_path(self.path)} is being rewritten all the time", advice="Try again"
         )
 
-    def commit(self, plan: Plan[T], *, compact: bool = False) -> T:
+    def commit(self, plan: Planner[T], *, compact: bool = False) -> T:
         """Write the lines of a plan as one segment; the plan sees everything that was written before.
 
         Args:

@@ -23,7 +23,7 @@ from flowmate_async.health.records import HealthRecord, Notice
 from flowmate_async.redaction import shown_path
 from flowmate_async.stores.age import health
 from flowmate_async.stores.age.files import driver
-from flowmate_async.stores.age.folder import AgeFolder, Plan
+from flowmate_async.stores.age.folder import AgeFolder, Planner
 from flowmate_async.stores.age.index import (
     Index,
     plan_begin,
@@ -239,7 +239,7 @@ class AgeStore:
             raise not_bound(shown_path(self.path))
         return fingerprints_of(store, self._opened().key)
 
-    async def _commit(self, plan: Plan[T], *, compact: bool = False) -> T:
+    async def _commit(self, plan: Planner[T], *, compact: bool = False) -> T:
         return await self._in_thread(lambda: self._opened().commit(plan, compact=compact))
 
     async def _look(self, question: Callable[[Index], T], *, refresh: bool = True) -> T:

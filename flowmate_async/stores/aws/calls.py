@@ -61,7 +61,7 @@ class Address(msgspec.Struct, frozen=True):
         return f"awssm://{self.region}/{self.prefix}"
 
 
-class Answer(Redacted, frozen=True, gc=True):
+class AwsResponse(Redacted, frozen=True, gc=True):
     """What the service answers, which may hold credentials."""
 
     fields: Mapping[str, Any]
@@ -143,7 +143,7 @@ class AwsCalls:
         with DriverBoundary():
             await self._stack.aclose()
 
-    async def call(self, operation: str, text: Plaintext | None = None, **options: Any) -> "Answer":
+    async def call(self, operation: str, text: Plaintext | None = None, **options: Any) -> "AwsResponse":
         """Return the service's answer.
 
         Args:
@@ -161,7 +161,7 @@ class AwsCalls:
 
     async def attempt(
         self, operation: str, text: Plaintext | None = None, *, allowed: tuple[str, ...] = (), **options: Any
-    ) -> "Answer | Refusal":
+    ) -> "AwsResponse | Refusal":
         """Return the service's answer, or its refusal, when it is one of the allowed kinds.
 
         Args:
@@ -178,7 +178,7 @@ class AwsCalls:
                 f"the store {self._address.where} is not open", advice="Enter it with async with"
             )
         answer = await self._called(operation, text, options)
-        if isinstance(answer, Answer) or answer.kind in allowed:
+        if isinstance(answer, AwsResponse) or answer.kind in allowed:
             return answer
         raise self.failure(answer, options)
 
@@ -199,14 +199,14 @@ class AwsCalls:
 
     async def _called(
         self, operation: str, text: Plaintext | None, options: dict[str, Any]
-    ) -> "Answer | Refusal":
+    ) -> "AwsResponse | Refusal":
         errors = _errors()
         call = getattr(self._client, operation)
         try:
             with DriverBoundary():
                 if text is None:
-                    return Answer(await call(**options))
-                return Answer(await call(SecretString=text.data.decode(), **options))
+                    return AwsResponse(await call(**options))
+                return AwsResponse(await call(SecretString=text.data.decode(), **options))
         except errors.ClientError as failure:
             said = failure.response.get("Error", {})
             kind = str(said.get("Code", "")).rpartition("#")[2].removesuffix("Exception")

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from flowmate_async.redaction import Redacted
-from flowmate_async.stores.aws.calls import Address, Answer, AwsCalls, Refusal, parse_address
+from flowmate_async.stores.aws.calls import Address, AwsCalls, AwsResponse, Refusal, parse_address
 from flowmate_async.stores.aws.chunking import Head, PartAt, encoded, head_of, split
 from flowmate_async.stores.aws.session import driver
 from flowmate_async.stores.documents.base import NOT_OURS, Conflict, Document, DocumentRefused
@@ -245,7 +245,7 @@ class _Value(Redacted, frozen=True):
     document: Document
 
 
-def _values(answer: Answer | Refusal) -> list[_Value]:
+def _values(answer: AwsResponse | Refusal) -> list[_Value]:
     if isinstance(answer, Refusal):
         return []
     return [_Value(one["Name"], _document(one)) for one in answer.fields.get("SecretValues", ())]
@@ -267,7 +267,7 @@ def _parts_of(parts: Sequence[Plaintext]) -> int:
     return len(parts) if len(parts) > 1 else 0
 
 
-def _not_found(answer: Answer | Refusal, secrets: Mapping[str, str]) -> set[str]:
+def _not_found(answer: AwsResponse | Refusal, secrets: Mapping[str, str]) -> set[str]:
     """Return the names of documents that are certainly not there."""
     errors = () if isinstance(answer, Refusal) else answer.fields.get("Errors", ())
     missing = [one for one in errors if "NotFound" in one.get("ErrorCode", "")]

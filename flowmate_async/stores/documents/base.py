@@ -114,7 +114,7 @@ class RunLease(msgspec.Struct, frozen=True):
     until: float
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True):
+class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     """The store's own document.
 
     Attributes:
@@ -172,11 +172,11 @@ class UserDocument(Redacted, frozen=True, kw_only=True):
         ]
 
 
-_state_decoder = msgspec.json.Decoder(State)
+_state_decoder = msgspec.json.Decoder(StoreState)
 _user_decoder = msgspec.json.Decoder(UserDocument)
 
 
-def state_of(document: Document, *, where: str) -> State:
+def state_of(document: Document, *, where: str) -> StoreState:
     """Return the store's own document.
 
     Raises:
@@ -213,7 +213,7 @@ def user_of(document: Document, name: str) -> UserDocument | None:
     return user if user is not None and name_of(user.username) == name else None
 
 
-def plaintext_of(value: State | UserDocument) -> Plaintext:
+def plaintext_of(value: StoreState | UserDocument) -> Plaintext:
     """Return a document as it is written."""
     return Plaintext(msgspec.json.encode(value))
 

@@ -6,7 +6,13 @@ from msgspec.structs import replace
 
 from flowmate_async.errors import StoreError
 from flowmate_async.stores.base import Checkpoint, Removal, Run, UserWrite
-from flowmate_async.stores.documents.base import DocumentRefused, State, UserDocument, opened, username_of
+from flowmate_async.stores.documents.base import (
+    DocumentRefused,
+    StoreState,
+    UserDocument,
+    opened,
+    username_of,
+)
 from flowmate_async.values.secrets import Secret
 
 _RUNS_KEPT_OF_A_SELECTION = 2
@@ -83,7 +89,9 @@ def refused_ends(batch: Sequence[UserWrite], refused: Mapping[str, DocumentRefus
     }
 
 
-def with_refused(state: State, run: Run, ends: Mapping[str, Checkpoint], written: frozenset[str]) -> State:
+def with_refused(
+    state: StoreState, run: Run, ends: Mapping[str, Checkpoint], written: frozenset[str]
+) -> StoreState:
     """Return the store's own document with these checkpoints of a run, less those of users written since.
 
     What is noted of runs that the store has forgotten goes.
@@ -95,7 +103,7 @@ def with_refused(state: State, run: Run, ends: Mapping[str, Checkpoint], written
     return replace(state, refused={**others, run.id: of_run})
 
 
-def require_few(state: State, run: Run, refused: Mapping[str, DocumentRefused]) -> None:
+def require_few(state: StoreState, run: Run, refused: Mapping[str, DocumentRefused]) -> None:
     """Refuse to go on when it is not about single documents any more.
 
     Raises:

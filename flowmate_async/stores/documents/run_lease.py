@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from flowmate_async.clock import Clock
 from flowmate_async.errors import CheckpointError, FlowMateError
-from flowmate_async.stores.documents.base import RunLease, State
+from flowmate_async.stores.documents.base import RunLease, StoreState
 from flowmate_async.stores.held_lock import LockHolder, cancelled_when_lost
 from flowmate_async.system.finishing import finish_despite_cancellation
 
-Change = Callable[[Callable[[State], State]], Coroutine[Any, Any, State]]
+Change = Callable[[Callable[[StoreState], StoreState]], Coroutine[Any, Any, StoreState]]
 
 
 @asynccontextmanager
@@ -37,7 +37,7 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
     """
     owner = os.urandom(16).hex()
 
-    def take(state: State) -> State:
+    def take(state: StoreState) -> StoreState:
         now, lease = clock.wall(), state.lease
         if lease is not None and lease.owner != owner and lease.until > now:
             until = datetime.fromtimestamp(lease.until, UTC).strftime("%H:%M:%S UTC")
@@ -47,7 +47,7 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
             )
         return replace(state, lease=RunLease(owner, now + seconds))
 
-    def give_back(state: State) -> State:
+    def give_back(state: StoreState) -> StoreState:
         mine = state.lease is not None and state.lease.owner == owner
         return replace(state, lease=None) if mine else state
 
@@ -67,7 +67,7 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
 
 
 async def _renewed(
-    holder: LockHolder, renew: Callable[[], Awaitable[State]], *, clock: Clock, seconds: float
+    holder: LockHolder, renew: Callable[[], Awaitable[StoreState]], *, clock: Clock, seconds: float
 ) -> None:
     """Renew a lease until that fails, which ends its holder."""
     while True:
@@ -80,7 +80,7 @@ async def _renewed(
 
 
 async def _ended(
-    renewal: asyncio.Task[None], holder: LockHolder, give_back: Callable[[], Awaitable[State]]
+    renewal: asyncio.Task[None], holder: LockHolder, give_back: Callable[[], Awaitable[StoreState]]
 ) -> None:
     renewal.cancel()
     await asyncio.gather(renewal, return_exceptions=True)

@@ -41,7 +41,7 @@ from flowmate_async.stores.documents.base import (
     Document,
     DocumentRefused,
     Documents,
-    State,
+    StoreState,
     UserDocument,
     decoded_user,
     is_hashed,
@@ -129,7 +129,7 @@ class DocumentStore:
         return run
 
     async def finish_run(self, run: Run, *, at: float | None) -> None:
-        def finish(state: State) -> State:
+        def finish(state: StoreState) -> StoreState:
             if run.id not in {known.id for known in state.runs}:
                 raise no_such_run()
             return replace(
@@ -286,7 +286,7 @@ class DocumentStore:
             where = self._documents.where
             raise StoreError(f"there is no store {where}", advice="Check the store's URL")
 
-    async def _state(self) -> State:
+    async def _state(self) -> StoreState:
         if not self._open:
             raise not_open(self._documents.where)
         found = await self._documents.read(STATE)
@@ -297,16 +297,16 @@ class DocumentStore:
             )
         return self._note(state_of(found, where=self._documents.where))
 
-    async def _change(self, change: Callable[[State], State]) -> State:
+    async def _change(self, change: Callable[[StoreState], StoreState]) -> StoreState:
         """Change the store's own document, after whatever others have made of it."""
 
-        def changed(found: Document | None) -> State:
-            before = State() if found is None else state_of(found, where=self._documents.where)
+        def changed(found: Document | None) -> StoreState:
+            before = StoreState() if found is None else state_of(found, where=self._documents.where)
             return change(before)
 
         return self._note(await check_and_set(self._documents, STATE, changed, sleep=self._clock.sleep))
 
-    def _note(self, state: State) -> State:
+    def _note(self, state: StoreState) -> StoreState:
         self._bound = state.origin is not None
         self._runs = {run.id: run for run in state.runs}
         self._refused = state.refused

@@ -11,13 +11,13 @@ from flowmate_async.stores.documents.base import (
     Conflict,
     Document,
     Documents,
-    State,
+    StoreState,
     UserDocument,
     plaintext_of,
 )
 from flowmate_async.system.finishing import finish_despite_cancellation
 
-Value = TypeVar("Value", State, UserDocument)
+Value = TypeVar("Value", StoreState, UserDocument)
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
 

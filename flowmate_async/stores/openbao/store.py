@@ -43,7 +43,7 @@ _LARGEST_ANSWER = 64 * 1024 * 1024
 _CAS_FAILED = "check-and-set"
 
 
-class _Answer(Redacted, frozen=True):
+class _Response(Redacted, frozen=True):
     """An answer, which may hold credentials."""
 
     status: int
@@ -187,7 +187,9 @@ class OpenBaoDocuments:
         settings = {"max_versions": self._address.versions, "cas_required": True}
         await self._ask("POST", "metadata", name, Plaintext(msgspec.json.encode(settings)))
 
-    async def _ask(self, method: str, kind: str, name: str, text: Plaintext | None = None) -> _Answer | None:
+    async def _ask(
+        self, method: str, kind: str, name: str, text: Plaintext | None = None
+    ) -> _Response | None:
         """Return a good answer, or ``None`` for what is not there; what may pass is tried again.
 
         Raises:
@@ -208,7 +210,7 @@ class OpenBaoDocuments:
         standby = answer is not None and answer.status in _STANDBY
         raise self._failure(reason, _NAME_THE_ACTIVE_NODE if standby else _LATER)
 
-    async def _send(self, method: str, path: str, text: Plaintext | None) -> tuple[_Answer | None, str]:
+    async def _send(self, method: str, path: str, text: Plaintext | None) -> tuple[_Response | None, str]:
         """Return the answer, if one came, and what it says is wrong."""
         if self._session is None or self._token is None:
             raise StoreError(f"the store {self.where} is not open", advice="Enter it with async with")
@@ -232,7 +234,7 @@ class OpenBaoDocuments:
         before, self._token = self._token, self._address.token()
         return self._token != before
 
-    def _judged(self, answer: _Answer, complaint: str) -> _Answer | None:
+    def _judged(self, answer: _Response, complaint: str) -> _Response | None:
         if 200 <= answer.status < 300:
             return answer
         if answer.status == _NOT_FOUND and not complaint:
@@ -248,7 +250,7 @@ class OpenBaoDocuments:
             raise self._failure("the token was refused", "Check BAO_TOKEN and the policy of the token")
         raise self._failure(f"status {answer.status}: {complaint}", "Check the URL's mount and path")
 
-    def _decoded(self, answer: _Answer, kind: Any) -> Any:
+    def _decoded(self, answer: _Response, kind: Any) -> Any:
         try:
             return msgspec.json.decode(answer.body, type=kind)
         except msgspec.MsgspecError:
@@ -264,16 +266,16 @@ def _headers(token: Token, namespace: str) -> Headers:
     return Headers((*pairs, ("X-Vault-Namespace", namespace)) if namespace else tuple(pairs))
 
 
-async def _received(response: aiohttp.ClientResponse) -> _Answer:
+async def _received(response: aiohttp.ClientResponse) -> _Response:
     body = bytearray()
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > _LARGEST_ANSWER:
             raise aiohttp.ClientPayloadError(f"an answer of more than {_LARGEST_ANSWER} bytes")
-    return _Answer(response.status, bytes(body))
+    return _Response(response.status, bytes(body))
 
 
-def _complaint(answer: _Answer) -> str:
+def _complaint(answer: _Response) -> str:
     """Return what a bad answer says is wrong."""
     if answer.status < 300:
         return ""
@@ -286,7 +288,7 @@ def _complaint(answer: _Answer) -> str:
     return safe_text("; ".join(errors))
 
 
-def _has_version(answer: _Answer) -> bool:
+def _has_version(answer: _Response) -> bool:
     """Return whether this 404 is about a document that is there, without its content."""
     try:
         return msgspec.json.decode(answer.body, type=_GoneAnswer).data.metadata.version > 0
