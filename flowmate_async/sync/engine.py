@@ -205,7 +205,8 @@ class SyncEngine:
         self._requests += batch.requests
         for end in batch.results:
             self._requests += end.requests
-            self._left.update(end.left)
+            if end.left:
+                self._left.update(end.left)
             self._emitter.emit(_event(end))
 
     async def _settle(self, run: Run, *, stopped: bool) -> RunHealth:

@@ -22,8 +22,8 @@ from flowmate_async.sync.usernames import safe_name
 
 T = TypeVar("T")
 
-_BATCHES_APART_SECONDS = 0.02
-"""A transaction costs as much as writing ten users; so many wait for company, and none for long."""
+_BATCHES_APART_SECONDS = 0.05
+"""A transaction costs as much as writing ten users, so users that come fast share one."""
 
 
 class LocalExecutor:
@@ -74,7 +74,10 @@ class LocalExecutor:
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 at = self._clock.wall()
                 written = await self._store.write(run, [_user_write(one, at, self._health) for one in batch])
-                results = tuple(result_of(one, written.refused.get(safe_name(one.username))) for one in batch)
+                if written.refused:
+                    results = tuple(result_of(one, written.refused.get(safe_name(one.username))) for one in batch)
+                else:
+                    results = tuple(map(result_of, batch))
                 yield StoredBatch(results=results, changed=written.changed, unchanged=written.unchanged)
 
     def _swept(
@@ -91,12 +94,11 @@ class LocalExecutor:
         return await self._reader.begin(username, Plan(self._delta))
 
     async def _begin(self, run: Run, user: Known) -> UserRead:
-        username = safe_name(user.username)
         plan = Plan(self._delta, user.seen)
         # Whom this very run has tried before it tries again because it failed.
-        if plan.knows_failures and await self._store.statuses(run, [username]):
+        if plan.knows_failures and await self._store.statuses(run, [safe_name(user.username)]):
             plan.retry()
-        keep = self._delta.keep_tokens and username == user.username
+        keep = self._delta.keep_tokens and safe_name(user.username) == user.username
         return await self._reader.begin(user.username, plan, kept=user.token if keep else None, keep=keep)
 
 

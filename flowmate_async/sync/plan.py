@@ -8,6 +8,7 @@ name is stored without fetching the secret.
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -155,7 +156,7 @@ class Plan:
         else:
             expires = iso(summary.expires_at)
         self._next[summary.id] = Snapshot(
-            now, expires, _digest(summary.current_error), name=_digest(summary.name)
+            now, expires, _digest(summary.current_error), name=_digest_of_name(summary.name)
         )
 
     def failed(self, summary: SecretSummary, *, now: float) -> None:
@@ -180,7 +181,7 @@ class Plan:
 
     def _renames(self, summary: SecretSummary, before: Snapshot) -> bool:
         """Note the listed name; return whether it changed. An unknown earlier name counts as the same."""
-        name = _digest(summary.name)
+        name = _digest_of_name(summary.name)
         if summary.name is None or name == before.name:
             return False
         self._next[summary.id] = msgspec.structs.replace(before, name=name)
@@ -220,3 +221,9 @@ def _digest(listed: object) -> str:
     if listed is None:
         return ""
     return hashlib.sha256(_encode_sorted(listed)).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _digest_of_name(name: str | None) -> str:
+    """Return the digest of a name; many users' secrets have the same one, that of the app."""
+    return _digest(name)

@@ -37,10 +37,13 @@ def missing_changes(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str,
     back: set[RecordKey] = set()
     missing: set[RecordKey] = set()
     for user in batch:
-        username, present = user.checkpoint.username, set(user.present)
+        username, ids = user.checkpoint.username, [secret.id for secret in user.secrets]
         known = gone_by_user.setdefault(username, {})
-        for secret in user.secrets:
-            known.setdefault(secret.id, False)
+        if not known:  # all that is stored of the user is what is written now
+            known.update(dict.fromkeys(ids, False))
+            continue
+        known.update((secret_id, False) for secret_id in ids if secret_id not in known)
+        present = set(user.present)
         for secret_id, was_gone in known.items():
             if secret_id in present:
                 missing.discard((username, secret_id))

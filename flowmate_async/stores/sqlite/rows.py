@@ -48,6 +48,9 @@ _FIND = f"{_WITH_MANIFEST} WHERE username = ? AND secret_id = ?"
 _FIND_WANTED = f"""
     SELECT {_COLUMNS} FROM wanted CROSS JOIN secrets ON username = column1 AND secret_id = column2
 """
+_BEGUN = """
+    SELECT EXISTS (SELECT 1 FROM runs WHERE id = ?), (SELECT key_id FROM meta), EXISTS (SELECT 1 FROM tokens)
+"""
 _PUT = """
     INSERT OR REPLACE INTO secrets
         (username, secret_id, type, expires_at, run_id, stored_at, fingerprint, sealed)
@@ -147,8 +150,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
         user.checkpoint.username: user.checkpoint for user in batch
     }  # for duplicates, the last wins
     with transaction(connection):
-        _require_run(connection, run)
-        _require_key(connection, sealing)
+        has_tokens = _begun(connection, sealing, run)
         stored = with_keys(connection, _STORED, list(checkpoints))
         changes = manifests.changes(connection, sealing, list(checkpoints))
         found = _rows_at(connection, stored_keys(batch, stored))
@@ -157,11 +159,13 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
         changes.put(rows)
         notes = missing_changes(batch, stored)
         _note_present(connection, changes, notes.back)
-        connection.executemany(_NOTE_MISSING, [(run.id, *place) for place in notes.missing])
+        if notes.missing:
+            connection.executemany(_NOTE_MISSING, [(run.id, *place) for place in notes.missing])
         manifests.write(connection, changes)
         ends = [(run.id, *msgspec.structs.astuple(checkpoint)) for checkpoint in checkpoints.values()]
         insert(connection, _PUT_CHECKPOINT, ends)
-        tokens.write(connection, sealing, run, batch)
+        if has_tokens or any(user.token is not None for user in batch):
+            tokens.write(connection, sealing, run, batch)
         health.write(connection, batch, rows)
     return Written(changed, sum(len(user.secrets) for user in batch) - changed)
 
@@ -301,10 +305,14 @@ def reseal(connection: sqlite3.Connection, sealing: Sealing, page: Sequence[Rese
         manifests.write(connection, changes)
 
 
-def _require_key(connection: sqlite3.Connection, sealing: Sealing) -> None:
-    """Nothing may be sealed with a key that the store no longer has."""
-    if connection.execute("SELECT key_id FROM meta").fetchone() != (sealing.key_id,):
+def _begun(connection: sqlite3.Connection, sealing: Sealing, run: Run) -> bool:
+    """Check, in one statement, that the store has this run and this key. Return whether it has tokens."""
+    has_run, key_id, has_tokens = connection.execute(_BEGUN, (run.id,)).fetchone()
+    if not has_run:
+        raise no_such_run()
+    if key_id != sealing.key_id:  # nothing may be sealed with a key that the store no longer has
         raise KeyChanged
+    return bool(has_tokens)
 
 
 def _require_run(connection: sqlite3.Connection, run: Run) -> None:
