@@ -74,10 +74,10 @@ class LocalExecutor:
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 at = self._clock.wall()
                 written = await self._store.write(run, [_user_write(one, at, self._health) for one in batch])
-                if written.refused:
-                    results = tuple(result_of(one, written.refused.get(safe_name(one.username))) for one in batch)
-                else:
-                    results = tuple(map(result_of, batch))
+                refused = written.refused
+                results = tuple(
+                    result_of(one, refused.get(safe_name(one.username)) if refused else None) for one in batch
+                )
                 yield StoredBatch(results=results, changed=written.changed, unchanged=written.unchanged)
 
     def _swept(

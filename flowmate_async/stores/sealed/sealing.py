@@ -12,6 +12,7 @@ once those are gone: trackers of errors print the locals of every frame.
 import hashlib
 import hmac
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 import msgspec
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from flowmate_async.errors import StoreError
 from flowmate_async.redaction import Redacted
+from flowmate_async.stores.base import RecordKey
 from flowmate_async.stores.encoding import Plaintext, encode_secret, encode_token, secret_of, token_of
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.values.models import KeptToken
@@ -35,7 +37,6 @@ _MAC_BYTES = 32
 _SMALLEST_STEP = 256
 _STEPS_OF_A_POWER = 3
 _SUBKEYS_KEPT = 1024
-_PREFIXED_KEPT = 256
 _CREDENTIAL, _TOKEN = "seal", "seal a user's token"
 """What a run's subkeys are for."""
 
@@ -85,30 +86,47 @@ class Sealing:
     def seal_unless_same(
         self, username: str, secret: Secret, *, run_id: str, stored: Sealed | None
     ) -> Sealed | None:
-        """Seal one credential, or ``None`` when what is stored is the same and opens.
+        """Seal one credential, or ``None`` when what is stored is the same and opens; see :meth:`changed`."""
+        before = {} if stored is None else {(username, secret.id): stored}
+        changed = self.changed(username, (secret,), run_id=run_id, stored=before)
+        return next((sealed for _, sealed in changed), None)
+
+    def changed(
+        self,
+        username: str,
+        secrets: Iterable[Secret],
+        *,
+        run_id: str,
+        stored: Mapping[RecordKey, Sealed],
+    ) -> Iterator[tuple[Secret, Sealed]]:
+        """Seal those of a user's credentials that are not stored as they are.
 
         Args:
-            username: whose credential it is.
-            secret: the credential.
+            username: whose credentials they are.
+            secrets: the credentials.
             run_id: the run to seal under.
-            stored: what the store holds in this place; a damaged record counts as different, so it heals.
+            stored: what the store holds, by username and secret id; a damaged record counts as different, so
+                it heals.
 
         Raises:
-            StoreError: the credential cannot be encoded.
+            StoreError: a credential cannot be encoded.
         """
-        plaintext = encode_secret(username, secret)
-        place = length_prefixed(username, secret.id)
-        hmac_of = self._fingerprints.copy()  # faster than hmac.digest(), which prepares the key anew
-        hmac_of.update(place + plaintext.data)
-        fingerprint = hmac_of.finalize()
-        if (
-            stored is not None
-            and hmac.compare_digest(stored.fingerprint, fingerprint)
-            and self._decrypted(stored.data, _CREDENTIAL, stored.run_id, place) is not None
-        ):
-            return None
-        data = self._encrypted(plaintext, _CREDENTIAL, run_id, place)
-        return Sealed(run_id, data, fingerprint)
+        user, run, encrypt = _prefixed(username), _prefixed(run_id), self._cipher(_CREDENTIAL, run_id).encrypt
+        for secret in secrets:
+            plaintext = encode_secret(username, secret)
+            place = user + _prefixed(secret.id)
+            hmac_of = self._fingerprints.copy()  # faster than hmac.digest(), which prepares the key anew
+            hmac_of.update(place + plaintext.data)
+            fingerprint = hmac_of.finalize()
+            before = stored.get((username, secret.id))
+            sealed = None
+            if before is None or not self._is_same(before, fingerprint, place):
+                nonce = os.urandom(NONCE_BYTES)
+                data = nonce + encrypt(nonce, padded(plaintext).data, self._store + place + run)
+                sealed = Sealed(run_id, data, fingerprint)
+            del plaintext  # the next one may raise
+            if sealed is not None:
+                yield secret, sealed
 
     def open(self, username: str, secret_id: str, sealed: Sealed) -> Secret:
         """Open one credential.
@@ -181,6 +199,10 @@ class Sealing:
         if hmac.compare_digest(mac, self.mac(username, counter, entries)):
             return True
         return self._before is not None and self._before.has_made(mac, username, counter, entries)
+
+    def _is_same(self, stored: Sealed, fingerprint: bytes, place: bytes) -> bool:
+        equal = hmac.compare_digest(stored.fingerprint, fingerprint)
+        return equal and self._decrypted(stored.data, _CREDENTIAL, stored.run_id, place) is not None
 
     def _opened(self, username: str, secret_id: str, sealed: Sealed) -> Plaintext | None:
         place = length_prefixed(username, secret_id)
@@ -267,7 +289,6 @@ def length_prefixed(*texts: str) -> bytes:
     return b"".join(map(_prefixed, texts))
 
 
-@lru_cache(_PREFIXED_KEPT)
 def _prefixed(text: str) -> bytes:
     part = text.encode("utf-8", "surrogatepass")
     return len(part).to_bytes(4, "big") + part

@@ -3,8 +3,7 @@
 Nothing here knows where the rows are.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -38,13 +37,15 @@ class SecretRow(msgspec.Struct, frozen=True, gc=False):
     sealed: bytes
 
 
-def stored_keys(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str, bool]]) -> list[RecordKey]:
+def stored_keys(batch: Sequence[UserWrite], stored: Sequence[tuple[str, str, bool]]) -> list[RecordKey]:
     """Where credentials of a batch belong that are stored already, each place once, in order.
 
     Args:
         batch: the credentials.
         stored: username and secret id of all that is stored of their users, and something more.
     """
+    if not stored:
+        return []
     wanted = {(user.checkpoint.username, secret.id) for user in batch for secret in user.secrets}
     wanted |= {(user.checkpoint.username, secret_id) for user in batch for secret_id in user.renamed}
     return sorted(wanted.intersection((username, secret_id) for username, secret_id, _ in stored))
@@ -68,18 +69,16 @@ def sealed_secrets(
     rows: dict[RecordKey, SecretRow] = {}
     changed = 0
     for user in batch:
-        username, at, fetched = user.checkpoint.username, user.checkpoint.at, len(user.secrets)
-        for number, secret in enumerate(chain(user.secrets, _renamed(sealing, user, now))):
-            place = (username, secret.id)
-            sealed = sealing.seal_unless_same(username, secret, run_id=run.id, stored=now.get(place))
-            if sealed is None:
-                continue
-            now[place] = sealed
-            changed += number < fetched
-            expires_at = iso(secret.expires_at) or None
-            rows[place] = SecretRow(
-                username, secret.id, secret.type, expires_at, run.id, at, sealed.fingerprint, sealed.data
-            )
+        username, at = user.checkpoint.username, user.checkpoint.at
+        for secrets in user.secrets, _renamed(sealing, user, now):
+            for secret, sealed in sealing.changed(username, secrets, run_id=run.id, stored=now):
+                place = (username, secret.id)
+                now[place] = sealed
+                expires_at = iso(secret.expires_at) or None
+                rows[place] = SecretRow(
+                    *place, secret.type, expires_at, run.id, at, sealed.fingerprint, sealed.data
+                )
+                changed += secrets is user.secrets
     return [rows[place] for place in sorted(rows)], changed
 
 

@@ -106,6 +106,9 @@ _LACKING: Mapping[int, tuple[str, ...]] = {
 }
 """What a store of that format lacks, for this connection only, so that one can read it as it is."""
 
+# Tables with large rows have a rowid, so that rows are appended. Without one they lie in the index, and users
+# in any but alphabetical order split its pages at random. No statement depends on it: older stores keep the
+# layout that they were made with.
 TABLES = (
     """
     CREATE TABLE meta (

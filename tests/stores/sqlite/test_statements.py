@@ -1,5 +1,6 @@
 """The statements of a sqlite store: what they cost, and that many rows at once end as one by one."""
 
+import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -78,6 +79,28 @@ async def test_a_batch_is_a_few_statements_however_many_users_it_has(open_sqlite
             assert await taken(store.write(run, [user(name) for name in names])) < written
             assert await taken(store.seen(names)) <= 1 + chunks
             assert await taken(store.statuses(run, names)) <= chunks
+
+
+async def test_users_in_any_order_cost_about_the_same_pages(key, tmp_path):
+    """The log has every page that a transaction changes."""
+
+    def large(name: str) -> UserWrite:
+        secrets = tuple(api_key(f"s{number}", "k" * 400) for number in range(5))
+        return UserWrite(checkpoint=Checkpoint(username=name, status="synced"), secrets=secrets)
+
+    written = {}
+    names = [f"{number:05d}" for number in range(800)]
+    for order in ("by name", "shuffled"):
+        if order == "shuffled":
+            random.Random(1).shuffle(names)
+        async with SqliteStore(tmp_path / order, key=key) as store:
+            await store.bind("https://flowmate.example")
+            store._connection.execute("PRAGMA wal_autocheckpoint = 0")
+            run = await store.begin_run(at=1.0)
+            for start in range(0, len(names), 16):
+                await store.write(run, [large(name) for name in names[start : start + 16]])
+            _, written[order], _ = store._connection.execute("PRAGMA wal_checkpoint").fetchone()
+    assert written["shuffled"] <= 2.5 * written["by name"], written
 
 
 NAMES = st.sampled_from(["ann", "bo", "cy", "nul\0ed"])
