@@ -24,9 +24,12 @@ from flowmate_async.events import Emitter, Listener
 from flowmate_async.health.policy import DEFAULT_POLICY, HealthPolicy
 from flowmate_async.stats import Stats, StatsListener
 from flowmate_async.stores.base import Store, require_store
+from flowmate_async.stores.health import require_health_keeper
 from flowmate_async.stores.kept_tokens import require_keeper
+from flowmate_async.sync.delivery import Delivery, Notifier, deliver
 from flowmate_async.sync.dry_run import DryRun, SyncPlan
 from flowmate_async.sync.engine import SyncEngine, SyncOptions
+from flowmate_async.sync.live_health import LiveHealth, UserHealth
 from flowmate_async.sync.local_executor import LocalExecutor
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
@@ -387,6 +390,48 @@ class FlowMate:
             async for batch in batches:
                 for outcome in batch:
                     yield outcome
+
+    async def health(
+        self, users: Usernames | None = None, *, store: Store | None = None
+    ) -> AsyncGenerator[UserHealth, None]:
+        """The health of credentials as listings show it now; no credential is fetched.
+
+        A listing can show that a token is good, and never that one is broken. What syncs have written to a
+        store counts more.
+
+        Args:
+            users: any iterable or async iterable of usernames; ``None`` for all active users of the tenant.
+            store: an entered store, whose records are used; only read.
+
+        Raises:
+            ConfigurationError: ``users`` is a single username, or the store keeps no health.
+            AuthenticationError: the admin token was rejected.
+        """
+        self._binding.require()
+        keeper = None if store is None else require_health_keeper(store)
+        usernames, _, _ = await self._selected(users)
+        live = LiveHealth(self._reader, limits=self._sweep_limits, clock=self._clock, store=keeper)
+        async with aclosing(live.of(usernames)) as found:
+            async for user in found:
+                yield user
+
+    async def notify(self, store: Store, notifier: Notifier, *, digest: bool = False) -> Delivery:
+        """Deliver the notices that syncs have put into a store's outbox: in order, and at least once.
+
+        What is not taken stays there for the next call.
+
+        Args:
+            store: an entered store.
+            notifier: an entered :class:`~flowmate_async.integrations.webhook.Webhook`, or anything else with
+                its ``send``.
+            digest: send one message about all changes.
+
+        Raises:
+            ConfigurationError: the store keeps no health.
+            StoreError: the store cannot be read or written.
+        """
+        self._binding.require()
+        return await deliver(require_health_keeper(store), notifier, clock=self._clock, digest=digest)
 
     async def sync(
         self,

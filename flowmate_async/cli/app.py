@@ -34,6 +34,7 @@ for _name, _where in {
     "sync": "sync_command:sync",
     "users": "read_commands:users",
     "list": "read_commands:list_",
+    "health": "health_command:health",
     "get": "read_commands:get",
     "run": "run_command:run",
     "store": "store_commands:store_app",

@@ -15,6 +15,7 @@ from flowmate_async.cli.delta_flags import DeltaFlags
 from flowmate_async.cli.exits import Exit, exit_code, print_data, print_json
 from flowmate_async.cli.interrupts import graceful
 from flowmate_async.cli.local_pool import LocalPool
+from flowmate_async.cli.notify_flags import NotifyFlags, deliver
 from flowmate_async.cli.observing import MetricsFlags
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.progress import display
@@ -130,7 +131,7 @@ class RunFlags:
         )
 
 
-async def sync(
+async def sync(  # noqa: PLR0913 - a group of flags each
     *usernames: str,
     selection: Selection = Selection(),
     store: StoreFlags = StoreFlags(),
@@ -138,6 +139,7 @@ async def sync(
     cluster: ClusterFlags = ClusterFlags(),
     delta: DeltaFlags = DeltaFlags(),
     metrics: MetricsFlags = MetricsFlags(),
+    notify: NotifyFlags = NotifyFlags(),
     connection: Connection = Connection(),
 ) -> Exit:
     """Copy the credentials of many users into a sealed store; run again to resume.
@@ -159,6 +161,7 @@ async def sync(
         cluster: What all workers of --celery have in common.
         delta: What is fetched again of what was stored before.
         metrics: Who may look on.
+        notify: Who hears of broken credentials.
         connection: How FlowMate is reached.
     """
     names = selection.usernames(usernames)
@@ -166,6 +169,7 @@ async def sync(
     for path in run.report:
         require_report_path(path)
     metrics.check()
+    notifier = notify.notifier()
     if delta.dry_run:
         return await _dry_run(connection, store, names, options.delta, as_json=run.json)
     pool = _pool(run, store, connection, cluster, options.delta)
@@ -183,6 +187,7 @@ async def sync(
             else nullcontext() as record
         ):
             report, error = await _ended(job, stop)
+        await deliver(notify, notifier, fm, opened)
         observed.exit_code, observed.complete = _exit(report, error), report is not None and report.complete
         for path in run.report:
             await write_report(

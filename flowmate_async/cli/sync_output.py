@@ -41,6 +41,10 @@ def summary(report: SyncReport) -> str:
         text += f"; resumed, {report.skipped:,} users were done before"
     if report.errors:
         text += f"; failures: {_counts(report.errors)}"
+    if report.health:
+        text += f"; health: {_counts(report.health)}"
+    if report.health:
+        text += f"; health: {_counts(report.health)}"
     return text
 
 

@@ -35,6 +35,7 @@ class Reason(enum.Enum):
     REFRESH_FAILING = "refresh_failing"
     REJECTIONS_SEEN = "rejections_seen"
     FAILED_BEFORE = "failed_before"
+    RENEWAL_DUE = "renewal_due"
     ENDS_SOON = "ends_soon"
     REFUSED = "refused"
     REJECTED = "rejected"
@@ -91,6 +92,12 @@ RULES: Mapping[Reason, Rule] = {
         "The listing shows that a renewal failed at some time. FlowMate never clears that, so it is a hint.",
         "Nothing. Sync to find out.",
         "Listing",
+    ),
+    Reason.RENEWAL_DUE: Rule(
+        (HealthState.UNVERIFIED,),
+        "The listing shows a token that has ended. FlowMate renews it when it is fetched.",
+        "Nothing. Sync to find out.",
+        "One secret",
     ),
     Reason.ENDS_SOON: Rule(
         (HealthState.EXPIRING,),

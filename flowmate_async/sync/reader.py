@@ -170,6 +170,11 @@ class UserRead:
         self._sightings = Sightings(username, clock)
 
     @property
+    def listed(self) -> tuple[SecretSummary, ...]:
+        """The secrets as they were listed."""
+        return self._listing.secrets
+
+    @property
     def is_ready(self) -> bool:
         """Whether another of its secrets may be fetched now."""
         return bool(self.wanted) and (self._is_open or self.in_flight == 0)

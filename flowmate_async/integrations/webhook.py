@@ -1,0 +1,102 @@
+"""Notices as signed webhooks (Standard Webhooks), over the library's own transport.
+
+TLS is verified and redirects are not followed. Of what the receiver answers only the status counts.
+"""
+
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from flowmate_async.clock import Clock, SystemClock
+from flowmate_async.errors import ConfigurationError
+from flowmate_async.health.webhook import Message, SigningKey, headers
+from flowmate_async.redaction import Headers
+from flowmate_async.sync.delivery import NotDeliveredError
+from flowmate_async.transport.base import Limits, Transport, TransportError
+from flowmate_async.transport.factory import transport_by_name
+from flowmate_async.transport.request_rules import is_target
+from flowmate_async.values.settings import checked_base_url
+
+_LIMITS = Limits(timeout_seconds=15.0, max_body_bytes=64 * 1024)
+_BUSY = (408, 425, 429)
+
+
+class Webhook:
+    """A receiver of notices: ``async with Webhook(url, key=…) as webhook: await fm.notify(store, webhook)``.
+
+    Args:
+        url: where to send them: https, or http to this machine. Its path and query may hold a secret, so no
+            message repeats them.
+        key: the key that the receiver verifies with: ``whsec_`` and base64.
+        transport: carries the messages; by default the library's own for this URL.
+        clock: dates the messages.
+
+    Raises:
+        ConfigurationError: the URL or the key cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | SigningKey,
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._key = key if isinstance(key, SigningKey) else SigningKey.parse(key)
+        origin, self._target = _split(url)
+        self._transport = transport or transport_by_name(
+            "auto", origin, ca_file=None, proxy=None, trust_env=False
+        )
+        self._clock = clock or SystemClock()
+
+    async def __aenter__(self) -> Self:
+        """Open the transport."""
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.__aexit__(kind, error, trace)
+
+    async def send(self, message: Message) -> None:
+        """Deliver one message.
+
+        Args:
+            message: what to deliver.
+
+        Raises:
+            NotDeliveredError: the receiver did not answer with 2xx.
+        """
+        sent = Headers(tuple(headers(self._key, message, now=self._clock.wall()).items()))
+        try:
+            answer = await self._transport.send("POST", self._target, sent, message.body, _LIMITS)
+        except TransportError as broken:
+            failure = broken.failure
+        else:
+            if 200 <= answer.status < 300:
+                return
+            raise NotDeliveredError(
+                f"the receiver answered {answer.status}", retry=answer.status >= 500 or answer.status in _BUSY
+            )
+        raise NotDeliveredError(f"the receiver cannot be reached: {failure.replace('_', ' ')}")
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Return the origin of a URL, and what comes after it."""
+    try:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        origin = checked_base_url(parts._replace(path="", query="", fragment="").geturl())
+        problem = "" if is_target(target) else "it has characters that HTTP cannot carry"
+    except ConfigurationError as error:
+        problem = error.message.replace("the base URL", "it")
+    except ValueError:
+        problem = "it is not a URL"
+    if problem:
+        raise ConfigurationError(
+            f"the webhook's URL cannot be used: {problem}",
+            advice="It looks like https://app.example/hooks/flowmate",
+        )
+    return origin, target
