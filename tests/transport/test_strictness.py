@@ -19,6 +19,7 @@ from flowmate_async.transport.wire.framing import (
     MAX_INTERIM_ANSWERS,
     AnswerReader,
 )
+from flowmate_async.transport.wire.header_fields import known_layouts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_blocking")]
 
@@ -213,3 +214,46 @@ class TestHeaders:
             second = await made.send(method, "/", Headers(), None, limits)
         assert (second.status, second.body, "x-odd" in second.headers) == (200, b"", False)
         assert server.connections == 1
+
+
+class TestReuse:
+    """What one answer leaves in a connection never changes how the next one is read."""
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            bare(b"HTTP/1.1 103 Early\r\n\r\n" * MAX_INTERIM_ANSWERS + http().pieces[0]),
+            split(bare(b"HTTP/1.1 204 No Content\r\nX: " + b"x" * (MAX_HEAD_BYTES // 2) + b"\r\n\r\n"), 9000),
+        ],
+        ids=["interim answers", "heads"],
+    )
+    async def test_bounds_start_anew_with_each_answer(self, make_transport, answer):
+        async with ScriptedServer(*[answer] * 4) as server, make_transport(server.url) as made:
+            for _ in range(4):
+                assert (await get(made)).status in (200, 204)
+        assert server.connections == 1
+
+    async def test_trailers_are_no_headers_of_the_next_answer(self, make_transport):
+        first = chunked(b"[1]", end=b"0\r\nX-Trailer: 1\r\n\r\n")
+        async with ScriptedServer(first, http()) as server, make_transport(server.url) as made:
+            assert "x-trailer" not in (await get(made)).headers
+            assert dict((await get(made)).headers) == {
+                "content-type": "application/json",
+                "content-length": "2",
+            }
+        assert server.connections == 1
+
+    async def test_a_head_is_the_last_on_a_connection_that_was_used_before(self, make_transport):
+        async with ScriptedServer(http(), http(b"", length=9)) as server, make_transport(server.url) as made:
+            await get(made)
+            await made.send("HEAD", "/", Headers(), None, Limits(timeout_seconds=10.0, max_body_bytes=300))
+            await server.gone()
+        assert server.connections == 1
+
+    async def test_the_names_of_headers_are_remembered_for_a_few_answers_only(self, make_transport):
+        """A server could have another name in each."""
+        answers = [http(b"{}", "200 OK", f"X-{number}: {number}") for number in range(200)]
+        async with ScriptedServer(*answers) as server, make_transport(server.url) as made:
+            for number in range(200):
+                assert (await get(made)).headers[f"x-{number}"] == str(number)
+                assert len(known_layouts) <= 64
