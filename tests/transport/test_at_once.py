@@ -110,3 +110,15 @@ async def test_the_cap_and_the_method_hold_for_a_new_connection(make_transport):
         told = Told()
         assert made.send_at_once("HEAD", "/", HEADERS, None, limits, then=told)
         assert (await told.outcome()).body == b""
+
+
+async def test_an_answer_that_nobody_asked_for_is_told_to_nobody(make_transport):
+    """It closes the connection; whose exchange was the last one there has been told already."""
+    async with ScriptedServer(http(b"[1]"), http(b"[2]")) as server, make_transport(server.url) as made:
+        told = Told()
+        assert send(made, told)
+        assert (await told.outcome()).body == b"[1]"
+        await server.say(http(b'"unasked"').pieces[0])
+        await server.gone()
+        assert (await get(made)).body == b"[2]"
+    assert [answer.body for answer in told.outcomes] == [b"[1]"]

@@ -71,6 +71,9 @@ STRICT = {
     "one interim answer too many": bare(
         b"HTTP/1.1 103 Early\r\n\r\n" * (MAX_INTERIM_ANSWERS + 1) + b"".join(http().pieces)
     ),
+    "another version after an interim answer": bare(
+        b"HTTP/1.1 103 Early\r\n\r\n" + http(version="HTTP/2.0").pieces[0]
+    ),
     "interim answers without an end": bare(
         (b"HTTP/1.1 103 Early\r\nX: " + LONG.encode() + b"\r\n\r\n") * (MAX_INTERIM_ANSWERS - 1)
     ),
