@@ -20,7 +20,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextlib import ExitStack, aclosing, contextmanager, suppress
+from contextlib import ExitStack, aclosing, contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 from weakref import WeakSet
@@ -35,10 +35,13 @@ from flowmate_async.access.leases import Lease
 from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Listener
+from flowmate_async.integrations.webhook import Webhook
 from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Store, require_store
+from flowmate_async.sync.delivery import Delivery, Notifier
 from flowmate_async.sync.dry_run import SyncPlan
 from flowmate_async.sync.engine import SyncOptions
+from flowmate_async.sync.live_health import UserHealth
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.report import SyncReport
@@ -227,6 +230,42 @@ class FlowMateSync:
                 return await self._client.plan_sync(store, names, delta=delta)
 
         return self._call(planned)
+
+    def health(
+        self, users: Usernames | None = None, *, store: Store | None = None
+    ) -> Generator[UserHealth, None, None]:
+        """See :meth:`FlowMate.health`. Close the iterator, or leave the client's block, to end it early.
+
+        Args:
+            users: usernames; ``None`` for all active users of the tenant.
+            store: a store that is not entered; it is entered for as long as this takes.
+        """
+
+        async def listed() -> AsyncGenerator[UserHealth, None]:
+            async with nullcontext() if store is None else store:
+                names = None if users is None else _outside_the_loop(users)
+                async with aclosing(self._client.health(names, store=store)) as found:
+                    async for user in found:
+                        yield user
+
+        return self._stream(listed)
+
+    def notify(self, store: Store, notifier: Webhook | Notifier, *, digest: bool = False) -> Delivery:
+        """See :meth:`FlowMate.notify`.
+
+        Args:
+            store: a store that is not entered; it is entered for as long as this takes.
+            notifier: a :class:`~flowmate_async.integrations.webhook.Webhook` that is not entered, or anything
+                else with its ``send``.
+            digest: send one message about all changes.
+        """
+
+        async def delivered() -> Delivery:
+            require_store(store)
+            async with store, notifier if isinstance(notifier, Webhook) else nullcontext():
+                return await self._client.notify(store, notifier, digest=digest)
+
+        return self._call(delivered)
 
     @contextmanager
     def listening(self, *listeners: Listener | None) -> Iterator[None]:

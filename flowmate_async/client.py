@@ -12,6 +12,7 @@ from flowmate_async.access.admin import AdminToken, TokenProvider
 from flowmate_async.access.api import Api, ApiLimits, checked_limits
 from flowmate_async.access.cache import Credentials
 from flowmate_async.access.fetch import SecretFetcher, wait_limit
+from flowmate_async.access.health_watch import HealthWatch
 from flowmate_async.access.leases import Lease
 from flowmate_async.access.listing import Lister
 from flowmate_async.access.prefetch import Prefetch
@@ -29,6 +30,7 @@ from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.delivery import Delivery, Notifier, deliver
 from flowmate_async.sync.dry_run import DryRun, SyncPlan
 from flowmate_async.sync.engine import SyncEngine, SyncOptions
+from flowmate_async.sync.health_sink import HealthSink
 from flowmate_async.sync.live_health import LiveHealth, UserHealth
 from flowmate_async.sync.local_executor import LocalExecutor
 from flowmate_async.sync.outcomes import Outcome
@@ -91,6 +93,9 @@ class FlowMate:
         keep_refresh_fields: keep ``refreshToken`` and ``inputFields`` of secrets, dropped otherwise.
         on_event: called with every :class:`~flowmate_async.events.Event`; see :meth:`listening`.
         coordination: what it shares with other processes: the rate, pauses, refreshes; entered with it.
+        health: how much evidence it takes until a cached credential is called broken; ``None`` watches none.
+        health_store: an entered store that keeps what is seen of cached credentials, so that the next sync
+            into it judges what all processes saw. It must be open for longer than the client.
         clock: the time it keeps.
 
     Raises:
@@ -121,6 +126,8 @@ class FlowMate:
         keep_refresh_fields: bool = False,
         on_event: Listener | None = None,
         coordination: Coordination | None = None,
+        health: HealthPolicy | None = DEFAULT_POLICY,
+        health_store: Store | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._binding = LoopBinding()
@@ -202,9 +209,24 @@ class FlowMate:
             limit=wait_limit(limits.max_wait_seconds, excused=self._traffic.is_saturated),
             shared=shared,
         )
+        self._sink = None
+        if health is not None and health_store is not None:
+            keeper = require_health_keeper(health_store)
+            self._sink = HealthSink(keeper, policy=health, clock=self._clock)
+        self._watch = None
+        if health is not None:
+            self._watch = HealthWatch(
+                policy=health,
+                known=known,
+                clock=self._clock,
+                emitter=self._emitter,
+                capacity=cache_capacity,
+                on_sighting=None if self._sink is None else self._sink.add,
+            )
         self._credentials = Credentials(
             self._fetcher,
             shared=shared,
+            watch=self._watch,
             policy=freshness or FreshnessPolicy(),
             capacity=cache_capacity,
             max_bytes=cache_max_bytes,
@@ -239,7 +261,11 @@ class FlowMate:
             await self._credentials.aclose()
             await self._fetcher.aclose(drain_seconds=_DRAIN_SECONDS)
             await self._tokens.aclose(drain_seconds=_DRAIN_SECONDS)
+            if self._sink is not None:
+                await self._sink.aclose()
         finally:
+            if self._watch is not None:
+                self._watch.close()
             self._admin.forget()
             self._binding.unbind()
             if self._entered is not None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from flowmate_async.access.cache_entries import CacheStatistics, Entry, EntryTable, Key, RecentFailures
 from flowmate_async.access.fetch import SecretFetcher
+from flowmate_async.access.health_watch import HealthWatch
 from flowmate_async.access.rejection import Rejections
 from flowmate_async.clock import Clock, Moment
 from flowmate_async.contract.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
@@ -20,6 +21,7 @@ from flowmate_async.contract.protocol import GET, canonical_key
 from flowmate_async.errors import (
     CredentialExpiredError,
     CredentialMissingError,
+    CredentialRejectedError,
     FlowMateError,
     InvalidIdError,
     MaskedSecretError,
@@ -69,6 +71,7 @@ class Credentials:
         clock: wall time for ``expires``, monotonic time for ages.
         emitter: told of refreshes and of stale values served.
         shared: what other processes fetched and rejected, when there are others.
+        watch: told of what is seen of the health of credentials.
         uniform: the source of jitter.
         binding: the event loop on which it may be used.
     """
@@ -83,6 +86,7 @@ class Credentials:
         clock: Clock,
         emitter: Emitter,
         shared: SharedCredentials | None = None,
+        watch: HealthWatch | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
         binding: LoopBinding,
     ) -> None:
@@ -92,6 +96,7 @@ class Credentials:
         self._policy = policy
         self._clock = clock
         self._emitter = emitter
+        self._watch = watch
         self._uniform = uniform
         self._entries = EntryTable(capacity=capacity, max_bytes=max_bytes)
         self._failures = RecentFailures(capacity=capacity, clock=clock)
@@ -161,7 +166,12 @@ class Credentials:
         """Return the entry after one that the app rejected; see :meth:`Rejections.replaced`."""
         self.require_own_loop()
         with _spelled(key):
-            return await self._rejections.replaced(canonical_key(*key), rejected, min_valid)
+            try:
+                return await self._rejections.replaced(canonical_key(*key), rejected, min_valid)
+            except CredentialRejectedError as error:
+                if self._watch is not None:
+                    self._watch.failed(canonical_key(*key), error, rejected.secret)
+                raise
 
     def get(self, key: Key) -> Entry | None:
         """Return the cached entry, be it over."""
@@ -312,13 +322,17 @@ class Credentials:
         if entry is not None and entry.secret is secret:
             return entry
         when = self._timeline(answer)
+        changed = entry is not None  # of what was not held, nobody knows
         if entry is not None and presented(entry.secret) == presented(secret):
             self._keep_unchanged(key, entry, answer, when)
+            changed = False
         else:
             entry = Entry(answer, when, next(self._generations))
             self._insert(key, entry)
             self._refreshes += 1
             self._emitter.emit(Refreshed(*key))
+        if self._watch is not None:
+            self._watch.fetched(key, secret, changed=changed)
         if entry.newest and self._remaining(entry) <= 0:
             entry.retry_at = self._after_cool_down()
         self._failures.forget(key)
@@ -341,6 +355,8 @@ class Credentials:
     def _note_failure(self, key: Key, error: FlowMateError) -> None:
         """What a failure means for what is held. Idempotent: everyone who waited for the flight calls it."""
         entry = self._entries.get(key)
+        if self._watch is not None:
+            self._watch.failed(key, error, None if entry is None else entry.secret)
         if isinstance(error, _NEGATIVE) and not (entry is not None and isinstance(error, MaskedSecretError)):
             self._entries.drop(key)
             self._failures.add(key, error, seconds=self._policy.negative_ttl_seconds)

@@ -25,7 +25,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         username: the user.
         secret_id: the secret's id.
-        type: upstream's word for its type.
+        type: upstream's word for its type; empty when that is not known.
         auth_client_id: the OAuth client behind it, if one was shown.
     """
 
@@ -143,8 +143,12 @@ def observed(
         evidence = add(evidence, observation)
     if record is None and evidence.is_clean:
         return None
-    client = credential.auth_client_id or before.credential.auth_client_id
-    after = replace(before, credential=replace(credential, auth_client_id=client), evidence=evidence)
+    known = replace(
+        credential,
+        type=credential.type or before.credential.type,
+        auth_client_id=credential.auth_client_id or before.credential.auth_client_id,
+    )
+    after = replace(before, credential=known, evidence=evidence)
     after = _decided(after, before, now=now, policy=policy)
     if record is not None and _is_same(after, record):
         return record

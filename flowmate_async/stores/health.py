@@ -14,6 +14,7 @@ import msgspec
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.health.evidence import Evidence
 from flowmate_async.health.observations import Observation, Observed
+from flowmate_async.health.policy import HealthPolicy
 from flowmate_async.health.records import Credential, HealthRecord, Notice, Settled, Sighting, observed
 from flowmate_async.health.states import Health, HealthState, Reason
 from flowmate_async.stores.base import RecordKey, Store, UserWrite
@@ -49,6 +50,16 @@ class KeepsHealth(Protocol):
 
         Returns:
             The notices, in the order of the outbox.
+        """
+        ...
+
+    async def note_health(self, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float) -> None:
+        """Keep what was observed outside of a run, as by workers. The next run's end settles it.
+
+        Args:
+            sightings: what was observed.
+            policy: how much evidence it takes.
+            at: seconds since the Unix epoch.
         """
         ...
 
@@ -121,6 +132,33 @@ def health_changes(
         put=[record for place, record in now.items() if record is not None and record != before.get(place)],
         gone=[place for place in before if now[place] is None],
     )
+
+
+def noted(
+    sightings: Sequence[Sighting], records: Iterable[HealthRecord], *, policy: HealthPolicy, at: float
+) -> HealthChanges:
+    """Return what sightings outside of a run do to records.
+
+    Args:
+        sightings: what was observed.
+        records: all records of these users.
+        policy: how much evidence it takes.
+        at: seconds since the Unix epoch.
+    """
+    before = {record.place: record for record in records}
+    now: dict[RecordKey, HealthRecord | None] = dict(before)
+    for sighting in sightings:
+        place = (sighting.credential.username, sighting.credential.secret_id)
+        now[place] = observed(now.get(place), sighting, now=at, policy=policy)
+    return HealthChanges(
+        put=[record for place, record in now.items() if record is not None and record != before.get(place)],
+        gone=[place for place in before if now[place] is None],
+    )
+
+
+def users_of(sightings: Iterable[Sighting]) -> list[str]:
+    """Return whose credentials were observed, each once, in order."""
+    return sorted({sighting.credential.username for sighting in sightings})
 
 
 def _sightings(

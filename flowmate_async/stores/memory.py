@@ -14,7 +14,8 @@ from typing import Self
 from msgspec.structs import replace
 
 from flowmate_async.errors import CheckpointError
-from flowmate_async.health.records import HealthRecord, Notice
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import HealthRecord, Notice, Sighting
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.base import (
     Checkpoint,
@@ -33,7 +34,7 @@ from flowmate_async.stores.base import (
     totals_of,
 )
 from flowmate_async.stores.encoding import encode_secret
-from flowmate_async.stores.health import Judge, health_changes
+from flowmate_async.stores.health import Judge, health_changes, noted, users_of
 from flowmate_async.stores.sealed.meta import not_bound, require_origin
 from flowmate_async.values.models import KeptToken
 from flowmate_async.values.secrets import Secret
@@ -165,6 +166,12 @@ class MemoryStore:
         self._drop_health(record.place for record, one in done if one.record is None)
         self._outbox |= {notice.id: notice for notice in notices}
         return notices
+
+    async def note_health(self, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float) -> None:
+        records = [record for name in users_of(sightings) for record in self._health.get(name, {}).values()]
+        changes = noted(sightings, records, policy=policy, at=at)
+        self._put_health(changes.put)
+        self._drop_health(changes.gone)
 
     async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
         self._put_health(records)

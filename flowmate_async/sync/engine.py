@@ -18,10 +18,11 @@ from flowmate_async.clock import Clock
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
 from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.telling import event_of
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.stores.kept_tokens import forget_tokens
 from flowmate_async.sync.abort import AbortRules, everything_masked
-from flowmate_async.sync.health import RunHealth, event_of, settle_run
+from flowmate_async.sync.health import RunHealth, settle_run
 from flowmate_async.sync.local_executor import synced_of
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.plausibility import implausible

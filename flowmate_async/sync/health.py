@@ -12,7 +12,6 @@ import msgspec
 
 from flowmate_async.clock import Clock
 from flowmate_async.errors import FlowMateError
-from flowmate_async.events import CredentialBroken, CredentialRecovered
 from flowmate_async.health.from_secret import ends_at
 from flowmate_async.health.observations import Observation, Observed, observed_failure
 from flowmate_async.health.outage import Renewals
@@ -141,14 +140,6 @@ async def settle_run(store: Store, run: Run, *, policy: HealthPolicy, now: float
 
     notices = await store.settle_health(judge)
     return RunHealth(dict(sorted(states.items())), notices)
-
-
-def event_of(notice: Notice) -> CredentialBroken | CredentialRecovered | None:
-    """Return the event of a notice; other changes have none."""
-    username, secret_id = notice.credential.username, notice.credential.secret_id
-    if notice.type == "credential.broken":
-        return CredentialBroken(username, secret_id, notice.health.reason.value, notice.health.since)
-    return CredentialRecovered(username, secret_id) if notice.type == "credential.recovered" else None
 
 
 async def _count_successes(store: Store, run: Run, renewals: Renewals) -> None:

@@ -171,6 +171,24 @@ class HealthLaws:
             await store.note_missing(run, ["bob", "nobody"])
             assert await states(store) == {"cid secret-1": "unreadable"}
 
+    async def test_what_workers_observe_is_settled_by_the_next_run(self, open_store: OpenStore) -> None:
+        """Together with what the run itself observes, and also of credentials that are not stored."""
+        async with open_store() as store:
+            run = await write(store, synced("ann", api_key()))
+            for hour in range(3):
+                seen = Observation(Observed.REJECTED, 3600.0 * hour + 1)
+                worker = Sighting(credential("ann"), (seen,))
+                other = Sighting(credential("bob"), (Observation(Observed.READ, 1.0),))
+                await keeper(store).note_health([worker, other], policy=POLICY, at=3600.0 * hour + 1)
+            assert await states(store) == {"ann secret-1": "broken"}
+            assert await outbox(store) == []
+            await store.write(run, [seeing(failed("ann"))])
+            await keeper(store).settle_health(judge())
+            assert await outbox(store) == ["ann credential.broken"]
+            gone = Sighting(credential("ann"), (Observation(Observed.GONE, 9000.0),))
+            await keeper(store).note_health([gone], policy=POLICY, at=9000.0)
+            assert await states(store) == {}
+
     async def test_records_are_asked_for_by_user(self, open_store: OpenStore) -> None:
         """Of one user alone, in order."""
         async with open_store() as store:

@@ -21,6 +21,7 @@ from flowmate_async import (
     open_store,
 )
 from flowmate_async.sandbox import Sandbox, SandboxOptions
+from flowmate_async.stores.memory import MemoryStore
 
 USERS = 30
 
@@ -286,3 +287,18 @@ def test_a_url_is_not_a_store_yet(options):
         for job in (fm.sync, fm.plan_sync):
             with pytest.raises(ConfigurationError, match="open_store"):
                 job("sqlite:///credentials.db")
+
+
+def test_health_is_listed_and_notices_are_delivered(fm, usernames):
+    taken = []
+
+    class Taking:
+        async def send(self, message):
+            taken.append(message.id)
+
+    store = MemoryStore()
+    [user] = fm.health(usernames[:1], store=store)
+    assert user.username == usernames[0]
+    assert user.credentials
+    fm.sync(store, usernames[:1])
+    assert fm.notify(store, Taking()).delivered == len(taken)

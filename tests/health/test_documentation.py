@@ -41,6 +41,8 @@ def test_the_numbers_are_those_of_the_policy():
         f"{policy.failures.times} failures in a row over {policy.failures.over_seconds / HOUR:.0f} hours"
         in effects
     )
+    often = f"{policy.rejections.times} rejections over {policy.rejections.over_seconds / HOUR:.0f} hour"
+    assert often in effects
     assert f"{policy.empty.times} such answers over {policy.empty.over_seconds / HOUR:.0f} hours" in effects
     assert f"{policy.expiring_seconds / 24 / HOUR:.0f} days before" in effects
     assert f"about {policy.outage_seconds / 60:.0f} minutes" in PAGE

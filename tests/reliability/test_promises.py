@@ -271,6 +271,11 @@ def show_a_credential(record: Record) -> None:
     record.shown += f"error: {next(iter(record.hidden))}"
 
 
+def call_a_healthy_credential_broken(record: Record) -> None:
+    get = first_get(record)
+    record.health[get.username or "", get.secret_id or ""] = "broken", "refused"
+
+
 DOCTORED: dict[Callable[[Record], None], promises.Promise] = {
     lose_a_user: promises.nobody_is_lost,
     end_a_user_twice: promises.nobody_is_lost,
@@ -289,6 +294,7 @@ DOCTORED: dict[Callable[[Record], None], promises.Promise] = {
     hand_out_what_never_was: promises.what_is_handed_out_is_valid,
     answer_for_the_dead: promises.the_dead_are_not_read,
     stay_broken_after_the_faults: promises.healed_when_the_faults_end,
+    call_a_healthy_credential_broken: promises.no_healthy_credential_is_reported_broken,
     fail_a_readable_user_as_masked: promises.no_readable_user_is_starved,
     end_as_if_everybody_were_masked: promises.no_readable_user_is_starved,
     go_on_with_a_masked_user: promises.no_readable_user_is_starved,

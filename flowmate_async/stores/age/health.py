@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Sequence
 
-from flowmate_async.health.records import HealthRecord, Notice
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import HealthRecord, Notice, Sighting
 from flowmate_async.stores.age.index import Index
 from flowmate_async.stores.age.lines import DeliveredLine, HealthLine, Line, NoticeLine
-from flowmate_async.stores.health import Judge
+from flowmate_async.stores.health import Judge, noted, users_of
 
 
 def plan_settle(index: Index, judge: Judge) -> tuple[list[Line], list[Notice]]:
@@ -19,6 +20,17 @@ def plan_settle(index: Index, judge: Judge) -> tuple[list[Line], list[Notice]]:
         if done.notice is not None:
             notices.append(done.notice)
     return [*lines, *(NoticeLine(notice=notice) for notice in notices)], notices
+
+
+def plan_note(
+    index: Index, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float
+) -> tuple[list[Line], None]:
+    """Return the lines that keep what was observed outside of a run."""
+    records = (record for name in users_of(sightings) for record in index.health_records(name))
+    changes = noted(sightings, records, policy=policy, at=at)
+    put = [HealthLine(username=one.username, secret_id=one.secret_id, record=one) for one in changes.put]
+    gone = [HealthLine(username=name, secret_id=one, record=None) for name, one in changes.gone]
+    return [*put, *gone], None
 
 
 def plan_put(

@@ -19,7 +19,8 @@ from typing import Self, TypeVar
 from msgspec.structs import replace
 
 from flowmate_async.errors import ConfigurationError, StoreError
-from flowmate_async.health.records import HealthRecord, Notice
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import HealthRecord, Notice, Sighting
 from flowmate_async.redaction import shown_path
 from flowmate_async.stores.age import health
 from flowmate_async.stores.age.files import driver
@@ -155,6 +156,9 @@ class AgeStore:
 
     async def settle_health(self, judge: Judge) -> list[Notice]:
         return await self._commit(lambda index: health.plan_settle(index, judge))
+
+    async def note_health(self, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float) -> None:
+        await self._commit(lambda index: health.plan_note(index, sightings, policy=policy, at=at))
 
     async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
         await self._commit(lambda index: health.plan_put(index, records, notices))

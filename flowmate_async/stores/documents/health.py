@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterable, Sequence
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from flowmate_async.health.records import HealthRecord, Notice
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import HealthRecord, Notice, Sighting
 from flowmate_async.stores.documents.base import UserDocument
-from flowmate_async.stores.health import Judge
+from flowmate_async.stores.health import Judge, noted
 
 
 def records_of(user: UserDocument) -> list[HealthRecord]:
@@ -28,6 +29,17 @@ def settled(user: UserDocument, judge: Judge) -> tuple[UserDocument, list[Notice
         if done.notice is not None:
             notices.append(done.notice)
     return with_notices(replace(user, health=records or UNSET), notices), notices
+
+
+def with_sightings(
+    user: UserDocument, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float
+) -> UserDocument:
+    """Return a document after what was observed outside of a run."""
+    changes = noted(sightings, records_of(user), policy=policy, at=at)
+    records = {**(user.health or {}), **{record.secret_id: record for record in changes.put}}
+    for _, secret_id in changes.gone:
+        del records[secret_id]
+    return replace(user, health=records or UNSET)
 
 
 def with_records(user: UserDocument, records: Iterable[HealthRecord]) -> UserDocument:

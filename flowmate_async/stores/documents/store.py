@@ -19,7 +19,8 @@ from msgspec.structs import replace
 
 from flowmate_async.clock import Clock, SystemClock
 from flowmate_async.errors import StoreError
-from flowmate_async.health.records import HealthRecord, Notice
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import HealthRecord, Notice, Sighting
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -56,7 +57,7 @@ from flowmate_async.stores.documents.base import (
 )
 from flowmate_async.stores.documents.run_lease import held_lease
 from flowmate_async.stores.documents.writes import check_and_set, gather_limited
-from flowmate_async.stores.health import Judge
+from flowmate_async.stores.health import Judge, users_of
 from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
 from flowmate_async.system.finishing import finish_despite_cancellation
 from flowmate_async.values.secrets import Secret
@@ -215,6 +216,12 @@ class DocumentStore:
             if user.health:
                 notices += await self._settle(user.username, judge)
         return notices
+
+    async def note_health(self, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float) -> None:
+        for username in users_of(sightings):
+            seen = [one for one in sightings if one.credential.username == username]
+            note = partial(health.with_sightings, sightings=seen, policy=policy, at=at)
+            await self._change_user(username, note, create=True)
 
     async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
         names = {record.username for record in records} | {one.credential.username for one in notices}

@@ -5,7 +5,8 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from flowmate_async.health.records import HealthRecord, Notice
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import HealthRecord, Notice, Sighting
 from flowmate_async.stores.base import RecordKey, UserWrite
 from flowmate_async.stores.health import (
     COLUMNS,
@@ -14,13 +15,17 @@ from flowmate_async.stores.health import (
     decoded_notice,
     encoded_notice,
     health_changes,
+    noted,
     record_of,
+    users_of,
 )
 from flowmate_async.stores.postgres.address import Connection
 from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.secrets import SecretRow
 
-_FIND = f"SELECT {COLUMNS} FROM health WHERE username = ANY ($1::text[])"
+_FIND = f"""
+    SELECT {COLUMNS} FROM health WHERE username = ANY ($1::text[]) ORDER BY username, secret_id FOR UPDATE
+"""
 _AFTER = {
     False: "WHERE (username, secret_id) > ($1, $2) ORDER BY username, secret_id LIMIT $3",
     True: "WHERE username = $1 AND secret_id > $2 ORDER BY secret_id LIMIT $3",
@@ -98,6 +103,16 @@ async def _settle_page(
         )
     notices += [one.notice for _, one in done if one.notice is not None]
     return page
+
+
+async def note(
+    connection: Connection, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float
+) -> None:
+    """Keep what was observed outside of a run."""
+    async with connection.transaction():
+        found = [record_of(tuple(row)) for row in await connection.fetch(_FIND, users_of(sightings))]
+        changes = noted(sightings, found, policy=policy, at=at)
+        await _put(connection, changes.put, changes.gone)
 
 
 async def put(connection: Connection, records: Sequence[HealthRecord], notices: Sequence[Notice]) -> None:

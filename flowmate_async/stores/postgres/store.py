@@ -16,7 +16,8 @@ from typing import Any, Self, TypeVar
 
 from msgspec.structs import replace
 
-from flowmate_async.health.records import HealthRecord, Notice
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import HealthRecord, Notice, Sighting
 from flowmate_async.stores.base import (
     Checkpoint,
     Missing,
@@ -193,6 +194,9 @@ class PostgresStore:
 
     async def settle_health(self, judge: Judge) -> list[Notice]:
         return await self._changing(health.settle, judge)
+
+    async def note_health(self, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float) -> None:
+        await self._changing(partial(health.note, policy=policy, at=at), sightings)
 
     async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
         await self._changing(health.put, records, notices)

@@ -5,7 +5,8 @@
 import sqlite3
 from collections.abc import Collection, Sequence
 
-from flowmate_async.health.records import HealthRecord, Notice
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import HealthRecord, Notice, Sighting
 from flowmate_async.stores.base import RecordKey, UserWrite
 from flowmate_async.stores.health import (
     COLUMNS,
@@ -14,7 +15,9 @@ from flowmate_async.stores.health import (
     decoded_notice,
     encoded_notice,
     health_changes,
+    noted,
     record_of,
+    users_of,
 )
 from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.secrets import SecretRow
@@ -87,6 +90,16 @@ def _settle_page(
         )
     notices += [one.notice for _, one in done if one.notice is not None]
     return page
+
+
+def note(
+    connection: sqlite3.Connection, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float
+) -> None:
+    """Keep what was observed outside of a run."""
+    with transaction(connection):
+        found = map(record_of, with_keys(connection, _FIND, users_of(sightings)))
+        changes = noted(sightings, found, policy=policy, at=at)
+        _put(connection, changes.put, changes.gone)
 
 
 def put(connection: sqlite3.Connection, records: Sequence[HealthRecord], notices: Sequence[Notice]) -> None:

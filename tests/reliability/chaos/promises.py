@@ -121,6 +121,24 @@ def healed_when_the_faults_end(record: Record) -> Iterator[str]:
             yield f"{username} still fails although nothing is wrong: {end.message}"
 
 
+def no_healthy_credential_is_reported_broken(record: Record) -> Iterator[str]:
+    """Once nothing is wrong any more, no credential that was just read is called broken or unreadable.
+
+    Whatever the faults made of it before. A token that has ended and cannot be renewed is not healthy.
+    """
+    part = record.parts[-1]
+    if not (record.plan.heals and part.calm):
+        return
+    gets = [send for send in record.sends[part.first_send :] if send.endpoint == GET]
+    last = {(send.username, send.secret_id): send for send in gets}
+    for key, (state, reason) in record.health.items():
+        send = last.get(key)
+        if send is None or send.answer is None or send.masked or _has_no_token(send):
+            continue
+        if state in ("broken", "unreadable", "provider_outage") and reason != "expired":
+            yield f"secret {key[1]} of {key[0]} was read at last, and is {state}: {reason}"
+
+
 def _has_no_token(send: Send) -> bool:
     return (
         send.answer is not None and send.answer[0] == "SESSION_AUTH" and "accessToken" not in send.answer[1]
@@ -320,6 +338,7 @@ PROMISES: tuple[Promise, ...] = (
     what_is_handed_out_is_valid,
     the_dead_are_not_read,
     healed_when_the_faults_end,
+    no_healthy_credential_is_reported_broken,
     no_readable_user_is_starved,
     only_the_service_is_believed,
     one_get_of_a_secret_at_a_time,

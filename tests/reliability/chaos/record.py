@@ -151,6 +151,7 @@ class Record(msgspec.Struct, kw_only=True):
         complete: the newest run has its completion mark.
         stored: what the store holds.
         damaged: what in the store does not open.
+        health: state and reason of each credential that the store does not take for plainly fine.
         unforeseen: errors that reached a caller and are no ``FlowMateError``.
         arrived: secret id -> GETs that the twin let through to it.
         lock_waits: secret id -> GETs that met a taken lock at the twin, in runs of one client.
@@ -174,6 +175,7 @@ class Record(msgspec.Struct, kw_only=True):
     complete: bool = False
     stored: dict[Key, Content] = {}
     damaged: tuple[Key, ...] = ()
+    health: dict[Key, tuple[str, str]] = {}
     swept: list[Swept] = []
     handed: list[Handed] = []
     errors: list[str] = []

@@ -218,6 +218,10 @@ class _Run:
                 self._shown += [
                     repr(end) + msgspec.json.encode(end).decode() for end in record.checkpoints.values()
                 ]
+            async for one in store.health():
+                record.health[one.place] = one.health.state.value, one.health.reason.value
+                self._shown += [repr(one), msgspec.json.encode(one).decode()]
+            self._shown += [msgspec.json.encode(one).decode() for one in await store.notices(1000)]
             if not record.damaged:
                 async for username, secret in store.secrets():
                     record.stored[username, secret.id] = content_of_secret(secret)

@@ -1,0 +1,164 @@
+"""The health of the credentials that a worker uses, by the same rules as a sync.
+
+The cache says what it sees: answers, failures, rejections by apps. Of each credential that is not plainly
+fine a record is kept in memory, and events say when one breaks or recovers. A failed renewal waits for a
+quarter of an hour until it is judged, so that an outage shows first.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+
+from flowmate_async.clock import Clock
+from flowmate_async.contract.freshness import never_refreshed
+from flowmate_async.contract.known_secrets import KnownSecrets, auth_client_of
+from flowmate_async.errors import FlowMateError
+from flowmate_async.events import Emitter
+from flowmate_async.health.from_secret import ends_at
+from flowmate_async.health.observations import Observation, Observed, observed_failure
+from flowmate_async.health.outage import Renewals
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import Credential, HealthRecord, Sighting, observed, settled, was_failing
+from flowmate_async.health.telling import event_of
+from flowmate_async.values.secrets import Secret
+
+Key = tuple[str, str]
+OnSighting = Callable[[Sighting], object]
+"""Called with what was seen of a credential, when a store keeps it as well."""
+
+_SAME_SECONDS = 30.0
+"""Everybody who waited for a request reports how it ended: within this time that is one observation."""
+
+
+class HealthWatch:
+    """Watches the credentials of one client.
+
+    Args:
+        policy: how much evidence it takes.
+        known: tells the OAuth client of a secret that was only listed.
+        clock: dates what is seen.
+        emitter: told when a credential breaks or recovers.
+        capacity: maximum number of records; the oldest are forgotten first.
+        on_sighting: told of what is seen; ``None`` when nothing else keeps it.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: HealthPolicy,
+        known: KnownSecrets,
+        clock: Clock,
+        emitter: Emitter,
+        capacity: int,
+        on_sighting: OnSighting | None = None,
+    ) -> None:
+        self._policy = policy
+        self._known = known
+        self._clock = clock
+        self._emitter = emitter
+        self._capacity = capacity
+        self._on_sighting = on_sighting
+        self._records: OrderedDict[Key, HealthRecord] = OrderedDict()
+        self._last: OrderedDict[Key, tuple[Observed, float]] = OrderedDict()
+        self._renewals = Renewals(policy)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def failed(self, key: Key, error: FlowMateError, secret: Secret | None) -> None:
+        """Note a failure to fetch a credential, or an app's rejection of it.
+
+        Args:
+            key: username and secret id.
+            error: what it ended with.
+            secret: the credential that was held, if any.
+        """
+        what = observed_failure(error)
+        if what is None or (what is Observed.HUNG and secret is not None and never_refreshed(secret.type)):
+            return
+        now = self._clock.wall()
+        before, at = self._last.get(key, (None, 0.0))
+        if before is what and abs(now - at) < _SAME_SECONDS:
+            return
+        self._last[key] = what, now
+        self._last.move_to_end(key)
+        while len(self._last) > self._capacity:
+            self._last.popitem(last=False)
+        client = self._known.client_of(key[1]) if secret is None else auth_client_of(secret)
+        credential = _credential(key, "" if secret is None else secret.type, client)
+        self._see(Sighting(credential, (Observation(what, now),)), now)
+
+    def fetched(self, key: Key, secret: Secret, *, changed: bool) -> None:
+        """Note a credential that was fetched.
+
+        Args:
+            key: username and secret id.
+            secret: the credential.
+            changed: whether it is another value than the one held before.
+        """
+        end, record = ends_at(secret), self._records.get(key)
+        if changed and not never_refreshed(secret.type):
+            self._renewals.succeeded(auth_client_of(secret), at=self._clock.wall())
+        if end is None and record is None:
+            return
+        self._last.pop(key, None)
+        now = self._clock.wall()
+        what = Observed.CHANGED if changed else Observed.READ
+        credential = _credential(key, secret.type, auth_client_of(secret))
+        self._see(Sighting(credential, (Observation(what, now, end),)), now)
+
+    def close(self) -> None:
+        """Forget everything."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._records.clear()
+        self._last.clear()
+
+    def _see(self, sighting: Sighting, now: float) -> None:
+        key = sighting.credential.username, sighting.credential.secret_id
+        record = observed(self._records.get(key), sighting, now=now, policy=self._policy)
+        self._put(key, record)
+        if self._on_sighting is not None:
+            self._on_sighting(sighting)
+        if record is None:
+            return
+        if record.evidence.pending:
+            self._judge_later()
+        else:
+            self._settle(key, record, outage=False)
+
+    def _judge_later(self) -> None:
+        """Judge pending failures when others of the same outage have had the time to fail."""
+        if self._timer is None:
+            with suppress(RuntimeError):  # no loop: whoever asks next is told
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(self._policy.outage_seconds, self._judge)
+
+    def _judge(self) -> None:
+        self._timer = None
+        due = [(key, record) for key, record in self._records.items() if record.evidence.pending]
+        renewals, self._renewals = self._renewals, Renewals(self._policy)
+        for _, record in due:
+            if was_failing(record):
+                renewals.failed(record.credential.auth_client_id, at=record.evidence.pending.last)
+        for key, record in due:
+            client, at = record.credential.auth_client_id, record.evidence.pending.last
+            self._settle(key, record, outage=renewals.are_outage(client, at=at))
+
+    def _settle(self, key: Key, record: HealthRecord, *, outage: bool) -> None:
+        done = settled(record, outage=outage, now=self._clock.wall(), policy=self._policy)
+        self._put(key, done.record)
+        if done.notice is not None and (event := event_of(done.notice)) is not None:
+            self._emitter.emit(event)
+
+    def _put(self, key: Key, record: HealthRecord | None) -> None:
+        if record is None:
+            self._records.pop(key, None)
+            return
+        self._records[key] = record
+        while len(self._records) > self._capacity:
+            self._records.popitem(last=False)
+
+
+def _credential(key: Key, secret_type: str, client: str | None) -> Credential:
+    return Credential(username=key[0], secret_id=key[1], type=secret_type, auth_client_id=client)

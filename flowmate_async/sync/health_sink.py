@@ -1,0 +1,71 @@
+"""What workers see of the health of credentials, on its way into a store, so that one sync judges it all.
+
+Sightings are gathered for a second and written together. Nobody waits for that, and a store that fails costs
+what was gathered, never a credential.
+"""
+
+import asyncio
+import logging
+
+from flowmate_async.clock import Clock
+from flowmate_async.errors import FlowMateError
+from flowmate_async.health.policy import HealthPolicy
+from flowmate_async.health.records import Sighting
+from flowmate_async.stores.health import KeepsHealth
+
+_GATHER_SECONDS = 1.0
+_MAX_GATHERED = 10_000
+
+_log = logging.getLogger("flowmate_async")
+
+
+class HealthSink:
+    """Writes sightings into a store.
+
+    Args:
+        store: entered and bound by the caller, and open for longer than this.
+        policy: how much evidence it takes.
+        clock: dates the writes.
+    """
+
+    def __init__(self, store: KeepsHealth, *, policy: HealthPolicy, clock: Clock) -> None:
+        self._store = store
+        self._policy = policy
+        self._clock = clock
+        self._gathered: list[Sighting] = []
+        self._task: asyncio.Task[None] | None = None
+        self._is_waiting = False
+
+    def add(self, sighting: Sighting) -> None:
+        """Take a sighting; it is written within about a second."""
+        if len(self._gathered) < _MAX_GATHERED:
+            self._gathered.append(sighting)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._write_soon())
+
+    async def aclose(self) -> None:
+        """Write what is left."""
+        if self._task is not None and self._is_waiting:
+            self._task.cancel()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._write()
+
+    async def _write_soon(self) -> None:
+        try:
+            while self._gathered:
+                self._is_waiting = True
+                await self._clock.sleep(_GATHER_SECONDS)
+                self._is_waiting = False
+                await self._write()
+        finally:
+            self._task = None
+
+    async def _write(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if not gathered:
+            return
+        try:
+            await self._store.note_health(gathered, policy=self._policy, at=self._clock.wall())
+        except FlowMateError as error:
+            _log.warning("the health of %d credentials was not stored: %s", len(gathered), error)
