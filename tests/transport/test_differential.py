@@ -187,7 +187,8 @@ def independently(played: Case) -> Outcome:
     for name, value in message.headers.items():
         before = [fields[name.lower()]] if name.lower() in fields else []
         fields[name.lower()] = ", ".join([*before, value.strip(" \t")])
-    return message.code, fields, read
+    # The last of a repeated header may be empty; no value ends with a blank (RFC 9110 § 5.5).
+    return message.code, {name: value.strip(" \t") for name, value in fields.items()}, read
 
 
 def is_answer(outcome: Outcome) -> bool:
