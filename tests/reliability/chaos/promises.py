@@ -124,7 +124,8 @@ def healed_when_the_faults_end(record: Record) -> Iterator[str]:
 def no_healthy_credential_is_reported_broken(record: Record) -> Iterator[str]:
     """Once nothing is wrong any more, no credential that was just read is called broken or unreadable.
 
-    Whatever the faults made of it before. A token that has ended and cannot be renewed is not healthy.
+    Whatever the faults made of it before. A token that has ended and cannot be renewed is not healthy, nor is
+    what a user without the permission reads: of several lines some come in clear.
     """
     part = record.parts[-1]
     if not (record.plan.heals and part.calm):
@@ -133,7 +134,7 @@ def no_healthy_credential_is_reported_broken(record: Record) -> Iterator[str]:
     last = {(send.username, send.secret_id): send for send in gets}
     for key, (state, reason) in record.health.items():
         send = last.get(key)
-        if send is None or send.answer is None or send.masked or _has_no_token(send):
+        if send is None or send.answer is None or _has_no_token(send) or key[0] in record.masked_at_end:
             continue
         if state in ("broken", "unreadable", "provider_outage") and reason != "expired":
             yield f"secret {key[1]} of {key[0]} was read at last, and is {state}: {reason}"
