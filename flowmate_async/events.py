@@ -18,6 +18,8 @@ __all__ = [
     "CoordinationDiffers",
     "CoordinationLost",
     "CoordinationRestored",
+    "CredentialBroken",
+    "CredentialRecovered",
     "Event",
     "FlightJoined",
     "Listener",

@@ -16,15 +16,18 @@ PUBLIC_MODULES = [
     "flowmate_async.distributed.coordination",
     "flowmate_async.errors",
     "flowmate_async.events",
+    "flowmate_async.health",
     "flowmate_async.integrations.aiohttp",
     "flowmate_async.integrations.httpx",
     "flowmate_async.integrations.metrics_server",
     "flowmate_async.integrations.opentelemetry",
     "flowmate_async.integrations.prometheus",
+    "flowmate_async.integrations.webhook",
     "flowmate_async.sandbox",
     "flowmate_async.sandbox.faults",
     "flowmate_async.stores",
     "flowmate_async.stores.base",
+    "flowmate_async.stores.health",
     "flowmate_async.stores.keys",
     *(
         f"flowmate_async.testing.{path.stem}"

@@ -17,6 +17,8 @@ from flowmate_async.transport.factory import transport_by_name
 from flowmate_async.transport.request_rules import is_target
 from flowmate_async.values.settings import checked_base_url
 
+__all__ = ["Webhook"]
+
 _LIMITS = Limits(timeout_seconds=15.0, max_body_bytes=64 * 1024)
 _BUSY = (408, 425, 429)
 

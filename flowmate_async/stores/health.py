@@ -19,6 +19,8 @@ from flowmate_async.health.records import Credential, HealthRecord, Notice, Sett
 from flowmate_async.health.states import Health, HealthState, Reason
 from flowmate_async.stores.base import RecordKey, Store, UserWrite
 
+__all__ = ["KeepsHealth"]
+
 Judge = Callable[[HealthRecord], Settled]
 """Settles a record; called within a transaction, so it must be quick."""
 
