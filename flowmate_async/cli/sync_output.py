@@ -43,8 +43,6 @@ def summary(report: SyncReport) -> str:
         text += f"; failures: {_counts(report.errors)}"
     if report.health:
         text += f"; health: {_counts(report.health)}"
-    if report.health:
-        text += f"; health: {_counts(report.health)}"
     return text
 
 
