@@ -293,7 +293,7 @@ def _unless_created_then(end: datetime | None, secret: _SecretBase) -> datetime 
     if end is not None:
         for moment in (secret.updated, secret.locked, secret.created):
             made = None if moment is None else parse_date(moment)
-            if made is not None and -_SAME_MOMENT <= end - made <= _SAME_MOMENT:
+            if made is not None and abs(end - made) <= _SAME_MOMENT:
                 return None
     return end
 
