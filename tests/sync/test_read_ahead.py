@@ -107,6 +107,19 @@ async def test_an_iterable_that_breaks_ends_the_sync_after_those_before(fm, stor
     assert asyncio.all_tasks() == before
 
 
+async def test_a_plain_iterable_that_breaks_ends_the_sync_after_those_before(fm, store):
+    """It must not look like the end of the usernames: the run is not complete."""
+
+    def breaking():
+        yield from NAMES[:10]
+        raise LookupError("the caller's own")
+
+    with pytest.raises(LookupError, match="the caller's own"):
+        await fm.sync(store, breaking())
+    assert sorted(fm.begun) == NAMES[:10]
+    assert (await store.last_run()).finished_at is None
+
+
 async def test_a_store_that_breaks_in_mid_sync_is_an_error_and_leaves_no_task(fm, store):
     store.broken_at = 1
     before = asyncio.all_tasks()
