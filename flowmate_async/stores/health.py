@@ -73,7 +73,7 @@ class KeepsHealth(Protocol):
         """Return the oldest notices that are still in the outbox; those of one credential in their order."""
         ...
 
-    async def forget_notices(self, ids: Collection[str]) -> None:
+    async def forget_notices(self, notices: Sequence[Notice]) -> None:
         """Take notices that were delivered out of the outbox."""
         ...
 

@@ -6,7 +6,7 @@ For tests, trials and benchmarks. One instance is one store; entering it again f
 # ruff: noqa: D102 - the protocol documents the methods
 
 import os
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -181,9 +181,9 @@ class MemoryStore:
     async def notices(self, limit: int) -> list[Notice]:
         return list(self._outbox.values())[:limit]
 
-    async def forget_notices(self, ids: Collection[str]) -> None:
-        for one in ids:
-            self._outbox.pop(one, None)
+    async def forget_notices(self, notices: Sequence[Notice]) -> None:
+        for notice in notices:
+            self._outbox.pop(notice.id, None)
 
     async def totals(self, run: Run) -> RunTotals:
         return totals_of(list(self._of(run).values()))

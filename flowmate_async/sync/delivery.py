@@ -86,7 +86,7 @@ async def _deliver_together(
     """Send one message about all of these; return how many were taken, and what went wrong."""
     if problem := await _problem_of(notifier, digest_of(notices), clock):
         return 0, problem
-    await store.forget_notices([notice.id for notice in notices])
+    await store.forget_notices(notices)
     return len(notices), ""
 
 
@@ -107,7 +107,7 @@ async def _deliver_each(
             if failures == _MAX_FAILURES:
                 break
             continue
-        await store.forget_notices([notice.id])
+        await store.forget_notices([notice])
         taken, failures = taken + 1, 0
     return taken, problem
 

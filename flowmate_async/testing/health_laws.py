@@ -207,7 +207,7 @@ class HealthLaws:
             await keeper(store).settle_health(judge(at=30.0))
             first = await keeper(store).notices(1)
             assert [one.credential.username for one in first] == ["ann"]
-            await keeper(store).forget_notices([first[0].id, "unknown"])
+            await keeper(store).forget_notices([first[0], replace(first[0], id="unknown")])
         async with open_store() as store:
             assert await outbox(store) == ["bob credential.unreadable"]
 
@@ -233,7 +233,7 @@ class HealthLaws:
             assert len(await outbox(store)) == len(names)
             assert [name.split()[0] for name in await states(store)] == names
             waiting = await keeper(store).notices(10_000)
-            await keeper(store).forget_notices([notice.id for notice in waiting])
+            await keeper(store).forget_notices(waiting)
             assert await outbox(store) == []
 
 

@@ -7,7 +7,7 @@ done in a worker thread. Nothing here knows the files (``folder.py``) or what th
 
 # ruff: noqa: D102 - the protocol documents the methods
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
@@ -166,8 +166,8 @@ class AgeStore:
     async def notices(self, limit: int) -> list[Notice]:
         return await self._look(lambda index: list(index.outbox.values())[:limit])
 
-    async def forget_notices(self, ids: Collection[str]) -> None:
-        await self._commit(lambda index: health.plan_forget(index, ids))
+    async def forget_notices(self, notices: Sequence[Notice]) -> None:
+        await self._commit(lambda index: health.plan_forget(index, [notice.id for notice in notices]))
 
     async def totals(self, run: Run) -> RunTotals:
         return await self._look(lambda index: index.totals(run))

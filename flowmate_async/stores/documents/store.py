@@ -8,7 +8,7 @@ every user's document. Nothing here knows a service.
 # ruff: noqa: D102 - the protocol documents the methods
 
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
@@ -236,10 +236,10 @@ class DocumentStore:
     async def notices(self, limit: int) -> list[Notice]:
         return health.oldest_first([user async for user in self._users() if user.notices])[:limit]
 
-    async def forget_notices(self, ids: Collection[str]) -> None:
-        forget = partial(health.without_notices, ids=frozenset(ids))
-        names = [user.username async for user in self._users() if forget(user) is not user]
-        await gather_limited(lambda username: self._change_user(username, forget), names)
+    async def forget_notices(self, notices: Sequence[Notice]) -> None:
+        forget = partial(health.without_notices, ids=frozenset(notice.id for notice in notices))
+        names = {notice.credential.username for notice in notices}
+        await gather_limited(lambda username: self._change_user(username, forget), sorted(names))
 
     async def totals(self, run: Run) -> RunTotals:
         return totals_of([checkpoint async for checkpoint in self.checkpoints(run)])

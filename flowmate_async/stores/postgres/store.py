@@ -8,7 +8,7 @@ goes with its connection. Nothing here knows the statements (``rows.py``), the t
 # ruff: noqa: D102 - the protocol documents the methods
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
@@ -206,8 +206,8 @@ class PostgresStore:
             return []
         return await self._on_connection(health.find_notices, limit)
 
-    async def forget_notices(self, ids: Collection[str]) -> None:
-        await self._changing(health.forget_notices, ids)
+    async def forget_notices(self, notices: Sequence[Notice]) -> None:
+        await self._changing(health.forget_notices, [notice.id for notice in notices])
 
     async def totals(self, run: Run) -> RunTotals:
         return await self._on_connection(rows.totals, run)

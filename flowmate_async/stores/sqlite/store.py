@@ -9,7 +9,7 @@ ciphers (``sealed/sealing.py``).
 # ruff: noqa: D102 - the protocol documents the methods
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -178,8 +178,8 @@ class SqliteStore:
     async def notices(self, limit: int) -> list[Notice]:
         return await self._on_connection(health.find_notices, limit)
 
-    async def forget_notices(self, ids: Collection[str]) -> None:
-        await self._changing(health.forget_notices, ids)
+    async def forget_notices(self, notices: Sequence[Notice]) -> None:
+        await self._changing(health.forget_notices, [notice.id for notice in notices])
 
     async def totals(self, run: Run) -> RunTotals:
         return await self._on_connection(rows.totals, run)
