@@ -92,10 +92,10 @@ def _working(evidence: Evidence, secret_type: str) -> Health:
         return Health(state, Reason.REFRESH_FAILING, failing.first)
     if evidence.rejections:
         return Health(state, Reason.REJECTIONS_SEEN, evidence.rejections.first)
-    if evidence.hinted and not evidence.read_at:
-        return Health(state, Reason.FAILED_BEFORE)
     if evidence.accepted_at:
         return Health(state, Reason.OK, evidence.accepted_at)
+    if evidence.hinted and not evidence.read_at:
+        return Health(state, Reason.FAILED_BEFORE)
     return base
 
 

@@ -189,8 +189,11 @@ def _says_nothing(record: HealthRecord) -> bool:
 
 
 def _is_same(after: HealthRecord, before: HealthRecord) -> bool:
-    """Return whether nothing has changed but the time of the last success, which is not worth a write."""
-    evidence = replace(after.evidence, read_at=before.evidence.read_at, changed_at=before.evidence.changed_at)
+    """Return whether nothing changed that is worth a write: neither hints nor the last success are."""
+    known = before.evidence
+    evidence = replace(
+        after.evidence, read_at=known.read_at, changed_at=known.changed_at, hinted=known.hinted
+    )
     return replace(after, evidence=evidence) == before
 
 
