@@ -27,9 +27,9 @@ from typing import Any, Self
 
 from flowmate_async import FlowMate
 from flowmate_async.contract.freshness import FreshnessPolicy
+from flowmate_async.engine.retry import RetryPolicy
 from flowmate_async.errors import FlowMateError
 from flowmate_async.redaction import Headers
-from flowmate_async.traffic.retry import RetryPolicy
 from flowmate_async.transport.aiohttp import AiohttpTransport
 from flowmate_async.transport.base import Limits, Response, TransportError
 from flowmate_async.transport.tls import client_context

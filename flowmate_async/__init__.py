@@ -13,6 +13,11 @@ from flowmate_async.client import FlowMate as FlowMate
 from flowmate_async.clock import Clock as Clock
 from flowmate_async.clock import SystemClock as SystemClock
 from flowmate_async.contract.freshness import FreshnessPolicy as FreshnessPolicy
+from flowmate_async.engine.breaker import BreakerPolicy as BreakerPolicy
+from flowmate_async.engine.bulkheads import BulkheadPolicy as BulkheadPolicy
+from flowmate_async.engine.coordination import Coordination as Coordination
+from flowmate_async.engine.pacer import FlowPolicy as FlowPolicy
+from flowmate_async.engine.retry import RetryPolicy as RetryPolicy
 from flowmate_async.errors import AuthenticationError as AuthenticationError
 from flowmate_async.errors import CheckpointError as CheckpointError
 from flowmate_async.errors import ConfigurationError as ConfigurationError
@@ -49,11 +54,6 @@ from flowmate_async.sync.outcomes import UserSynced as UserSynced
 from flowmate_async.sync.plan import DeltaPolicy as DeltaPolicy
 from flowmate_async.sync.report import LeftOut as LeftOut
 from flowmate_async.sync.report import SyncReport as SyncReport
-from flowmate_async.traffic.admission import FlowPolicy as FlowPolicy
-from flowmate_async.traffic.breaker import BreakerPolicy as BreakerPolicy
-from flowmate_async.traffic.bulkhead import BulkheadPolicy as BulkheadPolicy
-from flowmate_async.traffic.coordination import Coordination as Coordination
-from flowmate_async.traffic.retry import RetryPolicy as RetryPolicy
 from flowmate_async.transport import ImmediateTransport as ImmediateTransport
 from flowmate_async.transport import Limits as Limits
 from flowmate_async.transport import Response as Response

@@ -20,7 +20,14 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextlib import ExitStack, aclosing, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    aclosing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from types import TracebackType
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 from weakref import WeakSet
@@ -35,7 +42,6 @@ from flowmate_async.access.leases import Lease
 from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Listener
-from flowmate_async.integrations.webhook import Webhook
 from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Store, require_store
 from flowmate_async.sync.delivery import Delivery, Notifier
@@ -250,7 +256,7 @@ class FlowMateSync:
 
         return self._stream(listed)
 
-    def notify(self, store: Store, notifier: Webhook | Notifier, *, digest: bool = False) -> Delivery:
+    def notify(self, store: Store, notifier: Notifier, *, digest: bool = False) -> Delivery:
         """See :meth:`FlowMate.notify`.
 
         Args:
@@ -262,7 +268,8 @@ class FlowMateSync:
 
         async def delivered() -> Delivery:
             require_store(store)
-            async with store, notifier if isinstance(notifier, Webhook) else nullcontext():
+            opened = notifier if isinstance(notifier, AbstractAsyncContextManager) else nullcontext()
+            async with store, opened:
                 return await self._client.notify(store, notifier, digest=digest)
 
         return self._call(delivered)

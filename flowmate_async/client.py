@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Self
 from flowmate_async.access.admin import AdminToken, TokenProvider
 from flowmate_async.access.api import Api, ApiLimits, checked_limits
 from flowmate_async.access.cache import Credentials
-from flowmate_async.access.fetch import SecretFetcher, wait_limit
+from flowmate_async.access.fetch import SecretFetcher
 from flowmate_async.access.health_watch import HealthWatch
 from flowmate_async.access.leases import Lease
 from flowmate_async.access.listing import Lister
@@ -20,6 +20,12 @@ from flowmate_async.access.user_tokens import UserTokens
 from flowmate_async.clock import Clock, LoopClock, SystemClock
 from flowmate_async.contract.freshness import FreshnessPolicy
 from flowmate_async.contract.known_secrets import KnownSecrets
+from flowmate_async.engine.breaker import BreakerPolicy
+from flowmate_async.engine.bulkheads import BulkheadPolicy
+from flowmate_async.engine.coordination import Coordination
+from flowmate_async.engine.pacer import FlowPolicy
+from flowmate_async.engine.retry import RetryPolicy
+from flowmate_async.engine.wiring import Traffic, TrafficLimits, TrafficPolicies
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Emitter, Listener
 from flowmate_async.health.policy import DEFAULT_POLICY, HealthPolicy
@@ -41,12 +47,6 @@ from flowmate_async.sync.results import Executor
 from flowmate_async.sync.source import Usernames, require_many
 from flowmate_async.sync.sweep import SweepLimits, sweep_in_batches
 from flowmate_async.system.loop_binding import LoopBinding, require_asyncio
-from flowmate_async.traffic.admission import FlowPolicy
-from flowmate_async.traffic.breaker import BreakerPolicy
-from flowmate_async.traffic.bulkhead import BulkheadPolicy
-from flowmate_async.traffic.coordination import Coordination
-from flowmate_async.traffic.flow_control import FlowControl, TrafficLimits, TrafficPolicies
-from flowmate_async.traffic.retry import RetryPolicy
 from flowmate_async.transport.base import Transport
 from flowmate_async.transport.factory import chosen_transport, transport_by_name
 from flowmate_async.values.models import SecretSummary, User, UserToken
@@ -165,7 +165,7 @@ class FlowMate:
             coordination.on_event(self._emitter.emit)
         shared = None if coordination is None else coordination.credentials()
         known = KnownSecrets(clock=self._clock)
-        self._traffic = FlowControl(
+        self._traffic = Traffic(
             self._transport,
             limits=TrafficLimits(rate=rate, burst=burst, concurrency=concurrency),
             policies=TrafficPolicies(
@@ -182,15 +182,13 @@ class FlowMate:
         )
         limits = checked_limits(limits or ApiLimits())
         self._api = Api(
-            self._traffic.dispatcher,
+            self._traffic.engine,
             limits=limits,
             keep_refresh_fields=keep_refresh_fields,
             known=known,
         )
         self._admin = admin
-        self._tokens = UserTokens(
-            self._api, admin=admin, clock=self._clock, emitter=self._emitter, breaker=self._traffic.breaker
-        )
+        self._tokens = UserTokens(self._api, admin=admin, clock=self._clock, emitter=self._emitter)
         self._lister = Lister(
             self._api,
             tokens=self._tokens,
@@ -202,13 +200,15 @@ class FlowMate:
         self._fetcher = SecretFetcher(
             self._api,
             tokens=self._tokens,
-            base_url=self._base_url,
             emitter=self._emitter,
             known=known,
-            list_user=self._lister.list,
-            limit=wait_limit(limits.max_wait_seconds, excused=self._traffic.is_saturated),
+            lister=self._lister,
+            turns=self._traffic.turns,
+            clock=self._clock,
+            max_wait_seconds=limits.max_wait_seconds,
             shared=shared,
         )
+        self._traffic.engine.identify_with(self._fetcher.identify)
         self._sink = None
         if health is not None and health_store is not None:
             keeper = require_health_keeper(health_store)
@@ -259,13 +259,16 @@ class FlowMate:
             return
         try:
             await self._credentials.aclose()
-            await self._fetcher.aclose(drain_seconds=_DRAIN_SECONDS)
-            await self._tokens.aclose(drain_seconds=_DRAIN_SECONDS)
+            self._fetcher.close()
+            await self._traffic.engine.aclose(drain_seconds=_DRAIN_SECONDS)
+            await self._fetcher.aclose()
             if self._sink is not None:
                 await self._sink.aclose()
         finally:
             if self._watch is not None:
                 self._watch.close()
+            self._tokens.clear()
+            await self._admin.aclose()
             self._admin.forget()
             self._binding.unbind()
             if self._entered is not None:
@@ -292,7 +295,7 @@ class FlowMate:
             PermissionDeniedError: the token is no admin token.
         """
         self._binding.require()
-        for user in await self._admin.call(self._api.users):
+        for user in await self._api.users(self._admin):
             yield user
 
     async def impersonate(self, username: str) -> UserToken:
@@ -411,7 +414,7 @@ class FlowMate:
         """
         self._binding.require()
         require_many(usernames)
-        batches = sweep_in_batches(self._reader.begin, usernames, limits=self._sweep_limits)
+        batches = sweep_in_batches(self._reader.read, usernames, limits=self._sweep_limits)
         async with aclosing(batches):
             async for batch in batches:
                 for outcome in batch:
@@ -575,7 +578,7 @@ class FlowMate:
         if users is not None:
             require_many(users)
             return users, (), None
-        chosen, left_out = select(await self._admin.call(self._api.users))
+        chosen, left_out = select(await self._api.users(self._admin))
         return chosen, left_out, [*chosen, *(account.username for account in left_out)]
 
     def stats(self) -> Stats:

@@ -261,9 +261,13 @@ class Emitter:
         listeners: are told, in this order, after the counters.
         counters: counts events. As long as nothing else listens, answers are counted without an event.
         count_answer: the counters' short way for answers.
+
+    Attributes:
+        is_observed: whether anything but the counters listens.
+        count_answer: see above.
     """
 
-    __slots__ = ("_count_answer", "_counters", "_listeners")
+    __slots__ = ("_counters", "_listeners", "count_answer", "is_observed")
 
     def __init__(
         self,
@@ -273,15 +277,18 @@ class Emitter:
     ) -> None:
         self._listeners = list(listeners)
         self._counters = counters
-        self._count_answer = count_answer
+        self.count_answer: CountAnswer = count_answer
+        self.is_observed: bool = bool(listeners)
 
     def add(self, listener: Listener) -> None:
         """Tell this listener from now on."""
         self._listeners.append(listener)
+        self.is_observed = True
 
     def remove(self, listener: Listener) -> None:
         """Stop telling this listener."""
         self._listeners.remove(listener)
+        self.is_observed = bool(self._listeners)
 
     def answered(
         self, endpoint: str, status: int, seconds: float, username: str | None, secret_id: str | None
@@ -295,10 +302,10 @@ class Emitter:
             username: the user concerned.
             secret_id: the secret concerned.
         """
-        if self._listeners:
+        if self.is_observed:
             self.emit(Answered(endpoint, status, seconds, username, secret_id))
         else:
-            self._count_answer(endpoint, status, seconds)
+            self.count_answer(endpoint, status, seconds)
 
     def emit(self, event: Event) -> None:
         """Tell every listener of an event. A listener that raises is logged and skipped."""

@@ -3,12 +3,15 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from math import ceil, log2
 from typing import Any
 
 import msgspec
 
 from flowmate_async.access.cache_entries import CacheStatistics
 from flowmate_async.access.single_flight import FlightStatistics
+from flowmate_async.engine.coordination import CoordinationStatistics
+from flowmate_async.engine.wiring import TrafficStatistics
 from flowmate_async.events import (
     Answered,
     Broken,
@@ -23,8 +26,6 @@ from flowmate_async.events import (
     UserSkipped,
     UserStored,
 )
-from flowmate_async.traffic.coordination import CoordinationStatistics
-from flowmate_async.traffic.flow_control import TrafficStatistics
 
 _STEPS_PER_DOUBLING = 4
 _LEAST_SECONDS = 1e-6
@@ -113,10 +114,9 @@ class Histogram:
 
     def record(self, seconds: float) -> None:
         """Count one duration."""
-        step = (
-            math.ceil(math.log2(seconds) * _STEPS_PER_DOUBLING) if seconds > _LEAST_SECONDS else _LEAST_STEP
-        )
-        self._counts[step] = self._counts.get(step, 0) + 1
+        step = ceil(log2(seconds) * _STEPS_PER_DOUBLING) if seconds > _LEAST_SECONDS else _LEAST_STEP
+        counts = self._counts
+        counts[step] = counts.get(step, 0) + 1
         self.count += 1
         self._total += seconds
         if seconds > self._max:  # noqa: PLR1730 - max() takes longer than all the rest

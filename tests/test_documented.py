@@ -32,7 +32,7 @@ MODULES = (
     "",
     ".stores",
     ".events",
-    ".traffic.coordination",
+    ".engine.coordination",
     ".distributed.coordination",
     ".integrations.aiohttp",
     ".integrations.httpx",

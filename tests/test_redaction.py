@@ -11,10 +11,15 @@ from rich.console import Console
 from rich.pretty import pretty_repr
 
 from flowmate_async import Headers, Limits, Response, UserToken
+from flowmate_async.access.admin import AdminHeaders
+from flowmate_async.access.user_tokens import CachedToken
 from flowmate_async.contract.protocol import impersonate
+from flowmate_async.engine.call import Call
+from flowmate_async.engine.priority import Priority
 from flowmate_async.redaction import one_line, safe_text
 from flowmate_async.sync.outcomes import UserFailed, UserSynced
-from flowmate_async.traffic.call import OFF_WIRE, Errand
+from flowmate_async.testing.memory_transport import MemoryTransport
+from flowmate_async.transport.carriers import Carriers
 
 TOKENS = st.from_regex(r"[A-Za-z0-9_-]{32,64}", fullmatch=True)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -99,12 +104,45 @@ class TestHolders:
         assert copy.deepcopy([holder])[0] is holder
 
 
-def test_an_errand_shows_nothing_of_its_request():
-    """It can not be one of those: they are frozen, and it is filled in on its way."""
-    headers = Headers((("Authorization", f"Bearer {SECRET}"),))
+class Bearer:
+    """A token as the engine has it."""
+
+    def __init__(self):
+        self.headers = Headers((("Authorization", f"Bearer {SECRET}"),))
+
+
+class Nobody:
+    """An identity with a token."""
+
+    def __init__(self):
+        self.cached = Bearer()
+
+
+def test_a_call_shows_nothing_of_its_request():
+    """It cannot be a frozen struct: its state changes on its way."""
     limits = Limits(timeout_seconds=1.0, max_body_bytes=1)
-    errand = Errand(impersonate("ali@tenant.example"), headers, limits, OFF_WIRE)
-    for shown in (repr(errand), f"{errand}", pretty_repr(errand)):
-        assert "Errand" in shown
+    call = Call(impersonate("ali@tenant.example"), Nobody(), limits, Priority.INTERACTIVE)
+    call.token = Bearer()
+    for shown in (repr(call), f"{call}", pretty_repr(call)):
+        assert "Call" in shown
         assert SECRET not in shown
         assert "ali@tenant" not in shown
+
+
+def test_cached_tokens_show_nothing():
+    user = CachedToken(UserToken(SECRET), replacement=False, now=0.0, wall=0.0)
+    admin = AdminHeaders(Headers((("Authorization", f"Bearer {SECRET}"),)))
+    for token in (user, admin):
+        for shown in (repr(token), f"{token}", pretty_repr(token), repr([token])):
+            assert SECRET not in shown
+
+
+@pytest.mark.anyio
+async def test_a_request_that_waits_for_a_carrier_shows_nothing():
+    carriers, headers = Carriers(MemoryTransport(lambda *_: None)), Bearer().headers
+    body = SECRET.encode()
+    carriers.carry("POST", f"/{SECRET}", headers, body, Limits(timeout_seconds=1, max_body_bytes=1), print)
+    (load,) = carriers._loads
+    for shown in (repr(load), f"{load}", pretty_repr(load)):
+        assert SECRET not in shown
+    await carriers.aclose()

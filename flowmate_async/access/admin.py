@@ -1,19 +1,17 @@
 """The tenant's admin token: where it comes from, and when it is read again."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import anyio.to_thread
 from async_lru import alru_cache
 
-from flowmate_async.errors import ConfigurationError
+from flowmate_async.engine.call import Call, Token
+from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.redaction import Headers, Redacted
 from flowmate_async.system.private_files import read_private_text
-from flowmate_async.traffic.dispatch import TokenRejected
-
-T = TypeVar("T")
 
 TokenProvider = Callable[[], Awaitable[str]]
 """Brings the admin token when asked, from wherever it is kept."""
@@ -32,6 +30,15 @@ class _Nothing(Redacted, frozen=True):
     """What was passed in and can bring no token; only what kind of thing it is."""
 
     kind: str
+
+
+class AdminHeaders:
+    """The admin token as it is sent; its ``repr`` is the default one, without fields."""
+
+    __slots__ = ("headers",)
+
+    def __init__(self, headers: Headers) -> None:
+        self.headers: Headers = headers
 
 
 class AdminToken:
@@ -55,7 +62,11 @@ class AdminToken:
         else:
             self._source = _Nothing(type(source).__name__)
         self._generation = 0
+        self._token: AdminHeaders | None = None
         self._latest: Headers | None = None
+        self._waiting: list[Call] = []
+        self._reading: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
         self._read = alru_cache(maxsize=None)(self._read_generation)
 
     def check(self) -> None:
@@ -73,40 +84,82 @@ class AdminToken:
     def forget(self) -> None:
         """Forget the token for good."""
         self._source = _Typed("")
-        self._latest = None
+        self._token = self._latest = None
         self._read.cache_clear()
 
     def latest(self) -> Headers | None:
         """Return the header with the token that was read last; ``None`` before it was first read."""
         return self._latest
 
-    async def call(self, operation: Callable[[Headers], Awaitable[T]]) -> T:
-        """Run an operation with the token; once more with a newer one, if there is one, after a 401.
+    # What the engine asks; see :class:`~flowmate_async.engine.identity.Identity`.
 
-        Raises:
-            AuthenticationError: the token was rejected and there is no other.
-        """
-        generation = self._generation
-        held = await self._read(generation)
-        try:
-            return await operation(held)
-        except TokenRejected as rejected:
-            error = rejected.error
-        if generation == self._generation:
+    def current(self, now: float) -> Token | None:  # noqa: ARG002 - an admin token has no age
+        """Return the token, if it has been read since the last rejection."""
+        return self._token
+
+    def obtain(self, call: Call) -> None:
+        """Read the token, then let the call go on; fail it if there is no other than the rejected one."""
+        self._waiting.append(call)
+        if isinstance(self._source, _Typed):
+            self._obtained(_read_typed(self._source))
+        elif self._reading is None:
+            self._reading = asyncio.get_running_loop().create_task(self._obtain())
+
+    def abandon(self, call: Call) -> None:
+        """Stop waiting on behalf of this call; stop reading when nothing waits any longer."""
+        if call in self._waiting:
+            self._waiting.remove(call)
+        if not self._waiting:
+            self._stop_reading()
+
+    async def aclose(self) -> None:
+        """Stop reading."""
+        self._stop_reading()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _stop_reading(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            self._ending.add(reading)
+            reading.add_done_callback(self._ending.discard)
+            reading.cancel()
+
+    def hurry(self, call: Call) -> None:
+        """Reading a token has no priority."""
+
+    def accepted(self, token: Token | None, now: float) -> None:
+        """An accepted admin token is used further."""
+
+    def reject(self, token: Token, now: float) -> bool:  # noqa: ARG002 - an admin token has no age
+        """Read the token again, since upstream rejected it; a provider or file may have a newer one."""
+        if token is self._token:
+            self._token = None
+            self._read.cache_invalidate(self._generation)
             self._generation += 1
-            self._read.cache_invalidate(generation)
-        newer = await self._read(self._generation)
-        if newer == held:
-            raise error
+        return self._token is None or self._token.headers != token.headers
+
+    async def _obtain(self) -> None:
         try:
-            return await operation(newer)
-        except TokenRejected as rejected:
-            error = rejected.error
-        raise error
+            read: AdminHeaders | Exception = AdminHeaders(await self._read(self._generation))
+        except Exception as error:  # noqa: BLE001 - a provider may raise anything; it is the callers'
+            read = error
+        self._reading = None
+        self._obtained(read)
+
+    def _obtained(self, read: AdminHeaders | Exception) -> None:
+        """Let everything go on that waits for the token, or fail it."""
+        waiting, self._waiting = self._waiting, []
+        if isinstance(read, Exception):
+            for call in waiting:
+                call.fail(read.clone() if isinstance(read, FlowMateError) else read)
+            return
+        self._token, self._latest = read, read.headers
+        resumed = [call for call in waiting if not _fail_without_another(call, read)]
+        if resumed:
+            resumed[0].engine.resume(*resumed)
 
     async def _read_generation(self, _generation: int) -> Headers:
-        self._latest = headers = await self._read_source()
-        return headers
+        return await self._read_source()
 
     async def _read_source(self) -> Headers:
         match self._source:
@@ -118,6 +171,24 @@ class AdminToken:
                 raise _of_no_kind(kind)
             case provider:
                 return _headers(_Typed(await provider()))
+
+
+def _read_typed(typed: _Typed) -> AdminHeaders | Exception:
+    try:
+        return AdminHeaders(_headers(typed))
+    except ConfigurationError as error:
+        return error
+
+
+def _fail_without_another(call: Call, read: AdminHeaders) -> bool:
+    """Fail a call whose token was rejected, if there is no other. Return whether it was failed."""
+    trouble = call.trouble
+    if trouble is None or trouble.rejection is None or trouble.rejected is None:
+        return False
+    if trouble.rejected.headers != read.headers:
+        return False
+    call.fail(trouble.rejection)
+    return True
 
 
 def _of_no_kind(kind: str) -> ConfigurationError:

@@ -1,24 +1,20 @@
-"""One method an endpoint: typed in, typed out, one user token or admin token at a time.
+"""FlowMate's endpoints: the bounds of each exchange, and what its answers are read as.
 
-No caching, no impersonation on the side, no second page: those are the rooms above.
+No caching, no impersonation on the side, no second page: those are above.
 """
-
-from contextlib import AbstractContextManager
-from typing import Any
 
 import msgspec
 
 from flowmate_async.contract import protocol
-from flowmate_async.contract.failures import Failure
 from flowmate_async.contract.known_secrets import KnownSecrets
 from flowmate_async.contract.protocol import Request
+from flowmate_async.engine.awaiting import send
+from flowmate_async.engine.call import Identity
+from flowmate_async.engine.engine import Engine
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.redaction import Headers
-from flowmate_async.traffic.call import OFF_WIRE, Errand, Identify, Receiver, UnawaitedErrand
-from flowmate_async.traffic.dispatch import Dispatcher
 from flowmate_async.transport.base import Limits, Response
 from flowmate_async.values.dates import parse_http_date
-from flowmate_async.values.models import SecretPage, User, UserToken
+from flowmate_async.values.models import SecretPage, User
 from flowmate_async.values.secrets import Secret
 
 
@@ -66,94 +62,51 @@ def checked_limits(limits: ApiLimits) -> ApiLimits:
 
 
 class Api:
-    """FlowMate's endpoints.
+    """FlowMate's endpoints: the bounds of each exchange, and what its answers are read as.
 
     Args:
-        dispatcher: sends the requests.
+        engine: sends calls.
         limits: see :class:`ApiLimits`.
         keep_refresh_fields: keep ``refreshToken`` and ``inputFields`` of secrets.
         known: told what listings and answers show of secrets.
+
+    Attributes:
+        engine: sends calls.
+        plain_limits: the bounds of an impersonation or a page of a listing.
+        secret_limits: the bounds of one secret.
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, *, limits: ApiLimits, keep_refresh_fields: bool, known: KnownSecrets
+        self, engine: Engine, *, limits: ApiLimits, keep_refresh_fields: bool, known: KnownSecrets
     ) -> None:
-        self._dispatcher = dispatcher
+        self.engine: Engine = engine
         self._known = known
         self._keep_refresh_fields = keep_refresh_fields
-        self._plain = Limits(timeout_seconds=limits.timeout_seconds, max_body_bytes=limits.max_body_bytes)
-        self._users = Limits(timeout_seconds=limits.timeout_seconds, max_body_bytes=limits.max_users_bytes)
-        self._secret = Limits(
+        seconds = limits.timeout_seconds
+        self.plain_limits: Limits = Limits(timeout_seconds=seconds, max_body_bytes=limits.max_body_bytes)
+        self.secret_limits: Limits = Limits(
             timeout_seconds=limits.secret_timeout_seconds, max_body_bytes=limits.max_secret_bytes
         )
+        self._users_limits = Limits(timeout_seconds=seconds, max_body_bytes=limits.max_users_bytes)
         self._max_users = limits.max_users
 
-    async def impersonate(
-        self, admin: Headers, username: str, *, wire: AbstractContextManager[Any] = OFF_WIRE
-    ) -> UserToken:
-        """``POST /impersonate``: a token for one user."""
-        errand = Errand(protocol.impersonate(username), admin, self._plain, wire)
-        return protocol.read_user_token(await self._dispatcher.send(errand))
-
-    async def users(self, admin: Headers) -> list[User]:
+    async def users(self, admin: Identity) -> list[User]:
         """``GET /users/``: every account of the tenant, administrators and service accounts included."""
-        errand = Errand(protocol.users(), admin, self._users, OFF_WIRE)
-        return protocol.read_users(await self._dispatcher.send(errand), max_users=self._max_users)
+        answer = await send(self.engine, protocol.users(), admin, self._users_limits)
+        return protocol.read_users(answer, max_users=self._max_users)
 
-    async def list_secrets_page(self, user: Headers, *, username: str, number: int, size: int) -> SecretPage:
-        """``GET /secrets/``: one page of a user's secrets, without credentials."""
-        request = protocol.list_secrets(number=number, size=size, username=username)
-        errand = Errand(request, user, self._plain, OFF_WIRE)
-        page = protocol.read_page(await self._dispatcher.send(errand))
-        for summary in page.data:
-            self._known.note_summary(summary, served_at=page.served_at)
+    def read_page(self, response: Response) -> SecretPage:
+        """Return the page of a good answer, and remember what it shows.
+
+        Raises:
+            ProtocolError: there is none.
+        """
+        page = protocol.read_page(response)
+        self._known.note_listed(page.data, served_at=page.served_at)
         return page
 
-    async def get_secret(
-        self,
-        user: Headers,
-        request: Request,
-        *,
-        wire: AbstractContextManager[Any] = OFF_WIRE,
-        identify: Identify,
-        failed: Failure | None = None,
-        unattributed: bool = False,
-    ) -> Secret:
-        """``GET /secrets/{id}``: one secret with its credential.
-
-        Args:
-            user: the header with the user's token.
-            request: as :func:`~flowmate_async.contract.protocol.get_secret` makes it.
-            wire: entered for exactly as long as the request is on the wire.
-            identify: finds out which OAuth client is behind the secret.
-            failed: how the first attempt ended, if :meth:`get_secret_at_once` has made it.
-            unattributed: whether the client was unknown then.
-        """
-        errand = Errand(request, user, self._secret, wire, identify, unattributed)
-        response = await self._dispatcher.send(errand, failed=failed)
-        return self.read_secret(response, request)
-
-    def get_secret_at_once(
-        self, user: Headers, request: Request, wire: AbstractContextManager[Any], receiver: Receiver
-    ) -> bool:
-        """The same, if nothing has to be waited for but the answer.
-
-        Args:
-            user: the header with the user's token.
-            request: as :func:`~flowmate_async.contract.protocol.get_secret` makes it.
-            wire: entered for exactly as long as the request is on the wire.
-            receiver: told once what came: an answer for :meth:`read_secret`, or a failure for
-                :meth:`get_secret` to go on with.
-
-        Returns:
-            Whether it was asked for; if not, the receiver is never told.
-        """
-        return self._dispatcher.send_at_once(
-            UnawaitedErrand(request, user, self._secret, wire, receiver=receiver)
-        )
-
     def read_secret(self, response: Response, request: Request) -> Secret:
-        """The secret of a good answer.
+        """Return the secret of a good answer, and remember what it shows.
 
         Args:
             response: the answer.

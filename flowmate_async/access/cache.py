@@ -18,6 +18,7 @@ from flowmate_async.clock import Clock, Moment
 from flowmate_async.contract.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
 from flowmate_async.contract.known_secrets import auth_client_of
 from flowmate_async.contract.protocol import GET, canonical_key
+from flowmate_async.engine.coordination import Acceptable, SharedCredentials, SharedSecret
 from flowmate_async.errors import (
     CredentialExpiredError,
     CredentialMissingError,
@@ -36,7 +37,6 @@ from flowmate_async.errors import (
 )
 from flowmate_async.events import Emitter, Refreshed, ServedStale
 from flowmate_async.system.loop_binding import LoopBinding
-from flowmate_async.traffic.coordination import Acceptable, SharedCredentials, SharedSecret
 from flowmate_async.values.secrets import Secret, presented
 
 _TRANSIENT = (
@@ -119,8 +119,10 @@ class Credentials:
                 and monotonic < when.refresh_at_monotonic
                 and wall + min_valid <= when.valid_until_wall
                 and monotonic + min_valid <= when.valid_until_monotonic
-                and wall < when.valid_until_wall
-                and monotonic < when.valid_until_monotonic
+                and (
+                    min_valid > 0  # then both follow from what was compared already
+                    or (wall < when.valid_until_wall and monotonic < when.valid_until_monotonic)
+                )
             ):
                 self._hits += 1
                 self._entries.move_to_end(key)

@@ -6,8 +6,8 @@ import msgspec
 
 from flowmate_async.clock import LONG_AGO, Clock, Moment
 from flowmate_async.contract.freshness import Timeline
+from flowmate_async.engine.coordination import SharedSecret
 from flowmate_async.errors import FlowMateError
-from flowmate_async.traffic.coordination import SharedSecret
 from flowmate_async.values.secrets import Secret, memory_bytes
 
 Key = tuple[str, str]

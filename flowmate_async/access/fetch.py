@@ -1,43 +1,40 @@
-"""One secret from upstream: as its user, one flight per user and secret, its token replaced when rejected.
+"""One secret from upstream: as its user, one flight per user and secret.
 
-GETs that may make upstream refresh take turns by secret, whoever asks; see :class:`SecretTurns`.
+GETs that may make upstream refresh take turns by secret, whoever asks; see
+:class:`~flowmate_async.engine.secret_turns.SecretTurns`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from contextvars import copy_context
+import math
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from msgspec import structs
-
 from flowmate_async.access.api import Api
-from flowmate_async.access.single_flight import Flight, FlightStatistics, SingleFlight, WaitLimit
-from flowmate_async.access.user_tokens import Held, UserTokens
-from flowmate_async.contract.failures import Failure
-from flowmate_async.contract.known_secrets import KnownSecrets, SecretFacts
+from flowmate_async.access.listing import Lister
+from flowmate_async.access.shared_flight import fetch_in_turn
+from flowmate_async.access.single_flight import Flight, FlightStatistics, Keep, Key, Waiter
+from flowmate_async.access.user_tokens import UserIdentity, UserTokens
+from flowmate_async.clock import Clock
+from flowmate_async.contract.known_secrets import KnownSecrets
 from flowmate_async.contract.protocol import (
     GET,
-    Request,
     canonical_key,
+    checked_id,
     checked_username,
     get_secret,
+    secret_key,
     user_key,
 )
-from flowmate_async.errors import FlowMateError, UpstreamTimeoutError
+from flowmate_async.engine.call import Call, Outcome, Tally
+from flowmate_async.engine.coordination import Acceptable, SharedCredentials, SharedSecret
+from flowmate_async.engine.engine import closed_error
+from flowmate_async.engine.priority import Priority, current_priority
+from flowmate_async.engine.secret_turns import SecretTurns
+from flowmate_async.engine.states import PARKED
+from flowmate_async.errors import ConfigurationError, FlowMateError, UpstreamTimeoutError
 from flowmate_async.events import Emitter, FlightJoined
-from flowmate_async.redaction import Headers
-from flowmate_async.traffic.call import Outcome
-from flowmate_async.traffic.coordination import Acceptable, SharedCredentials, SharedSecret
-from flowmate_async.traffic.priority import set_interactive
-from flowmate_async.traffic.secret_turns import SecretTurns, Turn
-from flowmate_async.values.secrets import Secret
-
-_Key = tuple[str, str, str]
-
-Keep = Callable[[tuple[str, str], SharedSecret], object]
-"""Takes ``(username, secret id)`` and the secret."""
 
 
 class SecretFetcher:
@@ -49,14 +46,20 @@ class SecretFetcher:
     those GETs take turns, until an answer shows that the next ones are plain reads.
 
     Args:
-        api: fetches.
-        tokens: as whom.
-        base_url: part of every key, as the user is, so that no value reaches another user.
+        api: reads answers.
+        tokens: as whom. A user's name is part of every key, so that no value reaches another user.
         emitter: told of flights joined.
         known: what is known of secrets.
-        list_user: lists a user's secrets, from which ``known`` learns.
-        limit: how long interactive callers wait.
+        lister: lists a user's secrets, from which ``known`` learns.
+        turns: of secrets.
+        clock: times the waits.
+        max_wait_seconds: how long interactive callers wait.
         shared: single flight and cache across processes, when there are others.
+
+    Attributes:
+        api: reads answers.
+        known: what is known of secrets.
+        turns: of secrets.
     """
 
     def __init__(  # noqa: PLR0913 - a collaborator each
@@ -64,25 +67,33 @@ class SecretFetcher:
         api: Api,
         *,
         tokens: UserTokens,
-        base_url: str,
         emitter: Emitter,
         known: KnownSecrets,
-        list_user: Callable[[str], Awaitable[object]],
-        limit: WaitLimit | None = None,
+        lister: Lister,
+        turns: SecretTurns,
+        clock: Clock,
+        max_wait_seconds: float = math.inf,
         shared: SharedCredentials | None = None,
     ) -> None:
         self.api: Api = api
-        self.tokens: UserTokens = tokens
         self.known: KnownSecrets = known
-        self.turns: SecretTurns = SecretTurns()
-        self._base_url = base_url
+        self.turns: SecretTurns = turns
+        self._tokens = tokens
+        self._emitter = emitter
+        self._lister = lister
+        self._clock = clock
+        self._max_wait_seconds = max_wait_seconds
         self._shared = shared
-        self._list_user = list_user
-        self._lookups: SingleFlight[str, object] = SingleFlight()
-        self._flights: SingleFlight[_Key, SharedSecret] = SingleFlight(
-            on_join=partial(emitter.emit, FlightJoined("secret")),
-            limit=limit,
-        )
+        self._flights: dict[Key, Flight] = {}
+        self._lookups: dict[tuple[str, Priority], asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._flown = 0
+        self._joined = 0
+        self._closed = False
+        self._looking: asyncio.TimerHandle | None = None
+        self._future: Callable[[], asyncio.Future[SharedSecret]] = self._bound_future
+
+    # What the layers above ask for.
 
     def get(  # noqa: PLR0913 - each is an option of its own
         self,
@@ -108,64 +119,341 @@ class SecretFetcher:
             keep: given the answer even when nobody waits for it any more.
             acceptable: whether one that another process fetched will do; ``None`` for those only that were
                 fetched while this call waited for its turn.
+
+        Raises:
+            InvalidIdError: the username or id may not be sent.
+            ConfigurationError: the client is closed.
         """
-        key = self._key(checked_username(username), secret_id)
+        key = canonical_key(checked_username(username), secret_id)
+        if type(secret_id) is not str:
+            checked_id(secret_id)  # refuses it
         if forced:  # an app rejected the value, so what was known of it is in doubt as well
             self.known.doubt(secret_id)
+        flight = self._flights.get(key)
+        if flight is None:
+            request = get_secret(
+                secret_id,
+                username=username,
+                may_refresh=may_refresh and not self.known.is_plain(key[1]),
+                auth_client_id=auth_client_id,
+            )
+            flight = Flight(
+                request,
+                self._tokens.identity(username, key[0]),
+                self.api.secret_limits,
+                current_priority(),
+                key=key,
+                table=self,
+                forced=forced,
+                keep=keep,
+            )
+            waiter = self._future()
+            if self._shared is not None and (may_refresh or acceptable is not None):
+                self._depart_in_turn(flight, waiter, self._shared, acceptable)
+            else:
+                self._depart(flight, waiter)
+            if limited and flight.priority is Priority.INTERACTIVE:
+                self._limit_wait(flight)
+            return self._wait(flight, waiter)
+        _require_in_time(flight)
+        if flight.forced or not forced:
+            return self._join(flight)
+        again = partial(
+            self.get,
+            username,
+            secret_id,
+            may_refresh=may_refresh,
+            auth_client_id=auth_client_id,
+            forced=True,
+            keep=keep,
+            acceptable=acceptable,
+        )
+        return self._fly_after(flight, again)
+
+    def request(  # noqa: PLR0917 - made once a request, so without keywords
+        self,
+        user: UserIdentity,
+        secret_id: str,
+        may_refresh: bool,  # noqa: FBT001
+        auth_client_id: str | None,
+        tally: Tally,
+        waiter: Waiter,
+    ) -> None:
+        """Fetch a secret in the background for something that is told, and not awaited.
+
+        Args:
+            user: the user.
+            secret_id: the secret, as it was listed.
+            may_refresh: see :meth:`get`.
+            auth_client_id: see :meth:`get`.
+            tally: counts the requests.
+            waiter: told the answer, or why there is none.
+
+        Raises:
+            FlowMateError: it cannot be asked for.
+        """
+        key = (user.key, secret_key(secret_id))
+        flight = self._flights.get(key)
+        if flight is not None:
+            _require_in_time(flight)
+            self._note_joined()
+            flight.subscribe(waiter)
+            return
         request = get_secret(
             secret_id,
-            username=username,
-            may_refresh=may_refresh and not self.known.is_plain(key[2]),
+            username=user.username,
+            may_refresh=may_refresh and not self.known.is_plain(key[1]),
             auth_client_id=auth_client_id,
         )
-        fetch = _Fetch(self, username, key[2], request, keep)
-        if self._shared is not None and (may_refresh or acceptable is not None):
-            return self._flights.fly(
-                key, partial(fetch.launch_in_turn, self._shared, acceptable), forced=forced, limited=limited
-            )
-        return self._flights.fly(key, fetch.launch, at_once=fetch.at_once, forced=forced, limited=limited)
+        flight = Flight(
+            request, user, self.api.secret_limits, Priority.BACKGROUND, tally, key=key, table=self
+        )
+        if self._shared is not None and may_refresh:
+            self._depart_in_turn(flight, waiter, self._shared, None)
+        else:
+            self._depart(flight, waiter)
 
-    async def identify(self, username: str, secret_id: str) -> None:
-        """Find out which OAuth client is behind a secret: one listing per user, however many ask.
+    def cancel(self, username: str, secret_id: str, waiter: Waiter) -> None:
+        """Tell this one nothing more. A flight that nothing waits for is dropped, unless it was sent."""
+        flight = self._flights.get(canonical_key(username, secret_id))
+        if flight is not None:
+            flight.unsubscribe(waiter)
+            self._drop_if_unwanted(flight)
 
-        A listing that fails or does not show the secret tells nothing, and is not the caller's failure.
-        """
-        with suppress(FlowMateError):
-            await self._lookups.fly(user_key(username), lambda _flight: self._listed(username))
-            self.known.note_unlisted(secret_id)
-
-    async def _listed(self, username: str) -> object:
-        return await self._list_user(username)
+    def hurry(self, flight: Flight) -> None:
+        """Give a flight the priority of a caller who waits now."""
+        engine, ticket = self.api.engine, flight.ticket
+        if flight.task is None:
+            engine.hurry(flight)
+            return
+        flight.priority = Priority.INTERACTIVE
+        if flight.asked is not None:
+            engine.hurry(flight.asked)
+        if ticket is not None and ticket.priority is Priority.BACKGROUND:
+            ticket.priority = Priority.INTERACTIVE
+            if ticket.state == PARKED and not ticket.has_come:
+                holder = self.turns.park(flight.key[1], ticket)
+                if holder is not None:
+                    engine.hurry_contender(holder)
 
     async def settled(self, username: str, secret_id: str) -> None:
         """Wait until nothing is being fetched that was not forced."""
-        await self._flights.settled(self._key(username, secret_id))
+        flight = self._in_time(canonical_key(username, secret_id))
+        if flight is not None and not flight.forced:
+            await self._end_of(flight)
 
     def join(self, username: str, secret_id: str) -> Coroutine[Any, Any, SharedSecret] | None:
-        """The wait for this secret's flight that is under way, boarded already; ``None`` if there is none."""
-        return self._flights.join(self._key(username, secret_id))
+        """The wait for this secret's flight that is under way; ``None`` if there is none."""
+        flight = self._in_time(canonical_key(username, secret_id))
+        return None if flight is None else self._join(flight)
 
-    def _key(self, username: str, secret_id: str) -> _Key:
-        return (self._base_url, *canonical_key(username, secret_id))
+    async def identify(self, call: Call) -> None:
+        """Find out which OAuth client is behind a call's secret: one listing per user, however many ask.
+
+        A listing that fails or does not show the secret tells nothing, and is not the caller's failure.
+        """
+        username, secret_id = call.request.username or "", call.request.secret_id or ""
+        key = (user_key(username), call.priority)
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            lookup = asyncio.get_running_loop().create_task(self._look_up(username, call.priority))
+            self._lookups[key] = lookup
+            lookup.add_done_callback(lambda _: self._lookups.pop(key, None))
+        await asyncio.shield(lookup)
+        self.known.note_unlisted(secret_id)
 
     def statistics(self) -> FlightStatistics:
         """Return the flights of secrets."""
-        return self._flights.statistics()
+        waiting = sum(flight.waiting for flight in self._flights.values())
+        return FlightStatistics(
+            under_way=len(self._flights), waiting=waiting, flown=self._flown, joined=self._joined
+        )
 
-    async def aclose(self, *, drain_seconds: float) -> None:
-        """See :meth:`SingleFlight.aclose`."""
-        await self._flights.aclose(drain_seconds=drain_seconds)
-        await self._lookups.aclose(drain_seconds=0.0)
+    def close(self) -> None:
+        """Drop what waits for other processes; the engine ends the rest."""
+        self._closed = True
+        for flight in list(self._flights.values()):
+            if flight.task is not None and not flight.is_on_wire:
+                self._drop(flight)
+
+    async def aclose(self) -> None:
+        """Drop every flight."""
+        for flight in list(self._flights.values()):
+            self._drop(flight)
+        for lookup in self._lookups.values():
+            lookup.cancel()
+        await asyncio.gather(*self._ending, *self._lookups.values(), return_exceptions=True)
+        if self._looking is not None:
+            self._looking.cancel()
+
+    # How a flight begins and ends.
+
+    def _depart(self, flight: Flight, waiter: Waiter) -> None:
+        """Send its request. A failure to do so is the waiter's."""
+        self._enter(flight, waiter)
+        try:
+            self.api.engine.submit(flight)
+        except Exception as error:  # noqa: BLE001 - the waiter's
+            self.landed(flight, error)
+
+    def _depart_in_turn(
+        self, flight: Flight, waiter: Waiter, shared: SharedCredentials, acceptable: Acceptable | None
+    ) -> None:
+        """Have a task ask in turn with other processes."""
+        self._enter(flight, waiter)
+        work = fetch_in_turn(self, flight, shared, acceptable)
+        flight.task = asyncio.get_running_loop().create_task(work)
+
+    def _enter(self, flight: Flight, waiter: Waiter) -> None:
+        if self._closed:
+            raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
+        flight.first = waiter
+        self._flights[flight.key] = flight
+        self._flown += 1
+
+    def landed(self, flight: Flight, outcome: Outcome) -> None:
+        """Give the outcome of a flight's request to everyone who waits."""
+        if isinstance(outcome, Exception):
+            self.failed(flight, outcome)
+            return
+        try:
+            secret = self.api.read_secret(outcome, flight.request)
+            self.succeeded(flight, SharedSecret(secret))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters'
+            self.failed(flight, error)
+
+    def succeeded(self, flight: Flight, answer: SharedSecret) -> None:
+        """End a flight with an answer."""
+        if flight.keep is not None:
+            flight.keep((flight.request.username or "", answer.secret.id), answer)
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+        flight.resolve(answer)
+
+    def failed(self, flight: Flight, error: Exception) -> None:
+        """End a flight with an error."""
+        if isinstance(error, FlowMateError):
+            error.about(username=flight.request.username, secret_id=flight.request.secret_id)
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+        flight.reject(error)
+
+    def _drop_if_unwanted(self, flight: Flight) -> None:
+        if not flight.is_wanted and not flight.is_on_wire:
+            self._drop(flight)
+
+    def _drop(self, flight: Flight) -> None:
+        """End a flight without an answer."""
+        self.failed(flight, closed_error())
+        if flight.task is None:
+            self.api.engine.drop(flight)
+        elif flight.task is not asyncio.current_task():
+            self._ending.add(flight.task)
+            flight.task.add_done_callback(self._ending.discard)
+            flight.task.cancel()
+
+    # How callers wait.
+
+    def _bound_future(self) -> "asyncio.Future[SharedSecret]":
+        """Return a future; from the second time on by the shortest way, since a client lives on one loop."""
+        self._future = asyncio.get_running_loop().create_future
+        return self._future()
+
+    async def _wait(self, flight: Flight, waiter: "asyncio.Future[SharedSecret]") -> SharedSecret:
+        """Wait for the answer. Cancelling this wait harms no other."""
+        try:
+            return await waiter
+        except BaseException:
+            flight.unsubscribe(waiter)
+            if waiter.done() and not waiter.cancelled():
+                waiter.exception()  # seen, also when a cancellation came in the same moment
+            if self._flights.get(flight.key) is flight:
+                self._drop_if_unwanted(flight)
+            raise
+
+    def _join(self, flight: Flight) -> Coroutine[Any, Any, SharedSecret]:
+        self._note_joined()
+        return self._wait(flight, self._subscribed(flight))
+
+    def _note_joined(self) -> None:
+        self._joined += 1
+        self._emitter.emit(FlightJoined("secret"))
+
+    def _subscribed(self, flight: Flight) -> "asyncio.Future[SharedSecret]":
+        waiter, priority = self._future(), current_priority()
+        flight.subscribe(waiter)
+        if priority is Priority.INTERACTIVE:
+            self._limit_wait(flight)
+            self.hurry(flight)
+        return waiter
+
+    async def _fly_after(
+        self, flight: Flight, again: Callable[[], Coroutine[Any, Any, SharedSecret]]
+    ) -> SharedSecret:
+        """Fly by force, once an unforced flight has ended."""
+        await self._end_of(flight)
+        return await again()
+
+    async def _end_of(self, flight: Flight) -> None:
+        with suppress(Exception):
+            await self._wait(flight, self._subscribed(flight))
+
+    def _in_time(self, key: Key) -> Flight | None:
+        """Return the flight under this key.
+
+        Raises:
+            FlowMateError: it takes too long to wait for.
+        """
+        flight = self._flights.get(key)
+        if flight is not None:
+            _require_in_time(flight)
+        return flight
+
+    async def _look_up(self, username: str, priority: Priority) -> None:
+        with suppress(FlowMateError):
+            await self._lister.list(username, priority)
+
+    # How long callers wait.
+
+    def _limit_wait(self, flight: Flight) -> None:
+        if flight.leave_at < math.inf:
+            return
+        flight.leave_at = self._clock.monotonic() + self._max_wait_seconds
+        if self._looking is None and flight.leave_at < math.inf:
+            self._look_in(self._max_wait_seconds)
+
+    def _look_in(self, seconds: float) -> None:
+        """Look for callers who have waited too long: one timer for all, since each has the same limit."""
+        self._looking = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        now = self._clock.monotonic()
+        for flight in [flight for flight in self._flights.values() if flight.leave_at <= now]:
+            self._end_wait(flight, now)
+        earliest = min((flight.leave_at for flight in self._flights.values()), default=math.inf)
+        if earliest < math.inf:
+            self._look_in(max(0.0, earliest - now))
+
+    def _end_wait(self, flight: Flight, now: float) -> None:
+        """Send callers away who have waited too long; what is on the wire goes on without them.
+
+        While requests wait for this client's own rate or concurrency, the time counts from when the request
+        was first sent.
+        """
+        since_sent, limit = flight.since_sent(now), self._max_wait_seconds
+        if since_sent < limit and self.api.engine.is_saturated:
+            flight.leave_at = now + limit - since_sent
+            return
+        flight.leave_at = math.inf
+        flight.overdue = _overdue(limit)
+        flight.reject(flight.overdue)
+        self._drop_if_unwanted(flight)
 
 
-def wait_limit(seconds: float, *, excused: Callable[[], bool]) -> WaitLimit:
-    """Return how long a caller waits for one secret.
-
-    Args:
-        seconds: how long.
-        excused: see :class:`WaitLimit`.
-    """
-    return WaitLimit(seconds=seconds, error=partial(_overdue, seconds), excused=excused)
+def _require_in_time(flight: Flight) -> None:
+    if flight.overdue is not None:
+        raise flight.overdue.clone()
 
 
 def _overdue(seconds: float) -> UpstreamTimeoutError:
@@ -174,226 +462,3 @@ def _overdue(seconds: float) -> UpstreamTimeoutError:
         advice="Its provider or FlowMate may hang. Try again in a minute",
         endpoint=GET,
     )
-
-
-class _Fetch:
-    """How one flight is flown: at once where possible, otherwise by a task.
-
-    Attributes:
-        secret_id: the secret's id, in the spelling that all share.
-    """
-
-    __slots__ = (
-        "_fetcher",
-        "_flight",
-        "_held",
-        "_keep",
-        "_request",
-        "_sent",
-        "_turn",
-        "_username",
-        "secret_id",
-    )
-
-    def __init__(
-        self, fetcher: SecretFetcher, username: str, secret_id: str, request: Request, keep: Keep | None
-    ) -> None:
-        self._fetcher = fetcher
-        self._username = username
-        self.secret_id: str = secret_id
-        self._request = request
-        self._keep = keep
-        # Of an attempt that is made at once:
-        self._flight: Flight[SharedSecret]
-        self._held: Held
-        self._sent: Request
-        self._turn: Turn | None = None
-
-    async def launch(
-        self,
-        flight: Flight[SharedSecret],
-        *,
-        held: Held | None = None,
-        failed: Failure | None = None,
-        unattributed: bool = False,
-        in_turn: bool = False,
-    ) -> SharedSecret:
-        """Ask for the secret.
-
-        Args:
-            flight: on the wire while this asks.
-            held: the token of a first attempt, if one was made at once.
-            failed: how that attempt ended.
-            unattributed: whether the OAuth client was unknown then.
-            in_turn: whether it is this secret's turn already.
-        """
-        first = [failed]  # taken by the first operation; one with a new token begins anew
-
-        async def ask(user: Headers) -> Secret:
-            failure = first.pop() if first else None
-            if in_turn:
-                return await self._ask(user, flight, failure, unattributed=unattributed)
-            async with self.in_turn(flight):
-                return await self._ask(user, flight, failure, unattributed=unattributed)
-
-        try:
-            secret = await self._fetcher.tokens.call(self._username, ask, held=held)
-        except FlowMateError as error:
-            error.about(secret_id=self._request.secret_id)
-            raise
-        return self._kept(SharedSecret(secret))
-
-    async def _ask(
-        self, user: Headers, flight: Flight[SharedSecret], failed: Failure | None, *, unattributed: bool
-    ) -> Secret:
-        return await self._fetcher.api.get_secret(
-            user,
-            self._request_now(),
-            wire=flight,
-            identify=partial(self._fetcher.identify, self._username, self.secret_id),
-            failed=failed,
-            unattributed=unattributed and failed is not None,
-        )
-
-    def _request_now(self) -> Request:
-        """Return the request as a plain read, if that is what it would be by now."""
-        if self._request.may_refresh and self._fetcher.known.is_plain(self.secret_id):
-            return structs.replace(self._request, may_refresh=False)
-        return self._request
-
-    @asynccontextmanager
-    async def in_turn(self, flight: Flight[SharedSecret]) -> AsyncIterator[bool]:
-        """Wait for this secret's turn, unless its GET is a plain read. Yield whether the turn is held."""
-        if not self._request_now().may_refresh:
-            yield False
-            return
-        hurry = partial(copy_context().run, _hurry, flight)
-        with await self._fetcher.turns.take(self.secret_id, hurry) as turn:
-            plain = not self._request_now().may_refresh
-            if plain:  # another owner has refreshed it meanwhile
-                turn.release()
-            yield not plain
-
-    def at_once(self, flight: Flight[SharedSecret]) -> bool:
-        """Ask without a task if nothing has to be waited for but the answer. Return whether it was asked."""
-        held = self._fetcher.tokens.held(self._username)
-        if held is None:
-            return False
-        request = self._request
-        self._flight, self._held = flight, held
-        self._sent = request if not request.may_refresh else self._request_now()
-        if self._sent.may_refresh:
-            self._turn = self._fetcher.turns.take_at_once(self.secret_id)
-            if self._turn is None:
-                return False
-        sent = False
-        try:
-            sent = self._fetcher.api.get_secret_at_once(held.headers, self._sent, flight, self)
-        finally:
-            if not sent:
-                self._end_turn()
-        return sent
-
-    def receive(self, outcome: Outcome | Exception) -> None:
-        """Take the end of what was asked at once; where there is more to do, a task goes on."""
-        flight, held = self._flight, self._held
-        if isinstance(outcome, Failure):
-            self._end_turn()
-            flight.go_on(
-                partial(self.launch, held=held, failed=outcome, unattributed=not self._is_client_known())
-            )
-            return
-        try:
-            if isinstance(outcome, Exception):
-                raise outcome  # noqa: TRY301 - like any other fault
-            secret = self._fetcher.api.read_secret(outcome, self._sent)
-            self._fetcher.tokens.accepted(held)
-            answer = self._kept(SharedSecret(secret))
-        except Exception as error:  # noqa: BLE001 - there is no task to raise it in
-            if isinstance(error, FlowMateError):
-                error.about(username=self._username, secret_id=self._request.secret_id)
-            flight.fail(error)
-        else:
-            flight.land(answer)
-        finally:
-            if self._turn is not None:
-                self._end_turn()
-
-    def _end_turn(self) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.release()
-
-    def _is_client_known(self) -> bool:
-        known = self._fetcher.known.client_of(self.secret_id)
-        return known is not None or self._request.auth_client_id is not None
-
-    async def launch_in_turn(
-        self, shared: SharedCredentials, acceptable: Acceptable | None, flight: Flight[SharedSecret]
-    ) -> SharedSecret:
-        """Ask for the secret in one flight of all processes together, or take another process's answer."""
-        try:
-            ask = _Ask(self, flight, self._fetcher.known)
-            answer = await shared.fetch(user_key(self._username), self.secret_id, ask, acceptable=acceptable)
-        except FlowMateError as error:
-            error.about(username=self._username, secret_id=self._request.secret_id)
-            raise
-        return self._kept(answer)
-
-    @property
-    def may_refresh(self) -> bool:
-        """Whether a GET may make upstream refresh, as far as is known now."""
-        return self._request_now().may_refresh
-
-    def _kept(self, answer: SharedSecret) -> SharedSecret:
-        if self._keep is not None:
-            self._keep((self._username, answer.secret.id), answer)
-        return answer
-
-
-def _hurry(flight: Flight[SharedSecret]) -> None:
-    set_interactive()  # of the context in which this runs, a copy of the flight's own
-    flight.hurry()
-
-
-class _Ask:
-    """How a flight asks in its turn."""
-
-    __slots__ = ("_fetch", "_flight", "_known")
-
-    def __init__(self, fetch: _Fetch, flight: Flight[SharedSecret], known: KnownSecrets) -> None:
-        self._fetch = fetch
-        self._flight = flight
-        self._known = known
-
-    @property
-    def forced(self) -> bool:
-        return self._flight.forced
-
-    @property
-    def abandoned(self) -> bool:
-        # A restarted flight continues in another task.
-        return self._flight.sent and self._flight.task in {None, asyncio.current_task()}
-
-    @property
-    def may_refresh(self) -> bool:
-        return self._fetch.may_refresh
-
-    @property
-    def facts(self) -> SecretFacts | None:
-        return self._known.facts(self._fetch.secret_id)
-
-    def learn(self, facts: SecretFacts) -> None:
-        self._known.note(self._fetch.secret_id, facts)
-
-    def turn(self) -> AbstractAsyncContextManager[bool]:
-        return self._fetch.in_turn(self._flight)
-
-    async def __call__(self, *, in_turn: bool = False) -> Secret:
-        try:
-            answer = await self._fetch.launch(self._flight, in_turn=in_turn)
-        except FlowMateError:
-            self._flight.hold()
-            raise
-        self._flight.hold()
-        return answer.secret

@@ -8,8 +8,8 @@ from typing import Self
 
 from flowmate_async.access.cache import Credentials
 from flowmate_async.clock import Clock
+from flowmate_async.engine.priority import set_background
 from flowmate_async.errors import ConfigurationError, FlowMateError
-from flowmate_async.traffic.priority import set_background
 
 _Key = tuple[str, str]
 

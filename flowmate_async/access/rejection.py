@@ -7,8 +7,8 @@ from typing import Protocol
 
 from flowmate_async.access.cache_entries import Entry, Key
 from flowmate_async.clock import Clock, Moment
+from flowmate_async.engine.coordination import Acceptable, Recognizes, SharedCredentials
 from flowmate_async.errors import CredentialRejectedError
-from flowmate_async.traffic.coordination import Acceptable, Recognizes, SharedCredentials
 from flowmate_async.values.secrets import presented
 
 

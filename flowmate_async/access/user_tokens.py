@@ -5,224 +5,391 @@ while they are used. A 401 has many causes (§ Errors); one replacement is tried
 never a loop.
 """
 
-import itertools
+import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from weakref import WeakValueDictionary
 
-from flowmate_async.access.admin import AdminToken
 from flowmate_async.access.api import Api
-from flowmate_async.access.single_flight import Flight, FlightStatistics, SingleFlight
-from flowmate_async.clock import Clock, Moment
-from flowmate_async.contract.protocol import checked_username, user_key
-from flowmate_async.errors import FlowMateError, UpstreamUnavailableError
+from flowmate_async.access.single_flight import FlightStatistics
+from flowmate_async.clock import Clock
+from flowmate_async.contract.protocol import impersonate, read_user_token, user_key
+from flowmate_async.engine.call import Call, Identity, Outcome, Tally, Token
+from flowmate_async.engine.engine import Engine
+from flowmate_async.engine.priority import Priority, current_priority
+from flowmate_async.engine.states import IN_FLIGHT
+from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter, FlightJoined, TokenMade
 from flowmate_async.redaction import Headers
-from flowmate_async.traffic.breaker import Breaker
-from flowmate_async.traffic.dispatch import TokenRejected
 from flowmate_async.values.models import TOKEN_IDLE_SECONDS, KeptToken, UserToken
-
-T = TypeVar("T")
 
 _REPLACEMENT_COOL_DOWN_SECONDS = 30.0
 
 
-class Held:
-    """A user's token as it is kept; its ``repr`` is the default one, without fields.
+class CachedToken:
+    """A user's token as it is cached; its ``repr`` is the default one, without fields.
 
-    ``generation`` orders all tokens ever made by this table. ``replacement`` and ``proven`` tell a fresh
-    token that was never accepted from one that died of age.
+    ``replacement`` and ``proven`` tell a fresh token that was never accepted from one that died of age. Ages
+    count on both clocks: the monotonic one stands still while a machine sleeps. ``looked_at_wall`` is when
+    the token was last taken to be sent.
     """
 
-    __slots__ = ("generation", "headers", "made_at", "proven", "replacement", "token", "used_at")
+    __slots__ = (
+        "headers",
+        "looked_at_wall",
+        "made_at",
+        "made_at_wall",
+        "proven",
+        "replacement",
+        "token",
+        "used_at",
+        "used_at_wall",
+    )
 
-    def __init__(self, token: UserToken, *, generation: int, replacement: bool, made_at: Moment) -> None:
+    def __init__(self, token: UserToken, *, replacement: bool, now: float, wall: float) -> None:
         self.token: UserToken = token
         self.headers: Headers = token.headers()
-        self.generation: int = generation
         self.replacement: bool = replacement
-        self.made_at: Moment = made_at
-        self.used_at: Moment = made_at
+        self.made_at: float = now
+        self.made_at_wall: float = wall
+        self.used_at: float = now
+        self.used_at_wall: float = wall
+        self.looked_at_wall: float = wall
         self.proven: bool = False
+
+    def idle_seconds(self, *, now: float, wall: float) -> float:
+        """Return how long it has not been used, by the clock that says more."""
+        return max(now - self.used_at, wall - self.used_at_wall)
+
+    def age_seconds(self, *, now: float, wall: float) -> float:
+        """Return how old it is, by the clock that says more."""
+        return max(now - self.made_at, wall - self.made_at_wall)
+
+
+class _Impersonation(Call, eq=False, kw_only=True):
+    """The call that makes a token for a user."""
+
+    user: "UserIdentity"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anything waits for the token."""
+        return self.user.is_wanted
+
+    def receive(self, outcome: Outcome) -> None:
+        """Hand the outcome over."""
+        self.user.impersonated(outcome)
+
+
+class UserIdentity:
+    """One user, with the token that is cached. Everything that needs a token shares one impersonation.
+
+    Args:
+        username: the user.
+        tokens: the table that it belongs to.
+
+    Attributes:
+        username: the user.
+        key: what all spellings of the username have in common.
+        cached: the token.
+        was_rejected: whether upstream rejected the one before.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_futures",
+        "_impersonation",
+        "_tokens",
+        "_waiting",
+        "_wall",
+        "cached",
+        "key",
+        "username",
+        "was_rejected",
+    )
+
+    def __init__(self, username: str, tokens: "UserTokens") -> None:
+        self.username: str = username
+        self.key: str = user_key(username)
+        self.cached: CachedToken | None = None
+        self.was_rejected: bool = False
+        self._tokens = tokens
+        self._wall = tokens.clock.wall
+        self._impersonation: _Impersonation | None = None
+        self._waiting: list[Call] = []
+        self._futures: list[asyncio.Future[CachedToken]] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an impersonation is under way."""
+        return self._impersonation is not None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anything waits for the token."""
+        return bool(self._waiting or self._futures)
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for the token."""
+        return len(self._waiting) + len(self._futures)
+
+    async def token(self) -> CachedToken:
+        """Wait for the user's token: the one that is cached, or a new one.
+
+        Raises:
+            FlowMateError: the impersonation failed.
+        """
+        cached = self.current(self._tokens.clock.monotonic())
+        if cached is not None:
+            return cached
+        future: asyncio.Future[CachedToken] = asyncio.get_running_loop().create_future()
+        self._futures.append(future)
+        try:
+            self._impersonate(current_priority(), None)
+            return await future
+        except BaseException:
+            if future in self._futures:
+                self._futures.remove(future)
+            if future.done() and not future.cancelled():
+                future.exception()  # seen, also when a cancellation came in the same moment
+            self._drop_if_unwanted()
+            raise
+
+    # What the engine asks; see :class:`~flowmate_async.engine.identity.Identity`.
+
+    def current(self, now: float) -> CachedToken | None:
+        """Return the token that is cached, unless it has idled too long by either clock."""
+        cached = self.cached
+        if cached is None or now - cached.used_at >= TOKEN_IDLE_SECONDS:
+            return None
+        cached.looked_at_wall = wall = self._wall()
+        return None if wall - cached.used_at_wall >= TOKEN_IDLE_SECONDS else cached
+
+    def obtain(self, call: Call) -> None:
+        """Impersonate the user, or join the impersonation under way."""
+        self._waiting.append(call)
+        try:
+            self._impersonate(call.priority, call.tally)
+        except FlowMateError as error:
+            self._waiting.remove(call)
+            call.fail(error.about(username=self.username))
+
+    def abandon(self, call: Call) -> None:
+        """Stop waiting on behalf of this call."""
+        if call in self._waiting:
+            self._waiting.remove(call)
+        self._drop_if_unwanted()
+
+    def hurry(self, call: Call) -> None:
+        """Give the impersonation the priority of this call."""
+        if self._impersonation is not None and call.priority < self._impersonation.priority:
+            self._tokens.engine.hurry(self._impersonation)
+
+    def accepted(self, token: Token | None, now: float) -> None:
+        """Note that upstream accepted this token."""
+        if type(token) is CachedToken:
+            token.proven = True
+            token.used_at = now
+            token.used_at_wall = token.looked_at_wall
+
+    def reject(self, token: Token, now: float) -> bool:
+        """Drop a rejected token. Return ``False`` if it was a replacement that was made just now."""
+        if not isinstance(token, CachedToken) or self.cached not in (token, None):
+            return True  # another call has replaced it meanwhile
+        age = token.age_seconds(now=now, wall=self._tokens.clock.wall())
+        if token.replacement and not token.proven and age < _REPLACEMENT_COOL_DOWN_SECONDS:
+            return False
+        self.cached, self.was_rejected = None, True
+        return True
+
+    # What the impersonation reports.
+
+    def impersonated(self, outcome: Outcome) -> None:
+        """Cache the token and let everything go on that waits for it."""
+        self._impersonation = None
+        waiting, futures = self._waiting, self._futures
+        self._waiting, self._futures = [], []
+        cached = self._read(outcome)
+        self._tokens.ended(self)
+        if isinstance(cached, Exception):
+            for each in waiting:
+                each.fail(_copy(cached))
+            for future in futures:
+                if not future.done():
+                    future.set_exception(_copy(cached))
+        else:
+            for future in futures:
+                if not future.done():
+                    future.set_result(cached)
+            self._tokens.engine.resume(*waiting)
+
+    def _read(self, outcome: Outcome) -> CachedToken | Exception:
+        """Return the token of an answer, cached; or why there is none."""
+        if not isinstance(outcome, Exception):
+            try:
+                return self._tokens.made(self, read_user_token(outcome))
+            except FlowMateError as error:
+                outcome = error
+        return outcome.about(username=self.username) if isinstance(outcome, FlowMateError) else outcome
+
+    def _impersonate(self, priority: Priority, tally: Tally | None) -> None:
+        call = self._impersonation
+        if call is not None:
+            self._tokens.joined()
+            if priority < call.priority:
+                self._tokens.engine.hurry(call)
+            return
+        self._impersonation = call = self._tokens.begun(self, priority, tally)
+        try:
+            self._tokens.engine.submit(call)
+        except FlowMateError:
+            self._impersonation = None
+            self._tokens.ended(self)
+            raise
+
+    def _drop_if_unwanted(self) -> None:
+        call = self._impersonation
+        if call is not None and not self.is_wanted and call.state != IN_FLIGHT:
+            self._impersonation = None
+            self._tokens.engine.drop(call)
+            self._tokens.ended(self)
 
 
 class UserTokens:
-    """The table of user tokens of one client, by username without its case; least recently used out first.
+    """The user tokens of one client, by username without its case; least recently used out first.
 
     Args:
-        api: makes tokens.
-        admin: the token that they are made with.
-        clock: the time they are kept by.
+        api: bounds of the exchanges.
+        admin: as whom tokens are made.
+        clock: the client's clock.
         emitter: told of tokens made and flights joined.
-        breaker: told of fresh tokens that are rejected.
-        capacity: most tokens kept.
+        capacity: most users whose token is cached.
+
+    Attributes:
+        engine: sends calls.
+        clock: the client's clock.
     """
 
     def __init__(
-        self,
-        api: Api,
-        *,
-        admin: AdminToken,
-        clock: Clock,
-        emitter: Emitter,
-        breaker: Breaker,
-        capacity: int = 10_000,
+        self, api: Api, *, admin: Identity, clock: Clock, emitter: Emitter, capacity: int = 10_000
     ) -> None:
+        self.engine: Engine = api.engine
+        self.clock: Clock = clock
         self._api = api
         self._admin = admin
-        self._clock = clock
         self._emitter = emitter
-        self._breaker = breaker
         self._capacity = capacity
-        self._held: OrderedDict[str, Held] = OrderedDict()
-        self._generations = itertools.count(1)
-        self._flights: SingleFlight[str, Held] = SingleFlight(
-            on_join=lambda: emitter.emit(FlightJoined("impersonation"))
-        )
+        # One object per user for as long as anything uses it, so that there is one impersonation at a time…
+        self._alive: WeakValueDictionary[str, UserIdentity] = WeakValueDictionary()
+        # …and those that were used most recently.
+        self._recent: OrderedDict[str, UserIdentity] = OrderedDict()
+        self._busy: set[UserIdentity] = set()
+        self._begun = 0
+        self._joined = 0
 
-    async def token(self, username: str) -> UserToken:
-        """The user's token: the one that is held, or a new one."""
-        return (self.held(username) or await self._make(username, replacement=False)).token
-
-    def holds(self, username: str) -> bool:
-        """Whether a token of this user is held."""
-        return user_key(username) in self._held
-
-    def forget(self, username: str) -> None:
-        """Drop the user's token; the next call makes a new one."""
-        self._held.pop(user_key(username), None)
-
-    def adopt(self, username: str, kept: KeptToken) -> None:
-        """Hold a token that an earlier run has kept, unless it is too old; nothing proves it yet."""
-        idle = kept.idle_seconds(now=self._clock.wall())
-        if idle is None:
-            return
-        used_at = Moment.after(-idle, self._clock)
-        generation = next(self._generations)
-        self._keep(username, Held(kept.token, generation=generation, replacement=False, made_at=used_at))
-
-    def kept(self, username: str) -> KeptToken | None:
-        """Return the user's token for a later run; ``None`` without one, or if a new one was rejected."""
-        held = self._held.get(user_key(username))
-        if held is None or (held.replacement and not held.proven):
-            return None
-        return KeptToken(held.token, self._clock.wall() - held.used_at.elapsed_seconds(self._clock))
-
-    async def call(
-        self, username: str, operation: Callable[[Headers], Awaitable[T]], *, held: Held | None = None
-    ) -> T:
-        """Run an operation as a user; once more, with a new token, when the token is rejected.
+    def identity(self, username: str, key: str | None = None) -> UserIdentity:
+        """Return the user, as whom calls can be sent.
 
         Args:
             username: the user.
-            operation: is given the header with the user's token.
-            held: the token that it was begun with, if it was begun already.
-
-        Raises:
-            FlowMateError: what the operation raised, with the user named; or the rejection, when the new
-                token was rejected as well.
+            key: what all spellings of the username have in common, if the caller has it.
         """
-        try:
-            held = held or self.held(username) or await self._make(username, replacement=False)
-            try:
-                result = await operation(held.headers)
-            except TokenRejected as rejected:
-                error = rejected.error
-            else:
-                self.accepted(held)
-                return result
-            return await self._call_anew(username, operation, held, error)
-        except FlowMateError as failure:
-            failure.about(username=username)
-            raise
+        if key is None:
+            key = user_key(username)
+        identity = self._recent.get(key)
+        if identity is not None:
+            self._recent.move_to_end(key)
+            return identity
+        identity = self._alive.get(key)
+        if identity is None:
+            identity = self._alive[key] = UserIdentity(username, self)
+        self._recent[key] = identity
+        if len(self._recent) > self._capacity:
+            self._recent.popitem(last=False)
+        return identity
 
-    def held(self, username: str) -> Held | None:
-        """Return the token that is held, unless it has idled too long by either clock."""
+    async def token(self, username: str) -> UserToken:
+        """Return the user's token: the one that is cached, or a new one."""
+        return (await self.identity(username).token()).token
+
+    def holds(self, username: str) -> bool:
+        """Return whether a token of this user is cached, or is being made."""
+        identity = self._alive.get(user_key(username))
+        return identity is not None and (identity.cached is not None or identity.is_busy)
+
+    def forget(self, username: str) -> None:
+        """Drop the user's token; the next call makes a new one."""
         key = user_key(username)
-        held = self._held.get(key)
-        if held is None:
-            return None
-        used_at = held.used_at  # by the rule of Moment.elapsed_seconds, without the calls
-        if (
-            self._clock.monotonic() - used_at.monotonic >= TOKEN_IDLE_SECONDS
-            or self._clock.wall() - used_at.wall >= TOKEN_IDLE_SECONDS
-        ):
-            return None
-        self._held.move_to_end(key)
-        return held
+        identity = self._alive.get(key)
+        if identity is not None:
+            identity.cached = None
+            self._recent.pop(key, None)
 
-    def accepted(self, held: Held) -> None:
-        """Note that upstream has accepted this token."""
-        held.proven = True
-        held.used_at = Moment(self._clock.wall(), self._clock.monotonic())
+    def adopt(self, username: str, kept: KeptToken) -> None:
+        """Cache a token that an earlier run has kept, unless it is too old; nothing proves it yet."""
+        wall = self.clock.wall()
+        idle = kept.idle_seconds(now=wall)
+        if idle is not None:
+            self.identity(username).cached = CachedToken(
+                kept.token, replacement=False, now=self.clock.monotonic() - idle, wall=wall - idle
+            )
+
+    def kept(self, username: str) -> KeptToken | None:
+        """Return the user's token for a later run; ``None`` without one, or if a new one was rejected."""
+        identity = self._alive.get(user_key(username))
+        cached = None if identity is None else identity.cached
+        if cached is None or (cached.replacement and not cached.proven):
+            return None
+        wall = self.clock.wall()
+        idle = cached.idle_seconds(now=self.clock.monotonic(), wall=wall)
+        return KeptToken(cached.token, wall - idle)
 
     def statistics(self) -> FlightStatistics:
-        """The flights of impersonation."""
-        return self._flights.statistics()
-
-    async def aclose(self, *, drain_seconds: float) -> None:
-        """Forget every token; see :meth:`SingleFlight.aclose`."""
-        await self._flights.aclose(drain_seconds=drain_seconds)
-        self._held.clear()
-
-    async def _call_anew(
-        self,
-        username: str,
-        operation: Callable[[Headers], Awaitable[T]],
-        rejected: Held,
-        error: FlowMateError,
-    ) -> T:
-        """Run the operation with the token after a rejected one."""
-        held = await self._replaced(username, rejected, error)
-        epoch = self._breaker.epoch
-        try:
-            result = await operation(held.headers)
-        except TokenRejected as again:
-            error = again.error
-        else:
-            self.accepted(held)
-            return result
-        if not isinstance(error, UpstreamUnavailableError):  # that one the breaker was told already
-            # A fresh token is never dead: this 401 is upstream's own trouble.
-            self._breaker.note(subject=username, failed=True, epoch=epoch)
-        raise error
-
-    async def _replaced(self, username: str, rejected: Held, error: FlowMateError) -> Held:
-        """The token after a rejected one: compare-and-swap, so that many rejections make one token."""
-        current = self._held.get(user_key(username))
-        if current is not None and current.generation != rejected.generation:
-            return current
-        age = rejected.made_at.elapsed_seconds(self._clock)
-        if rejected.replacement and not rejected.proven and age < _REPLACEMENT_COOL_DOWN_SECONDS:
-            raise error
-        self.forget(username)
-        return await self._make(username, replacement=True)
-
-    async def _make(self, username: str, *, replacement: bool) -> Held:
-        checked_username(username)
-        return await self._flights.fly(
-            user_key(username), lambda flight: self._impersonate(username, flight, replacement=replacement)
+        """Return the impersonations as they stand."""
+        return FlightStatistics(
+            under_way=len(self._busy),
+            waiting=sum(identity.waiting for identity in self._busy),
+            flown=self._begun,
+            joined=self._joined,
         )
 
-    async def _impersonate(self, username: str, flight: Flight[Held], *, replacement: bool) -> Held:
-        try:
-            token = await self._admin.call(lambda admin: self._api.impersonate(admin, username, wire=flight))
-        except FlowMateError as error:
-            error.about(username=username)
-            raise
-        held = Held(
-            token,
-            generation=next(self._generations),
-            replacement=replacement,
-            made_at=Moment.now(self._clock),
-        )
-        self._keep(username, held)
-        self._emitter.emit(TokenMade(username, replacement))
-        return held
+    def clear(self) -> None:
+        """Forget every token."""
+        for identity in list(self._alive.values()):
+            identity.cached = None
+        self._recent.clear()
 
-    def _keep(self, username: str, held: Held) -> None:
-        key = user_key(username)
-        self._held[key] = held
-        self._held.move_to_end(key)
-        while len(self._held) > self._capacity:
-            self._held.popitem(last=False)
+    # What the users report.
+
+    def begun(self, identity: UserIdentity, priority: Priority, tally: Tally | None) -> _Impersonation:
+        """Return the call of a new impersonation.
+
+        Raises:
+            InvalidIdError: the username may not be sent.
+        """
+        request, limits = impersonate(identity.username), self._api.plain_limits
+        call = _Impersonation(request, self._admin, limits, priority, tally, user=identity)
+        self._begun += 1
+        self._busy.add(identity)
+        return call
+
+    def ended(self, identity: UserIdentity) -> None:
+        """Note that an impersonation has ended."""
+        self._busy.discard(identity)
+
+    def joined(self) -> None:
+        """Note that something waits for an impersonation that is under way."""
+        self._joined += 1
+        self._emitter.emit(FlightJoined("impersonation"))
+
+    def made(self, identity: UserIdentity, token: UserToken) -> CachedToken:
+        """Cache a new token."""
+        replaced, identity.was_rejected = identity.was_rejected, False
+        cached = CachedToken(token, replacement=replaced, now=self.clock.monotonic(), wall=self.clock.wall())
+        identity.cached = cached
+        self._emitter.emit(TokenMade(identity.username, replaced))
+        return cached
+
+
+def _copy(error: Exception) -> Exception:
+    return error.clone() if isinstance(error, FlowMateError) else error

@@ -8,14 +8,14 @@ from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.worker_process import COMMAND, WorkerSettings
 from flowmate_async.client import FlowMate
 from flowmate_async.clock import SystemClock
+from flowmate_async.engine.bulkheads import BulkheadPolicy
+from flowmate_async.engine.leased_bucket import lease_terms
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Listener
 from flowmate_async.stats import Stats
 from flowmate_async.stores import Store
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.results import Executor
-from flowmate_async.traffic.bulkhead import BulkheadPolicy
-from flowmate_async.traffic.leased_bucket import lease_terms
 from flowmate_async.values.settings import check_rate
 from flowmate_async.workers.lenders import ParentCoordination, Pauses, RateLender, SharedLimits, SlotLender
 from flowmate_async.workers.pool import PoolOptions, ProcessExecutor

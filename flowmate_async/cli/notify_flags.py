@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shlex
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,6 @@ from flowmate_async.cli.exits import print_error, print_status
 from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.health.webhook import Message, SigningKey
-from flowmate_async.integrations.webhook import Webhook
 from flowmate_async.stores.base import Store
 from flowmate_async.sync.delivery import NotDeliveredError, Notifier
 from flowmate_async.system.private_files import read_private_text
@@ -63,6 +62,8 @@ class NotifyFlags:
                 "--notify and --notify-command cannot be combined", advice="Choose one of them"
             )
         if self.notify is not None:
+            from flowmate_async.integrations.webhook import Webhook  # noqa: PLC0415 - for few
+
             return Webhook(self.notify, key=self._key())
         if self.notify_command is not None:
             return ProgramNotifier(self.notify_command)
@@ -129,7 +130,8 @@ async def deliver(flags: NotifyFlags, notifier: Notifier | None, fm: FlowMate, s
     if notifier is None:
         return
     async with AsyncExitStack() as entered:
-        await entered.enter_async_context(notifier if isinstance(notifier, Webhook) else nullcontext())
+        if isinstance(notifier, AbstractAsyncContextManager):
+            await entered.enter_async_context(notifier)
         try:
             done = await fm.notify(store, notifier, digest=flags.notify_digest)
         except FlowMateError as error:

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flowmate_async.client import FlowMate
+from flowmate_async.engine.coordination import Coordination
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.stores import Store, StoreKey, load_key, load_other_key, needs_key, open_store
 from flowmate_async.system.keyring import ask_keyring
-from flowmate_async.traffic.coordination import Coordination
 from flowmate_async.values.settings import DEFAULT_BASE_URL, checked_base_url
 
 _KEYRING_SERVICE = "flowmate_async admin token"

@@ -1,10 +1,11 @@
 """What listings and answers have shown of secrets: whose OAuth client, and until when a GET only reads.
 
-Pure, bounded, and never a credential. Who may refresh next is decided from it in ``traffic/``.
+Pure, bounded, and never a credential. Who may refresh next is decided from it in ``engine/``.
 """
 
 import sys
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import msgspec
 
@@ -32,11 +33,6 @@ class SecretFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     learned_at: float
 
 
-class _Known(msgspec.Struct, frozen=True, gc=False):
-    facts: SecretFacts
-    plain_until_monotonic: float
-
-
 class KnownSecrets:
     """A table of facts by secret id, without the user: upstream's refresh lock belongs to the secret.
 
@@ -52,7 +48,8 @@ class KnownSecrets:
     def __init__(self, *, clock: Clock, capacity: int = CAPACITY) -> None:
         self._clock = clock
         self._capacity = capacity
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        # With the end of plain reads on the monotonic clock beside the facts.
+        self._known: OrderedDict[str, tuple[SecretFacts, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -66,42 +63,46 @@ class KnownSecrets:
         known = self._known.get(secret_id.lower())
         return (
             known is not None
-            and self._clock.wall() <= known.facts.plain_until
-            and self._clock.monotonic() <= known.plain_until_monotonic
+            and self._clock.wall() <= known[0].plain_until
+            and self._clock.monotonic() <= known[1]
         )
 
     def client_of(self, secret_id: str) -> str | None:
         """Return the OAuth client behind this secret, if one was shown."""
         known = self._known.get(secret_id.lower())
-        return None if known is None else known.facts.auth_client_id
+        return None if known is None else known[0].auth_client_id
 
     def facts(self, secret_id: str) -> SecretFacts | None:
         """Return what is known of this secret, in a form that other processes can use."""
         known = self._known.get(secret_id.lower())
-        return None if known is None else known.facts
+        return None if known is None else known[0]
 
     def note(self, secret_id: str, facts: SecretFacts) -> None:
         """Remember facts that another process learned, unless newer ones are known here."""
         known = self.facts(secret_id)
         if known is None or known.learned_at <= facts.learned_at:
-            self._keep(secret_id, facts)
+            seconds = facts.plain_until - self._clock.wall()
+            self._keep(secret_id, facts, self._clock.monotonic() + seconds)
 
-    def note_summary(self, summary: SecretSummary, *, served_at: float | None) -> None:
-        """Remember what a listing shows of a secret.
+    def note_listed(self, summaries: Iterable[SecretSummary], *, served_at: float | None) -> None:
+        """Remember what a listing shows of secrets.
 
         Args:
-            summary: the secret as it was listed.
+            summaries: the secrets as they were listed.
             served_at: upstream's own time of the answer, in seconds since the Unix epoch, if it gave one.
         """
-        seconds = plain_read_seconds(summary.type, summary.expires_at, now=self._latest(served_at))
-        self._note(summary.id, summary.auth_client_id, seconds)
+        wall, monotonic, latest = self._clock.wall(), self._clock.monotonic(), self._latest(served_at)
+        for summary in summaries:
+            seconds = plain_read_seconds(summary.type, summary.expires_at, now=latest)
+            facts = SecretFacts(_interned(summary.auth_client_id), wall + seconds, wall)
+            self._keep(summary.id, facts, monotonic + seconds)
 
     def note_secret(self, secret: Secret, *, served_at: float | None) -> None:
         """Remember what an answer shows of a secret.
 
         Args:
             secret: the secret.
-            served_at: see :meth:`note_summary`.
+            served_at: see :meth:`note_listed`.
         """
         seconds = plain_read_seconds(secret.type, secret.expires_at, now=self._latest(served_at))
         self._note(secret.id, auth_client_of(secret), seconds)
@@ -120,15 +121,13 @@ class KnownSecrets:
             self._note(secret_id, self.client_of(secret_id), float("-inf"))
 
     def _note(self, secret_id: str, auth_client_id: str | None, plain_seconds: float) -> None:
-        # A tenant has few OAuth clients and many secrets of each.
-        client = None if auth_client_id is None else sys.intern(auth_client_id)
         now = self._clock.wall()
-        self._keep(secret_id, SecretFacts(client, now + plain_seconds, now))
+        facts = SecretFacts(_interned(auth_client_id), now + plain_seconds, now)
+        self._keep(secret_id, facts, self._clock.monotonic() + plain_seconds)
 
-    def _keep(self, secret_id: str, facts: SecretFacts) -> None:
+    def _keep(self, secret_id: str, facts: SecretFacts, plain_until_monotonic: float) -> None:
         key = secret_id.lower()
-        plain_seconds = facts.plain_until - self._clock.wall()
-        self._known[key] = _Known(facts, self._clock.monotonic() + plain_seconds)
+        self._known[key] = (facts, plain_until_monotonic)
         self._known.move_to_end(key)
         if len(self._known) > self._capacity:
             self._known.popitem(last=False)
@@ -137,6 +136,11 @@ class KnownSecrets:
         """Return the later of this machine's time and upstream's; by the later one more may be refreshed."""
         wall = self._clock.wall()
         return wall if served_at is None else max(wall, served_at)
+
+
+def _interned(auth_client_id: str | None) -> str | None:
+    """Return the same text for the same client: a tenant has few of them, and many secrets of each."""
+    return None if auth_client_id is None else sys.intern(auth_client_id)
 
 
 def auth_client_of(secret: Secret) -> str | None:

@@ -25,7 +25,6 @@ from flowmate_async.transport.base import Response
 from flowmate_async.values.dates import parse_http_date
 from flowmate_async.values.decoding import decode_safely
 from flowmate_async.values.models import (
-    PageMeta,
     SecretPage,
     SecretSummary,
     User,
@@ -252,9 +251,6 @@ class _Meta(msgspec.Struct, rename="camel"):
     """What a list says about itself; only the total counts."""
 
     total: Any = None
-    page: Any = None
-    per_page: Any = None
-    total_pages: Any = None
 
 
 _token_decoder = msgspec.json.Decoder(UserToken)
@@ -300,18 +296,17 @@ def read_users(response: Response, *, max_users: int = 2_000_000) -> list[User]:
     Raises:
         ProtocolError: there are none, or too many, or another number than the answer's own total.
     """
-    users, meta = _read(_decode_users, response, USERS)
+    users, total = _read(_decode_users, response, USERS)
     if len(users) > max_users:
         advice = "Raise ApiLimits.max_users if the answer is genuine"
         what = f"the answer has {len(users)} users, more than the {max_users} allowed"
         raise ProtocolError(what, advice=advice, endpoint=USERS)
-    total = None if meta is None else meta.total
     if total is not None and total != len(users):
         raise ProtocolError(f"the answer has {len(users)} users and says {total}", endpoint=USERS)
     return users
 
 
-def _decode_users(body: bytes) -> tuple[list[User], PageMeta | None]:
+def _decode_users(body: bytes) -> tuple[list[User], int | None]:
     _check_density(body)
     answer: Any
     try:
@@ -322,7 +317,7 @@ def _decode_users(body: bytes) -> tuple[list[User], PageMeta | None]:
         users = [lenient_user(msgspec.json.decode(item)) for item in items]
     else:
         users = answer if isinstance(answer, list) else answer.data
-    return users, None if isinstance(answer, list) else _decode_meta(answer.meta)
+    return users, None if isinstance(answer, list) else _decode_total(answer.meta)
 
 
 def read_page(response: Response) -> SecretPage:
@@ -339,11 +334,11 @@ def _decode_page(body: bytes) -> SecretPage:
     _check_density(body)
     try:
         page = _page_decoder.decode(body)
-        return SecretPage(page.data, _decode_meta(page.meta))
+        return SecretPage(page.data, _decode_total(page.meta))
     except msgspec.ValidationError:
         envelope = _envelope_decoder.decode(body)
         items = tuple(lenient_summary(msgspec.json.decode(item)) for item in envelope.data)
-        return SecretPage(items, _decode_meta(envelope.meta))
+        return SecretPage(items, _decode_total(envelope.meta))
 
 
 def _check_density(body: bytes) -> None:
@@ -362,8 +357,8 @@ def _check_density(body: bytes) -> None:
         raise msgspec.ValidationError("its parts are too small and too many to be genuine")
 
 
-def _decode_meta(raw: msgspec.Raw) -> PageMeta | None:
-    """Return what a list says about itself; ``None`` without a total, which may be missing (§ Listing).
+def _decode_total(raw: msgspec.Raw) -> int | None:
+    """Return how many items a list says it has; ``None`` without a total, which may be missing (§ Listing).
 
     Raises:
         msgspec.ValidationError: there is a total, and it is not a number of items.
@@ -377,12 +372,7 @@ def _decode_meta(raw: msgspec.Raw) -> PageMeta | None:
     total = _whole(meta.total)
     if total is None:
         raise msgspec.ValidationError("the total is not a number of items")
-    return PageMeta(
-        total=total,
-        page=_whole(meta.page),
-        per_page=_whole(meta.per_page),
-        total_pages=_whole(meta.total_pages),
-    )
+    return total
 
 
 def _whole(value: object) -> int | None:
@@ -408,7 +398,7 @@ def read_secret(response: Response, request: Request, *, keep_refresh_fields: bo
         RefreshFailedError: upstream refreshed it, or logged in, and got no token (§ Second look).
         CredentialMissingError: it is of another type and holds no credential.
     """
-    secret = _read(decode_answer, response, GET)
+    secret = _decode_secret(response)
     if secret.id != request.secret_id and secret.id != secret_key(request.secret_id or ""):
         raise ProtocolError("the answer is another secret than the one asked for", endpoint=GET)
     if masked := masked_fields(secret):
@@ -423,6 +413,16 @@ def read_secret(response: Response, request: Request, *, keep_refresh_fields: bo
     if not keep_refresh_fields:
         drop_refresh_fields(secret)
     return secret
+
+
+def _decode_secret(response: Response) -> Secret:
+    """Decode a secret by the shortest way; whatever is wrong is left to :func:`_read`, which says it."""
+    if is_json(response.headers.get("content-type", "")):
+        try:
+            return decode_answer(response.body)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            pass
+    return _read(decode_answer, response, GET)
 
 
 def _no_credential(secret: Secret, field: str) -> FlowMateError:

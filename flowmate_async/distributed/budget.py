@@ -13,10 +13,10 @@ from flowmate_async.clock import Clock
 from flowmate_async.distributed.agreement import Agreement
 from flowmate_async.distributed.circuit import BEAT_SECONDS, NOTICED_SECONDS, Circuit, RedisAwayError
 from flowmate_async.distributed.connection import Trouble, driver, unreachable
+from flowmate_async.engine.bucket import TokenBucket
+from flowmate_async.engine.coordination import TokenLease
+from flowmate_async.engine.leased_bucket import LeaseTerms, lease_terms
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.traffic.bucket import TokenBucket
-from flowmate_async.traffic.coordination import TokenLease
-from flowmate_async.traffic.leased_bucket import LeaseTerms, lease_terms
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -50,7 +50,7 @@ end
 
 
 class RedisBudget:
-    """A :class:`~flowmate_async.traffic.coordination.RateBudget` in Redis.
+    """A :class:`~flowmate_async.engine.coordination.RateBudget` in Redis.
 
     Args:
         redis: the connection.

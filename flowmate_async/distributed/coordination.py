@@ -22,12 +22,12 @@ from flowmate_async.distributed.pubsub import Announcements
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.distributed.shared_cache import SharedCache
 from flowmate_async.distributed.shared_credentials import RedisCredentials
+from flowmate_async.engine.coordination import CoordinationStatistics, RateBudget, SharedCredentials
+from flowmate_async.engine.leased_bucket import lease_terms
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import CoordinationDiffers, CoordinationLost, CoordinationRestored, Listener
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.traffic.coordination import CoordinationStatistics, RateBudget, SharedCredentials
-from flowmate_async.traffic.leased_bucket import lease_terms
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

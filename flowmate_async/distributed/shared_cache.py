@@ -17,10 +17,10 @@ from flowmate_async.contract.known_secrets import SecretFacts
 from flowmate_async.distributed.circuit import Circuit
 from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.redis_clock import RedisClock
+from flowmate_async.engine.coordination import SharedSecret
 from flowmate_async.errors import FlowMateError, StoreError
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.encoding import Plaintext, encode_secret, secret_of
-from flowmate_async.traffic.coordination import SharedSecret
 from flowmate_async.values.error_record import ErrorRecord
 from flowmate_async.values.secrets import Secret
 

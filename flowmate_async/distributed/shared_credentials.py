@@ -19,6 +19,7 @@ from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.locks import RefreshLock, RefreshLocks
 from flowmate_async.distributed.pubsub import Announcements, Rejected
 from flowmate_async.distributed.shared_cache import Answer, Answers, SharedCache
+from flowmate_async.engine.coordination import Acceptable, Ask, Recognizes, SharedSecret
 from flowmate_async.errors import (
     FlowMateError,
     RefreshFailedError,
@@ -26,7 +27,6 @@ from flowmate_async.errors import (
     UpstreamUnavailableError,
 )
 from flowmate_async.system.finishing import finish_despite_cancellation
-from flowmate_async.traffic.coordination import Acceptable, Ask, Recognizes, SharedSecret
 from flowmate_async.values.secrets import Secret
 
 _PERHAPS_UNDER_WAY = (RefreshFailedError, UpstreamTimeoutError, UpstreamUnavailableError)
@@ -39,7 +39,7 @@ _MAX_KNOWN = 100_000
 
 
 class RedisCredentials:
-    """A :class:`~flowmate_async.traffic.coordination.SharedCredentials` in Redis.
+    """A :class:`~flowmate_async.engine.coordination.SharedCredentials` in Redis.
 
     Args:
         locks: decide which process may ask.

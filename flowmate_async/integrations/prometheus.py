@@ -18,11 +18,11 @@ from pathlib import Path
 
 import msgspec
 
+from flowmate_async.engine.coordination import CoordinationStatistics
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.integrations.metrics_server import serve_metrics
 from flowmate_async.integrations.observable import Observable
 from flowmate_async.stats import Latency, Stats
-from flowmate_async.traffic.coordination import CoordinationStatistics
 
 try:
     from prometheus_client import (

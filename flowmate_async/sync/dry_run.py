@@ -8,7 +8,7 @@ import msgspec
 from flowmate_async.stores.base import Store
 from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.outcomes import Outcome, UserFailed
-from flowmate_async.sync.plan import DeltaPolicy, Plan
+from flowmate_async.sync.plan import DeltaPolicy, Plan, Verdict
 from flowmate_async.sync.read_ahead import Known, read_ahead
 from flowmate_async.sync.reader import UserRead, UserReader
 from flowmate_async.sync.report import LeftOut
@@ -59,7 +59,7 @@ class DryRun:
         self._users = 0
         self._requests = 0
         self._failed: Counter[str] = Counter()
-        self._fetch: Counter[str] = Counter()
+        self._fetch: dict[Verdict, int] = {}
         self._left: Counter[str] = Counter()
 
     async def plan(self, usernames: Usernames, *, left_out: tuple[LeftOut, ...] = ()) -> SyncPlan:
@@ -74,17 +74,15 @@ class DryRun:
         return SyncPlan(
             users=self._users,
             failed=dict(sorted(self._failed.items())),
-            fetch=dict(sorted(self._fetch.items())),
+            fetch={str(why): count for why, count in sorted(self._fetch.items())},
             left=dict(sorted(self._left.items())),
             requests=self._requests,
             left_out=left_out,
         )
 
-    async def _look(self, user: Known) -> UserRead:
-        plan = Plan(self._delta, user.seen)
-        read = await self._reader.look(user.username, plan, user.token)
-        self._fetch.update(plan.reasons)
-        return read
+    def _look(self, user: Known) -> UserRead:
+        plan = Plan(self._delta, user.seen, reasons=self._fetch)
+        return self._reader.read(user.username, plan, kept=user.token, look_only=True)
 
     def _count(self, outcome: Outcome) -> None:
         self._requests += outcome.requests

@@ -66,7 +66,7 @@ class LiveHealth:
         self._limits = limits
         self._clock = clock
         self._store = store
-        self._listed: dict[str, tuple[SecretSummary, ...]] = {}
+        self._reads: dict[str, UserRead] = {}
 
     async def of(self, usernames: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[UserHealth, None]:
         """Yield these users as they are listed."""
@@ -75,18 +75,18 @@ class LiveHealth:
                 for outcome in batch:
                     yield await self._user(outcome)
 
-    async def _look(self, username: str) -> UserRead:
-        read = await self._reader.look(username, Plan(DeltaPolicy(full=True), notes=False))
-        self._listed[username] = read.listed
+    def _look(self, username: str) -> UserRead:
+        plan = Plan(DeltaPolicy(full=True), notes=False)
+        self._reads[username] = read = self._reader.read(username, plan, look_only=True)
         return read
 
     async def _user(self, outcome: Outcome) -> UserHealth:
-        username, listed = outcome.username, self._listed.pop(outcome.username, ())
+        username, read = outcome.username, self._reads.pop(outcome.username, None)
         if isinstance(outcome, UserFailed):
             return UserHealth(username=username, error=outcome.error)
         known = await self._known(username)
         now = self._clock.wall()
-        credentials = (_shown(username, summary, known, now=now) for summary in listed)
+        credentials = (_shown(username, summary, known, now=now) for summary in (read.listed if read else ()))
         return UserHealth(username=username, credentials=tuple(credentials))
 
     async def _known(self, username: str) -> Mapping[str, Health]:

@@ -1,9 +1,8 @@
 """The executor of one process: sweep, and write what came in one transaction a batch."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from functools import partial
 from typing import TypeVar
 
 from flowmate_async.clock import Clock
@@ -66,11 +65,11 @@ class LocalExecutor:
         """See :meth:`Executor.execute`."""
         async with AsyncExitStack() as entered:
             if self._delta.full and not self._delta.keep_tokens:
-                batches = self._swept(self._begin_full, usernames, stop)
+                batches = self._swept(self._read_all, usernames, stop)
             else:
-                ahead = read_ahead(usernames, self._store, tokens=self._delta.keep_tokens)
+                ahead = read_ahead(usernames, self._store, run=run, tokens=self._delta.keep_tokens)
                 users = await entered.enter_async_context(ahead)
-                batches = self._swept(partial(self._begin, run), users, stop)
+                batches = self._swept(self._read, users, stop)
             async for batch in await entered.enter_async_context(aclosing(batches)):
                 at = self._clock.wall()
                 written = await self._store.write(run, [_user_write(one, at, self._health) for one in batch])
@@ -82,24 +81,23 @@ class LocalExecutor:
 
     def _swept(
         self,
-        begin: Callable[[T], Awaitable[UserRead]],
+        read: Callable[[T], UserRead],
         users: Iterable[T] | AsyncIterable[T],
         stop: asyncio.Event | None,
     ) -> AsyncGenerator[list[Outcome], None]:
         return sweep_in_batches(
-            begin, users, limits=self._limits, stop=stop, apart_seconds=_BATCHES_APART_SECONDS
+            read, users, limits=self._limits, stop=stop, apart_seconds=_BATCHES_APART_SECONDS
         )
 
-    async def _begin_full(self, username: str) -> UserRead:
-        return await self._reader.begin(username, Plan(self._delta))
+    def _read_all(self, username: str) -> UserRead:
+        return self._reader.read(username, Plan(self._delta))
 
-    async def _begin(self, run: Run, user: Known) -> UserRead:
+    def _read(self, user: Known) -> UserRead:
         plan = Plan(self._delta, user.seen)
-        # Whom this very run has tried before it tries again because it failed.
-        if plan.knows_failures and await self._store.statuses(run, [safe_name(user.username)]):
+        if user.is_retried:
             plan.retry()
         keep = self._delta.keep_tokens and safe_name(user.username) == user.username
-        return await self._reader.begin(user.username, plan, kept=user.token if keep else None, keep=keep)
+        return self._reader.read(user.username, plan, kept=user.token if keep else None, keep=keep)
 
 
 async def synced_of(store: Store, run: Run, usernames: Sequence[str]) -> set[str]:

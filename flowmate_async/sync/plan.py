@@ -89,6 +89,7 @@ class Plan:
         policy: see :class:`DeltaPolicy`; by default everything is fetched.
         seen: what the user's last checkpoint keeps; nothing when there is none, or when it cannot be read.
         notes: whether anybody will ask for :meth:`seen`; a sweep without a store does not.
+        reasons: where to count what is to be fetched, by why.
 
     Attributes:
         left: secrets that are not fetched, by id, and why.
@@ -98,7 +99,14 @@ class Plan:
 
     __slots__ = ("_next", "_notes", "_policy", "_retried", "_seen", "left", "reasons", "renamed")
 
-    def __init__(self, policy: DeltaPolicy | None = None, seen: str = "", *, notes: bool = True) -> None:
+    def __init__(
+        self,
+        policy: DeltaPolicy | None = None,
+        seen: str = "",
+        *,
+        notes: bool = True,
+        reasons: dict[Verdict, int] | None = None,
+    ) -> None:
         self._notes = notes
         self._policy = policy or _EVERYTHING
         self._seen = _decoded(seen)
@@ -106,12 +114,7 @@ class Plan:
         self._retried = False
         self.left: dict[str, SkipReason] = {}
         self.renamed: dict[str, str] = {}
-        self.reasons: dict[Verdict, int] = {}
-
-    @property
-    def knows_failures(self) -> bool:
-        """Whether a secret could not be refreshed when it was asked for last."""
-        return any(seen.failed for seen in self._seen.values())
+        self.reasons: dict[Verdict, int] = {} if reasons is None else reasons
 
     @property
     def was_masked(self) -> bool:
@@ -207,6 +210,15 @@ class Plan:
         if before.failed:
             return "errored" if self._retried else "failed_before"
         return "due" if may_refresh(summary, now=now) else "unchanged"
+
+
+def knows_failures(seen: str) -> bool:
+    """Return whether a secret could not be refreshed when it was asked for last.
+
+    Args:
+        seen: what the user's last checkpoint keeps.
+    """
+    return "true" in seen and any(one.failed for one in _decoded(seen).values())
 
 
 def _decoded(seen: str) -> Mapping[str, Snapshot]:

@@ -6,8 +6,9 @@ from contextlib import aclosing, asynccontextmanager
 from typing import ClassVar
 
 from flowmate_async.redaction import Redacted
-from flowmate_async.stores.base import Store
+from flowmate_async.stores.base import Run, Store
 from flowmate_async.stores.kept_tokens import KeepsTokens, require_keeper
+from flowmate_async.sync.plan import knows_failures
 from flowmate_async.sync.source import InBatches, Usernames, UserSource
 from flowmate_async.sync.usernames import safe_name
 from flowmate_async.values.models import KeptToken
@@ -23,18 +24,20 @@ class Known(Redacted, frozen=True):
         username: the user.
         seen: what :meth:`Store.seen` tells.
         token: the user's token, if tokens are kept and theirs is.
+        is_retried: whether this very run has tried the user before, and tries again because something failed.
     """
 
     username: str
     seen: str = ""
     token: KeptToken | None = None
+    is_retried: bool = False
 
     __shown__: ClassVar[tuple[str, ...]] = ("username",)
 
 
 @asynccontextmanager
 async def read_ahead(
-    usernames: Usernames, store: Store, *, tokens: bool = False
+    usernames: Usernames, store: Store, *, run: Run | None = None, tokens: bool = False
 ) -> AsyncIterator[InBatches[Known]]:
     """Yield what a store has kept of each user, in the order of the usernames.
 
@@ -45,18 +48,19 @@ async def read_ahead(
     Args:
         usernames: any iterable or async iterable.
         store: what is read.
+        run: the run for which the users are read; none in a dry run.
         tokens: whether to read the tokens as well.
 
     Raises:
         ConfigurationError: the store keeps none.
     """
     keeper = require_keeper(store) if tokens else None
-    async with aclosing(_read(usernames, store, keeper)) as batches:
+    async with aclosing(_read(usernames, store, run, keeper)) as batches:
         yield InBatches(batches, ahead=_AHEAD)
 
 
 async def _read(
-    usernames: Usernames, store: Store, keeper: KeepsTokens | None
+    usernames: Usernames, store: Store, run: Run | None, keeper: KeepsTokens | None
 ) -> AsyncGenerator[list[Known], None]:
     news = asyncio.Event()
     source = UserSource(usernames, on_news=news.set, ahead=_AHEAD)
@@ -64,21 +68,23 @@ async def _read(
         while not source.exhausted:
             news.clear()
             if names := source.take_many(_AHEAD):
-                yield await _known(names, store, keeper)
+                yield await _known(names, store, run, keeper)
             elif not source.exhausted:
                 await news.wait()
     finally:
         await source.aclose()
 
 
-async def _known(names: Sequence[str], store: Store, keeper: KeepsTokens | None) -> list[Known]:
+async def _known(
+    names: Sequence[str], store: Store, run: Run | None, keeper: KeepsTokens | None
+) -> list[Known]:
     stored = [safe_name(name) for name in names]
     seen = await store.seen(stored)
-    if keeper is None:
-        return [Known(name, seen.get(key, "")) for name, key in zip(names, stored, strict=True)]
-    tokens = await keeper.kept_tokens(stored)
+    tokens = {} if keeper is None else await keeper.kept_tokens(stored)
+    failed = [name for name, kept in seen.items() if knows_failures(kept)]
+    retried = await store.statuses(run, failed) if failed and run is not None else ()
     return [
         # What a store has to call otherwise may be somebody else's name there.
-        Known(name, seen.get(key, ""), tokens.get(key) if key == name else None)
+        Known(name, seen.get(key, ""), tokens.get(key) if key == name else None, key in retried)
         for name, key in zip(names, stored, strict=True)
     ]

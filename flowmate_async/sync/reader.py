@@ -1,19 +1,23 @@
-"""One user's credentials: listed, then fetched one by one. What goes wrong is an outcome, not an exception.
+"""One user's credentials: listed, then fetched. What goes wrong is an outcome, not an exception.
 
 A :class:`UserRead` is a user under way. Who fetches which of its secrets when is the sweep's business
 (``sweep.py``); which secrets are wanted is the plan's (``plan.py``).
 """
 
 from collections import deque
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+
+import msgspec
 
 from flowmate_async.access.fetch import SecretFetcher
-from flowmate_async.access.listing import Lister, Listing
-from flowmate_async.access.user_tokens import UserTokens
+from flowmate_async.access.listing import Lister, Listing, ListingUnderWay
+from flowmate_async.access.user_tokens import UserIdentity, UserTokens
 from flowmate_async.clock import Clock
-from flowmate_async.contract.freshness import may_refresh
+from flowmate_async.contract.freshness import plain_read_seconds
 from flowmate_async.contract.masks import proves_raw_read, shows_masking
+from flowmate_async.engine.call import Tally
+from flowmate_async.engine.coordination import SharedSecret
+from flowmate_async.engine.priority import Priority
 from flowmate_async.errors import (
     AuthenticationError,
     FlowMateError,
@@ -27,7 +31,6 @@ from flowmate_async.errors import (
 from flowmate_async.sync.health import Sightings
 from flowmate_async.sync.outcomes import Outcome, UserFailed, UserSynced
 from flowmate_async.sync.plan import Plan
-from flowmate_async.traffic.request_count import Tally, count_in
 from flowmate_async.values.models import KeptToken, SecretSummary
 from flowmate_async.values.secrets import Secret
 
@@ -38,63 +41,88 @@ _ALONE = 3
 
 
 class UserReader:
-    """Begins to read users.
+    """Makes a :class:`UserRead` of each user.
 
     Args:
         lister: lists their secrets.
         fetcher: fetches them.
         tokens: forgets a user's token afterwards, so that memory does not grow with the users.
         clock: times them, and tells which secrets upstream may refresh.
+
+    Attributes:
+        lister: see above.
+        fetcher: see above.
+        tokens: see above.
+        clock: see above.
     """
 
     def __init__(self, *, lister: Lister, fetcher: SecretFetcher, tokens: UserTokens, clock: Clock) -> None:
-        self._lister = lister
-        self._fetcher = fetcher
-        self._tokens = tokens
-        self._clock = clock
+        self.lister: Lister = lister
+        self.fetcher: SecretFetcher = fetcher
+        self.tokens: UserTokens = tokens
+        self.clock: Clock = clock
 
-    async def begin(
-        self, username: str, plan: Plan | None = None, *, kept: KeptToken | None = None, keep: bool = False
+    def read(
+        self,
+        username: str,
+        plan: Plan | None = None,
+        *,
+        kept: KeptToken | None = None,
+        keep: bool = False,
+        look_only: bool = False,
     ) -> "UserRead":
-        """List a user's secrets and decide which to fetch, and in which order.
+        """Return a user to be read.
 
         Args:
             username: the user.
             plan: which secrets; by default all, and nothing is noted for a later sync.
             kept: the user's token, if an earlier run kept one.
             keep: whether the outcome has the token to keep.
+            look_only: list the secrets and fetch none: the plan says what would be fetched.
         """
-        read = UserRead(
-            username, plan or Plan(notes=False), self._lister, self._fetcher, self._tokens, self._clock
-        )
+        read = UserRead(username, plan or Plan(notes=False), self)
+        read.kept_token = kept
         read.keeps_token = keep
-        try:
-            await read.begin(kept)
-        except BaseException:
-            read.close()
-            raise
-        return read
-
-    async def look(self, username: str, plan: Plan, kept: KeptToken | None = None) -> "UserRead":
-        """List a user's secrets and fetch none: the plan says what would be fetched."""
-        read = await self.begin(username, plan, kept=kept)
-        read.wanted.clear()
+        read.looks_only = look_only
         return read
 
 
-class Wanted(NamedTuple):
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """A secret to fetch.
 
     Attributes:
         position: where it stands in the listing.
         summary: the secret as it was listed.
+        plain_until: until when a GET causes neither a refresh nor a login, in seconds since the Unix epoch.
         client: the OAuth client whose provider the GET may cause a refresh or a login at, empty when that is
             unknown; ``None`` when the GET causes neither.
     """
 
     position: int
     summary: SecretSummary
+    plain_until: float
     client: str | None
+
+
+class _Fetch:
+    """One secret that is being fetched; what the fetcher tells, like a future."""
+
+    __slots__ = ("began", "is_over", "read", "wanted")
+
+    def __init__(self, read: "UserRead", wanted: Wanted, began: float) -> None:
+        self.read = read
+        self.wanted = wanted
+        self.began = began
+        self.is_over = False
+
+    def done(self) -> bool:
+        return self.is_over
+
+    def set_result(self, answer: SharedSecret) -> None:
+        self.read.fetched(self, answer.secret)
+
+    def set_exception(self, error: BaseException) -> None:
+        self.read.not_fetched(self, error)
 
 
 class UserRead:
@@ -108,66 +136,73 @@ class UserRead:
     Attributes:
         wanted: what is still to be fetched, in order.
         in_flight: how many of its secrets are being fetched.
+        is_listing: whether its secrets are being listed.
         answered: how many were fetched, or could not be.
         age: orders the users of a sweep, the oldest first.
         is_queued: whether it waits in the sweep's queue.
         keeps_token: whether the outcome has the user's token.
+        kept_token: the user's token, if an earlier run kept one.
+        looks_only: whether nothing is fetched.
+        on_step: called after the listing and after each fetch, with the OAuth client that was waited for.
+        on_crash: called with a fault of this library's own.
     """
 
     __slots__ = (
         "_began",
-        "_clock",
         "_failures",
-        "_fetcher",
+        "_fetches",
         "_held_before",
         "_is_open",
         "_listed_at",
-        "_lister",
         "_listing",
+        "_listings",
         "_plan",
+        "_reader",
         "_secrets",
         "_sightings",
         "_tally",
-        "_tokens",
+        "_user",
         "age",
         "answered",
         "in_flight",
+        "is_listing",
         "is_queued",
         "keeps_token",
+        "kept_token",
+        "looks_only",
+        "on_crash",
+        "on_step",
         "username",
         "wanted",
     )
 
-    def __init__(  # noqa: PLR0917 - what a reader is made of
-        self,
-        username: str,
-        plan: Plan,
-        lister: Lister,
-        fetcher: SecretFetcher,
-        tokens: UserTokens,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, username: str, plan: Plan, reader: UserReader) -> None:
         self.username: str = username
         self.wanted: deque[Wanted] = deque()
         self.in_flight: int = 0
+        self.is_listing: bool = False
         self.answered: int = 0
         self.age: int = 0
         self.is_queued: bool = False
         self.keeps_token: bool = False
+        self.kept_token: KeptToken | None = None
+        self.looks_only: bool = False
+        self.on_step: Callable[[UserRead, str | None], object]
+        self.on_crash: Callable[[Exception], object]
         self._plan = plan
-        self._lister = lister
-        self._fetcher = fetcher
-        self._tokens = tokens
-        self._clock = clock
-        self._began = clock.monotonic()
+        self._reader = reader
+        self._began = reader.clock.monotonic()
         self._tally = Tally()
-        self._held_before = tokens.holds(username)
+        self._user: UserIdentity
+        self._held_before = reader.tokens.holds(username)
         self._is_open = False
         self._listing = Listing((), proven=False)
         self._listed_at = self._began
+        self._listings: set[ListingUnderWay] = set()
+        self._fetches: set[_Fetch] = set()
         self._secrets: list[tuple[int, Secret]] = []
         self._failures: list[tuple[int, FlowMateError]] = []
-        self._sightings = Sightings(username, clock)
+        self._sightings = Sightings(username, reader.clock)
 
     @property
     def listed(self) -> tuple[SecretSummary, ...]:
@@ -182,52 +217,136 @@ class UserRead:
     @property
     def is_done(self) -> bool:
         """Whether there is nothing more to do."""
-        return not self.wanted and self.in_flight == 0
+        return not self.wanted and self.in_flight == 0 and not self.is_listing
 
-    async def begin(self, kept: KeptToken | None) -> None:
-        """List the secrets; ``kept`` is the user's token, if an earlier run kept one."""
-        count_in(self._tally)
-        if kept is not None and not self._held_before:
-            self._tokens.adopt(self.username, kept)
+    def begin(self) -> None:
+        """List the secrets."""
+        if self.kept_token is not None and not self._held_before:
+            self._reader.tokens.adopt(self.username, self.kept_token)
+        self.is_listing = True
+        self._list(self._listed)
+
+    def _list(self, then: Callable[[Listing | Exception], None]) -> None:
+        """List the secrets; ``then`` is told the listing, or why there is none."""
+        under_way: ListingUnderWay | None = None
+
+        def listed(listing: Listing | Exception) -> None:
+            if under_way is not None:
+                self._listings.discard(under_way)
+            try:
+                then(listing)
+            except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
+                self.on_crash(error)
+
         try:
-            self._listing = await self._lister.list(self.username)
-        except FlowMateError as failure:
-            self._failures.append((-1, failure.about(username=self.username)))
+            under_way = self._reader.lister.begin(
+                self.username, listed, priority=Priority.BACKGROUND, tally=self._tally
+            )
+        except FlowMateError as error:
+            then(error)
         else:
-            self._listed_at = self._clock.monotonic()
-            self.wanted = self._in_order(self._listing.secrets, now=self._now())
+            if under_way.is_wanted:
+                self._listings.add(under_way)
+
+    def _listed(self, listing: Listing | Exception) -> None:
+        self.is_listing = False
+        if isinstance(listing, Listing):
+            self._user = self._reader.tokens.identity(self.username)
+            self._listing = listing
+            self._listed_at = self._reader.clock.monotonic()
+            self.wanted = self._in_order(listing.secrets, now=self._now())
+            if self.looks_only:
+                self.wanted.clear()
+        elif isinstance(listing, FlowMateError):
+            self._failures.append((-1, listing.about(username=self.username)))
+        else:
+            self.on_crash(listing)
+            return
+        self.on_step(self, None)
 
     def take(self) -> Wanted:
         """Take the next secret; :meth:`fetch` must follow."""
         self.in_flight += 1
         return self.wanted.popleft()
 
-    async def fetch(self, wanted: Wanted) -> None:
+    def fetch(self, wanted: Wanted) -> None:
         """Fetch a secret that was taken."""
-        position, summary, client = wanted
-        count_in(self._tally)
-        now = self._now()
+        summary, now = wanted.summary, self._now()
+        fetch = _Fetch(self, wanted, now)
+        self._fetches.add(fetch)
         try:
-            secret = await self._fetched(summary, refreshing=may_refresh(summary, now=now))
-        except FlowMateError as failure:
-            self._failed(position, summary, failure, now)
-            self._sightings.failed(summary, failure, client)
+            self._reader.fetcher.request(
+                self._user,
+                summary.id,
+                now > wanted.plain_until,
+                summary.auth_client_id,
+                self._tally,
+                fetch,
+            )
+        except Exception as error:  # noqa: BLE001 - told like any other failure
+            self.not_fetched(fetch, error)
+
+    def fetched(self, fetch: _Fetch, secret: Secret) -> None:
+        """Take a secret."""
+        wanted = fetch.wanted
+        try:
+            self._sightings.fetched(wanted.summary, secret, wanted.client)
+            self._secrets.append((wanted.position, secret))
+            self._is_open = self._is_open or proves_raw_read(secret)
+            self._plan.fetched(wanted.summary, secret, now=fetch.began)
+            self._over(fetch)
+        except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
+            self.on_crash(error)
+
+    def not_fetched(self, fetch: _Fetch, error: BaseException) -> None:
+        """Take a failure."""
+        try:
+            if isinstance(error, SecretNotFoundError):
+                self._list(lambda listing: self._looked_for(fetch, error, listing))
+            elif isinstance(error, FlowMateError):
+                self._failed(fetch, error)
+            else:
+                raise error  # noqa: TRY301 - like any other fault
+        except Exception as fault:  # noqa: BLE001 - there is no caller to raise it to
+            self.on_crash(fault)
+
+    def _looked_for(self, fetch: _Fetch, missing: FlowMateError, listing: Listing | Exception) -> None:
+        """See whether a secret that was not found was deleted after it was listed."""
+        if isinstance(listing, FlowMateError):
+            self._failed(fetch, listing)
+        elif isinstance(listing, Exception):
+            self.on_crash(listing)
+        elif any(secret.id == fetch.wanted.summary.id for secret in listing.secrets):
+            self._failed(fetch, missing)
         else:
-            if secret is not None:
-                self._sightings.fetched(summary, secret, client)
-                self._secrets.append((position, secret))
-                self._is_open = self._is_open or proves_raw_read(secret)
-                self._plan.fetched(summary, secret, now=now)
-        finally:
-            self.in_flight -= 1
-            self.answered += 1
-            self._is_open = self._is_open or self.answered >= _ALONE
+            self._over(fetch)
+
+    def _failed(self, fetch: _Fetch, failure: FlowMateError) -> None:
+        position, summary, now = fetch.wanted.position, fetch.wanted.summary, fetch.began
+        self._failures.append((position, failure))
+        self._sightings.failed(summary, failure, fetch.wanted.client)
+        if _is_hopeless(failure):
+            self.wanted.clear()
+        if isinstance(failure, RefreshFailedError):
+            self._plan.failed(summary, now=now)
+        elif isinstance(failure, MaskedSecretError):
+            self._plan.masked(summary, now=now)
+        self._over(fetch)
+
+    def _over(self, fetch: _Fetch) -> None:
+        fetch.is_over = True
+        self._fetches.discard(fetch)
+        self.in_flight -= 1
+        self.answered += 1
+        self._is_open = self._is_open or self.answered >= _ALONE
+        self.on_step(self, fetch.wanted.client)
 
     def outcome(self) -> Outcome:
         """Return how the user ended, and forget its token."""
-        secrets = tuple(secret for _, secret in sorted(self._secrets, key=_position))
-        plan, token = self._plan, self._tokens.kept(self.username) if self.keeps_token else None
-        requests, seconds = self._tally.requests, self._clock.monotonic() - self._began
+        secrets = tuple([secret for _, secret in sorted(self._secrets, key=_position)])
+        plan = self._plan
+        token = self._reader.tokens.kept(self.username) if self.keeps_token else None
+        requests, seconds = self._tally.requests, self._reader.clock.monotonic() - self._began
         self.close()
         if self._failures:
             return UserFailed(
@@ -258,9 +377,14 @@ class UserRead:
         )
 
     def close(self) -> None:
-        """Forget the user's token, unless it was held before."""
+        """End what is under way, and forget the user's token, unless it was held before."""
+        for listing in self._listings:
+            listing.drop()
+        for fetch in self._fetches:
+            fetch.is_over = True
+            self._reader.fetcher.cancel(self.username, fetch.wanted.summary.id, fetch)
         if not self._held_before:
-            self._tokens.forget(self.username)
+            self._reader.tokens.forget(self.username)
 
     def _in_order(self, listed: Iterable[SecretSummary], *, now: float) -> deque[Wanted]:
         """Return what the plan wants: plain reads before refreshes, and first of all what shows masking."""
@@ -269,9 +393,10 @@ class UserRead:
         refreshing: list[Wanted] = []
         probe: Wanted | None = None
         for position, summary in enumerate(listed):
-            refreshes = may_refresh(summary, now=now)
+            seconds = plain_read_seconds(summary.type, summary.expires_at, now=now)
+            refreshes = seconds < 0
             client = (summary.auth_client_id or _UNKNOWN_CLIENT) if refreshes else None
-            wanted = Wanted(position, summary, client)
+            wanted = Wanted(position, summary, now + seconds, client)
             shows = shows_masking(summary.type)
             if not self._plan.wants(summary, now=now):
                 probe = probe or (wanted if shows and not refreshes else None)
@@ -285,32 +410,11 @@ class UserRead:
             conclusive = [probe]
         return deque((*conclusive, *plain, *refreshing))
 
-    def _failed(self, position: int, summary: SecretSummary, failure: FlowMateError, now: float) -> None:
-        self._failures.append((position, failure))
-        if _is_hopeless(failure):
-            self.wanted.clear()
-        if isinstance(failure, RefreshFailedError):
-            self._plan.failed(summary, now=now)
-        elif isinstance(failure, MaskedSecretError):
-            self._plan.masked(summary, now=now)
-
     def _now(self) -> float:
         """Return the later of this machine's time and upstream's: by it more may be refreshed."""
-        wall, served_at = self._clock.wall(), self._listing.served_at
-        return wall if served_at is None else max(wall, served_at + self._clock.monotonic() - self._listed_at)
-
-    async def _fetched(self, summary: SecretSummary, *, refreshing: bool) -> Secret | None:
-        """Return the secret; ``None`` when it was deleted after it was listed."""
-        try:
-            answer = await self._fetcher.get(
-                self.username, summary.id, may_refresh=refreshing, auth_client_id=summary.auth_client_id
-            )
-        except SecretNotFoundError:
-            listed_again = await self._lister.list(self.username)
-            if any(secret.id == summary.id for secret in listed_again.secrets):
-                raise
-            return None
-        return answer.secret
+        clock, served_at = self._reader.clock, self._listing.served_at
+        wall = clock.wall()
+        return wall if served_at is None else max(wall, served_at + clock.monotonic() - self._listed_at)
 
 
 def _position(found: tuple[int, object]) -> int:

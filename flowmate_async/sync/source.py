@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from flowmate_async.engine.priority import set_background
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.traffic.priority import set_background
 
 T = TypeVar("T")
 

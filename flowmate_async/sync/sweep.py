@@ -1,22 +1,23 @@
-"""A sweep: a fixed number of tasks reads any number of users, with back-pressure.
+"""A sweep: reads any number of users with a fixed number of steps at a time, and with back-pressure.
 
-A user is read in steps: the listing, then one fetch per secret. A free task takes the first of these:
+A user is read in steps: the listing, then one fetch per secret. Whenever a step has ended, the next is the
+first of these:
 
-1. a secret of the oldest user that has no more than its share of the tasks;
+1. a secret of the oldest user that has no more than its share of the steps;
 2. a new user;
 3. a secret of the oldest user, whatever its share: nothing else is left to do.
 
 So users that were begun are finished first, a large account uses the concurrency that others leave idle, and
-a kill loses about as much as is in flight. Tasks do not queue for the provider of one OAuth client: while as
+a kill loses about as much as is in flight. Steps do not queue for the provider of one OAuth client: while as
 many of its refreshes are under way as it is given, its users are held up and others are read, until about as
-many answers would be lost with them as there are tasks. A sweep stops when nobody takes its outcomes. Its
-memory depends on the number of tasks and the size of the users, not on how many users there are.
+many answers would be lost with them as there are steps. A sweep stops when nobody takes its outcomes. Its
+memory depends on the number of steps and the size of the users, not on how many users there are.
 """
 
 import asyncio
 from bisect import insort
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -25,7 +26,6 @@ import msgspec
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.reader import UserRead
 from flowmate_async.sync.source import NoUser, UserSource
-from flowmate_async.traffic.priority import set_background
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class SweepLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def sweep_in_batches(
-    begin: Callable[[T], Awaitable[UserRead]],
+    read: Callable[[T], UserRead],
     users: Iterable[T] | AsyncIterable[T],
     *,
     limits: SweepLimits,
@@ -53,133 +53,126 @@ async def sweep_in_batches(
     """Yield outcomes in the order they come, in batches of what has come since the last one.
 
     Args:
-        begin: lists one user; failures are outcomes.
-        users: any iterable or async iterable of what ``begin`` takes.
+        read: makes a :class:`UserRead` of one user.
+        users: any iterable or async iterable of what ``read`` takes.
         limits: see :class:`SweepLimits`.
         stop: when set, no further user is begun; those begun are finished.
-        apart_seconds: how long after one batch the next is at the earliest, unless outcomes fill half of the
-            queue, which has a place per task, or there are no more: with one or two tasks nobody waits.
+        apart_seconds: how long after one batch the next is at the earliest, unless as many outcomes have come
+            as half the number of steps, or there are no more: with one or two steps nobody waits.
 
     Raises:
         Exception: what the iterable of users raised.
     """
-    scheduler = _Scheduler(begin, users, limits, stop=stop, apart_seconds=apart_seconds)
+    sweep = _Sweep(read, users, limits, stop=stop, apart_seconds=apart_seconds)
     try:
-        while not scheduler.is_over:
-            batch, crash = await scheduler.next_batch()
-            if batch:
-                yield batch
-            if crash is not None:
-                raise crash.error
+        sweep.advance()
+        while batch := await sweep.next_batch():
+            yield batch
+        if sweep.crash is not None:
+            raise sweep.crash
     finally:
-        await scheduler.aclose()
+        await sweep.aclose()
 
 
-class _Crash:
-    """Ends a sweep: a fault of the iterable of users, or of this library."""
+class _Sweep(Generic[T]):
+    """The users of one sweep, what is done next, and the outcomes that were not taken yet.
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-
-class _Scheduler(Generic[T]):
-    """The tasks of one sweep, what they may do next, and the queue they fill; ``None`` in it is its end."""
+    Attributes:
+        crash: what ended it early: a fault of the iterable of users, or of this library.
+    """
 
     def __init__(
         self,
-        begin: Callable[[T], Awaitable[UserRead]],
+        read: Callable[[T], UserRead],
         users: Iterable[T] | AsyncIterable[T],
         limits: SweepLimits,
         *,
         stop: asyncio.Event | None,
         apart_seconds: float,
     ) -> None:
-        self._begin = begin
+        self._read = read
         self._limits = limits
         self._share = max(1, limits.tasks // 2)
-        self._source = UserSource(users, stop=stop, on_news=self._wake_one)
+        self._source = UserSource(users, stop=stop, on_news=self.advance)
         self._age = 0
-        self._begun = 0
+        self._steps = 0
         self._reads: set[UserRead] = set()
         self._ready: list[UserRead] = []
         self._refreshing: Counter[str] = Counter()
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._done: asyncio.Queue[Outcome | _Crash | None] = asyncio.Queue(maxsize=limits.tasks)
+        self._done: list[Outcome] = []
         self._apart_seconds = apart_seconds
+        self._some = asyncio.Event()
         self._enough = asyncio.Event()
         self._earliest = 0.0
+        self._advancing = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._at_work = limits.tasks
-        self._tasks = [self._loop.create_task(self._work()) for _ in range(limits.tasks)]
+        self.crash: Exception | None = None
 
-    @property
-    def is_over(self) -> bool:
-        """Whether every task has ended and all outcomes are handed out."""
-        return not self._at_work and self._done.empty()
+    async def next_batch(self) -> list[Outcome]:
+        """Return what has come since the last batch: wait for the first, or for more if that was just now.
 
-    async def next_batch(self) -> tuple[list[Outcome], _Crash | None]:
-        """Return what has come since the last batch: wait for the first, or for more if that was just now."""
-        first = await self._done.get()
-        if (pause := self._earliest - self._loop.time()) > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._enough.wait()
+        Returns:
+            Nothing when the sweep is over.
+        """
+        while not self._done and not self._is_over:
+            self._some.clear()
+            await self._some.wait()
+        if (pause := self._earliest - self._loop.time()) > 0 and not self._is_over:
+            self._enough.clear()
+            if 2 * len(self._done) < self._limits.tasks:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._enough.wait()
         self._earliest = self._loop.time() + self._apart_seconds
-        self._enough.clear()
-        arrived = [first]
-        while not self._done.empty():
-            arrived.append(self._done.get_nowait())
-        crashes = [item for item in arrived if isinstance(item, _Crash)]
-        outcomes = [item for item in arrived if item is not None and not isinstance(item, _Crash)]
-        return outcomes, crashes[0] if crashes else None
+        batch, self._done = self._done, []
+        self.advance()
+        return batch
 
     async def aclose(self) -> None:
-        """End every task."""
+        """End everything that is under way."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, self._source.aclose(), return_exceptions=True)
         for read in self._reads:
             read.close()
+        await self._source.aclose()
 
-    async def _work(self) -> None:
-        set_background()
-        last: _Crash | None = None
+    def advance(self) -> None:
+        """Begin steps until there are as many as may be, or nothing is to be done now."""
+        if self._advancing:
+            return  # a step ended in the very moment in which it began; the loop below goes on
+        self._advancing = True
         try:
-            while not self._nothing_left:
-                await self._step()
-        except asyncio.CancelledError:
-            if self._closed:
-                raise
-            last = _Crash(RuntimeError("the iterable of usernames was cancelled"))
+            while self._steps < self._limits.tasks and not self._closed and self.crash is None:
+                if not self._step():
+                    break
         except Exception as error:  # noqa: BLE001 - raised again where the sweep is consumed
-            last = _Crash(error)
-        self._at_work -= 1
-        self._wake_one()
-        if last is not None or not self._at_work:
-            await self._put(last)
+            self._crashed(error)
+        finally:
+            self._advancing = False
+        if not self._reads and self._is_over:
+            self._wake()
 
     @property
-    def _nothing_left(self) -> bool:
-        return self._source.exhausted and not self._begun
+    def _is_over(self) -> bool:
+        return self.crash is not None or (self._source.exhausted and not self._reads)
 
-    async def _step(self) -> None:
-        """Do what is next, or wait until there may be something."""
-        if (read := self._oldest(self._share)) is not None:
-            await self._fetch(read)
+    def _step(self) -> bool:
+        """Begin the next step. Return whether there was one."""
+        if self._ready and (read := self._oldest(self._share)) is not None:
+            self._fetch(read)
         elif self._may_begin() and not isinstance(user := self._source.take(), NoUser):
-            await self._read(user)
-        elif (read := self._oldest(self._limits.tasks)) is not None:
-            await self._fetch(read)
-        elif not self._nothing_left:
-            await self._wait()
+            self._begin(user)
+        elif self._ready and (read := self._oldest(self._limits.tasks)) is not None:
+            self._fetch(read)
+        else:
+            return False
+        return True
 
     def _oldest(self, share: int) -> UserRead | None:
-        """Return the oldest user whose next secret may be fetched now, below its share of the tasks.
+        """Return the oldest user whose next secret may be fetched now, below its share of the steps.
 
         A kill would lose the answers of the users that are held up. When those are as many as there are
-        tasks, nothing is begun behind them.
+        steps, nothing is begun behind them.
         """
         held_up = 0
         for read in self._ready:
@@ -197,68 +190,70 @@ class _Scheduler(Generic[T]):
         return client is not None and self._refreshing[client] >= self._limits.refreshes
 
     def _may_begin(self) -> bool:
-        """Return whether few enough answers would be lost with the users that are held up."""
+        """Return whether a new user may be begun.
+
+        Not when nobody takes outcomes, or when too many answers would be lost with the users that are held
+        up.
+        """
+        if len(self._done) >= self._limits.tasks:
+            return False
+        if not self._ready:
+            return True
         held_up = sum(1 + read.answered for read in self._ready if self._is_held_up(read))
         return held_up < self._limits.tasks
 
-    async def _read(self, user: T) -> None:
-        self._begun += 1
-        self._age = age = self._age + 1
-        self._wake_one()
-        read = await self._begin(user)
-        read.age = age
+    def _begin(self, user: T) -> None:
+        self._age += 1
+        self._steps += 1
+        read = self._read(user)
+        read.age, read.on_step, read.on_crash = self._age, self._stepped, self._crashed
         self._reads.add(read)
-        await self._went_on(read)
+        read.begin()
 
-    async def _fetch(self, read: UserRead) -> None:
+    def _fetch(self, read: UserRead) -> None:
         wanted = read.take()
         self._queue(read)
-        self._wake_one()
+        self._steps += 1
         if wanted.client is not None:
             self._refreshing[wanted.client] += 1
-        try:
-            await read.fetch(wanted)
-        finally:
-            if wanted.client is not None:
-                self._refreshing[wanted.client] -= 1
-        await self._went_on(read)
+        read.fetch(wanted)
 
-    async def _went_on(self, read: UserRead) -> None:
-        """See what is to be done for a user after a step."""
+    def _stepped(self, read: UserRead, client: str | None) -> None:
+        """See what is to be done after a step."""
+        if self._closed:
+            return
+        self._steps -= 1
+        if client is not None:
+            self._refreshing[client] -= 1
         self._queue(read)
         if read.is_done:
             self._reads.remove(read)
-            outcome = read.outcome()
-            self._begun -= 1
-            self._wake_one()
-            await self._put(outcome)
+            self._done.append(read.outcome())
+            self._wake()
+        if not self._advancing:
+            self.advance()
 
     def _queue(self, read: UserRead) -> None:
         """Have a user in the queue while another of its secrets may be fetched; a failure may end that."""
         is_ready = read.is_ready
-        if is_ready and not read.is_queued:
-            insort(self._ready, read, key=_age)
-        elif read.is_queued and not is_ready:
-            self._ready.remove(read)
+        if is_ready is read.is_queued:
+            return
         read.is_queued = is_ready
+        if is_ready:
+            insort(self._ready, read, key=_age)
+        else:
+            self._ready.remove(read)
 
-    async def _wait(self) -> None:
-        waiter = self._loop.create_future()
-        self._idle.append(waiter)
-        await waiter
+    def _crashed(self, error: Exception) -> None:
+        if self.crash is None:
+            self.crash = error
+        self._wake()
 
-    def _wake_one(self) -> None:
-        """Have an idle task look for something to do. One that finds something wakes the next."""
-        while self._idle:
-            waiter = self._idle.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-
-    async def _put(self, item: Outcome | _Crash | None) -> None:
-        await self._done.put(item)
-        if 2 * self._done.qsize() >= self._done.maxsize or not self._at_work:
-            self._enough.set()  # before it is full, so that nobody has to wait for room
+    def _wake(self) -> None:
+        """Wake who waits for a batch: for the first outcome at once, for more when there are enough."""
+        self._some.set()
+        if 2 * len(self._done) >= self._limits.tasks or self._is_over:
+            self._enough.set()
 
 
 def _age(read: UserRead) -> int:

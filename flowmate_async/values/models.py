@@ -93,7 +93,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return self.status == "ACTIVE" and bool(self.tenant and self.username) and not self.roles
 
 
-class Owner(msgspec.Struct, frozen=True):
+class Owner(msgspec.Struct, frozen=True, gc=False):
     """An owner of a secret.
 
     Attributes:
@@ -130,7 +130,7 @@ def lenient_owners(value: object) -> tuple[Owner, ...]:
     return tuple(owners)
 
 
-class SummaryValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class SummaryValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """The part of a secret's value that a listing shows: never a credential.
 
     Attributes:
@@ -146,7 +146,7 @@ class SummaryValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     external_id: Any = None
 
 
-class SecretSummary(msgspec.Struct, frozen=True, kw_only=True):
+class SecretSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One item of a listing: which secret there is, without its credential.
 
     Attributes:
@@ -232,24 +232,15 @@ def _as_tuple(value: object) -> tuple[Any, ...]:
     return () if value is None else (value,)
 
 
-class PageMeta(msgspec.Struct, frozen=True, rename="camel"):
-    """Where a page stands in its listing."""
-
-    total: int
-    page: int | None = None
-    per_page: int | None = None
-    total_pages: int | None = None
-
-
-class SecretPage(msgspec.Struct, frozen=True):
-    """One page of a listing; ``meta`` may be missing, as in the documented example.
+class SecretPage(msgspec.Struct, frozen=True, gc=False):
+    """One page of a listing.
 
     Attributes:
         data: the secrets of this page.
-        meta: where it stands.
+        total: how many secrets the whole listing has, if upstream says so.
         served_at: upstream's own time of the answer, in seconds since the Unix epoch, when it gave one.
     """
 
     data: tuple[SecretSummary, ...]
-    meta: PageMeta | None = None
+    total: int | None = None
     served_at: float | None = None

@@ -10,20 +10,22 @@ import msgspec
 from aiolimiter import AsyncLimiter
 
 from flowmate_async.clock import Clock
-from flowmate_async.events import Listener
-from flowmate_async.traffic.coordination import (
+from flowmate_async.engine.contender import Ticket
+from flowmate_async.engine.coordination import (
     CoordinationStatistics,
     RateBudget,
     SharedCredentials,
     TokenLease,
 )
-from flowmate_async.traffic.leased_bucket import LeaseTerms
-from flowmate_async.traffic.refresh_slots import RefreshSlots
-from flowmate_async.traffic.secret_turns import SecretTurns, Turn
+from flowmate_async.engine.leased_bucket import LeaseTerms
+from flowmate_async.engine.priority import Priority
+from flowmate_async.engine.refresh_slots import RefreshSlots
+from flowmate_async.engine.secret_turns import SecretTurns
+from flowmate_async.events import Listener
 
 
 class RateLender:
-    """Lends tokens; a :class:`~flowmate_async.traffic.coordination.RateBudget` for its own process.
+    """Lends tokens; a :class:`~flowmate_async.engine.coordination.RateBudget` for its own process.
 
     Args:
         terms: the rate, and how it is lent.
@@ -69,21 +71,40 @@ class RateLender:
 class RefreshLoan:
     """A secret's turn and a slot of its OAuth client, until it is returned."""
 
-    def __init__(self, slots: RefreshSlots, auth_client_id: str | None, turn: Turn) -> None:
+    def __init__(
+        self, slots: RefreshSlots, turns: SecretTurns, auth_client_id: str | None, secret_id: str
+    ) -> None:
         self._slots = slots
+        self._turns = turns
         self._auth_client_id = auth_client_id
-        self._turn = turn
+        self._secret_id = secret_id
+        self._ticket = Ticket(Priority.INTERACTIVE)
+
+    async def wait(self) -> None:
+        """Wait for the turn, then for the slot."""
+        await self._turns.wait(self._secret_id, self._ticket)
+        try:
+            await self._slots.wait(self._auth_client_id, Ticket(Priority.INTERACTIVE))
+        except BaseException:
+            self._end_turn()
+            raise
 
     def give_back(self) -> None:
         """Return both; once."""
-        self._slots.leave(self._auth_client_id)
-        self._turn.release()
+        for _, contender in self._slots.leave(self._auth_client_id):
+            contender.go_on()
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        following = self._turns.leave(self._secret_id, self._ticket)
+        if following is not None:
+            following.go_on()
 
 
 class SlotLender:
     """Lends slots for refreshes.
 
-    A :class:`~flowmate_async.traffic.coordination.RefreshLender` for its own process.
+    A :class:`~flowmate_async.engine.coordination.RefreshLender` for its own process.
 
     Args:
         limit: maximum number of refreshes of one OAuth client in all processes together.
@@ -100,17 +121,13 @@ class SlotLender:
             auth_client_id: the OAuth client; ``None`` when it is unknown, which counts for every client.
             secret_id: the secret.
         """
-        turn = await self._turns.take(secret_id)
-        try:
-            await self._slots.enter(auth_client_id)
-        except BaseException:
-            turn.release()
-            raise
-        return RefreshLoan(self._slots, auth_client_id, turn)
+        loan = RefreshLoan(self._slots, self._turns, auth_client_id, secret_id)
+        await loan.wait()
+        return loan
 
     @asynccontextmanager
     async def slot(self, auth_client_id: str | None, secret_id: str) -> AsyncIterator[None]:
-        """See :meth:`flowmate_async.traffic.coordination.RefreshLender.slot`."""
+        """See :meth:`flowmate_async.engine.coordination.RefreshLender.slot`."""
         loan = await self.borrow(auth_client_id, secret_id)
         try:
             yield
@@ -156,7 +173,7 @@ class SharedLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ParentCoordination:
-    """The :class:`~flowmate_async.traffic.coordination.Coordination` of the parent's own client.
+    """The :class:`~flowmate_async.engine.coordination.Coordination` of the parent's own client.
 
     Args:
         shared: what it shares with its workers.

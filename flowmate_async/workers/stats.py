@@ -11,8 +11,8 @@ from typing import Self, TypeVar
 import msgspec
 from msgspec import structs
 
+from flowmate_async.engine.wiring import TrafficStatistics
 from flowmate_async.stats import Latency, Stats, latency_of
-from flowmate_async.traffic.flow_control import TrafficStatistics
 
 K = TypeVar("K")
 

@@ -11,18 +11,18 @@ from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from flowmate_async.errors import FlowMateError
-from flowmate_async.events import Listener
-from flowmate_async.stats import Stats
-from flowmate_async.stores.base import Run
-from flowmate_async.sync.results import Executor
-from flowmate_async.traffic.coordination import (
+from flowmate_async.engine.coordination import (
     CoordinationStatistics,
     RateBudget,
     RefreshLender,
     SharedCredentials,
     TokenLease,
 )
+from flowmate_async.errors import FlowMateError
+from flowmate_async.events import Listener
+from flowmate_async.stats import Stats
+from flowmate_async.stores.base import Run
+from flowmate_async.sync.results import Executor
 from flowmate_async.values.error_record import ErrorRecord
 from flowmate_async.workers.channel import Channel
 from flowmate_async.workers.messages import (
@@ -49,7 +49,7 @@ _LOW_WATER = 16
 
 
 class Worker:
-    """One worker of a pool; also its client's :class:`~flowmate_async.traffic.coordination.Coordination`.
+    """One worker of a pool; also its client's :class:`~flowmate_async.engine.coordination.Coordination`.
 
     Args:
         channel: to the parent.
@@ -98,7 +98,7 @@ class Worker:
 
     @asynccontextmanager
     async def slot(self, auth_client_id: str | None, secret_id: str) -> AsyncIterator[None]:
-        """See :meth:`flowmate_async.traffic.coordination.RefreshLender.slot`."""
+        """See :meth:`flowmate_async.engine.coordination.RefreshLender.slot`."""
         number = next(self._numbers)
         lent = self._slots[number] = asyncio.get_running_loop().create_future()
         self._channel.send(SlotWanted(number, auth_client_id, secret_id))

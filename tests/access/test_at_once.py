@@ -1,4 +1,4 @@
-"""What is asked without a task: the same promises, whichever way a request goes."""
+"""What a transport sends at once, without a task: the same promises, whichever way a request goes."""
 
 import asyncio
 import gc
@@ -53,13 +53,15 @@ class Upstream:
 
 
 class Watched(ImmediateMemoryTransport):
-    """Counts what was sent at once."""
+    """Counts what was sent at once, by method."""
 
-    at_once = 0
+    def __init__(self, answer):
+        super().__init__(answer)
+        self.at_once = Counter()
 
-    def send_at_once(self, *request, then):
-        self.at_once += 1
-        return super().send_at_once(*request, then=then)
+    def send_at_once(self, method, *request, then):
+        self.at_once[method] += 1
+        return super().send_at_once(method, *request, then=then)
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ async def fm(transport):
 async def test_all_who_ask_at_once_share_one_request(fm, upstream, transport):
     secrets = await asyncio.gather(*(fm.get_secret("u", "s") for _ in range(100)))
     assert all(secret is secrets[0] for secret in secrets)
-    assert (len(upstream.asked), transport.at_once) == (1, 1)
+    assert (len(upstream.asked), transport.at_once) == (1, {"POST": 1, "GET": 1})
     assert fm.stats().joined["secret"] == 99
 
 
@@ -195,8 +197,7 @@ async def test_closing_waits_no_longer_than_it_says(transport, upstream):
     assert len(upstream.asked) == 1
 
 
-async def test_a_refresh_under_a_cap_and_a_full_house_wait_for_their_turn(upstream, transport):
-    """What has to wait for anything goes the other way."""
+async def test_a_request_that_waited_for_a_slot_is_sent_at_once_too(upstream, transport):
     async with FlowMate(admin_token="a", transport=transport, rate=None, concurrency=2) as fm:
         await fm.impersonate("u")
         ids = [f"s{number}" for number in range(6)]
@@ -204,8 +205,28 @@ async def test_a_refresh_under_a_cap_and_a_full_house_wait_for_their_turn(upstre
         assert [
             secret.id for secret in await asyncio.gather(*(fm.get_secret("u", one) for one in ids))
         ] == ids
-        assert transport.at_once == 2
+        assert transport.at_once == {"POST": 1, "GET": 6}
         assert fm.stats().traffic.max_in_flight == 2
+
+
+async def test_what_the_transport_does_not_take_at_once_is_sent_with_a_task(upstream):
+    class Sometimes(Watched):
+        def send_at_once(self, method, *request, then):
+            taken = super().send_at_once if sum(self.at_once.values()) % 2 else self._refuse
+            return taken(method, *request, then=then)
+
+        def _refuse(self, method, *_request, then):
+            self.at_once["refused"] += 1
+            return False
+
+    transport = Sometimes(upstream)
+    async with FlowMate(admin_token="a", transport=transport, rate=None, concurrency=2) as fm:
+        await fm.impersonate("u")
+        for _ in range(4):
+            assert (await fm.get_secret("u", "s")).id == "s"
+        assert transport.at_once["refused"] >= 2
+        assert transport.sent == len(upstream.asked) + 1 == 5
+        assert fm.stats().traffic.in_flight == 0
 
 
 async def test_a_listener_that_fails_breaks_nothing(upstream, transport):
@@ -245,10 +266,10 @@ async def test_a_transport_that_cannot_even_begin_leaves_nothing_behind(upstream
     class Broken(ImmediateMemoryTransport):
         broken = True
 
-        def send_at_once(self, *request, then):
-            if self.broken:
+        def send_at_once(self, method, *request, then):
+            if self.broken and method == "GET":
                 raise LookupError("a bug")
-            return super().send_at_once(*request, then=then)
+            return super().send_at_once(method, *request, then=then)
 
     transport = Broken(upstream)
     async with FlowMate(admin_token="a", transport=transport, rate=None, concurrency=1) as fm:
@@ -264,7 +285,9 @@ async def test_it_may_be_told_before_the_call_has_returned(upstream):
     """As with tasks that start eagerly."""
 
     class Eager(ImmediateMemoryTransport):
-        def send_at_once(self, *request, then):
+        def send_at_once(self, method, *request, then):
+            if method == "POST":
+                return super().send_at_once(method, *request, then=then)
             then(json_response(SECRET))
             return True
 
@@ -333,5 +356,5 @@ async def test_a_request_that_was_answered_leaves_nothing_to_the_garbage_collect
 
 def kinds_alive():
     """How many objects of this library's request path there are, by type."""
-    kinds = {"Flight", "_Fetch", "Errand", "UnawaitedErrand"}
+    kinds = {"Flight", "_Impersonation", "AwaitedCall", "Trouble", "Refresh", "_Load"}
     return Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing).__name__ in kinds)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from flowmate_async import ApiLimits, RefreshFailedError, UpstreamTimeoutError
-from flowmate_async.traffic.priority import set_background
+from flowmate_async.engine.priority import set_background
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("both_ways")]
 SID = "66761aedcf268b4d68470e27"

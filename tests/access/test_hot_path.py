@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from flowmate_async.access.cache import Credentials
 from flowmate_async.contract.freshness import FreshnessPolicy, State
+from flowmate_async.engine.coordination import SharedSecret
 from flowmate_async.events import Emitter
 from flowmate_async.system.loop_binding import LoopBinding
-from flowmate_async.traffic.coordination import SharedSecret
 from flowmate_async.values.secrets import (
     OAuth2Secret,
     OAuth2Value,

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from flowmate_async import CredentialExpiredError
-from flowmate_async.traffic.coordination import SharedSecret
-from flowmate_async.traffic.priority import set_background
+from flowmate_async.engine.coordination import SharedSecret
+from flowmate_async.engine.priority import set_background
 
 pytestmark = pytest.mark.anyio
 

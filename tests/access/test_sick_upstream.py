@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from flowmate_async import UpstreamUnavailableError
+from flowmate_async.engine.breaker import BreakerPolicy
 from flowmate_async.events import BreakerOpened
-from flowmate_async.traffic.breaker import BreakerPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("both_ways")]
 
@@ -153,7 +153,7 @@ async def test_while_it_is_open_a_secret_in_quarantine_fails_at_once_too(kit):
         await asyncio.sleep(1)
         await sicken(kit, world)
         await waiting
-        world.fm._traffic._quarantine.impose(pair[1], 10)
+        world.fm._traffic._gates.quarantine.impose(pair[1], 10)
         began = world.clock.monotonic()
         await world.together(1, *pair)
         assert world.clock.monotonic() == began

@@ -1,217 +1,373 @@
-"""Single flight: every row of the table in ``access/single_flight.py``, and its laws under any schedule."""
+"""Single flight: every row of the table in ``access/single_flight.py``, and its laws under any schedule.
+
+The rows hold for secrets and for impersonations, over both kinds of transport.
+"""
 
 import asyncio
 import gc
+import json
 import weakref
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowmate_async import ConfigurationError, FlowMateError, ProtocolError
-from flowmate_async.access.single_flight import SingleFlight
+from flowmate_async import ConfigurationError, FlowMate, FlowMateError, RetryPolicy
+from flowmate_async.engine.priority import in_background
+from flowmate_async.testing.memory_transport import ImmediateMemoryTransport, MemoryTransport, json_response
+from flowmate_async.transport.base import Response
 
 pytestmark = pytest.mark.anyio
 
-
-@pytest.fixture
-def anyio_backend(virtual_time):
-    return virtual_time
+WAYS = [MemoryTransport, ImmediateMemoryTransport]
+BAD = json_response(b'{"message":""}', 500)
+DOWN = json_response(b"", 503)
 
 
 class Upstream:
-    """Flies for as long as told; ``queued`` seconds before the wire, ``wire`` seconds on it."""
+    """Answers each request with its own number after ``wire`` seconds, or with what is given.
 
-    def __init__(self, *, queued=1.0, wire=1.0, after=0.0, error=None):
-        self.queued, self.wire, self.after, self.error = queued, wire, after, error
-        self.launched = self.answered = self.cancelled = 0
+    ``asked`` and ``answered`` count the requests that matter: GETs of a secret, or impersonations of ``u``.
+    Listing the users takes ``busy`` seconds, to keep a slot taken.
+    """
 
-    async def __call__(self, flight):
-        self.launched += 1
-        number = self.launched
+    def __init__(self, what):
+        self.what, self.wire, self.busy = what, 1.0, 1.0
+        self.answers = []
+        self.asked, self.answered, self.cancelled = 0, 0, 0
+
+    async def __call__(self, method, path, headers, body):
+        if path.startswith("/users/"):
+            await asyncio.sleep(self.busy)
+            return json_response(b"[]")
+        if path.startswith("/secrets/?"):
+            return json_response(b'{"data":[],"meta":{"total":0}}')
+        impersonates = method == "POST"
+        if impersonates != (self.what == "token"):
+            return json_response(b'{"token":"t"}')
+        self.asked += 1
+        number = self.asked
         try:
-            await asyncio.sleep(self.queued)
-            with flight:
-                await asyncio.sleep(self.wire)
-            if self.after:
-                await asyncio.sleep(self.after)
-            if self.error is not None:
-                raise self.error
+            await asyncio.sleep(self.wire)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
         self.answered += 1
-        return number
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is not None:
+            return answer
+        if impersonates:
+            return json_response(b'{"token":"%d"}' % number)
+        secret = {"_id": path[9:], "type": "API_KEY", "value": {"key": str(number)}}
+        return json_response(json.dumps({"data": secret}).encode())
 
 
-async def start(flights, upstream, count=1, **options):
-    tasks = [asyncio.create_task(flights.fly("k", upstream, **options)) for _ in range(count)]
-    await asyncio.sleep(0)
-    return tasks
+class World:
+    """A client, and the one thing that its callers ask for: a secret of ``u`` or a token of ``u``."""
+
+    def __init__(self, what, way, **options):
+        self.what = what
+        self.upstream = Upstream(what)
+        settings = {"rate": None, "concurrency": 64} | options
+        self.fm = FlowMate(admin_token="a", transport=way(self.upstream), **settings)
+
+    async def __aenter__(self):
+        await self.fm.__aenter__()
+        if self.what == "secret":
+            await self.fm.impersonate("u")
+        return self
+
+    async def __aexit__(self, *error):
+        await self.fm.__aexit__(*error)
+
+    async def ask(self):
+        """The number of the request that brought the answer."""
+        if self.what == "token":
+            return int((await self.fm.impersonate("u")).token)
+        return int((await self.fm.get_secret("u", "s")).value.key)
+
+    async def start(self, count=1, *, background=False):
+        if background:
+            with in_background():
+                tasks = [asyncio.create_task(self.ask()) for _ in range(count)]
+        else:
+            tasks = [asyncio.create_task(self.ask()) for _ in range(count)]
+        await asyncio.sleep(0)
+        return tasks
+
+    async def queued(self, count=1, **options):
+        """Callers whose request waits for a slot for ``upstream.busy`` seconds."""
+        self.blocker = asyncio.create_task(self.list_users())
+        await asyncio.sleep(0)
+        return await self.start(count, **options)
+
+    async def list_users(self):
+        return [user async for user in self.fm.users()]
+
+    @property
+    def flights(self):
+        return self.fm.stats().flights["impersonation" if self.what == "token" else "secret"]
+
+    @property
+    def is_empty(self):
+        standing, flights = self.fm.stats().traffic, self.flights
+        counts = (flights.under_way, flights.waiting, standing.in_flight, standing.limiter.waiting)
+        return counts == (0, 0, 0, 0)
 
 
-def is_empty(flights):
-    found = flights.statistics()
-    return (found.under_way, found.waiting) == (0, 0) and not flights._ending
+async def give_up(*tasks):
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+@pytest.fixture(params=["secret", "token"])
+def what(request):
+    return request.param
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    return request.param
+
+
+@pytest.fixture
+async def world(what, way):
+    async with World(what, way) as made:
+        yield made
+
+
+@pytest.fixture
+async def narrow(what, way):
+    """A world with a single slot."""
+    async with World(what, way, concurrency=1) as made:
+        yield made
 
 
 class TestTable:
-    async def test_all_who_ask_at_once_share_one_flight(self):
-        flights, upstream = SingleFlight(), Upstream()
-        assert await asyncio.gather(*await start(flights, upstream, 100)) == [1] * 100
-        assert (flights.statistics().flown, flights.statistics().joined) == (1, 99)
-        await asyncio.sleep(0)
-        assert is_empty(flights)
+    async def test_all_callers_at_once_share_one_flight(self, world):
+        assert await asyncio.gather(*await world.start(100)) == [1] * 100
+        joined = {"token": "impersonation"}.get(world.what, world.what)
+        assert (world.upstream.asked, world.fm.stats().joined[joined]) == (1, 99)
+        assert world.is_empty
 
-    async def test_another_key_is_another_flight(self):
-        flights, upstream = SingleFlight(), Upstream()
-        assert set(await asyncio.gather(flights.fly("a", upstream), flights.fly("b", upstream))) == {1, 2}
+    async def test_other_users_and_secrets_have_flights_of_their_own(self, way):
+        async with World("secret", way) as world:
+            pairs = [("u", "s"), ("u", "t"), ("v", "s")]
+            await asyncio.gather(*(world.fm.get_secret(*pair) for pair in pairs))
+            assert world.upstream.asked == 3
 
     @pytest.mark.parametrize("moment", [0.5, 1.5])
-    async def test_a_cancelled_waiter_harms_no_other(self, moment):
-        flights, upstream = SingleFlight(), Upstream()
-        first, second, third = await start(flights, upstream, 3)
+    async def test_a_cancelled_waiter_harms_no_other(self, narrow, moment):
+        """While the flight is queued, and while it is on the wire."""
+        first, second, third = await narrow.queued(3)
         await asyncio.sleep(moment)
-        first.cancel()
-        second.cancel()
+        await give_up(first, second)
         assert await third == 1
-        assert (upstream.launched, upstream.cancelled) == (1, 0)
-        assert first.cancelled()
-        assert second.cancelled()
+        assert (narrow.upstream.asked, narrow.upstream.cancelled) == (1, 0)
 
-    async def test_a_queued_flight_that_nobody_waits_for_is_dropped(self):
-        flights, upstream = SingleFlight(), Upstream()
-        tasks = await start(flights, upstream, 3)
-        await asyncio.sleep(0.5)
-        for task in tasks:
-            task.cancel()
-        await asyncio.sleep(0.1)
-        assert (upstream.cancelled, is_empty(flights)) == (1, True)
-        assert await flights.fly("k", upstream) == 2
-
-    async def test_on_the_wire_it_is_let_finish_and_its_answer_kept_for_whoever_joins(self):
-        flights, upstream = SingleFlight(), Upstream(wire=10)
-        (task,) = await start(flights, upstream)
-        await asyncio.sleep(1.5)
-        task.cancel()
+    async def test_a_queued_flight_without_waiters_is_dropped(self, narrow):
+        await give_up(*await narrow.queued(3))
+        await narrow.blocker
         await asyncio.sleep(5)
-        assert await flights.fly("k", upstream) == 1
-        assert (upstream.launched, upstream.cancelled) == (1, 0)
+        assert narrow.upstream.asked == 0
+        assert narrow.is_empty
+        assert await narrow.ask() == 1
 
-    async def test_on_the_wire_with_nobody_left_it_ends_by_itself(self):
-        flights, upstream = SingleFlight(), Upstream(wire=10)
-        (task,) = await start(flights, upstream)
+    async def test_a_new_caller_of_a_dropped_flight_starts_another(self, narrow):
+        """While what was dropped is still in the queue."""
+        await give_up(*await narrow.queued())
+        assert await narrow.ask() == 1
+        assert narrow.upstream.asked == 1
+        assert narrow.is_empty
+
+    async def test_on_the_wire_it_finishes_for_the_next_caller(self, world):
+        world.upstream.wire = 10
+        (task,) = await world.start()
         await asyncio.sleep(1.5)
-        task.cancel()
-        await asyncio.sleep(20)
-        assert (upstream.answered, upstream.cancelled, is_empty(flights)) == (1, 0, True)
+        await give_up(task)
+        await asyncio.sleep(5)
+        assert await world.ask() == 1
+        assert (world.upstream.asked, world.upstream.cancelled) == (1, 0)
 
-    async def test_unwanted_and_off_the_wire_without_an_answer_it_is_not_sent_again(self):
-        flights, upstream = SingleFlight(), Upstream(wire=2, after=10)
-        (task,) = await start(flights, upstream)
-        await asyncio.sleep(1.5)
-        task.cancel()
-        await asyncio.sleep(3)
-        assert (upstream.answered, upstream.cancelled, is_empty(flights)) == (0, 1, True)
-
-    async def test_off_the_wire_it_goes_on_for_who_still_waits(self):
-        flights, upstream = SingleFlight(), Upstream(wire=2, after=10)
-        first, second = await start(flights, upstream, 2)
-        await asyncio.sleep(1.5)
-        first.cancel()
-        assert await second == 1
-
-    async def test_a_failure_is_each_waiters_own_and_the_next_caller_flies_anew(self):
-        flights, upstream = SingleFlight(), Upstream(error=ProtocolError("no", username="u"))
-        errors = await asyncio.gather(*await start(flights, upstream, 5), return_exceptions=True)
-        assert {str(error) for error in errors} == {"no (user 'u')"}
-        assert len({id(error) for error in errors}) == 5
-        upstream.error = None
-        assert await flights.fly("k", upstream) == 2
-
-    async def test_a_crash_reaches_every_waiter(self):
-        flights, upstream = SingleFlight(), Upstream(error=RuntimeError("a bug"))
-        errors = await asyncio.gather(*await start(flights, upstream, 5), return_exceptions=True)
-        assert [type(error) for error in errors] == [RuntimeError] * 5
+    async def test_on_the_wire_without_waiters_it_finishes(self, world):
+        world.upstream.wire = 10
         await asyncio.sleep(0)
-        assert is_empty(flights)
+        (task,) = await world.start()
+        await asyncio.sleep(1.5)
+        await give_up(task)
+        await asyncio.sleep(20)
+        assert (world.upstream.answered, world.upstream.cancelled) == (1, 0)
+        assert world.is_empty
 
-    async def test_who_comes_in_the_very_moment_of_the_last_cancellation_flies_anew(self):
-        flights, upstream = SingleFlight(), Upstream()
-        (task,) = await start(flights, upstream)
+    async def test_without_waiters_it_is_not_sent_again(self, world):
+        world.upstream.answers = [DOWN]
+        (task,) = await world.start()
+        await asyncio.sleep(0.5)
+        await give_up(task)
+        await asyncio.sleep(60)
+        assert world.upstream.asked == 1
+        assert world.is_empty
+
+    async def test_dropped_while_it_waits_for_a_retry_it_is_not_sent_again(self, what, way):
+        async with World(what, way, retry=RetryPolicy(retry_after_cap_seconds=60)) as world:
+            world.upstream.answers = [json_response(b"", 503, retry_after="30")]
+            (task,) = await world.start()
+            await asyncio.sleep(10)
+            await give_up(task)
+            assert world.is_empty
+            await asyncio.sleep(60)
+            assert world.upstream.asked == 1
+
+    async def test_off_the_wire_it_goes_on_for_its_other_waiters(self, world):
+        world.upstream.answers = [DOWN]
+        first, second = await world.start(2)
+        await asyncio.sleep(0.5)
+        await give_up(first)
+        assert await second == 2
+
+    async def test_each_waiter_gets_its_own_error_and_the_next_flies_anew(self, world):
+        world.upstream.answers = [json_response(b'{"message":""}', 404)]
+        errors = await asyncio.gather(*await world.start(5), return_exceptions=True)
+        assert all(isinstance(error, FlowMateError) for error in errors)
+        assert len({str(error) for error in errors}) == 1
+        assert "'u'" in str(errors[0])
+        assert len({id(error) for error in errors}) == 5
+        assert world.is_empty
+        assert await world.ask() == 2
+
+    async def test_a_crash_reaches_every_waiter(self, world):
+        world.upstream.answers = [RuntimeError("a bug")]
+        errors = await asyncio.gather(*await world.start(5), return_exceptions=True)
+        assert [type(error) for error in errors] == [RuntimeError] * 5
+        assert world.is_empty
+        assert await world.ask() == 2
+
+    async def test_a_caller_in_the_moment_of_the_last_cancellation_is_answered(self, narrow):
+        (task,) = await narrow.queued()
         task.cancel()
-        newcomer = asyncio.create_task(flights.fly("k", upstream))
-        assert await newcomer in (1, 2)
-        assert upstream.answered == 1
+        assert await asyncio.create_task(narrow.ask()) == 1
+        assert narrow.upstream.answered == 1
 
-    @pytest.mark.parametrize("error", [None, FlowMateError("failed"), RuntimeError("a bug")])
-    async def test_a_forced_caller_waits_for_the_unforced_flight_to_end_and_flies(self, error):
-        loop = asyncio.get_running_loop()
-        flights, unforced, forced = SingleFlight(), Upstream(error=error), Upstream()
-        (first,) = await start(flights, unforced)
-        asked = await start(flights, forced, 3, forced=True)
-        assert await asyncio.gather(*asked) == [1, 1, 1]
-        assert loop.time() == pytest.approx(4)
-        assert (unforced.launched, forced.launched) == (1, 1)
-        assert (first.exception() is None) == (error is None)
+    async def test_an_interactive_caller_hurries_a_queued_background_flight(self, what, way):
+        async with World(what, way, rate=1, burst=1) as world:
+            await world.list_users()
+            (background,) = await world.start(background=True)
+            others = [asyncio.create_task(world.list_users()) for _ in range(20)]
+            await asyncio.sleep(0.5)
+            (interactive,) = await world.start()
+            with in_background():
+                later = [asyncio.create_task(world.list_users()) for _ in range(9)]
+            assert await interactive == await background == 1
+            await asyncio.gather(*others, *later)
+            assert world.upstream.asked == 1
 
-    async def test_an_unforced_caller_joins_a_forced_flight(self):
-        flights, upstream = SingleFlight(), Upstream()
-        forced = await start(flights, upstream, forced=True)
-        assert await asyncio.gather(*forced, *await start(flights, upstream, 2)) == [1, 1, 1]
+    async def test_closing_fails_queued_flights_and_lets_the_wire_finish(self, what, way):
+        async with World(what, way, concurrency=1) as world:
+            world.upstream.wire = 3
+            on_wire = asyncio.create_task(world.list_users())
+            world.upstream.busy = 3
+            await asyncio.sleep(1)
+            (queued,) = await world.start()
+        assert await on_wire == []
+        with pytest.raises(ConfigurationError, match="closed"):
+            await queued
+        assert world.upstream.asked == 0
+        assert world.is_empty
 
-    async def test_closing_drops_what_is_queued_and_lets_the_wire_finish(self):
-        flights, queued, wired = SingleFlight(), Upstream(queued=100), Upstream(queued=0, wire=3)
-        tasks = [
-            asyncio.create_task(flights.fly(key, upstream)) for key, upstream in (("q", queued), ("w", wired))
-        ]
-        await asyncio.sleep(1)
-        await flights.aclose(drain_seconds=5)
-        assert isinstance((await asyncio.gather(tasks[0], return_exceptions=True))[0], ConfigurationError)
-        assert await tasks[1] == 1
-        assert is_empty(flights)
+    async def test_closing_gives_an_answer_on_the_wire_to_its_waiters(self, what, way):
+        async with World(what, way) as world:
+            world.upstream.wire = 3
+            tasks = await world.start(3)
+            await asyncio.sleep(1)
+        assert await asyncio.gather(*tasks) == [1, 1, 1]
 
-    async def test_closing_takes_a_bounded_time(self):
-        loop = asyncio.get_running_loop()
-        flights, upstream = SingleFlight(), Upstream(queued=0, wire=1000)
-        (task,) = await start(flights, upstream)
-        await asyncio.sleep(1)
-        await flights.aclose(drain_seconds=5)
-        assert loop.time() == pytest.approx(6)
+    async def test_closing_takes_a_bounded_time(self, what, way):
+        async with World(what, way) as world:
+            world.upstream.wire = 1000
+            (task,) = await world.start()
+            await asyncio.sleep(1)
+        assert asyncio.get_running_loop().time() < 60
         with pytest.raises(ConfigurationError, match="closed"):
             await task
-        assert is_empty(flights)
+        assert world.is_empty
 
-    async def test_a_closed_table_launches_nothing(self):
-        flights, upstream = SingleFlight(), Upstream()
-        await flights.aclose(drain_seconds=1)
-        with pytest.raises(ConfigurationError, match="closed"):
-            await flights.fly("k", upstream)
-        assert upstream.launched == 0
-
-    async def test_an_answer_is_not_kept_alive_by_the_table(self):
-        class Value:
+    async def test_a_closed_client_sends_nothing(self, what, way):
+        async with World(what, way) as world:
             pass
+        with pytest.raises(ConfigurationError):
+            await world.ask()
+        assert world.upstream.asked == 0
 
-        async def launch(flight):
-            return Value()
+    async def test_an_answer_is_not_kept_alive(self, way):
+        class Fields(dict):
+            """Headers that a weak reference can watch."""
 
-        flights = SingleFlight()
-        value = await flights.fly("k", launch)
-        gone = weakref.ref(value)
-        del value
-        await asyncio.sleep(0)
-        gc.collect()
-        assert gone() is None
+        async with World("secret", way) as world:
+            fields = Fields({"content-type": "application/json"})
+            body = b'{"data":{"_id":"s","type":"API_KEY","value":{"key":"1"}}}'
+            world.upstream.answers = [Response(200, fields, body)]
+            await world.ask()
+            gone = weakref.ref(fields)
+            del fields
+            await asyncio.sleep(0)
+            gc.collect()
+            assert gone() is None
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestForced:
+    def ask(self, world):
+        return world.fm._fetcher.get("u", "s", forced=True)
+
+    @pytest.mark.parametrize("answer", [None, BAD, RuntimeError("a bug")])
+    async def test_a_forced_caller_waits_for_the_unforced_flight_and_flies(self, way, answer):
+        async with World("secret", way) as world:
+            world.upstream.answers = [answer]
+            (first,) = await world.start()
+            await asyncio.sleep(0.5)
+            forced = await asyncio.gather(*(self.ask(world) for _ in range(3)))
+            assert [answer.secret.value.key for answer in forced] == ["2"] * 3
+            assert world.upstream.asked == 2
+            assert asyncio.get_running_loop().time() == pytest.approx(2)
+            assert (first.exception() is None) == (answer is None)
+
+    async def test_an_unforced_caller_joins_a_forced_flight(self, way):
+        async with World("secret", way) as world:
+            forced = asyncio.create_task(self.ask(world))
+            await asyncio.sleep(0)
+            assert await asyncio.gather(*await world.start(2)) == [1, 1]
+            assert (await forced).secret.value.key == "1"
+            assert world.upstream.asked == 1
+
+    async def test_a_forced_caller_who_gives_up_while_waiting_sends_nothing(self, way):
+        async with World("secret", way) as world:
+            (first,) = await world.start()
+            await asyncio.sleep(0.5)
+            forced = asyncio.create_task(self.ask(world))
+            await asyncio.sleep(0)
+            await give_up(forced)
+            assert await first == 1
+            await asyncio.sleep(5)
+            assert world.upstream.asked == 1
+            assert world.is_empty
 
 
 STEP = 0.25
 moments = st.integers(0, 24).map(lambda steps: steps * STEP)
 caller = st.fixed_dictionaries(
-    {"at": moments, "key": st.sampled_from("ab"), "forced": st.booleans(), "patience": st.none() | moments}
+    {
+        "at": moments,
+        "key": st.sampled_from("ab"),
+        "forced": st.booleans(),
+        "patience": st.none() | moments,
+        "background": st.booleans(),
+    }
 )
 flight_plan = st.fixed_dictionaries(
-    {"queued": moments, "wire": moments, "after": st.sampled_from([0, STEP, 2]), "fails": st.booleans()}
+    {"wire": moments, "ends": st.sampled_from(["well", "well", "bad", "down"])}
 )
 
 
@@ -219,12 +375,14 @@ flight_plan = st.fixed_dictionaries(
     st.lists(caller, min_size=1, max_size=14),
     st.lists(flight_plan, min_size=30, max_size=30),
     st.none() | moments,
+    st.sampled_from([1, 2, 64]),
+    st.sampled_from(WAYS),
 )
 @settings(max_examples=150)
 def test_the_laws_hold_under_any_schedule(  # noqa: C901, PLR0915 - one world, told at one place
-    virtually, callers, plans, closes_at
+    virtually, callers, plans, closes_at, concurrency, way
 ):
-    """Never two flights of a key at once, and no waiter lost; forced never joins unforced.
+    """Never two requests of a key at once, and no waiter lost; forced never joins unforced.
 
     Nothing joins a flight that has ended, nothing on the wire is cancelled before the close, and the table is
     empty afterwards.
@@ -232,71 +390,76 @@ def test_the_laws_hold_under_any_schedule(  # noqa: C901, PLR0915 - one world, t
 
     async def main():  # noqa: C901, PLR0915 - the same
         loop = asyncio.get_running_loop()
-        flights = SingleFlight()
-        flying, number, wire_cancelled, begun, ended = {"a": 0, "b": 0}, 0, [], {}, {}
+        flying, number, cancelled, begun, ended = {"a": 0, "b": 0}, 0, [], {}, {}
 
-        def launcher(key, forced):
-            async def launch(flight):
-                nonlocal number
-                number += 1
-                mine, plan = number, plans[number % len(plans)]
-                flying[key] += 1
-                begun[mine] = (loop.time(), flight.forced)
-                on_wire = False
-                try:
-                    assert flying[key] == 1, "two flights of one key"
-                    await asyncio.sleep(plan["queued"])
-                    with flight:
-                        on_wire = True
-                        await asyncio.sleep(plan["wire"])
-                        on_wire = False
-                    await asyncio.sleep(plan["after"])
-                    if plan["fails"]:
-                        raise FlowMateError(str(mine))
-                    return mine  # noqa: TRY300 - the answer of the flight
-                except asyncio.CancelledError:
-                    if on_wire and closes_at is None:
-                        wire_cancelled.append(mine)
-                    raise
-                finally:
-                    flying[key] -= 1
-                    ended[mine] = loop.time()
+        async def upstream(method, path, headers, body):
+            nonlocal number
+            if method == "POST":
+                return json_response(b'{"token":"t"}')
+            if path.startswith("/secrets/?"):
+                return json_response(b'{"data":[],"meta":{"total":0}}')
+            key = path[9:]
+            number += 1
+            mine, plan = number, plans[number % len(plans)]
+            flying[key] += 1
+            begun[mine] = fm._fetcher._flights[("u", key)].forced
+            assert flying[key] == 1, "two requests of one key"
+            try:
+                await asyncio.sleep(plan["wire"])
+            except asyncio.CancelledError:
+                cancelled.append(mine)
+                raise
+            finally:
+                flying[key] -= 1
+                ended[mine] = loop.time()
+            if plan["ends"] == "down":  # sent again, by the same flight
+                return DOWN
+            if plan["ends"] == "bad":
+                return json_response(json.dumps({"message": f"number {mine}"}).encode(), 404)
+            secret = {"_id": key, "type": "API_KEY", "value": {"key": str(mine)}}
+            return json_response(json.dumps({"data": secret}).encode())
 
-            return launch
-
-        async def call(key, at, forced, patience):
+        async def call(key, at, forced, patience, background):
             await asyncio.sleep(at)
             asked = loop.time()
             try:
-                answer = await flights.fly(key, launcher(key, forced), forced=forced)
+                if background:
+                    with in_background():
+                        waiting = fm._fetcher.get("u", key, forced=forced)
+                else:
+                    waiting = fm._fetcher.get("u", key, forced=forced)
+                answer = int((await waiting).secret.value.key)
             except ConfigurationError:
                 assert closes_at is not None
                 return
-            except FlowMateError as error:
-                answer = int(str(error))
+            except FlowMateError:
+                return
             assert ended[answer] >= asked, "joined a flight that had ended"
-            assert not forced or begun[answer][1], "forced joined unforced"
+            assert not forced or begun[answer], "forced joined unforced"
 
-        async def impatient(task, after):
-            await asyncio.sleep(after)
-            task.cancel()
-
+        retry = RetryPolicy(attempts=2, lock_seconds=1.0, budget_reserve=1000)
+        fm = FlowMate(
+            admin_token="a", transport=way(upstream), rate=None, concurrency=concurrency, retry=retry
+        )
+        await fm.__aenter__()
         tasks = [asyncio.create_task(call(**who)) for who in callers]
-        others = [
-            asyncio.create_task(impatient(task, who["at"] + who["patience"]))
-            for task, who in zip(tasks, callers, strict=True)
-            if who["patience"] is not None
-        ]
+        for task, who in zip(tasks, callers, strict=True):
+            if who["patience"] is not None:
+                loop.call_later(who["at"] + who["patience"], task.cancel)
         if closes_at is not None:
             await asyncio.sleep(closes_at)
-            await flights.aclose(drain_seconds=3)
+            await fm.__aexit__(None, None, None)
         async with asyncio.timeout(1000):
-            outcomes = await asyncio.gather(*tasks, *others, return_exceptions=True)
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         for outcome in outcomes:
             assert outcome is None or isinstance(outcome, asyncio.CancelledError), outcome
-        assert not wire_cancelled
+        assert not cancelled or closes_at is not None, "closing waits 5 s for what is on the wire, no longer"
         await asyncio.sleep(100)
-        assert is_empty(flights)
+        flights, traffic = fm.stats().flights["secret"], fm.stats().traffic
+        assert (flights.under_way, flights.waiting) == (0, 0)
+        assert (traffic.in_flight, traffic.limiter.waiting) == (0, 0)
         assert flying == {"a": 0, "b": 0}
+        if closes_at is None:
+            await fm.__aexit__(None, None, None)
 
     virtually(main)

@@ -11,9 +11,9 @@ from flowmate_async.access.api import Api, ApiLimits
 from flowmate_async.access.user_tokens import UserTokens
 from flowmate_async.clock import SystemClock
 from flowmate_async.contract.known_secrets import KnownSecrets
+from flowmate_async.engine.wiring import Traffic, TrafficLimits, TrafficPolicies
 from flowmate_async.events import Emitter
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
-from flowmate_async.traffic.flow_control import FlowControl, TrafficLimits, TrafficPolicies
 from flowmate_async.values.models import KeptToken, UserToken
 
 pytestmark = pytest.mark.anyio
@@ -64,10 +64,10 @@ def client(iam, admin_token="admin", **options):
 
 
 def table(iam, **options):
-    """The room itself, for what the public face fixes."""
+    """The table itself, for what the public API fixes."""
     clock, emitter = SystemClock(), Emitter()
     known = KnownSecrets(clock=clock)
-    traffic = FlowControl(
+    traffic = Traffic(
         MemoryTransport(iam),
         limits=TrafficLimits(rate=None, burst=1, concurrency=64),
         policies=TrafficPolicies(),
@@ -75,9 +75,8 @@ def table(iam, **options):
         emitter=emitter,
         known=known,
     )
-    api = Api(traffic.dispatcher, limits=ApiLimits(), keep_refresh_fields=False, known=known)
-    admin = AdminToken("admin")
-    return UserTokens(api, admin=admin, clock=clock, emitter=emitter, breaker=traffic.breaker, **options)
+    api = Api(traffic.engine, limits=ApiLimits(), keep_refresh_fields=False, known=known)
+    return UserTokens(api, admin=AdminToken("admin"), clock=clock, emitter=emitter, **options)
 
 
 class TestReuse:
@@ -110,14 +109,32 @@ class TestReuse:
             await fm.get_secret("u", "s")
             assert iam.made == 2
 
-    async def test_no_more_than_its_capacity_is_kept_and_the_least_used_goes_first(self):
+    async def test_beyond_its_capacity_the_least_recently_used_token_is_forgotten(self):
         iam = Iam()
         tokens = table(iam, capacity=3)
         for name in ("a", "b", "c", "a", "d"):
             await tokens.token(name)
         assert [tokens.holds(name) for name in "abcd"] == [True, False, True, True]
-        await tokens.aclose(drain_seconds=0)
+        tokens.clear()
         assert not any(tokens.holds(name) for name in "abcd")
+
+    async def test_a_user_whose_token_is_being_made_is_not_forgotten(self):
+        """However many others come meanwhile; so there is one impersonation per user at a time."""
+        iam = Iam()
+        tokens = table(iam, capacity=3)
+        names = [f"u{number}" for number in range(20)] * 2
+        await asyncio.gather(*(tokens.token(name) for name in names))
+        assert iam.made == 20
+        assert sum(tokens.holds(name) for name in set(names)) <= 3
+
+    async def test_a_sweep_that_forgets_a_user_makes_no_second_impersonation(self):
+        """Calls that hold the user from before share one impersonation with those that come after."""
+        iam = Iam()
+        async with client(iam) as fm:
+            before = fm._tokens.identity("u")
+            fm._tokens.forget("u")
+            await asyncio.gather(before.token(), fm.impersonate("u"), fm.impersonate("U"))
+        assert iam.made == 1
 
 
 class TestReplacement:

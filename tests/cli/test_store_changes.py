@@ -245,18 +245,18 @@ class TestUpgrade:
         name = export(home, record("ann"))
         ended = flowmate("store", "import", name)
         assert ended.code == USAGE
-        assert "has format 4, and this version writes format 5" in ended.complaint
+        assert "has format 4, and this version writes format 6" in ended.complaint
         assert f"flowmate store upgrade --store 'sqlite:///{old}'" in ended.complaint
 
     def test_it_keeps_everything_and_a_backup(self, flowmate, old, home):
         before = listed(flowmate)
         ended = flowmate("store", "upgrade")
-        assert (ended.code, ended.out) == (0, "The store was brought from format 4 to format 5.\n")
+        assert (ended.code, ended.out) == (0, "The store was brought from format 4 to format 6.\n")
         assert f"{old}.format-4" in ended.err
         assert listed(flowmate) == before
         assert flowmate("store", "import", export(home, record("zoe"))).code == 0
         assert listed(flowmate, "--store", f"sqlite:///{old}.format-4") == before
-        assert flowmate("store", "upgrade").out == "The store has format 5 already.\n"
+        assert flowmate("store", "upgrade").out == "The store has format 6 already.\n"
 
     def test_the_credentials_can_be_copied_first(self, flowmate, old, home):
         before = listed(flowmate)

@@ -50,13 +50,13 @@ def answer(kind, **value):
 
 @pytest.mark.parametrize(("left", "plain"), [(WINDOW, True), (WINDOW - 0.5, False), (-60, False)])
 def test_a_get_is_plain_outside_upstreams_window(known, left, plain):
-    known.note_summary(summary(expires=iso(left)), served_at=None)
+    known.note_listed([summary(expires=iso(left))], served_at=None)
     assert known.is_plain(ID) is plain
     assert known.client_of(ID) == "c1"
 
 
 def test_it_is_plain_until_the_window_begins(known, clock):
-    known.note_summary(summary(expires=iso(WINDOW + 100)), served_at=None)
+    known.note_listed([summary(expires=iso(WINDOW + 100))], served_at=None)
     clock.elapsed = 100
     assert known.is_plain(ID)
     clock.elapsed = 100.5
@@ -65,21 +65,21 @@ def test_it_is_plain_until_the_window_begins(known, clock):
 
 @pytest.mark.parametrize("jump", [-3600, 0])
 def test_a_wall_clock_that_jumps_back_does_not_prolong_it(known, clock, jump):
-    known.note_summary(summary(expires=iso(WINDOW + 100)), served_at=None)
+    known.note_listed([summary(expires=iso(WINDOW + 100))], served_at=None)
     clock.elapsed, clock.jumped = 101, jump
     assert not known.is_plain(ID)
 
 
 def test_a_machine_that_slept_does_not_prolong_it(known, clock):
-    known.note_summary(summary(expires=iso(WINDOW + 100)), served_at=None)
+    known.note_listed([summary(expires=iso(WINDOW + 100))], served_at=None)
     clock.slept = 101
     assert not known.is_plain(ID)
 
 
 def test_upstreams_own_time_counts_when_it_is_later(known):
-    known.note_summary(summary(expires=iso(WINDOW + 100)), served_at=NOW + 101)
+    known.note_listed([summary(expires=iso(WINDOW + 100))], served_at=NOW + 101)
     assert not known.is_plain(ID)
-    known.note_summary(summary(expires=iso(WINDOW + 100)), served_at=NOW - 3600)
+    known.note_listed([summary(expires=iso(WINDOW + 100))], served_at=NOW - 3600)
     assert known.is_plain(ID)
     known.note_secret(
         answer("OA2_AUTHORIZATION_CODE", accessToken="a", expires=iso(WINDOW)), served_at=NOW + 1
@@ -104,15 +104,15 @@ def test_what_an_answer_shows(known, secret, plain, client):
 
 
 def test_the_newest_statement_counts(known):
-    known.note_summary(summary(expires=iso(-1)), served_at=None)
+    known.note_listed([summary(expires=iso(-1))], served_at=None)
     known.note_secret(answer("OA2_AUTHORIZATION_CODE", accessToken="a", expires=iso(7200)), served_at=None)
     assert known.is_plain(ID)
-    known.note_summary(summary(expires=iso(-1)), served_at=None)
+    known.note_listed([summary(expires=iso(-1))], served_at=None)
     assert not known.is_plain(ID)
 
 
 def test_upper_and_lower_case_are_one_secret(known):
-    known.note_summary(summary(expires=iso(7200), secret_id=ID.upper()), served_at=None)
+    known.note_listed([summary(expires=iso(7200), secret_id=ID.upper())], served_at=None)
     assert known.is_plain(ID)
     known.doubt(ID.upper())
     assert not known.is_plain(ID)
@@ -122,7 +122,7 @@ def test_upper_and_lower_case_are_one_secret(known):
 def test_doubt_keeps_the_client_and_invents_nothing(known):
     known.doubt(ID)
     assert not known.is_known(ID)
-    known.note_summary(summary(expires=iso(7200)), served_at=None)
+    known.note_listed([summary(expires=iso(7200))], served_at=None)
     known.doubt(ID)
     assert (known.is_plain(ID), known.client_of(ID)) == (False, "c1")
 
@@ -130,7 +130,7 @@ def test_doubt_keeps_the_client_and_invents_nothing(known):
 def test_an_unlisted_secret_is_known_to_be_unlisted_only(known):
     known.note_unlisted(ID)
     assert (known.is_known(ID), known.is_plain(ID), known.client_of(ID)) == (True, False, None)
-    known.note_summary(summary(expires=iso(7200)), served_at=None)
+    known.note_listed([summary(expires=iso(7200))], served_at=None)
     known.note_unlisted(ID)
     assert known.is_plain(ID), "what is known stays"
 
@@ -145,7 +145,7 @@ def test_facts_of_another_process_are_as_good(known, clock):
 @pytest.mark.parametrize(("learned", "plain"), [(NOW + 50, True), (NOW + 50.5, True), (NOW + 49.5, False)])
 def test_older_facts_do_not_replace_newer_ones(known, clock, learned, plain):
     clock.elapsed = 50
-    known.note_summary(summary(expires=iso(-1)), served_at=None)
+    known.note_listed([summary(expires=iso(-1))], served_at=None)
     known.note(ID, SecretFacts("c1", NOW + 7200, learned))
     assert known.is_plain(ID) is plain
 
@@ -153,6 +153,6 @@ def test_older_facts_do_not_replace_newer_ones(known, clock, learned, plain):
 def test_the_table_forgets_what_was_seen_longest_ago(clock):
     known = KnownSecrets(clock=clock, capacity=3)
     for number in (1, 2, 3, 1, 4):
-        known.note_summary(summary(secret_id=f"{number:024x}"), served_at=None)
+        known.note_listed([summary(secret_id=f"{number:024x}")], served_at=None)
     assert [known.is_known(f"{number:024x}") for number in (1, 2, 3, 4)] == [True, False, True, True]
     assert len(known) == 3

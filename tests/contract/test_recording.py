@@ -86,7 +86,7 @@ def test_a_good_answer_is_read(case):
             ] == [(item["username"], item["_id"], item["status"], item.get("tenant")) for item in items]
         case protocol.LIST:
             page = protocol.read_page(response)
-            assert page.meta.total == body["meta"]["total"]
+            assert page.total == body["meta"]["total"]
             assert [(found.id, found.type, found.name, found.ever_failed) for found in page.data] == [
                 (item["_id"], item["type"], item["name"], "currentError" in item) for item in body["data"]
             ]

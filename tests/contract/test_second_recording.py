@@ -80,7 +80,7 @@ def test_a_good_answer_is_read(case):
             ]
         case protocol.LIST:
             page = read(request, response)
-            assert page.meta.total == body["meta"]["total"]
+            assert page.total == body["meta"]["total"]
             assert [(found.id, found.name) for found in page.data] == [
                 (item["_id"], item["name"]) for item in body["data"]
             ]

@@ -40,7 +40,7 @@ async def sweep(client, usernames, *, until):
 
 def count_leases(client, monkeypatch):
     """Count how often a client asks for tokens; turns of secrets take calls of their own."""
-    budget, leases = client._traffic._admission._bucket._budget, []
+    budget, leases = client._traffic._pacer._bucket._budget, []
     lease = budget.lease
     monkeypatch.setattr(budget, "lease", lambda most: leases.append(most) or lease(most))
     return leases
@@ -123,7 +123,7 @@ async def _away():
 async def test_a_pause_that_one_meets_holds_the_others(sandbox, join, redis):
     first, second = [await join(redis, rate=RATE, burst=BURST, processes=2) for _ in range(2)]
     await asyncio.gather(first.impersonate(names(0)[0]), second.impersonate(names(1)[0]))
-    first._traffic._exchange._share_pause(0.7)
+    first._traffic.engine._feedback._share_pause(0.7)
     async with asyncio.timeout(5):
         while second.stats().traffic.limiter.paused_seconds == 0:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
@@ -137,7 +137,7 @@ async def test_a_redis_that_is_too_far_away_for_the_burst_is_an_error_and_no_sta
     sandbox, join, redis, monkeypatch
 ):
     client = await join(redis, rate=RATE, burst=BURST)
-    lender = client._traffic._admission._bucket._budget
+    lender = client._traffic._pacer._bucket._budget
     check = lender._state.check
 
     async def from_far_away(*arguments):

@@ -14,8 +14,8 @@ from flowmate_async.distributed.circuit import Circuit
 from flowmate_async.distributed.connection import RedisUrl, connect
 from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.redis_clock import RedisClock
+from flowmate_async.engine.leased_bucket import lease_terms
 from flowmate_async.sandbox import burst_needed
-from flowmate_async.traffic.leased_bucket import lease_terms
 
 from .conftest import KEY
 

@@ -17,9 +17,9 @@ from flowmate_async import (
     UpstreamUnavailableError,
     open_store,
 )
+from flowmate_async.engine.retry import RetryPolicy
 from flowmate_async.events import RunBegan, RunEnded, UserNotStored, UserStored
 from flowmate_async.sandbox import ProviderFault
-from flowmate_async.traffic.retry import RetryPolicy
 
 pytestmark = pytest.mark.anyio
 

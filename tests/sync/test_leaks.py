@@ -10,9 +10,13 @@ import pytest
 from rich.pretty import pretty_repr
 
 from flowmate_async import FlowMate, FlowMateError, Response, TransportError, UserFailed, open_store
+from flowmate_async.engine.retry import RetryPolicy
 from flowmate_async.sandbox import ProviderFault, Sandbox, SandboxOptions
-from flowmate_async.testing.memory_transport import MemoryTransport, json_response
-from flowmate_async.traffic.retry import RetryPolicy
+from flowmate_async.testing.memory_transport import (
+    ImmediateMemoryTransport,
+    MemoryTransport,
+    json_response,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -167,11 +171,13 @@ TOKEN = "5ecr3t-user-token"
     ],
     ids=repr,
 )
-async def test_the_frames_of_an_error_hold_no_token(answer, exposed):
-    """A listing is no flight: its error comes through every frame between the caller and the transport."""
+@pytest.mark.parametrize("call", ["list_secrets", "get_secret", "impersonate"])
+@pytest.mark.parametrize("way", [MemoryTransport, ImmediateMemoryTransport])
+async def test_the_frames_of_an_error_hold_no_token(answer, call, way, exposed):
+    """Nor do the frames of a fault of the transport, which holds the header and the body."""
 
     async def upstream(method, path, headers, body):
-        if method == "POST":
+        if method == "POST" and b"other" not in body:
             return json_response(msgspec.json.encode({"token": TOKEN}))
         if answer is None:  # never; the caller's patience ends it
             await asyncio.sleep(60)
@@ -179,15 +185,20 @@ async def test_the_frames_of_an_error_hold_no_token(answer, exposed):
             raise answer
         return answer
 
-    transport = MemoryTransport(upstream)
+    transport = way(upstream)
     async with FlowMate(
         admin_token="5ecr3t-admin", base_url="http://localhost", transport=transport, rate=None
     ) as fm:
         token = await fm.impersonate("u")
         with pytest.raises((FlowMateError, RuntimeError, TimeoutError)) as raised:
             async with asyncio.timeout(0.05 if answer is None else 10):
-                await fm.list_secrets("u")
+                await {
+                    "list_secrets": lambda: fm.list_secrets("u"),
+                    "get_secret": lambda: fm.get_secret("u", "s"),
+                    "impersonate": lambda: fm.impersonate("other"),
+                }[call]()
     assert token.token == TOKEN
     shown = exposed(raised.value) + repr(token)
-    assert "list_secrets_page" in shown, "the frames that hold the header were looked at"
+    seen = "_transport.py" if isinstance(answer, RuntimeError) else f"in {call}"
+    assert seen in shown, "the frames that hold the header were looked at"
     assert "5ecr3t" not in shown

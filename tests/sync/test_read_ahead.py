@@ -104,6 +104,7 @@ async def test_an_iterable_that_breaks_ends_the_sync_after_those_before(fm, stor
     before = asyncio.all_tasks()
     with pytest.raises((LookupError, RuntimeError), match=r"the caller's own|was cancelled"):
         await fm.sync(store, breaking())
+    await asyncio.sleep(10)  # what was on the wire ends
     assert asyncio.all_tasks() == before
 
 
@@ -125,6 +126,7 @@ async def test_a_store_that_breaks_in_mid_sync_is_an_error_and_leaves_no_task(fm
     before = asyncio.all_tasks()
     with pytest.raises(StoreError, match="the store is gone"):
         await fm.sync(store, NAMES)
+    await asyncio.sleep(10)  # what was on the wire ends
     assert asyncio.all_tasks() == before
     store.broken_at = None
     assert (await fm.sync(store, NAMES)).complete

@@ -10,10 +10,10 @@ from contextvars import ContextVar
 import pytest
 
 from flowmate_async import FlowMate, Headers, Limits, RetryPolicy, TransportError
+from flowmate_async.engine.priority import Priority, current_priority, in_background
 from flowmate_async.events import Broken, Retried
 from flowmate_async.testing.scripted_server import Answer, ScriptedServer, http
 from flowmate_async.testing.transport_suite import get
-from flowmate_async.traffic.priority import Priority, current_priority, in_background
 
 pytestmark = pytest.mark.anyio
 

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowmate_async import FlowMate, FlowPolicy
 from flowmate_async.clock import SystemClock
+from flowmate_async.engine.leased_bucket import LeasedBucket, lease_terms
 from flowmate_async.sandbox import burst_needed
-from flowmate_async.traffic.admission import Admission
-from flowmate_async.traffic.leased_bucket import LeasedBucket, lease_terms
-from flowmate_async.workers.lenders import Pauses, RateLender, SharedLimits, SlotLender
+from flowmate_async.testing.memory_transport import MemoryTransport, json_response
+from flowmate_async.workers.lenders import ParentCoordination, Pauses, RateLender, SharedLimits, SlotLender
 from flowmate_async.workers.pool import _Session
 from flowmate_async.workers.work_queue import WorkQueue
 from flowmate_async.workers.worker import Worker
@@ -30,33 +32,59 @@ class Slow:
         return lease
 
 
+class Process:
+    """A client as a process of its own has one, whose requests take 10 ms each."""
+
+    def __init__(self, *, rate, burst, concurrency, lender, pauses):
+        self.sent = []
+        shared = SharedLimits(rate=lender, refreshes=SlotLender(8), pauses=pauses, concurrency=concurrency)
+        self.fm = FlowMate(
+            admin_token="a",
+            transport=MemoryTransport(self.answer),
+            rate=rate,
+            burst=burst,
+            concurrency=concurrency,
+            coordination=ParentCoordination(shared),
+            flow=FlowPolicy(adaptive_concurrency=False),
+        )
+
+    async def answer(self, method, path, headers, body):
+        self.sent.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.01)
+        return json_response(b"[]")
+
+    async def send(self):
+        """Send one request."""
+        async for _ in self.fm.users():
+            raise AssertionError("there are no users")
+
+    async def send_until(self, end):
+        while asyncio.get_running_loop().time() < end:
+            await self.send()
+
+
 async def run(*, rate, burst, processes, seconds, way=0.0, appetite=64, pauses=()):
     """Have each process send what it may, for so long; when each request was sent."""
-    sent, loop = [], asyncio.get_running_loop()
+    loop, spread = asyncio.get_running_loop(), Pauses()
     lender = RateLender(lease_terms(rate, burst), clock=SystemClock())
-    end = loop.time() + seconds
-
-    async def send(door):
-        while loop.time() < end:
-            await door.enter()
-            sent.append(loop.time())
-            await asyncio.sleep(0.01)
-            door.leave()
-
-    doors = [
-        Admission(rate=rate, burst=burst, concurrency=appetite, clock=SystemClock(), budget=Slow(lender, way))
+    made = [
+        Process(rate=rate, burst=burst, concurrency=appetite, lender=Slow(lender, way), pauses=spread)
         for _ in range(processes)
     ]
-    tasks = [loop.create_task(send(door)) for door in doors for _ in range(appetite)]
-    for after, length in pauses:
-        loop.call_later(after, lender.pause, length)
-        for door in doors:
-            loop.call_later(after, door.pause, length)
-    await asyncio.sleep(seconds)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return sorted(sent)
+    async with AsyncExitStack() as entered:
+        for process in made:
+            await entered.enter_async_context(process.fm)
+        end = loop.time() + seconds
+        tasks = [loop.create_task(process.send_until(end)) for process in made for _ in range(appetite)]
+        for after, length in pauses:
+            loop.call_later(after, lender.pause, length)
+            loop.call_later(after, spread.spread, length)
+        await asyncio.sleep(seconds)
+        sent = sorted(moment for process in made for moment in process.sent)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return sent
 
 
 @settings(max_examples=30, deadline=None)
@@ -87,14 +115,12 @@ def test_all_together_keep_to_rate_and_burst_and_use_nearly_all_of_it(
 
 def test_the_share_of_those_who_have_nothing_to_do_is_used_by_the_others(virtually):
     async def main():
-        lender = RateLender(lease_terms(400, 40), clock=SystemClock())
-        door = Admission(rate=400, burst=40, concurrency=64, clock=SystemClock(), budget=lender)
-        for number in range(1200):
-            await door.enter()
-            door.leave()
-            if number == 200:
-                began = asyncio.get_running_loop().time()
-        return 999 / (asyncio.get_running_loop().time() - began)
+        loop, lender = asyncio.get_running_loop(), RateLender(lease_terms(400, 40), clock=SystemClock())
+        process = Process(rate=400, burst=40, concurrency=64, lender=lender, pauses=Pauses())
+        async with process.fm:
+            end = loop.time() + 4
+            await asyncio.gather(*(process.send_until(end) for _ in range(64)))
+        return sum(end - 3 <= moment < end for moment in process.sent) / 3
 
     assert virtually(main) == pytest.approx(400, rel=0.03)
 

@@ -150,16 +150,16 @@ async def _check_pages(fm: FlowMate, transport: Transport, username: str, expect
         large = await _page(transport, headers, size=_LARGE_PAGE)
     except RateLimitedError as problem:
         return skipped("pages", problem.message)
-    if small.meta is None or large.meta is None:
+    if small.total is None or large.total is None:
         return warning(
             "pages",
             f"{LIST} gives no total, so no listing can be proven complete",
             "Ask FlowMate's support why meta.total is missing; syncs work, and remove nothing",
         )
-    if len(small.data) > 1 or len(large.data) < min(large.meta.total, _LARGE_PAGE):
+    if len(small.data) > 1 or len(large.data) < min(large.total, _LARGE_PAGE):
         text = f"page sizes are not obeyed: of 1 came {len(small.data)}, of {_LARGE_PAGE} {len(large.data)}"
-        return warning("pages", f"{text} of {large.meta.total}", "Leave page_size at its default of 100")
-    return ok("pages", f"sizes 1 to {_LARGE_PAGE} are obeyed, and {large.meta.total or expected} are counted")
+        return warning("pages", f"{text} of {large.total}", "Leave page_size at its default of 100")
+    return ok("pages", f"sizes 1 to {_LARGE_PAGE} are obeyed, and {large.total or expected} are counted")
 
 
 async def _page(transport: Transport, headers: Headers, *, size: int) -> SecretPage:

@@ -1,0 +1,241 @@
+"""The circuit breaker: when many users meet a sick upstream at once, nobody else is sent there for a while.
+
+A 401 may be a dead token, and a dead token is replaced; but many 401s across many users at once mean a sick
+server (docs/contract/OBSERVED.md § Errors), and impersonating everybody anew would make it sicker.
+"""
+
+import enum
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
+
+import msgspec
+
+from flowmate_async.clock import Clock
+
+
+class BreakerState(enum.Enum):
+    """The classic three."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class BreakerPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When the breaker opens, and for how long.
+
+    Attributes:
+        window_seconds: how far back it looks.
+        failures: so many failures within the window open it…
+        subjects: …if so many different users met them…
+        share: …and they are at least this share of all answers within the window.
+        open_seconds: how long it stays open the first time; doubled each time a probe fails.
+        max_open_seconds: the longest it stays open.
+        probes: requests that are let through at once when it is half-open.
+    """
+
+    window_seconds: float = 10.0
+    failures: int = 20
+    subjects: int = 5
+    share: float = 0.5
+    open_seconds: float = 5.0
+    max_open_seconds: float = 60.0
+    probes: int = 3
+
+
+class BreakerStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The breaker as it stands.
+
+    Attributes:
+        state: ``"closed"``, ``"open"`` or ``"half-open"``.
+        opened: how often it has opened.
+        refused: requests that were not sent because it was open.
+    """
+
+    state: str
+    opened: int
+    refused: int
+
+
+class Breaker:
+    """A circuit breaker over everything one client sends.
+
+    Args:
+        policy: see :class:`BreakerPolicy`.
+        clock: the time it keeps.
+        on_open: called with the seconds it will stay open.
+        on_close: called when a probe was answered well.
+        uniform: the source of jitter.
+
+    Attributes:
+        epoch: how often it has opened.
+        closed: whether every request may be sent.
+    """
+
+    def __init__(
+        self,
+        policy: BreakerPolicy,
+        *,
+        clock: Clock,
+        on_open: Callable[[float], object],
+        on_close: Callable[[], object] = lambda: None,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._on_open = on_open
+        self._on_close = on_close
+        self._uniform = uniform
+        self._answers = _Answers(policy.window_seconds)
+        self._failures: deque[tuple[float, Hashable]] = deque()
+        self._subjects: Counter[Hashable] = Counter()
+        self._open_until: float | None = None
+        self._open_seconds = policy.open_seconds
+        self._probing = 0
+        self._refused = 0
+        self.epoch: int = 0
+        self.closed: bool = True
+
+    @property
+    def state(self) -> BreakerState:
+        """Closed, open or half-open."""
+        if self._open_until is None:
+            return BreakerState.CLOSED
+        return BreakerState.OPEN if self._clock.monotonic() < self._open_until else BreakerState.HALF_OPEN
+
+    def failing_subjects(self) -> int:
+        """Return how many subjects met failures within the window."""
+        self._forget_old(self._clock.monotonic())
+        return len(self._subjects)
+
+    def closed_for(self) -> float | None:
+        """Seconds until it is worth asking again; ``None`` when :meth:`refused_for` would let one through."""
+        if self._open_until is None:
+            return None
+        seconds = self._open_until - self._clock.monotonic()
+        if seconds <= 0 and self._probing < self._policy.probes:
+            return None
+        return max(seconds, self._policy.open_seconds / 10)
+
+    def refused_for(self) -> float | None:
+        """Seconds until it is worth asking again; ``None`` when a request may be sent.
+
+        Whoever may send must report back with :meth:`note`, naming the :attr:`epoch`.
+        """
+        seconds = self.closed_for()
+        if seconds is not None:
+            self._refused += 1
+        elif self._open_until is not None:
+            self._probing += 1
+        return seconds
+
+    def note_good(self, now: float, epoch: int, *, tells: bool) -> None:
+        """Note a good answer. It is :meth:`note` for nearly every request, by the shortest way.
+
+        Args:
+            now: this moment.
+            epoch: see :meth:`note`.
+            tells: whether it says something of upstream's health.
+        """
+        if not self.closed:
+            self.note(subject=None, failed=False if tells else None, epoch=epoch)
+        elif tells and epoch == self.epoch:
+            self._answers.count(now)
+
+    def note(self, *, subject: Hashable, failed: bool | None, epoch: int) -> None:
+        """How a request that was let through ended.
+
+        Args:
+            subject: whose request it was.
+            failed: upstream was sick; ``None`` when the end says nothing of its health.
+            epoch: the epoch it was let through in; an answer from an earlier one says nothing new.
+        """
+        if epoch != self.epoch:
+            return
+        if failed is None:
+            self._probing = max(0, self._probing - 1)
+            return
+        if self._open_until is not None:
+            self._note_probe(failed=failed)
+            return
+        now = self._clock.monotonic()
+        self._answers.count(now)
+        if failed:
+            self._failures.append((now, subject))
+            self._subjects[subject] += 1
+            if self._is_sick(now):
+                self._open()
+
+    def statistics(self) -> BreakerStatistics:
+        """The breaker as it stands."""
+        return BreakerStatistics(state=self.state.value, opened=self.epoch, refused=self._refused)
+
+    def _note_probe(self, *, failed: bool) -> None:
+        """Of the requests let through while half-open, one success closes and one failure opens again."""
+        self._probing = max(0, self._probing - 1)
+        if failed:
+            self._open_seconds = min(2 * self._open_seconds, self._policy.max_open_seconds)
+            self._open()
+        else:
+            self._open_until = None
+            self.closed = True
+            self._open_seconds = self._policy.open_seconds
+            self._probing = 0
+            self._on_close()
+
+    def _open(self) -> None:
+        seconds = self._open_seconds * self._uniform(1.0, 1.25)
+        self._open_until = self._clock.monotonic() + seconds
+        self.closed = False
+        self._answers = _Answers(self._policy.window_seconds)
+        self._failures.clear()
+        self._subjects.clear()
+        self._probing = 0
+        self.epoch += 1
+        self._on_open(seconds)
+
+    def _is_sick(self, now: float) -> bool:
+        self._forget_old(now)
+        policy = self._policy
+        enough = max(policy.failures, policy.share * self._answers.within(now))
+        return len(self._failures) >= enough and len(self._subjects) >= policy.subjects
+
+    def _forget_old(self, now: float) -> None:
+        while self._failures and self._failures[0][0] < now - self._policy.window_seconds:
+            _, subject = self._failures.popleft()
+            self._subjects[subject] -= 1
+            if not self._subjects[subject]:
+                del self._subjects[subject]
+
+
+class _Answers:
+    """How many answers there were within a window, to a tenth of it: a few numbers, not one an answer."""
+
+    __slots__ = ("_grain_seconds", "_latest", "_latest_until", "_slices", "_window_seconds")
+
+    def __init__(self, window_seconds: float) -> None:
+        self._window_seconds = window_seconds
+        self._grain_seconds = window_seconds / 10
+        self._slices: deque[tuple[float, int]] = deque()
+        self._latest = 0
+        self._latest_until = float("-inf")
+
+    def count(self, now: float) -> None:
+        """Count one answer."""
+        if now >= self._latest_until:
+            self._slices.append((self._latest_until, self._latest))
+            self._forget_old(now)
+            self._latest, self._latest_until = 0, now + self._grain_seconds
+        self._latest += 1
+
+    def within(self, now: float) -> int:
+        """How many there were within the window that ends now."""
+        self._forget_old(now)
+        return self._latest + sum(answers for _, answers in self._slices)
+
+    def _forget_old(self, now: float) -> None:
+        if self._latest_until <= now - self._window_seconds:
+            self._latest = 0
+        while self._slices and self._slices[0][0] <= now - self._window_seconds:
+            self._slices.popleft()

@@ -1,0 +1,449 @@
+"""The engine: every request of one client, from the moment it is asked for to its outcome.
+
+A request under way is one :class:`~flowmate_async.engine.call.Call`. There is no task and no future per
+request: calls wait in queues, and the transport tells the call when it is answered. ``decision.py`` says what
+happens next to a call; this module does it.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from contextvars import copy_context
+
+from flowmate_async.clock import Clock
+from flowmate_async.contract.failures import Failure, Remedy, is_good
+from flowmate_async.engine.alarm import Alarm
+from flowmate_async.engine.call import Call, Outcome
+from flowmate_async.engine.contender import Contender, Ticket
+from flowmate_async.engine.decision import SEND, Gates, Now, Refuse, Step, Wait, next_step
+from flowmate_async.engine.feedback import Feedback, provider_failed
+from flowmate_async.engine.pacer import Pacer
+from flowmate_async.engine.priority import Priority
+from flowmate_async.engine.ready_queue import ReadyQueue
+from flowmate_async.engine.refreshes import RefreshStep
+from flowmate_async.engine.retry import RetryPolicy, RetrySchedule
+from flowmate_async.engine.retry_budget import RetryBudget
+from flowmate_async.engine.side_tasks import Identify, SideTasks
+from flowmate_async.engine.states import ASKING, DONE, IN_FLIGHT, PARKED, READY, TIMED, TOKENLESS
+from flowmate_async.errors import ConfigurationError, FlowMateError
+from flowmate_async.events import Emitter, ProviderRefused, Retried, RetryRefused
+from flowmate_async.transport.base import ImmediateTransport, Response, Transport, TransportError
+from flowmate_async.transport.carriers import Carriers
+
+
+class Engine:
+    """Sends calls and follows each one to its outcome.
+
+    Args:
+        transport: carries the requests.
+        pacer: slots, tokens and pauses.
+        gates: everything else that a call has to pass.
+        feedback: what one answer means for all other calls.
+        budget: pays for retries.
+        policy: the bounds of retrying.
+        clock: the client's clock.
+        emitter: told of retries.
+        side_tasks: find out OAuth clients, and borrow slots.
+        uniform: the source of jitter.
+
+    Attributes:
+        max_in_flight: the most requests in flight there have been.
+    """
+
+    def __init__(  # noqa: PLR0913 - one parameter per collaborator
+        self,
+        transport: Transport,
+        *,
+        pacer: Pacer,
+        gates: Gates,
+        feedback: Feedback,
+        budget: RetryBudget,
+        policy: RetryPolicy,
+        clock: Clock,
+        emitter: Emitter,
+        side_tasks: SideTasks,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._send_at_once = transport.send_at_once if isinstance(transport, ImmediateTransport) else None
+        self._carriers = Carriers(transport)
+        self._pacer = pacer
+        self._gates = gates
+        self._feedback = feedback
+        self._budget = budget
+        self._policy = policy
+        self._clock = clock
+        self._emitter = emitter
+        self._uniform = uniform
+        self._side_tasks = side_tasks
+        self._ready: ReadyQueue[Call] = ReadyQueue()
+        self._alarm = Alarm(clock, self.resume)
+        self._calls: set[Call] = set()
+        self._pumping = False
+        self._pacing: asyncio.Task[None] | None = None
+        self._closed = False
+        self._drained: asyncio.Future[None] | None = None
+        self.max_in_flight: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a slot or for the rate."""
+        return len(self._ready)
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether calls wait for the rate or the concurrency, or did just now, and not for a pause."""
+        return (bool(self._ready) or self._pacer.has_just_waited) and not self._pacer.is_paused
+
+    def allot(self, concurrency: int) -> None:
+        """Have no more than so many requests in flight; see :meth:`Pacer.allot`."""
+        self._pacer.allot(concurrency)
+        self._pump()
+
+    def identify_with(self, identify: Identify) -> None:
+        """Find out with this which OAuth client is behind a secret."""
+        self._side_tasks.identify = identify
+
+    # What the layers above ask for.
+
+    def submit(self, call: Call) -> None:
+        """Send a call as soon as every gate is open. It receives the outcome, once.
+
+        Raises:
+            ConfigurationError: the client is closed.
+        """
+        if self._closed:
+            raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
+        call.engine = self
+        if self._emitter.is_observed:
+            call.context = copy_context()
+        self._calls.add(call)
+        if self._pumping:
+            self._ready.push(call)  # the loop that goes on serves it
+        else:
+            self._move_on(call)
+
+    def hurry(self, call: Call) -> None:
+        """Turn a background call into an interactive one: somebody waits for it now."""
+        if call.priority is Priority.INTERACTIVE:
+            return
+        call.priority = Priority.INTERACTIVE
+        if call.state == TOKENLESS:
+            call.identity.hurry(call)
+        elif call.state in (READY, TIMED, PARKED):
+            # Decided anew; what is left of it where it waited is skipped there.
+            call.state = READY
+            self._ready.push(call)
+            self._pump()
+
+    def hurry_contender(self, holder: Contender) -> None:
+        """Hurry a background one that something interactive waits for."""
+        if isinstance(holder, Call):
+            self.hurry(holder)
+        elif isinstance(holder, Ticket):
+            holder.priority = Priority.INTERACTIVE
+            holder.hurry()
+
+    def drop(self, call: Call) -> None:
+        """End a call that nothing waits for any longer, unless it is in flight. It is not told."""
+        if call.state in (IN_FLIGHT, DONE):
+            return
+        was_parked = call.state == PARKED
+        if call.state == TOKENLESS:
+            call.identity.abandon(call)
+        self._end(call, None)
+        if was_parked:
+            self.resume_contenders(self._gates.refreshes.forget_parked())
+
+    def resume(self, *calls: Call) -> None:
+        """Decide anew about calls that have waited; their turn comes before that of newcomers."""
+        for call in reversed(calls):
+            if call.state not in (DONE, IN_FLIGHT):
+                call.state = READY
+                self._ready.push_front(call)
+        self._pump()
+
+    def resume_contenders(self, contenders: Iterable[Contender]) -> None:
+        """Let those go on that have waited for a turn or a slot."""
+        for contender in contenders:
+            contender.go_on()
+
+    def fail(self, call: Call, error: Exception) -> None:
+        """End a call that waits with an error."""
+        if call.state != DONE:
+            self._end(call, error)
+
+    async def aclose(self, *, drain_seconds: float) -> None:
+        """Fail what waits, and let what is in flight finish.
+
+        Args:
+            drain_seconds: for what is in flight; then it fails as well.
+        """
+        self._closed = True
+        for call in [call for call in self._calls if call.state != IN_FLIGHT]:
+            self.fail(call, closed_error())
+        try:
+            if self._calls:
+                self._drained = asyncio.get_running_loop().create_future()
+                await asyncio.wait([self._drained], timeout=drain_seconds)
+        finally:
+            for call in list(self._calls):
+                self.fail(call, closed_error())
+            if self._pacing is not None:
+                self._pacing.cancel()
+                await asyncio.gather(self._pacing, return_exceptions=True)
+            await self._side_tasks.aclose()
+            await self._carriers.aclose()
+            await self._alarm.aclose()
+
+    # What the transport reports.
+
+    def answered(self, call: Call, answer: Response | Exception) -> None:
+        """Take what the transport brought for a call."""
+        if call.state != IN_FLIGHT:  # it was failed when the client was closed
+            self._pacer.leave()
+            return
+        now = self._clock.monotonic()
+        if type(answer) is Response and (answer.status == 200 or is_good(call.request, answer)):
+            self._feedback.good(call, answer, now)
+            self._pacer.leave()
+            call.identity.accepted(call.token, now)
+            if call.refresh is not None:
+                self.resume_contenders(self._ended_attempt(call, None))
+            self._end(call, answer)
+        elif isinstance(answer, Response | TransportError):
+            failure = self._feedback.bad(call, answer, now)
+            self._pacer.leave()
+            call.state = READY
+            others = self._ended_attempt(call, failure)
+            self._attribute(call, failure)
+            if others:  # later, since failures that came together may end the provider's refreshes
+                asyncio.get_running_loop().call_soon(self.resume_contenders, others)
+        else:
+            self._feedback.crashed(call)
+            self._pacer.leave()
+            self._end(call, answer)
+        if self._ready.size:
+            self._pump()
+
+    # How a call moves on.
+
+    def _move_on(self, call: Call) -> None:
+        """Move on a new call. If it could be sent, it goes behind those that wait to be."""
+        now = self._clock.monotonic()
+        call.token = call.identity.current(now)
+        step = next_step(call, self._gates, now)
+        if step is not SEND:
+            self._follow(call, step)
+        elif not self._ready.size and self._pacer.take():
+            self._send(call, now)
+        else:
+            self._ready.push(call)
+            self._begin_pacing()
+
+    def _pump(self) -> None:
+        """Move on the calls that wait, in order, as far as there are slots and tokens for them."""
+        pacer = self._pacer
+        if self._pumping or not self._ready.size:
+            return
+        self._pumping = True
+        try:
+            while pacer.taken < pacer.slots and (call := self._ready.pop()) is not None:
+                now = self._clock.monotonic()
+                call.token = call.identity.current(now)
+                step = next_step(call, self._gates, now)
+                if step is not SEND:
+                    self._follow(call, step)
+                elif pacer.take():
+                    self._send(call, now)
+                else:
+                    self._ready.put_back(call)
+                    self._begin_pacing()
+                    return
+        finally:
+            self._pumping = False
+
+    def _follow(self, call: Call, step: Step) -> None:
+        """Do what was decided about a call that cannot be sent now."""
+        if isinstance(step, RefreshStep):
+            self._follow_refresh(call, step)
+        elif isinstance(step, Wait):
+            self._wait(call, step)
+        elif isinstance(step, Refuse):
+            self._refuse(call, step)
+        elif step is Now.OBTAIN_TOKEN:
+            call.state = TOKENLESS
+            call.identity.obtain(call)
+
+    def _follow_refresh(self, call: Call, step: RefreshStep) -> None:
+        refreshes = self._gates.refreshes
+        if step is RefreshStep.AWAIT_TURN:
+            holder = refreshes.park_for_turn(call)
+            if holder is not None:
+                self.hurry_contender(holder)
+        elif step is RefreshStep.AWAIT_SLOT:
+            refreshes.park_for_slot(call)
+        elif step is RefreshStep.CHANGE_SLOT:
+            self.resume_contenders(self._gates.refreshes.end_attempt(call))
+            self._ready.push_front(call)
+        elif step is RefreshStep.IDENTIFY:
+            call.state = ASKING
+            refreshes.take_turn(call)
+            self._side_tasks.find_client(call, call.go_on)
+        elif step is RefreshStep.BORROW:
+            call.state = ASKING
+            refreshes.take_slot(call)
+            self._side_tasks.borrow(call)
+
+    def _wait(self, call: Call, step: Wait) -> None:
+        call.state = TIMED
+        if step.patience_seconds is not None:
+            call.troubled().patience_seconds = step.patience_seconds
+        self.resume_contenders(self._gates.refreshes.end_attempt(call))  # a slot is not for waiting in
+        self._alarm.set(call, step.until)
+
+    def _refuse(self, call: Call, step: Refuse) -> None:
+        if step.by_breaker:
+            self._gates.breaker.refused_for()
+        elif step.by_provider:
+            self._gates.refreshes.refuse(call)
+            self._emitter.emit(ProviderRefused(self._gates.refreshes.client_of(call.request) or ""))
+        self._end(call, step.error)
+
+    def _send(self, call: Call, now: float) -> None:
+        """Hand a call over to the transport, which tells the call when it is answered."""
+        others = self._gates.refreshes.begin(call) if call.request.may_refresh else ()
+        breaker, pacer = self._gates.breaker, self._pacer
+        if not breaker.closed:
+            breaker.refused_for()  # this one is a probe
+        if not call.was_sent:
+            call.was_sent = True
+            self._budget.deposit()
+        call.sent_at, call.epoch, call.state = now, breaker.epoch, IN_FLIGHT
+        if pacer.taken > self.max_in_flight:  # noqa: PLR1730 - max() takes longer than all the rest
+            self.max_in_flight = pacer.taken
+        if call.tally is not None:
+            call.tally.requests += 1
+        request, send, token = call.request, self._send_at_once, call.token
+        if token is None:
+            raise AssertionError("the decision to send comes after the token")
+        try:
+            if send is None or not send(
+                request.method, request.path, token.headers, request.body, call.limits, then=call
+            ):
+                self._carriers.carry(
+                    request.method, request.path, token.headers, request.body, call.limits, call
+                )
+        except Exception as error:  # noqa: BLE001 - a fault of the transport, which is the caller's to see
+            call(error)
+        if others:
+            self.resume_contenders(others)
+
+    # How a call ends, and what follows a failed attempt.
+
+    def _attribute(self, call: Call, failure: Failure) -> None:
+        """Find out whose provider keeps failing, so that the rest of its secrets are left alone in time."""
+        refreshes, held = self._gates.refreshes, call.refresh
+        if held is None or held.client is not None or not provider_failed(failure):
+            self._after_failure(call, failure)
+            return
+
+        def attributed() -> None:
+            client = refreshes.client_of(call.request)
+            refreshes.bulkheads.note_failure(client, secret_id=call.request.secret_id)
+            if call.state != DONE:
+                call.state = READY
+                self._after_failure(call, failure)
+                self._pump()
+
+        if refreshes.bulkheads.suspicious and not refreshes.is_known(call.request):
+            call.state = ASKING
+            self._side_tasks.find_client(call, attributed)
+        else:
+            attributed()
+
+    def _after_failure(self, call: Call, failure: Failure) -> None:
+        """Try again, with another token or after a wait, if that may help; otherwise end the call."""
+        if self._closed or not call.is_wanted:
+            self._end(call, failure.error)
+        elif failure.remedy is Remedy.REPLACE_TOKEN:
+            self._with_another_token(call, failure)
+        else:
+            self._later(call, failure)
+
+    def _with_another_token(self, call: Call, failure: Failure) -> None:
+        """Try one other token after a rejected one; never a loop."""
+        trouble, now = call.troubled(), self._clock.monotonic()
+        trouble.first_sent_at = call.first_sent_at
+        if trouble.rejection is not None:
+            self._feedback.fresh_token_rejected(call, failure)
+            self._end(call, failure.error)
+        elif call.token is None or not call.identity.reject(call.token, now):
+            self._end(call, failure.error)
+        else:
+            trouble.rejection, trouble.rejected, trouble.schedule = failure.error, call.token, None
+            self._ready.push(call)
+
+    def _later(self, call: Call, failure: Failure) -> None:
+        """Send again after the wait that the schedule asks for, if the budget pays."""
+        trouble, request = call.troubled(), call.request
+        trouble.first_sent_at = call.first_sent_at
+        if trouble.schedule is None:
+            trouble.schedule = RetrySchedule(self._policy, uniform=self._uniform)
+        wait = trouble.schedule.next_wait(failure)
+        if wait is None or not self._can_afford(failure, request.endpoint):
+            self._end(call, failure.error)
+            return
+        self._emitter.emit(Retried(request.endpoint, failure.error.kind, wait))
+        # Read again, since this must not come before the end of a quarantine that began meanwhile.
+        trouble.not_before = self._clock.monotonic() + wait
+        self._ready.push(call)
+
+    def _can_afford(self, failure: Failure, endpoint: str) -> bool:
+        """Return whether the retry budget pays. A 429 is exempt, since it slows everything down already."""
+        if failure.throttled or self._budget.withdraw():
+            return True
+        self._emitter.emit(RetryRefused(endpoint, failure.error.kind))
+        return False
+
+    def _end(self, call: Call, outcome: Outcome | None) -> None:
+        """End a call; ``None`` if it is not told."""
+        call.state = DONE
+        self._calls.discard(call)
+        if outcome is not None:
+            call.receive(outcome)
+        if call.refresh is not None:
+            # Only now, since what an answer shows of the secret decides about those that wait for its turn.
+            self.resume_contenders(self._gates.refreshes.end(call))
+        if self._drained is not None and not self._calls and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _ended_attempt(self, call: Call, failure: Failure | None) -> list[Contender]:
+        """Give back what a refresh holds only while it is under way. Return who can go on instead."""
+        if call.refresh is None:
+            return []
+        return self._gates.refreshes.end_attempt(call, provider_failed=provider_failed(failure))
+
+    # Waiting for the rate: one task for all calls.
+
+    def _begin_pacing(self) -> None:
+        if self._pacing is None and self._pacer.has_slot:
+            self._pacing = asyncio.get_running_loop().create_task(self._pace())
+
+    async def _pace(self) -> None:
+        """Wait for one token after the other while calls wait for them."""
+        try:
+            while self._ready and self._pacer.has_slot:
+                self._pacer.ready = self._ready.size
+                await self._pacer.wait_for_token()
+                self._pump()
+                self._pacer.discard_token()
+        except FlowMateError as error:  # the rate that processes share cannot be had
+            while (call := self._ready.pop()) is not None:
+                self._end(call, error.clone())
+        finally:
+            self._pacing = None
+
+
+def closed_error() -> ConfigurationError:
+    """Return the error for what was cut short because the client was closed."""
+    return ConfigurationError("the client was closed before the answer came")

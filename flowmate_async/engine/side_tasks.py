@@ -1,0 +1,100 @@
+"""What a call waits for that takes a coroutine: finding out an OAuth client, borrowing a slot.
+
+Both are rare, so that a task for each costs nothing where it matters.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from flowmate_async.engine.call import Call
+from flowmate_async.engine.coordination import RefreshLender
+from flowmate_async.engine.refresh import Loan
+from flowmate_async.engine.refreshes import held_by
+
+Identify = Callable[[Call], Awaitable[object]]
+"""Finds out which OAuth client is behind a call's secret, as far as a listing shows it; does not raise."""
+
+
+class SideTasks:
+    """The tasks of one engine beside its calls.
+
+    Args:
+        lender: lends slots that processes share, where there are others.
+    """
+
+    __slots__ = ("_lender", "_tasks", "identify")
+
+    def __init__(self, lender: RefreshLender | None) -> None:
+        self._lender = lender
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.identify: Identify | None = None
+
+    def find_client(self, call: Call, then: Callable[[], object]) -> None:
+        """Find out which OAuth client is behind a call's secret, then go on."""
+        held_by(call).identified = True
+        self._start(self._find_client(call, then))
+
+    def borrow(self, call: Call) -> None:
+        """Borrow a slot for a call, which then goes on, or fails."""
+        loan = _Loan()
+        held_by(call).loan = loan
+        loan.task = self._start(self._borrow(call, loan))
+
+    async def aclose(self) -> None:
+        """End every task."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _find_client(self, call: Call, then: Callable[[], object]) -> None:
+        try:
+            if self.identify is not None:
+                await self.identify(call)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
+            call.fail(error)
+        else:
+            then()
+
+    async def _borrow(self, call: Call, loan: "_Loan") -> None:
+        if self._lender is None:
+            raise AssertionError("nothing is borrowed where there is no lender")
+        client, secret_id = held_by(call).client, call.request.secret_id or ""
+        try:
+            async with self._lender.slot(client, secret_id):
+                loan.is_lent = True
+                call.go_on()
+                await loan.given_back
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
+            call.fail(error)
+
+
+class _Loan(Loan):
+    """A slot that a task holds.
+
+    Attributes:
+        is_lent: whether the slot has come.
+        given_back: done when it is not needed any more.
+        task: holds it.
+    """
+
+    def __init__(self) -> None:
+        self.is_lent: bool = False
+        self.given_back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[None] | None = None
+
+    def give_back(self) -> None:
+        """Give it back, or stop waiting for it."""
+        if self.is_lent:
+            if not self.given_back.done():
+                self.given_back.set_result(None)
+        elif self.task is not None:
+            self.task.cancel()

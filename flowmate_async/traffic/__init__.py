@@ -1,1 +1,0 @@
-"""Flow control: concurrency, rate, quarantine and retries. Knows requests, not users or secrets."""

@@ -1,0 +1,84 @@
+"""Carry requests over a transport of coroutines: a fixed set of tasks, whatever the number of requests."""
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+from flowmate_async.redaction import Headers
+from flowmate_async.transport.base import Limits, OnDone, Response, Transport, TransportError
+
+
+class _Load(NamedTuple):
+    """One request, and what is told how it ended. Its ``repr`` shows neither."""
+
+    method: str
+    path: str
+    headers: Headers
+    body: bytes | None
+    limits: Limits
+    then: OnDone
+
+    def __repr__(self) -> str:
+        return object.__repr__(self)
+
+
+class Carriers:
+    """Tasks that carry requests over one transport, each one request at a time.
+
+    A carrier whose request was answered takes the next one in the same step of the loop, and ends if there is
+    none. So there are never more tasks than requests in flight, and under load none is made or ended.
+
+    Args:
+        transport: any :class:`Transport`.
+    """
+
+    __slots__ = ("_free", "_loads", "_tasks", "_transport")
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._loads: deque[_Load] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._free = 0
+
+    def carry(  # noqa: PLR0917 - as the transports take it
+        self, method: str, path: str, headers: Headers, body: bytes | None, limits: Limits, then: OnDone
+    ) -> None:
+        """Send one request; see :meth:`Transport.send`. ``then`` is told once how it ended, later."""
+        self._loads.append(_Load(method, path, headers, body, limits, then))
+        if self._free:
+            self._free -= 1  # the carrier that is telling an answer right now takes it
+            return
+        task = asyncio.get_running_loop().create_task(self._work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """End every task. What is not answered yet ends with ``interrupted``."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._loads:
+            self._loads.popleft().then(_closed())
+
+    async def _work(self) -> None:
+        taken = True
+        while taken and self._loads:
+            load = self._loads.popleft()
+            answer = await self._carried(load)
+            free, self._free = self._free, self._free + 1
+            load.then(answer)
+            taken = self._free == free
+            self._free = free
+
+    async def _carried(self, load: _Load) -> Response | Exception:
+        try:
+            return await self._transport.send(load.method, load.path, load.headers, load.body, load.limits)
+        except asyncio.CancelledError:
+            load.then(_closed())
+            raise
+        except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
+            return error
+
+
+def _closed() -> TransportError:
+    return TransportError("interrupted", "the transport was closed")
