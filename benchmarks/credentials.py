@@ -28,7 +28,6 @@ import msgspec
 from async_lru import alru_cache
 
 from flowmate_async import FlowMate
-from flowmate_async.access.single_flight import SingleFlight
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 from flowmate_async.values.secrets import Secret, decode_secret
 
@@ -121,22 +120,28 @@ async def waiters(rounds: int, count: int) -> dict[str, float]:
 
 
 async def _crowd(count: int, *, in_flight: bool) -> float:
-    """Microseconds a task that waits for one event: at the event itself, or on a flight that waits for it."""
-    event, flights = asyncio.Event(), SingleFlight[str, bool]()
+    """Microseconds a task that waits for one event: at the event itself, or in a flight that waits for it."""
+    event = asyncio.Event()
 
-    async def launch(_flight: object) -> bool:
-        return await event.wait()
+    async def upstream(method: str, path: str, headers: object, body: bytes | None) -> Any:
+        await event.wait()
+        return await answer(method, path, headers, body)
 
-    async def wait() -> bool:
-        return await (flights.fly("key", launch) if in_flight else event.wait())
+    async with FlowMate(admin_token="admin", transport=MemoryTransport(upstream), rate=None) as fm:
+        event.set()
+        await fm.impersonate("ali")
+        event.clear()
 
-    gc.collect()
-    began = time.perf_counter()
-    tasks = [asyncio.create_task(wait()) for _ in range(count)]
-    await asyncio.sleep(0)
-    event.set()
-    await asyncio.gather(*tasks)
-    return (time.perf_counter() - began) / count * 1e6
+        async def wait() -> object:
+            return await (fm.get_secret("ali", "s1") if in_flight else event.wait())
+
+        gc.collect()
+        began = time.perf_counter()
+        tasks = [asyncio.create_task(wait()) for _ in range(count)]
+        await asyncio.sleep(0)
+        event.set()
+        await asyncio.gather(*tasks)
+        return (time.perf_counter() - began) / count * 1e6
 
 
 def fill(count: int, *, traced: bool) -> float:

@@ -3,7 +3,7 @@
 Each is measured in turn with what it is compared with, in one process, and the medians of the rounds count.
 
 - *hit*, *one flight*: see credentials.py.
-- *flight alone*: a flight that nobody joins around a function that returns at once, against awaiting that.
+- *flight alone*: `get_secret` over a transport in memory that answers at once, against awaiting that answer.
 - *decode*: one answer (canned, 671 bytes) to the access token in it. *library* is all that this library does
   with a body: envelope, type by tag, dates, mask detection, refresh fields dropped. The others read into a
   struct or model of the fields that matter, or into dictionaries.
@@ -22,9 +22,10 @@ import credentials
 import uvloop
 from peers.reading import access_token
 
-from flowmate_async.access.single_flight import SingleFlight
+from flowmate_async import FlowMate
 from flowmate_async.bench.canned import ACCESS_TOKEN, ANSWERS, SECRET_ID
 from flowmate_async.contract.protocol import get_secret, read_secret
+from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 from flowmate_async.transport.base import Response
 
 Decode = Callable[[], str]
@@ -89,26 +90,28 @@ def decode(rounds: int, calls: int) -> dict[str, Any]:
 
 
 async def flight_alone(rounds: int, calls: int) -> dict[str, float]:
-    """Microseconds a flight costs a caller whom nobody joins."""
-    flights = SingleFlight[str, int]()
+    """Microseconds that flight and engine cost a caller whom nobody joins, above the transport."""
+    answers = {
+        "POST": json_response(b'{"token":"token"}'),
+        "GET": json_response(ANSWERS[f"/secrets/{SECRET_ID}"].body),
+    }
 
-    async def launch(_flight: object = None) -> int:
-        return 1
+    async def upstream(method: str, *_: object) -> Response:
+        return answers[method]
 
-    async def fly() -> int:
-        return await flights.fly("key", launch)
-
-    bare, flown = [], []
-    for _ in range(rounds):
-        bare.append(await _each(launch, calls))
-        flown.append(await _each(fly, calls))
+    async with FlowMate(admin_token="admin", transport=MemoryTransport(upstream), rate=None) as fm:
+        await fm.impersonate("ali")
+        bare, flown = [], []
+        for _ in range(rounds):
+            bare.append(await _each(lambda: upstream("GET"), calls))
+            flown.append(await _each(lambda: fm.get_secret("ali", SECRET_ID), calls))
     return {
         "bare_us": round(statistics.median(bare), 2),
         "flight_us": round(statistics.median(flown) - statistics.median(bare), 2),
     }
 
 
-async def _each(call: Callable[[], Awaitable[int]], calls: int) -> float:
+async def _each(call: Callable[[], Awaitable[object]], calls: int) -> float:
     began = time.perf_counter()
     for _ in range(calls):
         await call()
