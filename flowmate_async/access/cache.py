@@ -117,11 +117,9 @@ class Credentials:
             if (
                 wall < when.refresh_at_wall
                 and monotonic < when.refresh_at_monotonic
-                and wall + min_valid <= when.valid_until_wall
-                and monotonic + min_valid <= when.valid_until_monotonic
                 and (
-                    min_valid > 0  # then both follow from what was compared already
-                    or (wall < when.valid_until_wall and monotonic < when.valid_until_monotonic)
+                    min_valid <= when.margin_seconds
+                    or when.state(wall=wall, monotonic=monotonic, min_valid_seconds=min_valid) is State.FRESH
                 )
             ):
                 self._hits += 1

@@ -65,12 +65,21 @@ class Timeline(msgspec.Struct, frozen=True, gc=False):
 
     Either clock may be the one that is wrong: the wall clock jumps, the monotonic one stands still while a
     machine sleeps. The earlier moment counts.
+
+    Attributes:
+        refresh_at_wall: when it is to be refreshed, in seconds since the Unix epoch.
+        refresh_at_monotonic: the same on the monotonic clock.
+        valid_until_wall: when it ends, in seconds since the Unix epoch.
+        valid_until_monotonic: the same on the monotonic clock.
+        margin_seconds: for how long it is certainly valid after it is to be refreshed; negative when it ends
+            before that.
     """
 
     refresh_at_wall: float
     refresh_at_monotonic: float
     valid_until_wall: float
     valid_until_monotonic: float
+    margin_seconds: float = -math.inf
 
     def remaining_seconds(self, *, wall: float, monotonic: float) -> float:
         """How long the credential is still valid; negative when it has ended, infinite without an end."""
@@ -105,7 +114,7 @@ def timeline(
     if life is not None:
         return Timeline(math.inf, math.inf, wall + life, monotonic + life)
     stale = policy.static_ttl_seconds * (1 - 0.1 * jitter)
-    return Timeline(wall + stale, monotonic + stale, math.inf, math.inf)
+    return Timeline(wall + stale, monotonic + stale, math.inf, math.inf, math.inf)
 
 
 def _unknown_life_seconds(secret: Secret, policy: FreshnessPolicy) -> float | None:
@@ -127,7 +136,7 @@ def _until(end: float, wall: float, monotonic: float, jitter: float, policy: Fre
     low, high = policy.advisory_seconds
     left = end - wall
     early = max(0.0, min(low + (high - low) * jitter, left / 2))
-    return Timeline(end - early, monotonic + left - early, end, monotonic + left)
+    return Timeline(end - early, monotonic + left - early, end, monotonic + left, early)
 
 
 def may_refresh(summary: SecretSummary, *, now: float) -> bool:
