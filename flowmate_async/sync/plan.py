@@ -97,7 +97,17 @@ class Plan:
         reasons: how many were to be fetched, by why.
     """
 
-    __slots__ = ("_next", "_notes", "_policy", "_retried", "_seen", "left", "reasons", "renamed")
+    __slots__ = (
+        "_next",
+        "_notes",
+        "_policy",
+        "_retried",
+        "_seen",
+        "_takes_all",
+        "left",
+        "reasons",
+        "renamed",
+    )
 
     def __init__(
         self,
@@ -111,6 +121,7 @@ class Plan:
         self._policy = policy or _EVERYTHING
         self._seen = _decoded(seen)
         self._next: dict[str, Snapshot] = {}
+        self._takes_all = self._policy.full and not self._policy.skip_volatile and not self._seen
         self._retried = False
         self.left: dict[str, SkipReason] = {}
         self.renamed: dict[str, str] = {}
@@ -138,6 +149,9 @@ class Plan:
             summary: the secret as it was listed.
             now: seconds since the Unix epoch.
         """
+        if self._takes_all:
+            self._count("old")
+            return True
         before = self._seen.get(summary.id)
         if before is not None:
             self._next[summary.id] = before
