@@ -7,6 +7,7 @@ keeping the records and delivering the notices is done elsewhere: ``sync/``, ``s
 from flowmate_async.health.policy import HealthPolicy, Repetition
 from flowmate_async.health.records import Credential, HealthRecord, Notice
 from flowmate_async.health.states import Health, HealthState, Reason
+from flowmate_async.health.webhook import Message
 
 __all__ = [
     "Credential",
@@ -14,6 +15,7 @@ __all__ = [
     "HealthPolicy",
     "HealthRecord",
     "HealthState",
+    "Message",
     "Notice",
     "Reason",
     "Repetition",
