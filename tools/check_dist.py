@@ -1,9 +1,9 @@
-"""Checks what would be released: the files in dist/, what is in them, and that the wheel works by itself.
+"""Check the release: the files in dist/, their contents, and that the wheel works by itself.
 
     python tools/check_dist.py dist
 
-The wheel is installed into an environment of its own, without any extra, and used from another folder: the
-demo, the help, errors that name a missing extra. Then pyright says whether every public name has its type.
+Install the wheel into a separate environment without extras, and use it from another folder: the demo, the
+help, and errors that name a missing extra. Then pyright checks whether every public name has its type.
 """
 
 import email
@@ -23,13 +23,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "flowmate_async"
 NEVER = ("tests/", "benchmarks/", "docs/", "tools/", ".git", ".venv", "build/", "site/")
 LEAST_SCORE = 99.5
-"""Not all: Celery, a base class of one name, is not typed itself."""
+"""Below 100, since one name has a base class in Celery, which is not typed."""
 
 EXTRAS = {"otel", "postgres", "prometheus", "report", "wire"}
 
 
 def main() -> int:
-    """Print what is wrong; 0 when nothing is."""
+    """Print what is wrong. Return 0 if nothing is, else 1."""
     folder = Path(sys.argv[1])
     wheels, sources = sorted(folder.glob("*.whl")), sorted(folder.glob("*.tar.gz"))
     if len(wheels) != 1 or len(sources) != 1:
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def of_wheel(path: Path) -> Iterator[str]:
-    """What is wrong with the wheel's contents and metadata."""
+    """Yield what is wrong with the wheel's contents and metadata."""
     with zipfile.ZipFile(path) as wheel:
         names = set(wheel.namelist())
         info = next(name.partition("/")[0] for name in names if ".dist-info/" in name)
@@ -67,7 +67,7 @@ def of_wheel(path: Path) -> Iterator[str]:
 
 
 def of_metadata(metadata: email.message.Message) -> Iterator[str]:
-    """What is wrong with the metadata."""
+    """Yield what is wrong with the metadata."""
     version = (ROOT / PACKAGE / "__init__.py").read_text().partition('__version__ = "')[2].partition('"')[0]
     expected = {
         "Name": "flowmate-async",
@@ -88,7 +88,7 @@ def of_metadata(metadata: email.message.Message) -> Iterator[str]:
 
 
 def of_source(path: Path) -> Iterator[str]:
-    """What is wrong with the source archive: it must hold what a packager builds and tests from."""
+    """Yield what is wrong with the source archive: packagers must be able to build and test from it."""
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for needed in tracked(f"{PACKAGE}/", "tests/", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
@@ -100,16 +100,16 @@ def of_source(path: Path) -> Iterator[str]:
 
 
 def of_use(wheel: Path) -> Iterator[str]:
-    """What is wrong when the wheel is used."""
+    """Yield what goes wrong when the wheel is used."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(Path(folder) / "venv", with_pip=True)
         python = Path(folder) / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
         run([str(python), "-m", "pip", "install", "--quiet", str(wheel.absolute())], folder)
         yield from of_commands(python, folder)
-        typed = f"{wheel.absolute()}[celery,httpx,otel,prometheus,redis]"  # names are made of their types
+        typed = f"{wheel.absolute()}[celery,httpx,otel,prometheus,redis]"  # public names use their types
         run([str(python), "-m", "pip", "install", "--quiet", typed], folder)
         checker = str(Path(sys.executable).with_name("basedpyright"))
-        # It looks into the environment of the python that it finds first.
+        # It checks the environment of the first python on the path.
         path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
         verify = [checker, "--verifytypes", PACKAGE, "--ignoreexternal"]
         _, shown = run(verify, folder, PATH=path)
@@ -120,7 +120,7 @@ def of_use(wheel: Path) -> Iterator[str]:
 
 
 def of_commands(python: Path, folder: str) -> Iterator[str]:
-    """What is wrong with the commands of an environment that has nothing else."""
+    """Yield what is wrong with the commands in an environment without extras."""
     flowmate = str(python.with_name("flowmate"))
     for command, expected, wanted in (
         ([flowmate, "--version"], 0, ""),
@@ -137,7 +137,7 @@ def of_commands(python: Path, folder: str) -> Iterator[str]:
 
 
 def run(command: list[str], folder: str, **settings: str) -> tuple[int, str]:
-    """A command's exit code and all it printed, without this environment's settings."""
+    """Run a command without this environment's settings. Return its exit code and output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLOWMATE_", "PYTHON"))}
     env = {
         **kept,
@@ -153,7 +153,7 @@ def run(command: list[str], folder: str, **settings: str) -> tuple[int, str]:
 
 
 def tracked(*begins: str) -> list[str]:
-    """The project's files that begin so."""
+    """Return the tracked files that begin with one of these strings."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     return [name for name in listed.stdout.splitlines() if name.startswith(begins)]
 

@@ -1,4 +1,4 @@
-"""Prints constraints that hold every direct dependency at the lowest version pyproject.toml admits.
+"""Print constraints that pin every direct dependency to the lowest version that pyproject.toml allows.
 
 python tools/lowest.py > constraints.txt
 """
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Print a line a dependency."""
+    """Print one line per dependency."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
     for text in sorted({*project["dependencies"], *(one for extra in extras for one in extra)}):
