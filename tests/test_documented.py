@@ -153,7 +153,7 @@ def test_every_argument_of_a_class_is_described(found):
 NEVER_RAISE = {
     "base_url",
     "executor",  # only makes something
-    "keep_fresh",  # failures are left to whoever asks for the credential
+    "keep_fresh",  # failures are left to the caller who asks for the credential
     "lease",  # entering it raises what credential() does, and says so
     "listening",
     "stats",

@@ -324,7 +324,7 @@ async def world_with(username="ali", secret_id="ali-s-secret", kind=OAUTH, *, op
 
 
 class Toolbox:
-    """What the tests of this folder share, by name; a folder of tests is no package to import from."""
+    """Helpers that the tests of this folder share; test folders are not packages to import from."""
 
     World = World
     Upstream = Upstream

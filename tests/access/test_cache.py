@@ -159,7 +159,7 @@ async def test_the_least_recently_used_go_first_when_there_are_too_many(kit):
 
 
 async def test_a_flight_is_never_evicted(kit):
-    """Many others come and go while one request is on the wire; whoever asks joins it."""
+    """Many other keys come and go while one request is in flight; later callers join it."""
     async with kit.World(cache_capacity=2) as world:
         world.upstream.add("ali", "slow")
         first = asyncio.create_task(world.token("ali", "slow"))

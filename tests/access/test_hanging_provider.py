@@ -106,7 +106,7 @@ async def test_a_caller_who_needs_it_for_longer_gets_the_valid_value_during_the_
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 async def test_no_caller_waits_longer_than_the_limit(kit, call):
-    """Whatever makes it long; the answer is kept, and whoever asks meanwhile is told at once."""
+    """Whatever the reason, the answer is cached, and callers that ask meanwhile fail fast."""
     options = {"limits": ApiLimits(max_wait_seconds=8.0)}
     async with kit.world_with(secret_id=SID, left=60.0, options=options) as world:
         hang(world, 20.0)

@@ -47,7 +47,7 @@ class TestVariables:
         elif name == "FLOWMATE_STORE_KEY":
             assert "no key was given" in flowmate("sync", "--all-users").complaint
         else:
-            assert flowmate("sync", "--all-users", "--dry-run").code == USAGE  # there is no store yet
+            assert flowmate("sync", "--all-users", "--dry-run").code == USAGE  # the store does not exist yet
             assert flowmate("users").code == 0
 
     def test_an_empty_base_url_is_the_default_one(self, flowmate, connected, monkeypatch):
@@ -176,7 +176,7 @@ class TestPlace:
 
 
 class TestTrust:
-    """Whoever writes the file decides where the admin token is sent."""
+    """Write access to the file decides where the admin token is sent."""
 
     @pytest.fixture
     def requests(self, file: Path, connected: Twin, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""``flowmate doctor``: every failure it knows is provoked for real, and it says how to mend it."""
+"""``flowmate doctor``: every failure it knows is provoked for real, and it says how to fix it."""
 
 import datetime as dt
 import resource

@@ -199,7 +199,7 @@ def test_what_cannot_be_done_ends_with_a_reason(connected, flowmate, arguments, 
 
 
 def test_a_command_without_a_sandbox_says_what_to_do(flowmate, monkeypatch):
-    """No URL, no token, a closed port, and something that is no sandbox."""
+    """No URL, no token, a closed port, and a server that is not a sandbox."""
     assert "FLOWMATE_BASE_URL" in flowmate("sandbox", "stats").complaint
     monkeypatch.setenv("FLOWMATE_BASE_URL", "http://127.0.0.1:9")
     assert "FLOWMATE_ADMIN_TOKEN" in flowmate("sandbox", "stats").complaint

@@ -127,7 +127,7 @@ class TestMigrate:
         assert [item["username"] for item in listed(flowmate, "--store", "sqlite:///before.db")] == ["zoe"]
 
     def test_a_backup_that_was_interrupted_is_repeated(self, flowmate, synced, home):
-        """A copy of the same store is no foreign content."""
+        """A copy of the same store does not count as foreign content."""
         there, before = ("--store", "sqlite:///other.db"), ("--store", "sqlite:///before.db")
         base_url = ("--base-url", os.environ["FLOWMATE_BASE_URL"])
         assert flowmate("store", "import", export(home, record("zoe")), *base_url, *there).code == 0

@@ -204,7 +204,7 @@ class TestSync:
             assert report["resumed"]
             assert report["skipped"] > 0
             assert report["synced"] == 400
-            # Whoever had been begun was finished: nobody was impersonated twice.
+            # Users in progress were finished: none was impersonated twice.
             assert set(twin.stats()["impersonations_by_username"].values()) == {1}
 
 

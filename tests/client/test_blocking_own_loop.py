@@ -18,7 +18,7 @@ def twin():
 
 @pytest.mark.timeout(30)
 def test_usernames_may_come_from_the_client_itself(twin):
-    """The obvious line: sweep whoever the tenant has."""
+    """The obvious line: sweep all users of the tenant."""
     with FlowMateSync(admin_token=twin.admin_token, base_url=twin.url, rate=None) as fm:
         chosen = (user.username for user in fm.users() if user.is_active_tenant_user)
         assert len(list(fm.sweep(chosen))) == 6

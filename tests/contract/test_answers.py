@@ -158,7 +158,7 @@ class TestUsers:
         "odd", [{"roles": "ADMIN"}, {"roles": {"name": "ADMIN"}}, {"status": 1}, {"tenant": {}}]
     )
     def test_odd_rights_of_an_account_leave_it_out(self, odd):
-        """Whoever may be an administrator is not taken for a user of the tenant."""
+        """A possible administrator is not taken for a user of the tenant."""
         account = {"username": "a", "_id": "1", "status": "ACTIVE", "tenant": "t", "roles": []}
         [user] = protocol.read_users(answer([account | odd]))
         assert not user.is_active_tenant_user

@@ -144,7 +144,7 @@ class TestProcesses:
         assert few._coordination._agreement.processes == 8
 
     async def test_one_that_vanished_counts_for_a_while_only(self, sandbox, join, redis):
-        """What stays behind of a killed process, and what is no entry at all, is forgotten."""
+        """Entries left by a killed process, and malformed entries, are removed."""
         client = await join(redis, rate=RATE, burst=BURST)
         listed = client._coordination._keyspace.processes
         now = int(time.time() * 1000)

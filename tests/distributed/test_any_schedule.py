@@ -304,6 +304,6 @@ async def test_any_schedule_by_lot(redis, part):
 
 
 async def test_any_schedule_with_refreshes_that_fail(redis, monkeypatch):
-    """All at once, since a failure is waited out by whoever comes later."""
+    """All at once, since later callers wait out a failure."""
     monkeypatch.setattr(locks, "LIFE_SECONDS", 2.0)
     await together(redis, range(12), faults=True)

@@ -250,7 +250,7 @@ class TestReports:
         assert "does not answer" in client.stats().coordination.problem
 
     async def test_one_spoiled_record_is_no_outage(self, sandbox, join, redis):
-        """Whoever can write to Redis costs one secret its sharing, and nothing else."""
+        """Write access to Redis can stop the sharing of one secret, and nothing else."""
         client = await join(redis)
         (spoiled, *_, other) = secrets_of(sandbox)
         name = client._coordination._keyspace.of("turn", *spoiled)

@@ -82,7 +82,7 @@ async def test_a_shard_in_another_envelope_is_not(message, part, change):
 
 @pytest.mark.parametrize("name", ["callbacks", "errbacks", "chain", "chord"])
 async def test_a_shard_with_something_to_do_afterwards_is_not(message, name):
-    """Whoever saw a shard in the broker could have a worker publish anything."""
+    """Somebody who saw a shard in the broker could make a worker publish anything."""
     assert taken(with_body(message))
     assert not taken(with_body(message, **{name: [{"task": "celery.chain"}]}))
 

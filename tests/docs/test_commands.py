@@ -1,6 +1,6 @@
-"""The commands of the README and of the guides run as printed, in their order, in one shell a page.
+"""The commands of the README and of the guides run as printed, in order, in one shell per page.
 
-They talk to a twin that has the user and the secret of the examples. What sets up a machine is left out.
+They talk to a sandbox that has the user and the secret of the examples. Installation commands are skipped.
 """
 
 import os
@@ -44,7 +44,7 @@ def twin():
 
 @pytest.fixture
 def shell(twin, tmp_path):
-    """Run a script where the commands are those of this environment, and nothing is left running."""
+    """Run a script with the commands of this environment, and leave nothing running."""
     (tmp_path / "report.sh").write_text('#!/bin/sh\ntest -n "$CREDENTIAL_KEY" && echo "reported with $*"\n')
     (tmp_path / "report.sh").chmod(0o700)
     commands = tmp_path / "bin"

@@ -161,7 +161,7 @@ events = st.lists(
 
 @given(events)
 def test_whatever_happens_probes_stay_few_and_it_is_never_stuck(events):
-    """A model of its callers: whoever was let through reports back once, with the epoch of then."""
+    """A model of its callers: each admitted caller reports back once, with the epoch at admission."""
     bench = Bench(BreakerPolicy(failures=3, subjects=2, open_seconds=5))
     breaker, inside = bench.breaker, []
     for what, user, seconds in events:

@@ -193,7 +193,7 @@ class TestRefreshingGets:
 
     @pytest.mark.parametrize("concurrency", [1, 64])
     async def test_nobody_else_sends_it_meanwhile(self, concurrency):
-        """Two users share a secret: the lock is the secret's, whoever asks; also for who waits for a slot."""
+        """The lock belongs to the secret, for both of its owners, also while one waits for a slot."""
         script = Script(**{"GET_secrets/id": [5.0]})
         async with client(script, concurrency=concurrency) as fm:
             await asyncio.gather(*(fm.impersonate(name) for name in ("u", "v", "w")))

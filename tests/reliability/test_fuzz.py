@@ -1,7 +1,7 @@
 """Hostile answers, through the client's public face: a value, or a ``FlowMateError`` that shows nothing.
 
 The bodies are the recorded ones with every credential replaced by a planted one, then cut, spliced, nested,
-given odd numbers, double keys and bytes that are no UTF-8; and bodies made up from nothing. Single decoders
+given odd numbers, duplicate keys and invalid UTF-8; and invented bodies. Single decoders
 have fuzz tests of their own beside them, in ``tests/values`` and ``tests/contract``.
 """
 
@@ -60,7 +60,7 @@ _ODD = st.sampled_from(
         b"01", b"\xef\xbb\xbf", b"\x00", b"//", b"'a'", b"2" * 25, b'{"_id":"a","_id":"b"}', b"-", b'"',
     ]
 )  # fmt: skip
-"""Numbers beyond every range, lone surrogates, bytes that are no UTF-8, deep nesting, doubled keys."""
+"""Numbers beyond every range, lone surrogates, invalid UTF-8, deep nesting, duplicate keys."""
 
 
 @st.composite

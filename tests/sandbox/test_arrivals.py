@@ -34,7 +34,7 @@ def test_the_bucket_grants_exactly_what_a_bucket_of_fractions_grants(
 
 
 def test_rounding_does_not_add_up() -> None:
-    """A rate whose interval is no float, asked ten times too often for eleven hours: not one too few."""
+    """Even if the interval is not exact as a float, eleven hours of tenfold load get every request due."""
     now = 0.0
     bucket = TokenBucket(rate=0.3, burst=2, clock=lambda: now)
     granted = 0

@@ -58,7 +58,7 @@ async def test_brackets_may_be_literal_or_encoded(running: Any) -> None:
 @pytest.mark.observes("Listing", "Nonsense sizes")
 @pytest.mark.parametrize("size", ["", "0", "abc", "-", "%00", "null"])
 async def test_a_nonsense_size_falls_back_to_thirty(running: Any, size: str) -> None:
-    """Nonsense is no error."""
+    """Invalid parameters are not an error."""
     async with running() as (_, call):
         token = await call.impersonate(ALICE)
         listing = await listed(call, token, f"?page[size]={size}")

@@ -164,7 +164,7 @@ def complaints(statements: list[Statement], claims: list[Claim]) -> list[str]:
 
 
 def test_every_statement_of_the_contract_is_proved_once_or_excused() -> None:
-    """Whoever adds a line to the contract adds a test, or says here why there is none."""
+    """Each line of the contract has a test, or an excuse here."""
     statements = statements_of(CONTRACT.read_text(encoding="utf-8"))
     assert len(statements) > 80
     assert complaints(statements, all_claims()) == []
@@ -183,7 +183,7 @@ def test_a_new_statement_fails_the_walk_and_so_does_a_double_claim() -> None:
 
 
 def test_a_document_is_cut_at_full_stops_outside_of_code() -> None:
-    """Headings, code blocks, headers and rules of tables are no statements; items may go on."""
+    """Skip headings, code blocks, and headers and rules of tables; items may continue."""
     document = (
         "# T\n\nOne `a. B`. Two\ngoes **on**.\n\n```\nNot. This.\n```\n## U\n"
         "- item. Is\n  two\n- three\n\n| h | i |\n| --- | --- |\n| **r** |  s |\n"

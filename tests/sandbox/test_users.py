@@ -79,7 +79,7 @@ async def test_a_username_with_capitals_is_kept_in_lower_case(running: Any) -> N
 
 @pytest.mark.observes("Users of the tenant", "An empty `username=`")
 async def test_an_empty_username_returns_everyone(running: Any) -> None:
-    """A trap that was observed: an empty filter is no filter."""
+    """An observed trap: an empty filter matches everything."""
     async with running() as (sandbox, call):
         assert len(await names(call, sandbox, "?username=")) == sandbox.world.user_count
 

@@ -51,7 +51,7 @@ def opened(kind: str, request: pytest.FixtureRequest, path: Path, key: StoreKey)
 
 @pytest.fixture
 def sql(kind: str, request: pytest.FixtureRequest, path: Path) -> Sql:
-    """Whoever can write to the store without its key."""
+    """Somebody can write to the store but does not have its key."""
 
     def on_file(statement: str) -> str:
         connection = sqlite3.connect(path)

@@ -110,7 +110,7 @@ def test_one_users_own_trouble_never_ends_it(error):
 
 @pytest.mark.parametrize("endpoint", [IMPERSONATE, LIST])
 def test_a_base_url_that_is_not_flowmates_ends_it(endpoint):
-    """Strange answers to user after user are no user's own trouble."""
+    """Strange answers for user after user are not the users' fault."""
     watch, error = rules(max_consecutive_failures=3), ProtocolError("m", endpoint=endpoint)
     assert [watch.note(failed(error)) for _ in range(3)] == [None, None, error]
 

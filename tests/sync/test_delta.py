@@ -59,7 +59,7 @@ async def test_a_new_secret_and_a_moved_expiry_are_fetched(sandbox, fm, store):
 
 
 async def test_a_new_name_is_stored_without_a_get(sandbox, fm, store):
-    """The listing shows it, and a name is no credential."""
+    """The listing shows the name, which is not a credential."""
     await fm.sync(store, NAMES)
     before = await contents(store)
     simple = next(one for one in sandbox.world.truth() if one.type == "SIMPLE" and one.username in NAMES)

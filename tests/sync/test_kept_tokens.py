@@ -92,7 +92,7 @@ async def test_without_being_asked_a_sync_keeps_none_and_removes_what_was_kept(s
 
 
 async def test_a_kept_token_that_is_rejected_is_replaced_once(sandbox, fm, store):
-    """Whoever revoked it; the new one is kept, and the run goes as any other."""
+    """Whatever revoked it, the new one is kept, and the run goes on as usual."""
     await fm.sync(store, NAMES, options=KEEP)
     before = await kept(store)
     assert sandbox.world.tokens.revoke() >= len(NAMES)
@@ -190,7 +190,7 @@ async def test_a_full_sync_keeps_and_uses_them_as_well(sandbox, fm, store):
 
 
 class NobodyToAsk:
-    """An executor, as whoever has other processes do the work has one."""
+    """An executor like those that give the work to other processes."""
 
 
 async def test_a_store_that_cannot_keep_them_is_refused_before_anything_is_asked(sandbox, fm, tmp_path):

@@ -82,7 +82,7 @@ async def test_masked_users_cost_one_get_a_night_and_starve_nobody(sandbox, stor
 
 @pytest.mark.parametrize(("failures", "gets"), [(1, 2), (2, 3)])
 async def test_after_a_get_that_says_nothing_the_next_one_is_sent_alone_too(sandbox, failures, gets):
-    """An answer that is no JSON, for one; however much concurrency there is."""
+    """For example an answer that is not JSON, with any concurrency."""
     name = MASKED[0]
     rule = faults.Html(at_most=failures, routes=("GET /secrets/{id}",))
     sandbox.configure(faults=Faults(rules=(rule,)))

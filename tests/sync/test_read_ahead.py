@@ -1,4 +1,4 @@
-"""What a store tells of users is read ahead, many users at a time; and nobody waits for others."""
+"""A store's records of users are read ahead in batches, and no user waits for others."""
 
 import asyncio
 import json

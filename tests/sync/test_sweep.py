@@ -84,7 +84,7 @@ async def test_a_failure_is_an_outcome_and_the_rest_goes_on():
 
 
 async def test_none_among_the_names_does_not_end_it_silently():
-    """A NULL out of somebody's database must not make a sweep skip whoever comes after it."""
+    """A NULL from a database must not make a sweep skip the users after it."""
     async with client(concurrency=1) as fm:
         assert [o.username async for o in fm.sweep(["a", None, "b"])] == ["a", None, "b"]
 

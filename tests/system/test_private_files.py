@@ -177,7 +177,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_holds_no_token_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
-    """Bytes that are no text, and far too many of them."""
+    """Bytes that are not text, and far too many of them."""
     create_private(tmp_path / "file", content)
     with pytest.raises(ConfigurationError, match=reason):
         read_private_text(tmp_path / "file", what="the token file")

@@ -142,7 +142,7 @@ who = ContextVar("who", default="nobody")
 
 @pytest.mark.parametrize("name", ["aiohttp", "wire"])
 async def test_a_retry_goes_on_for_whom_it_was_begun(name):
-    """Not for whoever dialled the connection: with its caller's priority, and in its caller's context."""
+    """It runs with its own caller's priority and context, not those of the caller who dialled."""
     seen = []
 
     def listener(_event):

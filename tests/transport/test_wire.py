@@ -88,7 +88,7 @@ class TestPool:
         assert server.connections == 3
 
     async def test_where_one_was_found_closed_its_neighbours_are_not_tried(self):
-        """So that whoever sends again, after the server was restarted, does so on a fresh connection."""
+        """So that a retry after a restart of the server uses a fresh connection."""
         answers = [split(http(), pause_seconds=0.001)] * 3 + [Answer((), "close"), http(b"[2]")]
         async with ScriptedServer(*answers) as server, transport(server.url) as made:
             await asyncio.gather(*(get(made) for _ in range(3)))

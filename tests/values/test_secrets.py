@@ -1,4 +1,4 @@
-"""Every type decodes, survives a round trip and hides itself; what is no secret is a ProtocolError."""
+"""Every type decodes, survives a round trip and hides its value; anything else is a ProtocolError."""
 
 import copy
 import json

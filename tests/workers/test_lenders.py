@@ -227,7 +227,7 @@ class Refreshing:
 
 @pytest.mark.parametrize("spread", [1, 3])
 def test_slots_are_lent_to_the_worker_that_needs_them(virtually, spread):
-    """320 refreshes of 0.3 s take as long as eight at a time do, whoever has how many of them."""
+    """320 refreshes of 0.3 s take as long as eight at a time, however they are spread over workers."""
 
     async def main():
         world, loop = Refreshing(3), asyncio.get_running_loop()

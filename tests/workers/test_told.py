@@ -1,4 +1,4 @@
-"""The report of ``flowmate sync --workers`` tells of every request, whichever process sent it."""
+"""The report of ``flowmate sync --workers`` covers every request, whichever process sent it."""
 
 import os
 import signal

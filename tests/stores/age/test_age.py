@@ -182,7 +182,7 @@ class TestDamage:
     async def test_what_somebody_else_encrypted_for_the_key_is_noticed(
         self, open_age: OpenAge, path: Path, key: StoreKey
     ) -> None:
-        """The public half of a key encrypts, and is no proof of anything."""
+        """The public half of a key encrypts, but proves nothing."""
         async with open_age() as store:
             await write(store, synced("ann", api_key()), synced("bob", api_key()))
         segment, identity = segments(path)[-1], identity_of(key)

@@ -100,7 +100,7 @@ class TestFailure:
     async def test_a_batch_that_fails_half_way_leaves_whole_users(
         self, openbao: OpenBaoServer, openbao_url: str, tmp_path: Path, open_openbao: OpenBao
     ) -> None:
-        """Here a policy forbids one user's document; whoever is written is written with the checkpoint."""
+        """A policy forbids one user's document; the others are written with their checkpoints."""
         place = path_of(openbao_url)
         rules = {
             f"secret/data/{place}/users/user05": ["deny"],

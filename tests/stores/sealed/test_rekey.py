@@ -238,7 +238,7 @@ class TestSqlite:
             assert (await store.verify()).damaged == (("ann", "a"),)
 
     async def test_what_the_old_key_sealed_is_gone_from_the_disk(self, file: Path, key: StoreKey) -> None:
-        """And the new key never was on it; of the old one there is no trace either."""
+        """The new key never was in it, and the old one has left no trace."""
         async with open_store(f"sqlite:///{file}", key=key) as store:
             await write(store, synced("ann", api_key(key="x" * 300)))
             with sqlite3.connect(file) as connection:

@@ -101,7 +101,7 @@ async def test_kill_9_loses_nothing_and_leaves_nothing_half_written(
 async def test_a_killed_writers_log_is_left_alone_under_a_wrong_key(
     path: Path, key: StoreKey, snapshot: Callable[[], object]
 ) -> None:
-    """Recovery is for whoever has the key."""
+    """Recovery needs the key."""
     killed_writer(path, key, "a", after=3)
     before = snapshot()
     with pytest.raises(StoreError, match="sealed with key"):

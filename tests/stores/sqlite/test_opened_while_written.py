@@ -26,7 +26,7 @@ WRITER = textwrap.dedent("""
 
 
 def test_a_store_opens_while_others_move_its_pages(open_sqlite, path: Path) -> None:
-    """The first look takes no lock, so it may see half of a change; that is no damage."""
+    """The first look takes no lock, so it may see half of a change; that does not count as damage."""
 
     async def opened() -> SqliteStore:
         async with open_sqlite() as store:

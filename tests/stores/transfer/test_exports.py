@@ -74,7 +74,7 @@ def test_a_byte_order_mark_of_windows_is_skipped(encoding: str, kind: str) -> No
 
 class TestCsv:
     def test_a_column_a_field(self) -> None:
-        """Empty cells are nothing; a byte order mark and line breaks in cells are no trouble."""
+        """Empty cells are ignored; a byte order mark and line breaks in cells are accepted."""
         text = (
             "\ufeffusername,id,type,name,value.username,value.passphrase,value.key\r\n"
             f'ann,{ID},SIMPLE,an app,ali,"open\r\nsesame",\r\n'
