@@ -76,7 +76,7 @@ async def memory() -> list[Found]:
 
 
 def judge(measure: Callable[[], Awaitable[list[Found]]]) -> bool:
-    """Measure up to a few times, until all ratios pass. Return whether they did."""
+    """Measure until all is good, a few times at most; whether it was."""
     for _ in range(ATTEMPTS):
         found = uvloop.run(measure())
         for what, value, bound, good in found:

@@ -1,4 +1,4 @@
-"""What all tests share: the loops, a running twin, a client of it, and a way to look for leaks."""
+"""What all tests share: the loops, a running sandbox, a client of it, and a way to look for leaks."""
 
 import asyncio
 import os
@@ -99,14 +99,14 @@ def no_blocking() -> Iterator[None]:
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """A twin with 20 users."""
+    """A sandbox with 20 users."""
     async with Sandbox(SandboxOptions(users=20, seed=7)) as running:
         yield running
 
 
 @pytest.fixture(params=["aiohttp", "wire"])
 async def fm(sandbox: Sandbox, request: pytest.FixtureRequest) -> AsyncIterator[FlowMate]:
-    """A client of the twin on either transport, without a rate limit."""
+    """A client of the sandbox on either transport, without a rate limit."""
     async with FlowMate(
         admin_token=sandbox.admin_token, base_url=sandbox.url, rate=None, transport=request.param
     ) as client:

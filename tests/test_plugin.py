@@ -1,4 +1,4 @@
-"""The pytest plugin, used as its users do: tests of their own, run by pytest in a process of its own."""
+"""The pytest plugin, used as its users do: tests of their own, run by pytest in a separate process."""
 
 import pytest
 

@@ -87,7 +87,7 @@ async def test_the_same_token_with_another_date_is_the_same_credential(kit):
 
 
 async def test_the_same_token_whose_refresh_fields_look_different_is_the_same_credential(kit):
-    """They come in clear or as ciphertext, whichever GET it was."""
+    """They come in plain text or as ciphertext, whichever GET it was."""
     async with kit.world_with(options={"keep_refresh_fields": True}) as world:
         kept = world.upstream.kept["ali-s-secret"]
         kept.refresh_token = "in clear"

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend():
-    """Real time: the twin is a real server."""
+    """Real time: the sandbox is a real server."""
     return "asyncio"
 
 

@@ -167,7 +167,7 @@ async def test_a_steady_stream_of_interactive_calls_does_not_starve_the_backgrou
 
 
 async def test_who_waits_for_what_a_working_set_has_queued_is_not_behind_it(kit, stack):
-    """Joining a background flight that is not on the wire yet hurries it along."""
+    """Joining a background flight that is not in flight yet hurries it along."""
     world, pairs = await world_of(kit, stack, 8, username="bea", options={"rate": 1.0, "burst": 1})
     for number in range(300):
         world.upstream.add("ali", f"a{number}")

@@ -1,4 +1,4 @@
-"""A sick upstream, seen by many users: nobody is impersonated anew; an error at once, or what is held."""
+"""A failing upstream, seen by many users: nobody is impersonated anew; an error at once, or what is held."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The benchmarks measure what the real thing would answer: canned answers against the twin's."""
+"""The benchmarks measure what the real thing would answer: canned answers against the sandbox's."""
 
 import aiohttp
 import msgspec
@@ -40,7 +40,7 @@ async def twin():
 
 
 async def answers_of(twin) -> dict[str, tuple[dict, dict]]:
-    """The twin's headers and content, by the canned answers' paths."""
+    """The sandbox's headers and content, by the canned answers' paths."""
     async with aiohttp.ClientSession(twin.url) as session:
 
         async def ask(method: str, path: str, token: str, **options):

@@ -1,4 +1,4 @@
-"""The command line under test: run in this process, or as a process of its own, against a twin."""
+"""The command line under test: run in this process, or as a separate process, against a sandbox."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ def present(value: dict) -> dict:
 
 @contextlib.contextmanager
 def twin_process(*flags: str) -> Iterator[Twin]:
-    """A twin in a process of its own, ended with the test."""
+    """A sandbox in a separate process, ended with the test."""
     process = subprocess.Popen(
         [*FLOWMATE, "sandbox", *flags],
         stdout=subprocess.PIPE,
@@ -80,7 +80,7 @@ def twin_process(*flags: str) -> Iterator[Twin]:
 
 @pytest.fixture(scope="session")
 def twin() -> Iterator[Twin]:
-    """A small twin that no test changes for the others."""
+    """A small sandbox that no test changes for the others."""
     with twin_process("--users", "12", "--seed", "7") as running:
         yield running
 
@@ -127,13 +127,13 @@ def flowmate(home: Path, capsys: pytest.CaptureFixture[str]):
 
 @pytest.fixture
 def connected(twin: Twin, monkeypatch: pytest.MonkeyPatch, home: Path) -> Twin:
-    """The twin, named by the environment, and a store with its key."""
+    """The sandbox, named by the environment, and a store with its key."""
     connect(twin, monkeypatch, home)
     return twin
 
 
 def connect(twin: Twin, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """Name a twin and a store by the environment."""
+    """Name a sandbox and a store by the environment."""
     monkeypatch.setenv("FLOWMATE_BASE_URL", twin.url)
     monkeypatch.setenv("FLOWMATE_ADMIN_TOKEN", twin.admin_token)
     monkeypatch.setenv("FLOWMATE_RATE", "0")

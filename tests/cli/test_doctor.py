@@ -42,7 +42,7 @@ def examined(flowmate):
 
 @contextmanager
 def twin_here(**options):
-    """A twin in this process, so that its world, its token and its TLS can be chosen."""
+    """A sandbox in this process, so that its world, its token and its TLS can be chosen."""
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
         yield stack.enter_context(
@@ -382,7 +382,7 @@ def test_what_upstream_says_cannot_command_the_terminal(flowmate, connected, mon
 
 
 def test_a_listing_without_a_total_cannot_be_proven_complete(examined, connected, monkeypatch):
-    """A scripted FlowMate, since the twin always counts, as the observed one does."""
+    """A scripted FlowMate, since the sandbox always counts, as the observed one does."""
     with scripted_flowmate() as url:
         monkeypatch.setenv("FLOWMATE_BASE_URL", url)
         code, found = examined()

@@ -29,21 +29,21 @@ REVOKED = {
 
 @pytest.fixture(scope="module")
 def own_twin():
-    """A twin that these tests change."""
+    """A sandbox that these tests change."""
     with twin_process("--users", "3", "--seed", "7") as running:
         yield running
 
 
 @pytest.fixture
 def connected(own_twin, monkeypatch, home):
-    """That twin, named by the environment, and a store with its key."""
+    """That sandbox, named by the environment, and a store with its key."""
     connect(own_twin, monkeypatch, home)
     return own_twin
 
 
 @pytest.fixture
 def revoked(connected):
-    """A user of the twin whose grant was revoked; the secret's id."""
+    """A user of the sandbox whose grant was revoked; the secret's id."""
     connected.ask("/_sandbox/users", {"username": "customer-a"}, method="POST")
     yield json.loads(connected.ask("/_sandbox/secrets", REVOKED, method="POST"))["id"]
     connected.ask("/_sandbox/users/customer-a", method="DELETE")

@@ -68,7 +68,7 @@ def wait_for_users(twin: Twin, process: subprocess.Popen[bytes], more: float) ->
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 @pytest.mark.timeout(300)
 def test_five_kills_lose_nothing_and_fetch_no_acknowledged_user_again(tmp_path: Path) -> None:
-    """The store equals the twin, as an undisturbed run's does; the twin's counters show no second fetch."""
+    """The store equals the sandbox, as after an undisturbed run; the counters show no second fetch."""
     undisturbed, killed = tmp_path / "undisturbed.db", tmp_path / "killed.db"
     with twin_process("--users", str(USERS), "--seed", "7") as twin:
         assert sync(twin, undisturbed).communicate()[0]

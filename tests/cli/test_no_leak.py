@@ -17,7 +17,7 @@ from .conftest import Ended, answering, http
 
 
 class Vault:
-    """A twin in this process, and everything in it that must never show."""
+    """A sandbox in this process, and everything in it that must never show."""
 
     def __init__(self, sandbox: Sandbox, tokens: list[str]) -> None:
         self.sandbox = sandbox

@@ -22,7 +22,7 @@ CLOSED = [combination for size in (1, 2, 3) for combination in itertools.combina
 
 
 def flowmate_process(*arguments, closed=(), **options):
-    """Run a command as a process of its own, without some of its standard streams."""
+    """Run a command as a separate process, without some of its standard streams."""
     options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 60, "check": False} | options
     return subprocess.run([*FLOWMATE, *arguments], preexec_fn=closing(*closed), **options)  # noqa: PLW1510
 

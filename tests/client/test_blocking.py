@@ -28,7 +28,7 @@ USERS = 30
 
 @pytest.fixture
 def twin():
-    """A twin on an event loop of its own, as a remote one would be."""
+    """A sandbox on an event loop of its own, as a remote one would be."""
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(Sandbox(SandboxOptions(users=USERS, seed=7))) as sandbox,

@@ -1,4 +1,4 @@
-"""The client against the running twin: single flight to the last request, isolation, errors, its end."""
+"""The client against the running sandbox: single flight to the last request, isolation, errors, its end."""
 
 import asyncio
 from collections import Counter

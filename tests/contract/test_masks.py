@@ -161,7 +161,7 @@ class TestProofOfThePermission:
 
     @pytest.mark.parametrize("line_break", LINE_BREAKS)
     def test_a_multi_line_value_is_not_proof(self, line_break):
-        """Its last line may be too short to be masked, so it arrives in clear without the permission."""
+        """Its last line may be too short to be masked, so it arrives in plain text without the permission."""
         for value in (f"-----BEGIN{line_break}abcd", f"{line_break}key", f"key{line_break}"):
             assert not proves_raw_read(ApiKeySecret(id="i", value=ApiKeyValue(key=value)))
             assert not proves_raw_read(MixedSecret(id="i", value=MixedValue(payload=value)))

@@ -55,7 +55,7 @@ def answered(case):
 
 
 def has_mask(value):
-    """Whether any field of a recorded value is masked; ciphertexts may hold single stars of their own."""
+    """Return whether any field of a recorded value is masked; ciphertexts may hold single stars."""
     return any(isinstance(part, str) and (part == "***" or "*****" in part) for part in value.values())
 
 

@@ -111,7 +111,7 @@ def assert_secret_is_read(request, response, data):
         secret = read(request, response)
         assert (secret.id, secret.name) == (data["_id"], data["name"])
         encoded = json.loads(protocol.msgspec.json.encode(secret))["value"]
-        # A refresh token in clear was rotated by this GET; a ciphertext is never kept.
+        # A refresh token in plain text was rotated by this GET; a ciphertext is never kept.
         kept = {f: v for f, v in value.items() if v is not None and f not in ("refreshToken", "inputFields")}
         assert encoded == kept
         assert secret.expires_at == end_of(data)

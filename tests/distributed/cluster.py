@@ -1,4 +1,4 @@
-"""A cluster on one machine: a Redis, workers and followers as processes of their own, a twin."""
+"""A cluster on one machine: a Redis, workers and followers as processes of their own, a sandbox."""
 
 import contextlib
 import os

@@ -43,7 +43,7 @@ def mortal_redis(redis_program: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def prepare(sandbox: Sandbox) -> Callable[..., FlowMate]:
-    """Return a client of the twin that shares over a Redis, as another process would; not yet entered."""
+    """Return a client of the sandbox that shares over a Redis, as another process would; not yet entered."""
 
     def client(redis: RedisServer, **options: Any) -> FlowMate:
         names = ("processes", "on_outage", "namespace", "freshness")

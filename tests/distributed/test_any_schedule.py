@@ -1,6 +1,6 @@
 """Any schedule of several processes: no false value or statement, and one refresh per secret at a time.
 
-Each schedule has a twin, a namespace in Redis and a time of its own, which jumps; many run side by side.
+Each schedule has a sandbox, a namespace in Redis and a time of its own, which jumps; many run side by side.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ ACTIONS += (
 
 
 class Time:
-    """Everybody's clock, twin and processes alike; it can jump."""
+    """Everybody's clock, sandbox and processes alike; it can jump."""
 
     def __init__(self):
         self.ahead = 0.0

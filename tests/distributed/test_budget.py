@@ -17,7 +17,7 @@ RATE, BURST = 300, 30
 
 @pytest.fixture
 async def sandbox():
-    """A twin that notes when requests come."""
+    """A sandbox that notes when requests come."""
     async with Sandbox(SandboxOptions(users=200, seed=7, record_arrivals=True)) as running:
         yield running
 

@@ -27,7 +27,7 @@ SPARE_SECONDS = 300
 
 @pytest.fixture
 def twin():
-    """A twin with the user and the secret that the examples name."""
+    """A sandbox with the user and the secret that the examples name."""
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(Sandbox(SandboxOptions(users=20, seed=7))) as running,

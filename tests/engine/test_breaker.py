@@ -1,4 +1,4 @@
-"""Opens when many users meet a sick upstream at once, and for nothing less; lets a few probes through."""
+"""Opens when many users meet a failing upstream at once, and for nothing less; lets a few probes through."""
 
 import pytest
 from hypothesis import given

@@ -1,6 +1,6 @@
 """Every request in virtual time: what is sent again, when, and that everything is bounded.
 
-Through the public client over a transport in memory that answers by a script.
+Through the public client over an in-memory transport that answers by a script.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Two apps on this machine, a twin that keeps their credential, and each way to attach it to requests."""
+"""Two apps on this machine, a sandbox that keeps their credential, and each way to attach it to requests."""
 
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -105,7 +105,7 @@ async def elsewhere() -> AsyncIterator[App]:
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """A twin with one user."""
+    """A sandbox with one user."""
     async with Sandbox(SandboxOptions(empty_world=True)) as twin:
         twin.world.add_user(WORKER)
         yield twin
@@ -113,7 +113,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 def oauth(sandbox: Sandbox) -> Any:
-    """The user's OAuth token, as the twin keeps it; put another one in to rotate it."""
+    """The user's OAuth token, as the sandbox keeps it; put another one in to rotate it."""
     return sandbox.world.add_secret(
         WORKER, type="OA2_AUTHORIZATION_CODE", value={"accessToken": FIRST, "expires": "2099-01-01T00:00:00Z"}
     )

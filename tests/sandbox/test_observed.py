@@ -68,7 +68,7 @@ class Statement(msgspec.Struct, frozen=True):
     text: str
 
     def begins(self, section: str, beginning: str) -> bool:
-        """Whether a claim means this statement."""
+        """Return whether a claim means this statement."""
         return self.section.startswith(section) and self.text.startswith(beginning)
 
 

@@ -99,7 +99,7 @@ async def test_a_get_refreshes_when_less_than_fifteen_minutes_remain(
 
 
 async def test_a_refresh_rotates_both_tokens_and_shows_the_new_one_once(running: Any, clock: Any) -> None:
-    """The refreshing GET shows the refresh token in clear, later ones a ciphertext."""
+    """The refreshing GET shows the refresh token in plain text, later ones a ciphertext."""
     async with running(now=clock) as (sandbox, call):
         one = await shelf(sandbox, call, "OA2_AUTHORIZATION_CODE", oauth("2027-01-15T08:00:00Z"))
         first, second = await one.get(), await one.get()
@@ -150,7 +150,7 @@ MASK = re.compile(r"(?:.*\n)?\*+[^\n]{4}", re.DOTALL)
 
 @pytest.mark.observes("Second look: refreshes", "`refreshToken` is ciphertext even for readers")
 async def test_a_ciphertext_can_look_like_a_mask_for_a_reader_with_permission(running: Any) -> None:
-    """On demand: the last line is a star and four characters, and the access token is in clear."""
+    """On demand: the last line is a star and four characters, and the access token is in plain text."""
     async with running(users=30, looks_masked_share=0.5) as (sandbox, call):
         looks = []
         for user in [user for user in sandbox.world.users() if user.active_tenant_user]:
@@ -192,7 +192,7 @@ async def test_without_a_refresh_token_the_expired_one_comes_back(running: Any) 
 @pytest.mark.observes("One secret", "SESSION_AUTH with `expires: null`")
 @pytest.mark.parametrize("fields", [{"expires": None}, {}])
 async def test_a_session_without_expiry_logs_in_at_every_get(running: Any, fields: Any) -> None:
-    """`expires: null` or absent: each GET gives a new token, and the input fields in clear."""
+    """`expires: null` or absent: each GET gives a new token, and the input fields in plain text."""
     async with running() as (sandbox, call):
         one = await shelf(sandbox, call, "SESSION_AUTH", session(**fields))
         answers = [await one.get() for _ in range(3)]

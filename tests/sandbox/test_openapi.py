@@ -42,7 +42,7 @@ FEW = settings(
 
 
 class Served:
-    """A sandbox in a thread of its own, and a session to call it."""
+    """A sandbox in a separate thread, and a session to call it."""
 
     def __init__(self, sandbox: Sandbox, session: requests.Session) -> None:
         self.sandbox, self.session = sandbox, session

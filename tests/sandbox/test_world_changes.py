@@ -15,7 +15,7 @@ KINDS = st.sampled_from(["SIMPLE", "API_KEY", "OA2_AUTHORIZATION_CODE", "SESSION
 
 
 class Changes(RuleBasedStateMachine):
-    """A model: who owns which secret, in which order, and who may read it in clear."""
+    """A model: who owns which secret, in which order, and who may read it in plain text."""
 
     users = Bundle("users")
     secrets = Bundle("secrets")

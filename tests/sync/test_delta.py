@@ -1,4 +1,4 @@
-"""Delta sync against the twin: the second sync costs listings and what is due, and misses no change."""
+"""Delta sync against the sandbox: the second sync costs listings and what is due, and misses no change."""
 
 import pytest
 from msgspec.structs import replace

@@ -1,4 +1,4 @@
-"""The batch job against the running twin: exact contents, resuming, ending early, nothing lost."""
+"""The batch job against the running sandbox: exact contents, resuming, ending early, nothing lost."""
 
 import asyncio
 from collections import Counter
@@ -50,7 +50,7 @@ def truth(sandbox):
 
 
 async def test_the_store_holds_exactly_what_upstream_has(sandbox, fm, store):
-    """Rotated by the sync itself where they were expired; the twin's truth is what it is afterwards."""
+    """Rotated by the sync itself where they were expired; the sandbox's truth is what it is afterwards."""
     report = await fm.sync(store)
     assert await contents(store) == truth(sandbox)
     assert (report.synced, report.failed, report.complete, report.errors) == (20, 0, True, {})

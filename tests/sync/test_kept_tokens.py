@@ -40,7 +40,7 @@ async def put(store, username, token, *, used_at):
 
 
 def cost(twin):
-    """What the twin counted: impersonations, listings, GETs; and that there was nothing else."""
+    """What the sandbox counted: impersonations, listings, GETs; and that there was nothing else."""
     stats = twin.stats()
     posts = sum(stats.requests.get("POST /impersonate", {}).values())
     lists, gets = sum(stats.lists.values()), sum(stats.secret_gets.values())
@@ -50,7 +50,7 @@ def cost(twin):
 
 
 async def test_an_unchanged_second_sync_costs_a_listing_a_user_and_the_due_ones(tmp_path):
-    """By the twin's own count; another process, as far as anybody can tell."""
+    """By the sandbox's own count; another process, as far as anybody can tell."""
     url = f"sqlite:///{tmp_path / 'creds.db'}"
     async with Sandbox(SandboxOptions(users=300, seed=7)) as twin:
         async with open_store(url, key=KEY) as store, client(twin) as fm:

@@ -60,7 +60,7 @@ def store_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sync(store_file: Path) -> Iterator[Callable[..., Syncing]]:
-    """Start a sync of every user of a twin; it ends with the test."""
+    """Start a sync of every user of a sandbox; it ends with the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(twin: Twin, *flags: str, rate: float = 0, workers: int = 2, everybody: bool = True) -> Syncing:

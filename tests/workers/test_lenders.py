@@ -33,7 +33,7 @@ class Slow:
 
 
 class Process:
-    """A client as a process of its own has one, whose requests take 10 ms each."""
+    """A client as a separate process has one, whose requests take 10 ms each."""
 
     def __init__(self, *, rate, burst, concurrency, lender, pauses):
         self.sent = []

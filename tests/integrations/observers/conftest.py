@@ -1,4 +1,4 @@
-"""What the tests of observers share: a twin in this process, and everything in it that must never show."""
+"""What the tests of observers share: a sandbox in this process, and everything in it that must never show."""
 
 import pytest
 
@@ -10,7 +10,7 @@ CREDENTIALS = {"passphrase", "key", "accessToken", "accessTokenSecret", "payload
 
 @pytest.fixture
 def tokens(monkeypatch):
-    """Every token the twin mints, as it is minted."""
+    """Every token the sandbox mints, as it is minted."""
     minted = []
     genuine = flowmate_async.sandbox.tokens.new_token
 
@@ -24,7 +24,7 @@ def tokens(monkeypatch):
 
 @pytest.fixture
 async def sandbox(tokens):
-    """A twin with 20 users, whose tokens are known."""
+    """A sandbox with 20 users, whose tokens are known."""
     async with Sandbox(SandboxOptions(users=20, seed=7)) as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""Bounds of client and twin, scaled so that a run lasts about a second: for 30 s here are 0.2 s."""
+"""Bounds of client and sandbox, scaled so that a run lasts about a second: for 30 s here are 0.2 s."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ FRESHNESS = FreshnessPolicy(
 
 
 def twin_options(plan: Plan, mint: Callable[[str, str, int], str]) -> SandboxOptions:
-    """The twin of a plan; ``mint`` names its provider's tokens."""
+    """The sandbox of a plan; ``mint`` names its provider's tokens."""
     world = plan.world
     return SandboxOptions(
         users=world.users,

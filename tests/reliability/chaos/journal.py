@@ -30,7 +30,7 @@ _UPSTREAMS_BUSINESS = ("refreshToken", "inputFields")
 _PUBLIC = {"authClientId", "scope", "expires", "expiresAt", "externalId", "headerName", "counter", "tags"}
 _SHORTEST_SECRET = 8
 _WORD = re.compile(r"[a-z0-9]+-[0-9a-f]{11}-[0-9a-f]{16}")
-"""What the twin's made-up credentials are built of: a leak of a part is a leak."""
+"""What the sandbox's made-up credentials are built of: a leak of a part is a leak."""
 
 
 def content_of(kind: str, value: Any) -> Content:
@@ -47,7 +47,7 @@ def content_of_secret(secret: Secret) -> Content:
 
 
 def could_refresh(secret: TwinSecret, *, now: float, below_seconds: float) -> bool:
-    """Whether a GET makes upstream refresh or log in (docs/contract/OBSERVED.md § One secret)."""
+    """Return whether a GET makes upstream refresh or log in (docs/contract/OBSERVED.md § One secret)."""
     expires = secret.value.get("expires")
     if secret.type == "SESSION_AUTH" or (
         secret.type == "OA2_AUTHORIZATION_CODE" and secret.value.get("refreshToken")
@@ -73,7 +73,7 @@ class Journal:
         self._twin: Sandbox | None = None
 
     def mint(self, label: str, secret_id: str, number: int) -> str:
-        """The twin's provider makes a token."""
+        """The sandbox's provider makes a token."""
         mark = hashlib.blake2b(
             f"{self.record.plan.seed}/{label}/{secret_id}/{number}".encode(), digest_size=8
         )
@@ -84,7 +84,7 @@ class Journal:
         return token
 
     def watch(self, twin: Sandbox) -> None:
-        """Write down what the twin is, and from now on whom it gives tokens and whom it loses."""
+        """Write down what the sandbox is, and from now on whom it gives tokens and whom it loses."""
         self._twin = twin
         self.record.hidden.add(twin.admin_token)
         for user in twin.world.users():
@@ -127,7 +127,7 @@ class Journal:
                 self.secret_removed(secret)
 
     def close(self) -> None:
-        """Write down what the twin is at the end."""
+        """Write down what the sandbox is at the end."""
         assert self._twin is not None
         for user in self._twin.world.users():
             if not user.reads_raw:
@@ -136,7 +136,7 @@ class Journal:
                 self.record.lives[secret.id].last = content_of(secret.type, secret.value)
 
     def could_refresh(self, secret_id: str | None) -> bool:
-        """Whether a GET that begins now would refresh."""
+        """Return whether a GET that begins now would refresh."""
         assert self._twin is not None
         secret = None if secret_id is None else self._twin.world.glance(secret_id)
         below = self._twin.options.refresh_below_seconds
@@ -144,7 +144,7 @@ class Journal:
 
 
 class _NotedTokens:
-    """The twin's table of tokens; each that is issued is noted."""
+    """The sandbox's table of tokens; each that is issued is noted."""
 
     def __init__(self, tokens: Any, journal: Journal) -> None:
         self._tokens = tokens

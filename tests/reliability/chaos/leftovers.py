@@ -69,7 +69,7 @@ class _Everything(logging.Handler):
         self._text = text
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name not in _NOT_THE_CLIENTS:  # the twin's own words; it knows every credential
+        if record.name not in _NOT_THE_CLIENTS:  # the sandbox's own words; it knows every credential
             print(self.format(record), vars(record), file=self._text)
 
 

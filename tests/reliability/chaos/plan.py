@@ -10,7 +10,7 @@ from flowmate_async.sandbox import Faults, ProxyOptions
 from .fault_mix import WAIT_SECONDS, mix
 
 LOCK_SECONDS = 0.1
-"""The twin's refresh lock; upstream's has ten seconds."""
+"""The sandbox's refresh lock; upstream's has ten seconds."""
 
 QUARANTINE_SECONDS = 0.12
 """The client's ``lock_seconds``, past the lock as its default is."""
@@ -33,7 +33,7 @@ Deed = Literal[
     "remove_secret",
     "jump_clock",
 ]
-"""What is done to the twin's world, or to the client's clock, while the client works."""
+"""What is done to the sandbox's world, or to the client's clock, while the client works."""
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
-    """How the twin is made."""
+    """How the sandbox is made."""
 
     users: int
     named: tuple[str, ...] | None
@@ -140,7 +140,7 @@ def plan_for(seed: int) -> Plan:
 
 def _world(rng: Random) -> World:
     users = rng.randint(3, 8)
-    # The first user has forty secrets, every kind among them, and the twin's "all users" has the first user.
+    # The first user has forty secrets of every kind, and the sandbox's "all users" has the first user.
     crowded = rng.random() < 0.35
     named = [f"user-{number:06d}@tenant.example" for number in range(0 if crowded else 1, users)]
     named += [f"nobody-{number}" for number in range(rng.choice([0, 0, 1]))]

@@ -1,7 +1,7 @@
 """The promises: what must hold of every run. Pure functions of its record, which name what does not.
 
 Each is a law of DESIGN's list of promises, as it can be judged from outside: from the requests that crossed
-the transport seam, from the twin's own state, from the store. None asks the client.
+the transport seam, from the sandbox's own state, from the store. None asks the client.
 """
 
 from collections import Counter, defaultdict
@@ -125,7 +125,7 @@ def no_healthy_credential_is_reported_broken(record: Record) -> Iterator[str]:
     """Once nothing is wrong any more, no credential that was just read is called broken or unreadable.
 
     Whatever the faults made of it before. A token that has ended and cannot be renewed is not healthy, nor is
-    what a user without the permission reads: of several lines some come in clear.
+    what a user without the permission reads: of several lines some come in plain text.
     """
     part = record.parts[-1]
     if not (record.plan.heals and part.calm):
@@ -150,7 +150,7 @@ def no_readable_user_is_starved(record: Record) -> Iterator[str]:
     """Masks are the business of the users that may not read credentials.
 
     1. A user that had the permission all through never fails as masked.
-    2. No part ends because everything came masked when it has read somebody in clear.
+    2. No part ends because everything came masked when it has read somebody in plain text.
     3. A user whose first answer is masked gets no further GET in that part. (The permission may be taken away
        later, when several secrets are being fetched; they are as well when three in a row say nothing.)
     """
@@ -252,7 +252,7 @@ def _may_hold_the_lock(send: Send) -> bool:
 
 
 def nothing_is_repeated_behind_the_seam(record: Record) -> Iterator[str]:
-    """No GET arrives at the twin that the client did not send: a transport never repeats one by itself."""
+    """No GET arrives at the sandbox that the client did not send: a transport never repeats one by itself."""
     sent = Counter(send.secret_id for send in record.sends if send.endpoint == GET)
     for secret_id, arrived in record.arrived.items():
         if arrived > sent[secret_id]:
@@ -260,7 +260,7 @@ def nothing_is_repeated_behind_the_seam(record: Record) -> Iterator[str]:
 
 
 def no_get_meets_a_lock(record: Record) -> Iterator[str]:
-    """One client's GETs never meet the twin's lock, where what it sent was processed as it arrived."""
+    """One client's GETs never meet the sandbox's lock, where what it sent was processed as it arrived."""
     if not record.plan.delays_before_processing:
         for secret_id, times in record.lock_waits.items():
             yield f"{times} GETs of {secret_id} met the lock of another one's refresh"

@@ -27,7 +27,7 @@ class Send(msgspec.Struct, kw_only=True):
         client: which client of the run sent it.
         number: its place among all requests of the run, in the order they began.
         username: whom it impersonates, or whose token it carries.
-        refreshing: upstream would refresh or log in for this GET, by the contract and the twin's state then.
+        refreshing: upstream would refresh or log in for this GET, by the contract and its state then.
         began: the loop's time.
         ended: the loop's time; ``None`` while it is under way.
         ended_before: how many requests had begun by then.
@@ -153,8 +153,8 @@ class Record(msgspec.Struct, kw_only=True):
         damaged: what in the store does not open.
         health: state and reason of each credential that the store does not take for plainly fine.
         unforeseen: errors that reached a caller and are no ``FlowMateError``.
-        arrived: secret id -> GETs that the twin let through to it.
-        lock_waits: secret id -> GETs that met a taken lock at the twin, in runs of one client.
+        arrived: secret id -> GETs that the sandbox let through to it.
+        lock_waits: secret id -> GETs that met a taken lock at the sandbox, in runs of one client.
         left: tasks and descriptors that were left.
         complaints: what the loop, the warnings and the garbage collector said.
         shown: everything a reader could see: errors with their frames' locals, events, reports, logs, files.

@@ -1,4 +1,4 @@
-"""Carries a plan out: twin, proxy, clients, store, interruptions; gives the record of it."""
+"""Carries a plan out: sandbox, proxy, clients, store, interruptions; gives the record of it."""
 
 import asyncio
 import time
@@ -78,7 +78,7 @@ class _Run:
         self._base_url = ""
 
     async def carry_out(self) -> None:
-        """From the twin's start to its end."""
+        """From the sandbox's start to its end."""
         async with AsyncExitStack() as stack:
             self._twin = await stack.enter_async_context(
                 Sandbox(twin_options(self._plan, self._journal.mint))
