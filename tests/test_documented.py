@@ -41,7 +41,7 @@ MODULES = (
     ".sandbox",
     ".sandbox.faults",
 )
-"""What docs/reference shows: the package, and what is public below it."""
+"""The modules in docs/reference: the package, and its public submodules."""
 
 
 def public(module):

@@ -36,7 +36,7 @@ PUBLIC_MODULES = [
     ),
     "pytest_flowmate",
 ]
-"""The modules that users import from: what is in their ``__all__`` stays."""
+"""The modules that users import from: their ``__all__`` is the public API."""
 
 SHOWN = re.compile(
     r"^::: ((?:flowmate_async|pytest_flowmate)[\w.]*)(?:\n    options:\n      (members|filters): \[(.*)\])?",

@@ -1,4 +1,4 @@
-"""A failed refresh is nobody's business while the value is good; a value that was taken away is not."""
+"""Callers do not notice a failed refresh while the value is good, but they do if the value was revoked."""
 
 import asyncio
 

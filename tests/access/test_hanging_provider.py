@@ -1,4 +1,4 @@
-"""A provider that hangs: callers wait for a bounded time, and are told at once afterwards."""
+"""A provider that hangs: callers wait for a bounded time, and fail fast afterwards."""
 
 import asyncio
 

@@ -75,7 +75,7 @@ def here():
 @example(("oauth", 3000, 0, 1900, 1200, 0.0))  # long enough by the monotonic clock only
 @settings(max_examples=800)
 def test_the_inline_hit_agrees_with_the_rule(virtually, situation):
-    """It serves at once exactly what is fresh, and asks the rule about everything else."""
+    """It serves exactly the fresh values at once, and applies the rule to everything else."""
     kind, life, age, jump, need, jitter = situation
 
     async def main():

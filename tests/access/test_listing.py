@@ -57,7 +57,7 @@ async def test_every_page_is_read_and_no_more(count):
 
 
 async def test_an_item_that_shifted_over_a_page_border_is_not_missed():
-    """A delete between two pages moves the rest forward; the count tells, and one big page settles it."""
+    """A delete between two pages moves the rest forward; the count shows it, and one big page fixes it."""
 
     def delete_the_first(pages, call):
         if call == 2:

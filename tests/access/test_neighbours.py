@@ -1,4 +1,4 @@
-"""What another process rejected, heard of at any moment: a newer one is asked for, nobody is told a lie."""
+"""Another process rejects a credential at any moment: callers get a newer one or a correct error."""
 
 import asyncio
 

@@ -100,7 +100,7 @@ async def test_a_waiter_that_is_cancelled_does_not_block_the_others(kit):
 
 
 async def test_an_abandoned_get_keeps_its_turn_until_upstream_has_answered(kit):
-    """Upstream holds its lock as long, whether anyone still waits or not."""
+    """Upstream holds its lock equally long, whether anyone still waits or not."""
     async with kit.World(latency=5.0) as world:
         world.upstream.add(OWNERS, "shared", kit.SESSION)
         first = asyncio.create_task(world.fm.get_secret(OWNERS[0], "shared"))
@@ -126,7 +126,7 @@ async def test_after_a_refresh_of_unknown_end_no_owner_asks_within_the_lock(kit)
 
 
 async def test_an_interactive_owner_does_not_wait_in_the_backgrounds_queue(kit):
-    """The background's GET that has the turn, and is still queued, is hurried."""
+    """A queued background GET that has the turn becomes interactive."""
     async with kit.World(concurrency=1, latency=1.0) as world:
         world.upstream.add(OWNERS, "shared", left=-60)
         others = [(f"user-{number}", f"secret-{number}") for number in range(50)]

@@ -1,4 +1,4 @@
-"""A working set kept fresh in the background: spread, behind interactive calls, never a login for nobody."""
+"""Credentials kept fresh in the background: spread out, behind interactive calls, without needless logins."""
 
 import asyncio
 import itertools
@@ -140,7 +140,7 @@ async def test_a_busy_upstream_never_brings_a_second_flight(kit, stack):
 
 
 async def test_interactive_calls_go_before_a_working_set_under_one_rate(kit, stack):
-    """200 credentials at 2 requests/s are 100 s of background; someone who waits is not behind them."""
+    """200 credentials at 2 requests/s take 100 s in the background; interactive callers do not wait."""
     world, pairs = await world_of(kit, stack, 200, options={"rate": 2.0, "burst": 1, "concurrency": 16})
     world.upstream.add("bea", "hers")
     async with world.fm.keep_fresh(pairs):

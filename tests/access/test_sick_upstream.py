@@ -1,4 +1,4 @@
-"""A failing upstream, seen by many users: nobody is impersonated anew; an error at once, or what is held."""
+"""A failing upstream, seen by many users: no new impersonations; an error at once, or the cached value."""
 
 import asyncio
 
@@ -124,7 +124,7 @@ async def test_a_mass_revocation_does_not_keep_it_open(kit):
 
 
 async def sicken(kit, world, count=60):
-    """Open the breaker with users of its own."""
+    """Open the breaker with other users."""
     for user in range(count):
         world.upstream.add(f"v{user}", f"v{user}-s")
     world.upstream.sick = answering(kit, 503, "down")

@@ -1,4 +1,4 @@
-"""A few seconds of the soak: every job's credential is valid upstream, and nobody refreshes twice."""
+"""A few seconds of the soak: every job's credential is valid upstream, and no refresh happens twice."""
 
 import importlib.util
 import sys

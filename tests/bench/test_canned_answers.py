@@ -1,4 +1,4 @@
-"""The benchmarks measure what the real thing would answer: canned answers against the sandbox's."""
+"""The benchmarks use realistic answers: canned answers against the sandbox's."""
 
 import aiohttp
 import msgspec

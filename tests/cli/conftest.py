@@ -105,7 +105,7 @@ class Ended:
 
     @property
     def complaint(self) -> str:
-        """The one line on stderr that says what is wrong."""
+        """Return the only line on stderr, which says what is wrong."""
         assert "Traceback" not in self.err
         lines = [line for line in self.err.splitlines() if line.startswith("flowmate: ")]
         assert len(lines) == 1, self.err

@@ -398,7 +398,7 @@ class TestCommandLine:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="/dev/full and pipes are POSIX")
 class TestStandardErrorThatCannotBeWritten:
-    """What cannot be told does not change how the command ends."""
+    """Output that cannot be written does not change the exit code."""
 
     @pytest.mark.parametrize("where", ["full disk", "closed pipe"])
     def test_a_sync_that_is_complete_ends_with_0(self, connected, where):

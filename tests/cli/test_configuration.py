@@ -1,4 +1,4 @@
-"""Where settings come from, in which order, and what is refused since another user could have written it."""
+"""Where settings come from, in which order, and which files are rejected as writable by others."""
 
 import os
 import re

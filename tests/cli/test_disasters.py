@@ -40,7 +40,7 @@ FAULTS = (
 def syncing(
     twin: Twin, store: Path, *flags: str, before: Callable[[], None] | None = None
 ) -> Iterator[subprocess.Popen]:
-    """A ``flowmate sync --all-users`` of its own, ended with the block if it has not ended by itself."""
+    """Run ``flowmate sync --all-users`` as a process, and stop it at the end of the block."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLOWMATE_")}
     environment |= {
         "FLOWMATE_BASE_URL": twin.url,
@@ -78,7 +78,7 @@ def synced(store: Path) -> set[str]:
 
 
 def assert_whole_users_only(twin: Twin, store: Path) -> set[str]:
-    """Every acknowledged user has every credential; nobody else's are claimed. Gives who was acknowledged."""
+    """Check that exactly the acknowledged users have every credential. Return the acknowledged users."""
     done = synced(store)
     truth, stored = twin.truth(), anyio.run(contents, store)
     assert {key: truth[key] for key in truth if key[0] in done} == {

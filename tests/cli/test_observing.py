@@ -44,7 +44,7 @@ class TestFile:
 
     @pytest.mark.anyio
     async def test_a_crash_never_looks_like_success(self, fm, tmp_path):
-        """An error that the command did not expect, so that nobody has said how it ends."""
+        """An unexpected error, for which no exit code is defined."""
 
         async def crash():
             flags = MetricsFlags(metrics_file=tmp_path / "flowmate.prom")
@@ -122,7 +122,7 @@ class TestUnused:
     """Nothing costs anything when unused."""
 
     def test_no_observer_is_imported_or_told(self, connected, home):
-        """Neither package is loaded by a sync, and the client tells nobody but its own counters."""
+        """A sync loads neither package, and the client reports only to its own counters."""
         code = (
             "import sys\n"
             "import flowmate_async.client as client\n"

@@ -147,7 +147,7 @@ def test_owners_and_providers_are_changed(sandbox, flowmate, control):
 
 
 def test_settings_users_and_tokens_are_changed(sandbox, flowmate, control):
-    """What is not named stays as it was."""
+    """Fields that are not named stay unchanged."""
     settings = json.loads(control("configure", "--outage", "iam", "--rate", "50", "--latency", "0.001"))
     assert (settings["outage"], settings["rate"], settings["latency_seconds"]) == ("iam", 50, 0.001)
     settings = json.loads(

@@ -217,7 +217,7 @@ class TestRemoval:
 class TestUpgrade:
     @pytest.fixture
     def old(self, connected, monkeypatch, home):
-        """A store that an earlier version made, with a format of its own, and its key in a file."""
+        """A store in the format of an earlier version, with its key in a file."""
         monkeypatch.delenv("FLOWMATE_STORE_KEY")
         key = home / "old.key"
         key.touch(mode=0o600)

@@ -129,7 +129,7 @@ class TestSync:
 
     @pytest.mark.parametrize("workers", ["1", "2"])
     def test_masked_users_among_readable_ones_fail_alone(self, flowmate, monkeypatch, home, workers):
-        """The second night is a delta sync: nobody is starved, and the readable ones cost no GET."""
+        """The second night is a delta sync: no user is starved, and readable ones cost no GET."""
         with twin_process("--users", "20", "--seed", "7", "--masked-share", "0.5") as twin:
             connect(twin, monkeypatch, home)
             for _night in range(2):

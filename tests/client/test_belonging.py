@@ -230,7 +230,7 @@ class TestForks:
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
     def test_an_async_client_entered_before_is_refused(self, options, pair, transport):
-        """In the loop that the child inherits and in one of its own; left, it leaves the parent's alone."""
+        """In the inherited loop and in a new one; leaving it in the child does not affect the parent."""
 
         async def main():
             async with FlowMate(**options, transport=transport) as fm:

@@ -1,4 +1,4 @@
-"""A client that is used wrongly says what is wrong, before anything is sent."""
+"""A misused client says what is wrong before it sends anything."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a good answer means, and that half an answer is none."""
+"""What a good answer means; an incomplete answer is an error."""
 
 import json
 from typing import ClassVar
@@ -136,7 +136,7 @@ class TestUsers:
         ],
     )
     def test_one_odd_account_among_thousands_costs_only_itself(self, odd):
-        """Strict about ids: what is not certainly a username is not one."""
+        """Strict about ids: only certain usernames count as usernames."""
         users = protocol.read_users(answer({"data": [*self.USERS, odd], "meta": {"total": 3}}))
         assert [user.username for user in users] == ["a", "b", None]
         assert not users[2].is_active_tenant_user

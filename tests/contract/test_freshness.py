@@ -102,7 +102,7 @@ def test_it_never_becomes_fresher_by_waiting(life, jitter, sooner, longer, need)
 
 @given(lives, jitters, st.floats(-(10**6), 10**6), st.floats(0, 10**6), needs)
 def test_a_wall_clock_that_jumps_never_makes_an_ended_credential_look_valid(life, jitter, jump, moment, need):
-    """Either clock may be the wrong one: what is expired by one of them is expired."""
+    """Either clock may be wrong: a credential that is expired by one of them is expired."""
     line = made(expiring(life), jitter)
     state = line.state(wall=WALL + moment + jump, monotonic=MONOTONIC + moment, min_valid_seconds=need)
     if moment >= life + 1e-3:

@@ -1,4 +1,4 @@
-"""What is sent: nothing leaves its place in a path, and nothing that must not be sent is."""
+"""Requests: no value can escape its place in a path, and invalid values are not sent."""
 
 import json
 import unicodedata

@@ -31,7 +31,7 @@ class Cluster:
     processes: list[subprocess.Popen] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
-        """What every process of the cluster is told."""
+        """The settings of every process of the cluster."""
         mine = {name: text for name, text in os.environ.items() if not name.startswith("FLOWMATE_")}
         return mine | {
             "FLOWMATE_BASE_URL": self.twin.url,

@@ -86,7 +86,7 @@ class RedisServer:
         return said.decode("utf-8", "backslashreplace")
 
     def everything(self) -> bytes:
-        """All it has ever been told that it wrote down, the names and values of the moment included."""
+        """Return everything that Redis ever persisted, including current names and values."""
         return b"".join(file.read_bytes() for file in sorted(self.folder.rglob("*.aof")))
 
     def _answers(self) -> bool:

@@ -1,4 +1,4 @@
-"""Processes that were told different things: the limit holds, none starves, and everybody is told."""
+"""Processes with different settings: the limit holds, none starves, and all report the difference."""
 
 import asyncio
 import logging
@@ -76,14 +76,14 @@ class TestRates:
         assert burst_needed(afterwards, RATE / 2) <= BURST + 2  # some were leased before
 
     async def test_the_lowest_burst_holds(self, sandbox, join, redis):
-        """Also for tokens leased by a process that was told a larger one."""
+        """Also for tokens leased by a process with a larger one."""
         small, large = await join(redis, rate=RATE, burst=10), await join(redis, rate=RATE, burst=100)
         await until(lambda: "burst" in differing(small) and "burst" in differing(large))
         await asyncio.gather(work(small, 0, seconds=2), work(large, 1, seconds=2))
         assert burst_needed(sandbox.arrivals, RATE) <= 10
 
     async def test_a_rolling_change_ends_at_the_new_rate(self, sandbox, join, prepare, redis):
-        """A raised rate is used once nobody has the old one any more."""
+        """A raised rate is used once no process has the old one any more."""
         new = await join(redis, rate=2 * RATE, burst=2 * BURST)
         coordination = new._coordination
         async with prepare(redis, rate=RATE / 4, burst=BURST) as old:
@@ -129,7 +129,7 @@ class TestKeys:
 class TestProcesses:
     @pytest.mark.alone
     async def test_more_processes_than_told_share_the_rate(self, sandbox, join, mortal_redis):
-        """Three that were each told to be the only one obey the limit without Redis."""
+        """Three processes that each expect to be the only one obey the limit without Redis."""
         clients = [await join(mortal_redis, rate=RATE, burst=BURST) for _ in range(3)]
         await until(lambda: all(one.stats().coordination.processes == 3 for one in clients))
         mortal_redis.kill()

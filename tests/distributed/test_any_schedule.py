@@ -218,7 +218,7 @@ class Schedule:
             fm._credentials.forget(*pair)
 
     async def quiet(self):
-        """Everybody has had an end; also what nobody waits for."""
+        """Every call has ended, also those without a waiter."""
         async with asyncio.timeout(60):
             await asyncio.gather(*self.tasks, return_exceptions=True)
             while any(table.under_way for fm in self.clients for table in fm.stats().flights.values()):  # noqa: ASYNC110

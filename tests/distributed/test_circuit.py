@@ -36,7 +36,7 @@ async def sandbox():
 
 @pytest.fixture
 def hanging(mortal_redis):
-    """A Redis that may be stopped; it goes on in the end, so that it can be ended."""
+    """A Redis that may be paused; it is resumed at the end, so that it can be stopped."""
     yield mortal_redis
     mortal_redis.go_on()
 
@@ -193,7 +193,7 @@ class TestHanging:
         assert await asyncio.to_thread(hanging.keys, "*") == ["flowmate:first"]
 
     async def test_a_turn_is_taken_although_redis_clock_was_set(self, redis):
-        """The first attempt is late by a clock that is wrong; Redis tells the right one."""
+        """The first attempt is late by a wrong clock; Redis has the right time."""
         connection = connect(RedisUrl(redis.url))
         circuit = Circuit(clock=SystemClock(), on_lost=str, on_back=float)
         async with aclosing(connection):

@@ -146,7 +146,7 @@ def test_whoever_follows_may_go_and_come_back_and_a_worker_returns_what_it_has_n
 
 
 def test_shards_of_masked_users_end_nothing(twin, cluster):
-    """The first shard holds nobody else. Two nights: the second one is a delta sync."""
+    """The first shard holds no other users. Two nights: the second one is a delta sync."""
     masked = [f"user-{number:06d}@tenant.example" for number in range(SHARD + 2)]
     for name in masked:
         twin.ask(f"/_sandbox/users/{name}", {"raw_read": False}, method="PATCH")

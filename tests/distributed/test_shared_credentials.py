@@ -277,7 +277,7 @@ async def test_a_failed_early_refresh_leaves_everybody_what_is_still_valid(sandb
 
 
 async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lock(sandbox, join, redis, monkeypatch):
-    """The lock outlives upstream's own, and nobody has to give it up."""
+    """The lock outlives upstream's own, so it need not be given up."""
     assert locks.LIFE_SECONDS > 10.0
     monkeypatch.setattr(locks, "LIFE_SECONDS", 1.0)
     user, secret_id = find(sandbox)
@@ -326,7 +326,7 @@ async def test_a_turn_is_kept_only_while_upstream_may_be_at_work(sandbox, join, 
 async def test_whoever_leaves_while_upstream_is_at_work_does_not_let_others_in(
     sandbox, join, redis, monkeypatch
 ):
-    """The next one would meet upstream's lock, and be told to come again."""
+    """The next one would meet upstream's lock, and have to retry."""
     monkeypatch.setattr(locks, "LIFE_SECONDS", 3.0)
     monkeypatch.setattr("flowmate_async.client._DRAIN_SECONDS", 0.1)
     user, secret_id = find(sandbox)

@@ -1,4 +1,4 @@
-"""What is kept in Redis, changed by somebody who can write there and has no key."""
+"""Records in Redis, changed by somebody who has write access but no key."""
 
 import asyncio
 from contextlib import aclosing, asynccontextmanager

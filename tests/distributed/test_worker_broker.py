@@ -162,7 +162,7 @@ def test_hostile_messages_cost_a_worker_nothing(cluster, broker, twin):
 
 
 def test_a_lost_workers_shard_goes_to_another_soon_after_its_visibility(cluster):
-    """Also while nobody follows, who would hand it in again after a fifth longer."""
+    """Also without a following sync, which would resubmit it after a fifth longer."""
     first = cluster.worker()
     following = cluster.follow()
     until(lambda: cluster.store.exists() and acknowledged(cluster.store), seconds=WAIT)
@@ -178,7 +178,7 @@ def test_a_lost_workers_shard_goes_to_another_soon_after_its_visibility(cluster)
 
 
 def test_a_worker_whose_clock_is_wrong_keeps_its_shard(cluster, twin):
-    """Visibility counts by Redis' clock: nobody takes what a worker 15 minutes behind is carrying out."""
+    """Visibility follows Redis' clock: a worker 15 minutes behind keeps its shard."""
     shifted = f"import time; real = time.time; time.time = lambda: real() - 900; {COMMAND}"
     worker = cluster.start("worker", command=(sys.executable, "-c", shifted))
     until(lambda: "ready" in worker.stderr.readline(), seconds=WAIT)

@@ -1,4 +1,4 @@
-"""The site is built from what is there."""
+"""The site is built from existing pages."""
 
 from pathlib import Path
 

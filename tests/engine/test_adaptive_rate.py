@@ -1,4 +1,4 @@
-"""A strict limit is used to the full without a 429; one that nobody told is found, kept to, and outgrown."""
+"""A strict limit is fully used without a 429; an unknown limit is found, kept, and outgrown."""
 
 import asyncio
 from datetime import UTC, datetime

@@ -154,7 +154,7 @@ def pairs_of(users):
 @pytest.mark.parametrize("how", ["credential", "get_secret", "lease"])
 @pytest.mark.parametrize("listed", [True, False])
 async def test_cold_fetches_keep_to_the_limit_of_a_client(provider, client, carrier, how, listed):
-    """Whether a listing has shown the secrets before, or nothing is known of them."""
+    """Whether a listing has shown the secrets before, or they are unknown."""
     upstream = provider()
     async with client(upstream, carrier=carrier, rate=None, concurrency=64) as fm:
         pairs = pairs_of(200)
@@ -179,7 +179,7 @@ async def test_keep_fresh_keeps_to_the_limit_too(provider, client):
 
 
 async def test_cold_plain_reads_are_not_held_to_the_limit_of_refreshes(provider, client):
-    """Nothing is known of them at first, so a listing of each user tells that they need no slot."""
+    """They are unknown at first, so a listing of each user shows that they need no slot."""
     times = {}
     for refreshes in (8, 1000):
         upstream = fresh(provider)()
@@ -224,7 +224,7 @@ async def test_cold_fetches_try_a_provider_that_refuses_everything_few_times(pro
 
 
 async def test_a_resting_client_rests_for_secrets_that_nothing_is_known_of(provider, client):
-    """One more listing tells whose they are; secrets of another client are fetched meanwhile."""
+    """One more listing shows their client; secrets of another client are fetched meanwhile."""
     upstream = provider(seconds=0.01)
     upstream.failing = True
     async with client(upstream, rate=None, concurrency=64) as fm:
@@ -358,7 +358,7 @@ class ManySecrets:
 
 @pytest.mark.parametrize("carrier", [MemoryTransport, ImmediateMemoryTransport])
 async def test_a_crash_of_the_listing_that_identifies_a_client_loses_no_call(provider, client, carrier):
-    """It is a fault of the transport; every caller is told something, and the secret is fetched."""
+    """The fault is in the transport; every caller gets an answer or error, and the secret is fetched."""
 
     class Crashing(provider):
         async def __call__(self, method, path, headers, body):

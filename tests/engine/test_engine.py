@@ -1,4 +1,4 @@
-"""Every request in virtual time: what is sent again, when, and that everything is bounded.
+"""Every request in virtual time: what is retried, when, and that everything is bounded.
 
 Through the public client over an in-memory transport that answers by a script.
 """

@@ -1,4 +1,4 @@
-"""The priority is inherited by what is started within."""
+"""Tasks started within a priority inherit it."""
 
 import asyncio
 

@@ -116,7 +116,7 @@ steps = st.lists(
 
 @given(steps, st.randoms(use_true_random=False))
 def test_no_call_is_lost_or_returned_twice(steps, random):
-    """Against two plain lists, whatever is dropped or hurried in between."""
+    """Compared to two plain lists, with calls dropped or made interactive in between."""
     queue, waiting, model = ReadyQueue(), [], {FRONT: deque(), BEHIND: deque()}
     for number, step in enumerate(steps):
         if step in ("push front", "push behind", "first"):

@@ -42,7 +42,7 @@ async def outbox(*notices):
 
 
 class Taking:
-    """Takes what it is given, unless it is told not to."""
+    """Accepts each message, unless told not to."""
 
     def __init__(self, *, refuses=(), dies_after=None):
         self.ids, self.refuses, self.dies_after = [], set(refuses), dies_after

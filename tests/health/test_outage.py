@@ -1,4 +1,4 @@
-"""A provider's outage is nobody's fault: users are not told to reconnect."""
+"""During a provider's outage, users are not asked to reconnect."""
 
 from hypothesis import given
 from hypothesis import strategies as st

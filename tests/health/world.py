@@ -66,7 +66,7 @@ class Tenant:
             self.tokens[name].locked_at = None
 
     def mask(self, *names: str, masked: bool = True) -> None:
-        """Take the permission to read credentials in plain text, or give it back."""
+        """Revoke or grant the permission to read credentials in plain text."""
         for name in names:
             user = self.sandbox.world.user(name)
             assert user is not None

@@ -113,7 +113,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 def oauth(sandbox: Sandbox) -> Any:
-    """The user's OAuth token, as the sandbox keeps it; put another one in to rotate it."""
+    """The user's OAuth token in the sandbox; replace it to rotate it."""
     return sandbox.world.add_secret(
         WORKER, type="OA2_AUTHORIZATION_CODE", value={"accessToken": FIRST, "expires": "2099-01-01T00:00:00Z"}
     )

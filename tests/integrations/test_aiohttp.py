@@ -84,7 +84,7 @@ async def test_a_file_is_not_sent_twice(session, app, oauth, tmp_path):
 
 
 async def test_the_first_answer_gives_its_connection_back(fm, app, oauth):
-    """Over a single connection: the second request would wait for ever for an answer that nobody reads."""
+    """Over a single connection: the second request would wait for ever for an answer that is never read."""
     middleware = CredentialMiddleware(fm, WORKER, oauth.id, origins=[app.url])
     connector = aiohttp.TCPConnector(limit=1)
     async with aiohttp.ClientSession(middlewares=(middleware,), connector=connector) as session:

@@ -1,4 +1,4 @@
-"""A credential reaches the app it is for and nobody else; a 401 brings one more try, and no more than one."""
+"""A credential reaches only its own app; a 401 causes exactly one retry."""
 
 import pytest
 

@@ -83,7 +83,7 @@ async def test_the_auth_does_not_take_a_401_to_a_hop_without_it_for_a_rejection(
 
 
 async def test_the_first_answer_gives_its_connection_back(fm, app, oauth):
-    """Over a single connection: the second request would wait for an answer that nobody reads."""
+    """Over a single connection: the second request would wait for an answer that is never read."""
     inner = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=1))
     transport = FlowMateTransport(fm, WORKER, oauth.id, origins=[app.url], transport=inner)
     async with httpx.AsyncClient(transport=transport) as client:

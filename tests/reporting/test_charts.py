@@ -1,4 +1,4 @@
-"""Charts: what is drawn is what was counted, and stays in its box."""
+"""Charts show the counted values, and stay within their box."""
 
 import re
 

@@ -154,7 +154,7 @@ async def test_a_secret_is_added_as_it_is_given(running: Any, clock: Any) -> Non
 
 
 async def test_a_secret_is_changed_field_by_field(running: Any, clock: Any) -> None:
-    """What is not named stays; `updatedAt` moves, and a ciphertext of before is gone."""
+    """Other fields stay; `updatedAt` changes, and the old ciphertext is gone."""
     async with running(users=2, now=clock) as (sandbox, call):
         body = {"type": "API_KEY", "owners": [ALICE], "value": {"key": "k" * 20, "headerName": "x"}}
         added = await change(call, "POST", "secrets", body)

@@ -99,7 +99,7 @@ async def test_a_lock_that_is_too_old_is_taken_over_and_one_rotation_is_lost(
 
 @pytest.mark.observes("Concurrent GETs", "SESSION_AUTH, null expiry, 10 GETs")
 async def test_ten_readers_of_an_endless_session_log_in_again_and_again(running: Any, quick: Any) -> None:
-    """0.3 s: about 8 logins with as many distinct tokens; nobody shares one."""
+    """0.3 s: about 8 logins with as many distinct tokens; none is shared."""
     async with running(provider_seconds=0.3 * SECOND, **quick) as (sandbox, call):
         secret = endless_session(sandbox)
         replies = await at_once(call, secret, 10)

@@ -34,7 +34,7 @@ async def speak(reader: Any, writer: Any, path: str = "/secrets/") -> bytes:
 
 
 async def test_it_listens_on_the_loopback_interface_only(running: Any) -> None:
-    """Credentials, even invented ones, are nobody else's."""
+    """Credentials, even invented ones, are private."""
     async with running() as (sandbox, _):
         assert sandbox.url.startswith("http://127.0.0.1:")
         assert port_of(sandbox) != 0

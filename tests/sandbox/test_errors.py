@@ -43,7 +43,7 @@ async def test_anothers_secret_is_forbidden_even_if_nobody_read_it_before(runnin
 @pytest.mark.observes("Errors", "no Authorization")
 @pytest.mark.parametrize("path", ["/secrets/", "/secrets/0123456789abcdef01234567"])
 async def test_secrets_need_a_token_that_is_known(running: Any, path: str) -> None:
-    """Two different 401s: without the header, and with a token nobody knows."""
+    """Two different 401s: without the header, and with an unknown token."""
     async with running() as (_, call):
         without = await call.get(path)
         assert (without.status, without.json()["message"]) == (401, "Missing authorization header.")

@@ -87,7 +87,7 @@ async def test_bytes_that_are_not_cut_arrive_unchanged(options: Any) -> None:
 
 
 async def test_split_bytes_come_one_by_one() -> None:
-    """Each in a segment of its own; two or three may meet again in the reader's kernel."""
+    """Each in its own segment; the reader's kernel may join two or three of them."""
     async with proxied(split_bytes=100) as proxy:
         came, _, pieces = await (await through(proxy)).exchange(b"x" * 100)
         assert (len(came), pieces >= 25) == (100, True)

@@ -1,4 +1,4 @@
-"""Who is struck: shares, seeds, routes, and the ways to set faults."""
+"""Which requests get a fault: shares, seeds, routes, and the ways to set faults."""
 
 import contextlib
 import json
@@ -152,7 +152,7 @@ async def test_every_kind_can_be_set_over_http_and_is_counted(running: Any, unti
     "body", ["", "[]", '{"rules":[{"kind":"x"}]}', '{"rules":[{"kind":"reset","share":7}]}']
 )
 async def test_impossible_faults_are_refused_over_http(running: Any, body: str) -> None:
-    """400 and a reason; the faults stay as they were; and nobody sets them without the admin token."""
+    """400 and a reason; the faults stay unchanged; setting them needs the admin token."""
     async with running(faults=Faults(rules=(faults.Html(share=0),))) as (sandbox, call):
         before = sandbox.settings
         reply = await call.admin("POST", "faults", data=body)

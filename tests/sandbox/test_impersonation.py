@@ -61,7 +61,7 @@ async def test_a_disabled_user_is_not_found_either(running: Any) -> None:
 
 @pytest.mark.observes("Impersonation", "FlowMate's embedding guide")
 async def test_users_are_created_on_first_use_when_asked_for(running: Any) -> None:
-    """FlowMate creates the user on first use; a whitespace-only name makes nobody."""
+    """FlowMate creates the user on first use; a whitespace-only name creates no user."""
     async with running(create_users_on_impersonate=True) as (sandbox, call):
         token = await call.impersonate("new@customer.example")
         assert (await call.get("/secrets/", token)).json()["meta"]["total"] == 0

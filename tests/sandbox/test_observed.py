@@ -149,7 +149,7 @@ def all_claims() -> list[Claim]:
 
 
 def complaints(statements: list[Statement], claims: list[Claim]) -> list[str]:
-    """What is claimed by nobody or by several, and claims of nothing or of several things."""
+    """Return statements without exactly one claim, and claims without exactly one statement."""
     claimed: Counter[Statement] = Counter()
     found = []
     for claim in claims:

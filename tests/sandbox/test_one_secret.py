@@ -290,7 +290,7 @@ ROWS = {
     "anything else",
 )
 async def test_each_type_has_the_fields_of_its_row(running: Any) -> None:
-    """And a type that no row names is there too. What else OAuth 1 has, nobody observed."""
+    """A type without a row exists too. The other fields of OAuth 1 were not observed."""
     async with running() as (sandbox, call):
         token, seen = await call.impersonate(ALICE), set()
         for secret in sandbox.world.secrets_of(ALICE):

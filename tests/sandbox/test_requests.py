@@ -101,7 +101,7 @@ async def test_users_me_is_the_caller(running: Any) -> None:
 
 @pytest.mark.observes("Second look: requests", "A bad `userId`")
 async def test_a_bad_user_id_is_an_invalid_filter(running: Any) -> None:
-    """500; one of 12 characters is well-formed and finds nobody."""
+    """500; one of 12 characters is well-formed and matches no user."""
     async with running() as (sandbox, call):
         for query in ("userId=nonsense", f"userId={UNKNOWN_ID}&userId=nonsense"):
             reply = await call.get(f"/users/?{query}", sandbox.admin_token)
@@ -111,7 +111,7 @@ async def test_a_bad_user_id_is_an_invalid_filter(running: Any) -> None:
 
 
 async def test_an_operator_in_a_filter_is_an_unknown_error(running: Any) -> None:
-    """500, and nobody is listed."""
+    """500, and no user is listed."""
     async with running() as (sandbox, call):
         reply = await call.get("/users/?username[$ne]=x", sandbox.admin_token)
         assert (reply.status, reply.json()) == (500, {"message": "UNKNOWN_ERROR"})

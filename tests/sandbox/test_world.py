@@ -74,7 +74,7 @@ def test_secrets_are_found_by_id_before_their_user_was_touched() -> None:
 
 
 def test_a_huge_world_is_generated_only_where_it_is_touched() -> None:
-    """A million users exist at once, in nobody's memory."""
+    """A million users exist at once without using memory."""
     huge = world(users=1_000_000)
     assert huge.user_count > 1_000_000
     assert huge.secrets_of(name(999_999))
@@ -181,7 +181,7 @@ def test_an_empty_world_has_the_administrator_only() -> None:
 
 
 def test_nobody_is_added_twice_and_nothing_to_nobody() -> None:
-    """Mistakes of a test are told at once."""
+    """Mistakes in a test raise at once."""
     one = world(users=1)
     for mistake in (
         lambda: one.add_user(ALICE),

@@ -49,6 +49,6 @@ def running(
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """Return a loopback port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]

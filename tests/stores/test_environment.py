@@ -1,4 +1,4 @@
-"""What drivers take from the environment: no proxy that nobody asked for, no key log, no empty variables."""
+"""What drivers take from the environment: no unrequested proxy, no key log, no empty variables."""
 
 import asyncio
 import os

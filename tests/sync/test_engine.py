@@ -235,7 +235,7 @@ class TestFailures:
 
 
 class TestEndingAtOnce:
-    """A thousand users, and a reason why nobody will fare better: the run ends, and can be resumed."""
+    """A thousand users, all of whom would fail: the run ends, and can be resumed."""
 
     MANY = tuple(f"nobody-{number}" for number in range(1000))
 

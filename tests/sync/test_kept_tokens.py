@@ -1,4 +1,4 @@
-"""Tokens kept between runs: the second sync impersonates nobody; whatever became of a token does no harm."""
+"""Tokens kept between runs: the second sync sends no impersonation, and lost or revoked tokens do no harm."""
 
 import time
 
@@ -40,7 +40,7 @@ async def put(store, username, token, *, used_at):
 
 
 def cost(twin):
-    """What the sandbox counted: impersonations, listings, GETs; and that there was nothing else."""
+    """Return the counts of impersonations, listings and GETs, and check that there was nothing else."""
     stats = twin.stats()
     posts = sum(stats.requests.get("POST /impersonate", {}).values())
     lists, gets = sum(stats.lists.values()), sum(stats.secret_gets.values())

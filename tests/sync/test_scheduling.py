@@ -115,7 +115,7 @@ async def swept(upstream, fm):
     ids=["1 x 600", "8 x 300", "64 x 40", "1000 x 4", "900 and 500 x 3"],
 )
 async def test_every_shape_of_a_tenant_uses_the_concurrency(users):
-    """At least nine tenths of what is possible: listing after listing, a first secret, then all at once."""
+    """At least 90 % of the maximum: listing after listing, a first secret, then all at once."""
     upstream, wide = Upstream(users), 64
     async with upstream.client(concurrency=wide) as fm:
         ended = await swept(upstream, fm)

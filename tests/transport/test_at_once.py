@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_blocking")]
 
 
 class Told:
-    """Told once how an exchange ended."""
+    """Called once, with the outcome of an exchange."""
 
     def __init__(self):
         self.outcomes = []
@@ -113,7 +113,7 @@ async def test_the_cap_and_the_method_hold_for_a_new_connection(make_transport):
 
 
 async def test_an_answer_that_nobody_asked_for_is_told_to_nobody(make_transport):
-    """It closes the connection; whose exchange was the last one there has been told already."""
+    """It closes the connection, whose last exchange has already reported its outcome."""
     async with ScriptedServer(http(b"[1]"), http(b"[2]")) as server, make_transport(server.url) as made:
         told = Told()
         assert send(made, told)

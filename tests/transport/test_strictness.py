@@ -171,7 +171,7 @@ class TestBodies:
     async def test_nothing_read_stays_in_the_memory_that_connections_share(
         self, make_transport, ends, scheme
     ):
-        """Whole answers, broken ones, and bytes that nobody asked for."""
+        """Complete answers, broken ones, and unexpected bytes."""
         server_tls, client_tls = ends
         script = [http(b'"5ecr3t"'), http(b'"5ecr3t"', "200 OK", "X : 5ecr3t"), http(b'"5ecr3t"')]
         async with (

@@ -45,7 +45,7 @@ class TestPool:
             await server.gone()
 
     async def test_one_past_its_time_is_not_used_even_if_the_loop_was_held_up(self, monkeypatch):
-        """Nobody has had the time to close it yet; its server has."""
+        """The client has not had time to close it yet; its server has."""
         async with ScriptedServer(http(), http()) as server, transport(server.url) as made:
             await get(made)
             later = SimpleNamespace(monotonic=lambda: time.monotonic() + KEEP_ALIVE_SECONDS)
@@ -97,7 +97,7 @@ class TestPool:
         assert server.connections == 4
 
     async def test_a_head_is_the_last_on_its_connection(self):
-        """Llhttp cannot be told that what it reads answers a HEAD."""
+        """There is no way to tell llhttp that an answer belongs to a HEAD."""
         async with ScriptedServer(http(b"", length=9), http()) as server, transport(server.url) as made:
             await made.send("HEAD", "/", HEADERS, None, LIMITS)
             await server.gone()

@@ -1,4 +1,4 @@
-"""What is lent to many processes is never exceeded by all of them together, and hardly any of it is lost."""
+"""All processes together never exceed what is lent to them, and hardly any of it is lost."""
 
 import asyncio
 from collections import Counter

@@ -50,7 +50,7 @@ class Leftovers:
         self.complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
 
     def descriptors(self) -> list[str]:
-        """What is open now and was not before."""
+        """Return what is open now and was not before."""
         return sorted(_open_descriptors() - self._open_before)
 
     def logged(self) -> str:

@@ -1,4 +1,4 @@
-"""What happens on the way: deeds on the sandbox's world and interruptions, after so many client events."""
+"""Events during a run: changes of the sandbox's world and interruptions, after so many client events."""
 
 import asyncio
 from collections.abc import Callable

@@ -33,7 +33,7 @@ Deed = Literal[
     "remove_secret",
     "jump_clock",
 ]
-"""What is done to the sandbox's world, or to the client's clock, while the client works."""
+"""A change of the sandbox's world, or of the client's clock, during a run."""
 
 
 class Ending(msgspec.Struct, frozen=True):

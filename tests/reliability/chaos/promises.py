@@ -100,7 +100,7 @@ def the_dead_are_not_read(record: Record) -> Iterator[str]:
 
 
 def healed_when_the_faults_end(record: Record) -> Iterator[str]:
-    """Once nothing is wrong any more, one run makes everything right.
+    """Once the faults have ended, one run puts everything right.
 
     A user may still fail that was deleted, that never was, that may not read credentials, or that has a
     secret which upstream answers with 500 or without a token for good: its provider gives no other answer.
@@ -294,7 +294,7 @@ def concurrency_is_never_exceeded(record: Record) -> Iterator[str]:
 
 
 def a_pause_holds_everybody(record: Record) -> Iterator[str]:
-    """After a 429 nobody begins a request before the time it asks for has passed.
+    """After a 429 no request is sent before the requested time has passed.
 
     A wall clock that jumps ahead ends a pause: the machine may have slept.
     """

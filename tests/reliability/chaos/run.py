@@ -1,4 +1,4 @@
-"""Carries a plan out: sandbox, proxy, clients, store, interruptions; gives the record of it."""
+"""Execute a plan: sandbox, proxy, clients, store, interruptions. Return the record."""
 
 import asyncio
 import time
@@ -44,7 +44,7 @@ _TESTS = Path(__file__).parents[2]
 
 
 def carried_out(plan: Plan, folder: Path) -> Record:
-    """Carry a plan out on a loop of its own, in an empty folder of its own; the record of it."""
+    """Execute a plan on its own loop, in its own empty folder. Return the record."""
     record = Record(plan=plan)
     leftovers = Leftovers()
     began = time.monotonic()

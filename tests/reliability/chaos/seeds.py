@@ -1,4 +1,4 @@
-"""From seeds to a report: each run in an empty folder of its own."""
+"""From seeds to a report: each run in its own empty folder."""
 
 import tempfile
 from collections.abc import Iterable

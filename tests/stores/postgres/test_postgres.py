@@ -280,7 +280,7 @@ async def test_a_server_that_goes_away_is_told_by_an_error_alone(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Not by tracebacks of the driver's as well, which would keep connections that nobody asks for."""
+    """Not by the driver's tracebacks either, which would keep unused connections."""
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     found = program("postgres", package="postgresql", folders="usr/lib/postgresql/*/bin/postgres")
     server = contextlib.ExitStack()

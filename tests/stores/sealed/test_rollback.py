@@ -1,4 +1,4 @@
-"""An older row in the same place is noticed: without the key nobody can roll a credential back.
+"""An older row in the same place is noticed: rolling a credential back needs the key.
 
 Both stores of rows authenticate times, marks of removal and a counter with each user's manifest.
 """

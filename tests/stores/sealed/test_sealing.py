@@ -59,7 +59,7 @@ places = st.tuples(names, names, names)
 def test_a_record_opens_in_its_own_place_only(
     made: tuple[str, str, str], found: tuple[str, str, str]
 ) -> None:
-    """User, secret and run are told apart, wherever one name ends and the next begins."""
+    """User, secret and run are distinguished, wherever one name ends and the next begins."""
     sealed = seal(*made)
     moved = Sealed(found[2], sealed.data, sealed.fingerprint)
     assert opens(moved, found[0], found[1]) == (made == found)

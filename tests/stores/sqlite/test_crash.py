@@ -60,7 +60,7 @@ anyio.run(write, Path(sys.argv[1]), StoreKey.parse(sys.stdin.readline()))
 
 
 def killed_writer(path: Path, key: StoreKey, label: str, *, after: int) -> list[str]:
-    """Run the writer, kill it in the middle, and give the users it was told are stored."""
+    """Run the writer, kill it in the middle, and return the users that were acknowledged."""
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path), label],
         stdin=subprocess.PIPE,
@@ -81,7 +81,7 @@ def killed_writer(path: Path, key: StoreKey, label: str, *, after: int) -> list[
 async def test_kill_9_loses_nothing_and_leaves_nothing_half_written(
     open_sqlite: OpenSqlite, path: Path, key: StoreKey
 ) -> None:
-    """Everyone acknowledged is there, everyone there is complete, and the store goes on."""
+    """Every acknowledged user is there, every user there is complete, and the store keeps working."""
     acknowledged: list[str] = []
     for label in "abcde":
         after = random.randint(1, 60)

@@ -101,7 +101,7 @@ async def test_a_store_others_can_read_is_refused(
 
 
 async def test_a_symbolic_link_is_refused(open_sqlite: OpenSqlite, path: Path, tmp_path: Path) -> None:
-    """Even one that points nowhere: the store would be made at a place nobody named."""
+    """Even a dangling one: the store would be created in a place that was not named."""
     path.symlink_to(tmp_path / "elsewhere.db")
     assert "not a regular file" in await refusal(open_sqlite())
     assert not (tmp_path / "elsewhere.db").exists()

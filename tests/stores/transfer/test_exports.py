@@ -1,4 +1,4 @@
-"""Exports of hand-written code: what is taken, what is refused and how that is said."""
+"""Exports of hand-written code: what is accepted, what is rejected, and with which error."""
 
 import csv
 import io
@@ -53,7 +53,7 @@ class TestJson:
         assert secrets_of(of_json(*records)) == [("ann", one) for one in known]
 
     def test_names_with_underscores_are_those_of_the_library(self) -> None:
-        """And fields that nobody knows keep theirs."""
+        """Unknown fields keep their names."""
         value = {"access_token": "a", "refresh_token": "r", "my_field": 1}
         ((_, secret),) = secrets_of(of_json({**KEY, "type": "OA2_AUTHORIZATION_CODE", "value": value}))
         assert secret == OAuth2Secret(
@@ -154,7 +154,7 @@ class TestRefusals:
         assert "the-credential" not in exposed(caught.value)
 
     def test_a_credential_twice_is_refused_with_both_places(self) -> None:
-        """Nobody knows which of them is the right one."""
+        """There is no way to know which of them is right."""
         with pytest.raises(ConfigurationError, match="record 3 is of the same user and secret as record 1"):
             read_export(of_json(KEY, {**KEY, "username": "bob"}, KEY), kind="json")
 
