@@ -1,5 +1,5 @@
 """The engine: it sends every request of a client, one decision at a time.
 
-A request under way is a :class:`~flowmate_async.engine.call.Call`. ``decision.py`` says what happens next to
-a call, ``engine.py`` does it. The other modules are the gates that a call has to pass, and what they learn.
+Each request is a :class:`~flowmate_async.engine.call.Call`. ``decision.py`` decides the next step of a call,
+``engine.py`` carries it out. The other modules are the gates that a call has to pass, and what they learn.
 """

@@ -1,9 +1,9 @@
 """Adaptive concurrency: fewer requests at once when more only make them wait longer upstream. Pure.
 
-Additive increase, multiplicative decrease, by latency. Below an upstream's capacity latency stays and
-throughput grows with concurrency; above it throughput stays and latency grows (Little's law), and whoever
-else needs the upstream waits behind the queue. So when latency has climbed and throughput does not need it,
-the limit shrinks.
+Additive increase, multiplicative decrease, by latency. Below an upstream's capacity, latency is constant and
+throughput grows with concurrency. Above it, throughput is constant and latency grows (Little's law), and
+other clients of the upstream wait behind the queue. So the limit shrinks when latency has climbed without a
+gain in throughput.
 """
 
 _WINDOW_SECONDS = 1.0
@@ -22,17 +22,17 @@ _LEAST_LIMIT = 4
 class AdaptiveConcurrency:
     """A limit of requests in flight between a few and the configured number.
 
-    Latencies are judged in windows of at least a second and twice as many answers as may be in flight,
-    against the lowest that was ever seen. When they have doubled in a window that used the limit and brought
-    no more than the one before, the limit is cut by a tenth, again and again, as long as that costs no
-    throughput. The cut that does is taken back: upstream is slower then, or takes longer for some requests,
-    and does not queue; for a minute that much latency is tolerated.
+    Latencies are judged in windows of at least a second and twice as many answers as may be in flight. The
+    reference is the lowest latency ever seen. When latency has doubled in a window that used the limit and
+    had no more throughput than the one before, the limit is cut by a tenth. This repeats as long as it costs
+    no throughput. A cut that does is reverted: upstream is then slower, or takes longer for some requests,
+    but does not queue. That latency is tolerated for a minute.
 
     Args:
-        most: the configured limit.
+        most: the configured maximum.
 
     Attributes:
-        limit: most requests in flight at this moment.
+        limit: the current maximum of requests in flight.
     """
 
     __slots__ = (
@@ -61,12 +61,12 @@ class AdaptiveConcurrency:
         self.limit: int = most
 
     def answered(self, seconds: float, now: float, occupancy: float) -> bool:
-        """Note an answer; whether the limit changed.
+        """Record an answer. Return whether the limit changed.
 
         Args:
             seconds: from sending to the last byte.
-            now: this moment.
-            occupancy: which share of the limit was in flight.
+            now: the current time, in seconds of the monotonic clock.
+            occupancy: the share of the limit that was in flight.
         """
         if seconds < self._lowest:
             self._lowest = max(seconds, 1e-6)
@@ -85,7 +85,7 @@ class AdaptiveConcurrency:
         return self.limit != before
 
     def restart(self) -> None:
-        """Begin the window anew, as after a pause, which is neither latency nor throughput."""
+        """Start a new window, for example after a pause, which is neither latency nor throughput."""
         self._window = _Window()
 
     def _judge(self, window: "_Window", now: float) -> None:
@@ -128,7 +128,7 @@ class _Window:
 
     @property
     def used(self) -> bool:
-        """Whether the limit was what held requests back."""
+        """Whether the limit held requests back."""
         return self.fullest >= 1.0 and self.occupancy >= _USED * self.samples
 
     @property

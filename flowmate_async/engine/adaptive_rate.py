@@ -1,7 +1,7 @@
-"""Adaptive rate: off until upstream throttles; then what was proven to pass, recovered along a cubic. Pure.
+"""Adaptive rate: unused until upstream throttles, then the rate proven to pass, with cubic recovery. Pure.
 
-The configured rate may be wrong, or others may share upstream's limit. A 429 tells only that its bucket was
-empty at that moment; the moments at which requests did pass tell how fast it fills.
+The configured rate may be wrong, or other clients may share upstream's limit. A 429 only shows that
+upstream's bucket was empty at that time. The times at which requests passed show how fast it fills.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ _LEAST_RATE = 0.01
 
 
 class PassTimes:
-    """When requests that passed were sent, in bounded memory: the latest each, those before one in many.
+    """Send times of requests that passed, in bounded memory: recent ones in full, older ones thinned out.
 
     Attributes:
         count: how many have been noted.
@@ -33,18 +33,18 @@ class PassTimes:
         self._past: deque[tuple[float, int]] = deque(maxlen=_KEPT)
 
     def note(self, sent_at: float) -> None:
-        """Note one request that has passed."""
+        """Record one request that passed."""
         if self.count % _STRIDE == 0:
             self._past.append((sent_at, self.count))
         self.count += 1
         self._latest.append(sent_at)
 
     def windows_until(self, end: float, *, noted_since: int = 0) -> Iterator[tuple[int, float]]:
-        """Every window that ends then: how many that were sent within it passed, and its seconds.
+        """Yield every window that ends at ``end``: how many requests sent within it passed, and its seconds.
 
         Args:
-            end: the moment at which they end.
-            noted_since: leave out what was noted before :attr:`count` was that much.
+            end: when the windows end.
+            noted_since: ignore requests recorded before :attr:`count` reached this number.
         """
         passed = 0
         latest = sorted(islice(reversed(self._latest), self.count - noted_since), reverse=True)
@@ -59,27 +59,26 @@ class PassTimes:
 
 
 class AdaptiveRate:
-    """A ceiling that steps back when upstream throttles and feels its way up again (multiplicative decrease,
-    cubic recovery).
+    """A rate limit that drops when upstream throttles and recovers gradually (multiplicative decrease, cubic
+    recovery).
 
-    What a token bucket of rate R and burst B let pass in any window of w seconds was at most ``B + R * w``;
-    so R was at least ``(passed - B) / w``, and at the moment it ran dry exactly that for the window that
-    began when it was last full. That is where recovery levels off: it starts a tenth below, stays close to it
-    for a while, then probes above, faster and faster, up to the configured rate.
+    A token bucket of rate R and burst B lets at most ``B + R * w`` requests pass in any window of w seconds.
+    So R is at least ``(passed - B) / w``. When the bucket runs empty, R is exactly that for the window that
+    began when it was last full. Recovery levels off there: it starts a tenth below, stays close to it for a
+    while, then probes above at a growing pace, up to the configured rate.
 
-    What passed over a second or more counts for half a minute, earlier throttles included: where a few
-    requests are throttled however slowly they come, slowing down further would bring nothing. Whatever was
-    measured, one throttle never takes more than half of the rate. Where not even the burst passed, it is
-    halved, too.
+    Windows of a second or more count for half a minute, across earlier throttles: if a few requests are
+    throttled at any rate, slowing down further does not help. One throttle never takes more than half of the
+    rate, whatever was measured. If not even the burst passed, the burst is halved, too.
 
     Args:
         configured: requests/s that are never exceeded; ``None`` for no limit.
-        burst: the size of upstream's bucket, as far as it is known.
-        recovery_seconds: how long recovery stays below what was proven.
+        burst: the size of upstream's bucket, as far as known.
+        recovery_seconds: how long recovery stays below the proven rate.
 
     Attributes:
-        burst: the size that upstream's bucket is taken to have at this moment.
-        passed: to be told of every request that upstream has not throttled.
+        burst: the current estimate of the size of upstream's bucket.
+        passed: records every request that upstream did not throttle.
     """
 
     __slots__ = (
@@ -109,28 +108,28 @@ class AdaptiveRate:
 
     @property
     def adapting(self) -> bool:
-        """Whether upstream has throttled and the configured rate is not reached again."""
+        """Whether upstream has throttled and the rate has not recovered yet."""
         return self._anchor is not None
 
     def rate(self, now: float) -> float | None:
-        """Requests/s at this moment; ``None`` for no limit."""
+        """Return the current rate in requests/s; ``None`` for no limit."""
         if self._anchor is None:
             return self._configured
         rate = self._anchor * (1.0 + _HOLD_BACK * self._phase(now) ** 3)
         return rate if self._configured is None else min(rate, self._configured)
 
     def recover(self) -> None:
-        """Take the configured rate and burst for good again."""
+        """Return to the configured rate and burst."""
         self._anchor = None
         self.burst = self._burst
 
     def throttled(self, *, sent_at: float, now: float) -> None:
-        """Note a 429; nobody may send until :meth:`resume`.
+        """Record a 429. Nothing may be sent until :meth:`resume`.
 
         Args:
-            sent_at: when the throttled request was sent. What was in flight when the rate was lowered last
-                belongs to that reaction, and is no reason for another.
-            now: this moment.
+            sent_at: when the throttled request was sent. A request that was already in flight when the rate
+                was last lowered does not lower it again.
+            now: the current time, in seconds of the monotonic clock.
         """
         if self._dry_at is not None:
             self._dry_at = min(self._dry_at, sent_at)
@@ -139,7 +138,7 @@ class AdaptiveRate:
         self._reacted_at = now
 
     def resume(self, now: float) -> None:
-        """Lower the rate, if there was a 429: by now it is known what passed before it."""
+        """Lower the rate if there was a 429: by now it is known which requests passed before it."""
         if self._dry_at is not None:
             before = self.rate(now)
             proven, passed_lately = self._proven(self._dry_at, limit=before)
@@ -152,13 +151,13 @@ class AdaptiveRate:
         self._anchored_at = now
 
     def _phase(self, now: float) -> float:
-        """From -1 when recovery begins, over 0 when it is back where it levels off, upwards."""
+        """Return the phase of recovery: -1 at its start, 0 where it levels off, positive above that."""
         return max(0.0, now - self._anchored_at) / self._recovery_seconds - 1.0
 
     def _proven(self, dry_at: float, *, limit: float | None) -> tuple[float, int]:
-        """The most requests/s that upstream's bucket is proven to be filled with, until it ran dry.
+        """Return the highest requests/s at which upstream's bucket provably filled before it ran empty.
 
-        And how many passed lately: in twice the time in which the rate alone would let a burst pass.
+        Also return how many requests passed recently: in twice the time the rate takes to let one burst pass.
         """
         proven, passed, seconds, passed_lately = 0.0, 0, 0.0, 0
         lately = float("inf") if limit is None else 2 * self.burst / limit
@@ -169,6 +168,6 @@ class AdaptiveRate:
             if _MEMORY_SECONDS[0] <= span <= _MEMORY_SECONDS[1]:
                 proven = max(proven, (in_all - self.burst) / span)
         if limit is None:
-            # Many at once, perhaps, or hardly any: take what passed for a usual bucket's burst.
+            # Possibly many at once, or hardly any: assume that an ordinary bucket's burst passed.
             proven = max(proven, passed / max(seconds, _USUAL_BURST_SECONDS), self.burst)
         return proven, passed_lately

@@ -1,4 +1,4 @@
-"""Calls that wait until a moment, on the client's own clock: one task for all of them."""
+"""Timers of waiting calls, on the client's own clock: one task for all of them."""
 
 import asyncio
 import heapq
@@ -11,11 +11,11 @@ from flowmate_async.engine.states import TIMED
 
 
 class Alarm:
-    """A heap of calls by the moment at which they go on.
+    """A heap of calls, ordered by the time at which they resume.
 
     Args:
-        clock: times them.
-        ring: is called with each call that is due.
+        clock: the client's clock.
+        ring: called with each call that is due.
     """
 
     __slots__ = ("_clock", "_due", "_numbers", "_ring", "_sleeps_until", "_task")
@@ -29,7 +29,7 @@ class Alarm:
         self._sleeps_until = 0.0
 
     def set(self, call: Call, until: float) -> None:
-        """Let a call go on at a moment of the client's monotonic clock."""
+        """Resume a call at this time of the client's monotonic clock."""
         heapq.heappush(self._due, (until, next(self._numbers), call))
         if self._task is not None and until < self._sleeps_until:
             self._task.cancel()

@@ -26,7 +26,7 @@ class AwaitedCall(Call, eq=False, kw_only=True):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the answer is waited for."""
+        """Whether anything waits for the answer."""
         return not self.future.done()
 
     def receive(self, outcome: Outcome) -> None:
@@ -49,7 +49,7 @@ class AwaitedCall(Call, eq=False, kw_only=True):
             return await self.future
         except asyncio.CancelledError:
             if self.future.done() and not self.future.cancelled():
-                self.future.exception()  # seen, since the cancellation came in the same moment
+                self.future.exception()  # mark it as retrieved: the cancellation came at the same time
             engine.drop(self)
             raise
 
@@ -60,7 +60,7 @@ async def send(engine: Engine, request: Request, identity: Identity, limits: Lim
     Args:
         engine: sends it.
         request: what to send.
-        identity: as whom.
+        identity: whose token to send it with.
         limits: the bounds of each attempt.
 
     Raises:

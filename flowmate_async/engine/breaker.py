@@ -1,7 +1,7 @@
-"""The circuit breaker: when many users meet a sick upstream at once, nobody else is sent there for a while.
+"""The circuit breaker: it stops all requests for a while when upstream fails for many users at once.
 
-A 401 may be a dead token, and a dead token is replaced; but many 401s across many users at once mean a sick
-server (docs/contract/OBSERVED.md § Errors), and impersonating everybody anew would make it sicker.
+A single 401 may mean an expired token, which is replaced. Many 401s across many users at once mean a failing
+server (docs/contract/OBSERVED.md § Errors), and impersonating every user again would add to its load.
 """
 
 import enum
@@ -15,7 +15,7 @@ from flowmate_async.clock import Clock
 
 
 class BreakerState(enum.Enum):
-    """The classic three."""
+    """The three usual states."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -26,13 +26,13 @@ class BreakerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When the breaker opens, and for how long.
 
     Attributes:
-        window_seconds: how far back it looks.
-        failures: so many failures within the window open it…
-        subjects: …if so many different users met them…
-        share: …and they are at least this share of all answers within the window.
+        window_seconds: the length of the sliding window.
+        failures: the number of failures within the window that opens it…
+        subjects: …if they affect at least this many different users…
+        share: …and make up at least this share of all answers within the window.
         open_seconds: how long it stays open the first time; doubled each time a probe fails.
-        max_open_seconds: the longest it stays open.
-        probes: requests that are let through at once when it is half-open.
+        max_open_seconds: the maximum time it stays open.
+        probes: maximum number of concurrent probes when it is half-open.
     """
 
     window_seconds: float = 10.0
@@ -45,12 +45,12 @@ class BreakerPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BreakerStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The breaker as it stands.
+    """Statistics of a breaker.
 
     Attributes:
         state: ``"closed"``, ``"open"`` or ``"half-open"``.
         opened: how often it has opened.
-        refused: requests that were not sent because it was open.
+        refused: requests not sent because it was open.
     """
 
     state: str
@@ -59,13 +59,13 @@ class BreakerStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Breaker:
-    """A circuit breaker over everything one client sends.
+    """A circuit breaker for everything one client sends.
 
     Args:
         policy: see :class:`BreakerPolicy`.
-        clock: the time it keeps.
-        on_open: called with the seconds it will stay open.
-        on_close: called when a probe was answered well.
+        clock: the client's clock.
+        on_open: called with the seconds for which it stays open.
+        on_close: called when a probe succeeded.
         uniform: the source of jitter.
 
     Attributes:
@@ -105,12 +105,12 @@ class Breaker:
         return BreakerState.OPEN if self._clock.monotonic() < self._open_until else BreakerState.HALF_OPEN
 
     def failing_subjects(self) -> int:
-        """Return how many subjects met failures within the window."""
+        """Return how many subjects had failures within the window."""
         self._forget_old(self._clock.monotonic())
         return len(self._subjects)
 
     def closed_for(self) -> float | None:
-        """Seconds until it is worth asking again; ``None`` when :meth:`refused_for` would let one through."""
+        """Return the seconds until a retry makes sense; ``None`` if :meth:`refused_for` would admit one."""
         if self._open_until is None:
             return None
         seconds = self._open_until - self._clock.monotonic()
@@ -119,9 +119,9 @@ class Breaker:
         return max(seconds, self._policy.open_seconds / 10)
 
     def refused_for(self) -> float | None:
-        """Seconds until it is worth asking again; ``None`` when a request may be sent.
+        """Return the seconds until a retry makes sense; ``None`` if a request may be sent.
 
-        Whoever may send must report back with :meth:`note`, naming the :attr:`epoch`.
+        A caller that may send must report the outcome to :meth:`note`, with the current :attr:`epoch`.
         """
         seconds = self.closed_for()
         if seconds is not None:
@@ -131,12 +131,12 @@ class Breaker:
         return seconds
 
     def note_good(self, now: float, epoch: int, *, tells: bool) -> None:
-        """Note a good answer. It is :meth:`note` for nearly every request, by the shortest way.
+        """Record a good answer: a fast path of :meth:`note` for nearly every request.
 
         Args:
-            now: this moment.
+            now: the current time, in seconds of the monotonic clock.
             epoch: see :meth:`note`.
-            tells: whether it says something of upstream's health.
+            tells: whether it says something about upstream's health.
         """
         if not self.closed:
             self.note(subject=None, failed=False if tells else None, epoch=epoch)
@@ -144,12 +144,12 @@ class Breaker:
             self._answers.count(now)
 
     def note(self, *, subject: Hashable, failed: bool | None, epoch: int) -> None:
-        """How a request that was let through ended.
+        """Record how an admitted request ended.
 
         Args:
             subject: whose request it was.
-            failed: upstream was sick; ``None`` when the end says nothing of its health.
-            epoch: the epoch it was let through in; an answer from an earlier one says nothing new.
+            failed: whether upstream failed; ``None`` if the outcome says nothing about its health.
+            epoch: the epoch in which it was admitted; answers from an earlier one are ignored.
         """
         if epoch != self.epoch:
             return
@@ -168,11 +168,11 @@ class Breaker:
                 self._open()
 
     def statistics(self) -> BreakerStatistics:
-        """The breaker as it stands."""
+        """Return the breaker's statistics."""
         return BreakerStatistics(state=self.state.value, opened=self.epoch, refused=self._refused)
 
     def _note_probe(self, *, failed: bool) -> None:
-        """Of the requests let through while half-open, one success closes and one failure opens again."""
+        """Record a probe: one success closes the breaker, one failure opens it again."""
         self._probing = max(0, self._probing - 1)
         if failed:
             self._open_seconds = min(2 * self._open_seconds, self._policy.max_open_seconds)
@@ -210,7 +210,7 @@ class Breaker:
 
 
 class _Answers:
-    """How many answers there were within a window, to a tenth of it: a few numbers, not one an answer."""
+    """Approximate answer count over a sliding window of ten buckets, in constant memory."""
 
     __slots__ = ("_grain_seconds", "_latest", "_latest_until", "_slices", "_window_seconds")
 
@@ -230,7 +230,7 @@ class _Answers:
         self._latest += 1
 
     def within(self, now: float) -> int:
-        """How many there were within the window that ends now."""
+        """Return the count within the window that ends now."""
         self._forget_old(now)
         return self._latest + sum(answers for _, answers in self._slices)
 

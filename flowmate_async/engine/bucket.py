@@ -1,7 +1,7 @@
-"""The token bucket: aiolimiter's, made fit for a limit that is strict at the other end.
+"""The token bucket: aiolimiter's, adapted to a limit that the server enforces strictly.
 
-aiolimiter counts a leaky bucket: ``AsyncLimiter(burst, burst / rate)``, since its own first argument is the
-burst. Its timers have a grain of 1 ms, so a capacity below ``rate * 0.005`` costs throughput.
+aiolimiter implements a leaky bucket: ``AsyncLimiter(burst, burst / rate)``, since its first argument is the
+burst. Its timers have 1 ms resolution, so a capacity below ``rate * 0.005`` costs throughput.
 """
 
 import math
@@ -14,10 +14,10 @@ _SLACK_SECONDS = 0.05
 
 
 def capacity_of(rate: float, burst: int) -> int:
-    """How much of upstream's burst is sent at once; the rest is slack, at most half of it.
+    """Return how much of upstream's burst is sent at once; the rest is slack, at most half of it.
 
-    Requests that were sent apart may arrive together (a busy machine, a lost packet), and a bucket that is
-    used to the full has no token left for that. The slack lets them arrive by up to 50 ms closer than they
+    Requests that are sent apart may arrive together (a busy machine, a lost packet), and a bucket without
+    slack has no token left for that. With the slack they may arrive up to 50 ms closer together than they
     were sent.
 
     Args:
@@ -28,7 +28,7 @@ def capacity_of(rate: float, burst: int) -> int:
 
 
 class TokenBucket:
-    """Tokens at one rate, which may change. One at a time may wait; who, is decided by the gate in front.
+    """Tokens at one rate, which may change. Only one caller may wait at a time; the pacer decides which.
 
     Args:
         rate: requests/s.
@@ -43,7 +43,7 @@ class TokenBucket:
         self._limiter = _limiter(rate, burst)
 
     def take_at_once(self) -> bool:
-        """Take a token, if there is one."""
+        """Take a token if one is available. Return whether it was taken."""
         return self._limiter.has_capacity() and _ended_at_once(self._limiter.acquire())
 
     async def take(self) -> None:
@@ -51,7 +51,7 @@ class TokenBucket:
         await self._limiter.acquire()
 
     async def drain(self, rate: float, burst: int) -> None:
-        """Go on at another rate, with no token saved up: no change gives a second burst."""
+        """Switch to another rate, with an empty bucket: a change never allows a second burst."""
         # aiolimiter cannot change its rate, so a new one takes its place.
         self.rate, self.burst, self._limiter = rate, burst, _limiter(rate, burst)
         await self._limiter.acquire(self._limiter.max_rate)
@@ -63,7 +63,7 @@ def _limiter(rate: float, burst: int) -> AsyncLimiter:
 
 
 def _ended_at_once(acquiring: Coroutine[Any, Any, None]) -> bool:
-    """Run a coroutine that has nothing to wait for, as aiolimiter's while it has capacity."""
+    """Run a coroutine that does not block, as aiolimiter's does not while it has capacity."""
     try:
         acquiring.send(None)
     except StopIteration:

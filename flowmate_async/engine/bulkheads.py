@@ -1,11 +1,11 @@
-"""Bulkheads: a cap on the concurrent and on the failing refreshes of each OAuth client (``authClientId``).
+"""Bulkheads: limits on the concurrent and on the failing refreshes of each OAuth client (``authClientId``).
 
-Behind FlowMate stands the provider that refreshes, with limits of its own, which the number of FlowMate
-requests does not show (docs/contract/OBSERVED.md § Concurrent GETs of one secret): 40,000 secrets of one
-OAuth client that are due at once would be a storm for it. Refreshes of one client share a few slots; and
-when they fail one after the other, for many secrets, the next are not sent for a while.
+FlowMate refreshes credentials with a provider that has its own limits, which the number of FlowMate requests
+does not show (docs/contract/OBSERVED.md § Concurrent GETs of one secret). 40,000 secrets of one OAuth client
+that are due at once would overload it. So the refreshes of one client share a few slots. When refreshes of
+many secrets fail one after the other, no more are sent for a while.
 
-A secret whose client is unknown counts for every client, see :class:`~.slot_ledger.SlotLedger`.
+A secret whose client is unknown counts for every client; see :class:`~.slot_ledger.SlotLedger`.
 """
 
 import random
@@ -24,14 +24,13 @@ _SUSPICIOUS_SUBJECTS = 3
 
 
 class BulkheadPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How many refreshes one OAuth client's provider is given.
+    """Limits on the refreshes of one OAuth client.
 
     Attributes:
         refreshes: maximum number of refreshes of one OAuth client at the same time. Fetches of secrets whose
             client is unknown count for every client.
-        breaker: when its refreshes are given a rest because they fail; each secret is a subject. By default
-            after 20 failures within a minute, for at least ten secrets, if they are at least 90 % of its
-            refreshes.
+        breaker: when its refreshes are paused because they fail; each secret is a subject. By default after
+            20 failures within a minute, for at least ten secrets, if they are at least 90 % of its refreshes.
     """
 
     refreshes: int = 8
@@ -47,14 +46,14 @@ class BulkheadPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BulkheadStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Refreshes by OAuth client as they stand.
+    """Statistics of refreshes by OAuth client.
 
     Attributes:
-        clients: OAuth clients that are known.
-        refreshing: refreshes under way; those of unknown clients included, whether they refresh or not.
-        waiting: refreshes that wait for a slot.
-        open: OAuth clients whose refreshes are given a rest.
-        refused: refreshes that were not sent because of it.
+        clients: known OAuth clients.
+        refreshing: refreshes in flight, including GETs of unknown clients, whether they refresh or not.
+        waiting: refreshes waiting for a slot.
+        open: OAuth clients whose refreshes are paused.
+        refused: refreshes not sent because of that.
     """
 
     clients: int
@@ -65,15 +64,15 @@ class BulkheadStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bulkheads:
-    """The slots and the breaker of each OAuth client; the least recently used breakers are forgotten first.
+    """The slots and the breaker of each OAuth client. The least recently used breakers are evicted first.
 
     Args:
         policy: see :class:`BulkheadPolicy`.
-        clock: the time the breakers keep.
+        clock: the breakers' clock.
         uniform: the source of jitter.
 
     Attributes:
-        slots: who may refresh now.
+        slots: the slots for refreshes.
     """
 
     def __init__(
@@ -96,25 +95,26 @@ class Bulkheads:
         return None if breaker is None else breaker.closed_for()
 
     def note_failure(self, client: Client, *, secret_id: str | None) -> None:
-        """Count a failed refresh whose client was unknown when it began, and may be known by now."""
+        """Count a failed refresh whose client was unknown at its start and may be known by now."""
         breaker = self.breaker_of(client)
         breaker.note(subject=secret_id, failed=True, epoch=breaker.epoch)
 
     @property
     def suspicious(self) -> bool:
-        """Return whether so many secrets of unknown clients failed that it is worth asking whose they are."""
+        """Whether enough secrets of unknown clients failed to make it worth finding out their clients."""
         return self.breaker_of(None).failing_subjects() >= _SUSPICIOUS_SUBJECTS
 
     @property
     def crowded(self) -> bool:
-        """Return whether a fetch of a secret whose client is unknown may have to wait, or should not be sent.
+        """Whether a fetch of a secret whose client is unknown may have to wait, or should not be sent.
 
-        That is when a client may have no slot left, or its provider is unwell: it may be that client's.
+        That is the case when any client has no slot left or its provider is failing: the secret may belong to
+        that client.
         """
         return bool(self._unwell) or self.slots.crowded
 
     def statistics(self) -> BulkheadStatistics:
-        """Refreshes by OAuth client as they stand."""
+        """Return statistics of refreshes by OAuth client."""
         breakers = self._breakers.values()
         return BulkheadStatistics(
             clients=len(self._breakers.keys() - {None}),
@@ -125,7 +125,7 @@ class Bulkheads:
         )
 
     def _limit_of(self, client: Client) -> int:
-        """While a provider is unwell it gets one refresh at a time: the others wait for its outcome."""
+        """Return a client's limit: 1 while its provider is failing; the others wait for its outcome."""
         return 1 if client in self._unwell else self._policy.refreshes
 
     def breaker_of(self, client: Client) -> Breaker:

@@ -1,4 +1,4 @@
-"""A call: one request under way, with its state, and as whom it is sent."""
+"""A call: one request in progress, with its state and the identity it is sent with."""
 
 from contextvars import Context
 from typing import Any, Protocol
@@ -25,10 +25,10 @@ class Token(Protocol):
 
 
 class Identity(Protocol):
-    """The admin or one user, with the token that is cached of each."""
+    """The admin or one user, with the cached token."""
 
     def current(self, now: float) -> Token | None:
-        """Return the cached token; ``None`` when one has to be obtained first.
+        """Return the cached token; ``None`` if one has to be obtained first.
 
         Args:
             now: seconds of the client's monotonic clock.
@@ -36,15 +36,15 @@ class Identity(Protocol):
         ...
 
     def obtain(self, call: "Call") -> None:
-        """Obtain a token for a parked call; the engine then resumes the call, or fails it."""
+        """Obtain a token for a parked call. The engine then resumes the call or fails it."""
         ...
 
     def abandon(self, call: "Call") -> None:
-        """Forget a parked call: nothing waits for it any longer."""
+        """Forget a parked call that nothing waits for any longer."""
         ...
 
     def hurry(self, call: "Call") -> None:
-        """Note that a parked call has become an interactive one."""
+        """Note that a parked call has become interactive."""
         ...
 
     def accepted(self, token: Token | None, now: float) -> None:
@@ -52,7 +52,7 @@ class Identity(Protocol):
         ...
 
     def reject(self, token: Token, now: float) -> bool:
-        """Note that upstream rejected this token. Return whether another one may help."""
+        """Note that upstream rejected this token. Return whether another token may help."""
         ...
 
 
@@ -63,14 +63,14 @@ class Tally(msgspec.Struct):
 
 
 class Trouble(msgspec.Struct, eq=False):
-    """What only a call has that was not answered well, or had to wait for a sick upstream.
+    """State of a call that failed at least once or had to wait for a failing upstream.
 
     Attributes:
         not_before: when it may be sent again after a failure, in seconds of the monotonic clock.
         schedule: the retries; ``None`` before the first failure.
         rejection: why the first token was rejected; ``None`` before that.
         rejected: that token.
-        patience_seconds: how long the call may still wait for a sick upstream; ``None`` before it waits.
+        patience_seconds: how long the call may still wait for a failing upstream; ``None`` before it waits.
         first_sent_at: when it was sent for the first time.
     """
 
@@ -86,36 +86,36 @@ class Progress(Protocol):
     """The engine, as its calls know it."""
 
     def answered(self, call: "Call", answer: Response | Exception) -> None:
-        """Take what the transport brought."""
+        """Take the outcome of the exchange."""
 
     def resume(self, *calls: "Call") -> None:
-        """Decide anew about calls that have waited."""
+        """Decide again about calls that have waited."""
 
     def fail(self, call: "Call", error: Exception) -> None:
-        """End a call that waits with an error."""
+        """Fail a waiting call."""
 
 
 class Call(msgspec.Struct, eq=False):
-    """One request under way. Its ``repr`` is the default one, without fields.
+    """One request in progress. Its ``repr`` is the default one, without fields.
 
-    A subclass says in :meth:`receive` what becomes of the outcome. It is a struct, since there is one for
-    every request and nothing is made faster.
+    A subclass handles the outcome in :meth:`receive`. It is a struct because there is one per request, and a
+    struct is the fastest object to create.
 
     Attributes:
         request: what to send.
-        identity: as whom it is sent.
+        identity: whose token it is sent with.
         limits: the bounds of each attempt.
-        priority: in which queue it waits.
-        tally: counts its requests, if there is one.
-        state: where it is, see ``states.py``.
+        priority: the queue it waits in.
+        tally: counts its requests, if set.
+        state: its state; see ``states.py``.
         engine: sends it; set when it is submitted.
-        context: the caller's, if listeners hear of the call.
-        token: what it is sent with; ``None`` while there is none.
+        context: the caller's context, if events are listened to.
+        token: the token it is sent with; ``None`` while there is none.
         sent_at: when the last attempt was sent, in seconds of the client's monotonic clock.
-        epoch: the breaker's, when the last attempt was sent.
+        epoch: the breaker's epoch when the last attempt was sent.
         was_sent: whether any attempt was sent.
         trouble: see :class:`Trouble`; ``None`` for most calls.
-        refresh: what it holds as a GET that may refresh; ``None`` for most calls.
+        refresh: see :class:`~flowmate_async.engine.refresh.Refresh`; ``None`` for most calls.
     """
 
     request: Request
@@ -142,7 +142,7 @@ class Call(msgspec.Struct, eq=False):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anything still waits for the answer. Asked before a call is sent again."""
+        """Whether anything still waits for the answer. Checked before a call is sent again."""
         return True
 
     @property
@@ -160,18 +160,18 @@ class Call(msgspec.Struct, eq=False):
         return self.trouble
 
     def __call__(self, answer: Response | Exception) -> None:
-        """Take what the transport brought."""
+        """Take the outcome of the exchange."""
         if self.context is None:
             self.engine.answered(self, answer)
         else:
             self.context.run(self.engine.answered, self, answer)
 
     def go_on(self) -> None:
-        """Be decided about anew: what it waited for is there."""
+        """Resume: what it waited for is available."""
         self.engine.resume(self)
 
     def fail(self, error: Exception) -> None:
-        """End with an error: what it waited for cannot be had."""
+        """Fail: what it waited for is not available."""
         self.engine.fail(self, error)
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:

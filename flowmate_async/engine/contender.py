@@ -1,4 +1,4 @@
-"""What can wait for the turn of a secret or for a refresh slot: a call, or a coroutine with a ticket."""
+"""Waiters for the turn of a secret or for a refresh slot: calls, and coroutines with a ticket."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,18 +15,18 @@ class Contender(Protocol):
     priority: Priority
 
     def go_on(self) -> None:
-        """Go on: what it waited for is there."""
+        """Resume: what it waited for is available."""
 
 
 class Ticket:
     """Waits on behalf of a coroutine.
 
     Args:
-        priority: in which queue it waits.
+        priority: the queue it waits in.
         hurry: called when an interactive contender waits behind this background one.
 
     Attributes:
-        has_come: whether what it waits for is there, even if the coroutine was cancelled in that moment.
+        has_come: whether what it waits for has come, even if the coroutine was cancelled at the same time.
     """
 
     __slots__ = ("_came", "has_come", "hurry", "priority", "state")
@@ -45,7 +45,7 @@ class Ticket:
             self._came.set_result(None)
 
     async def wait(self) -> None:
-        """Wait until :meth:`go_on` was called."""
+        """Wait until :meth:`go_on` is called."""
         try:
             await self._came
         except asyncio.CancelledError:

@@ -1,6 +1,6 @@
-"""The seam to whatever lets many processes act as one: a rate, pauses and credentials that they share.
+"""The interface for coordinating many processes: a rate, pauses and credentials that they share.
 
-Protocols and plain values only. What fulfils them, a parent process or Redis, the client never imports.
+Protocols and plain values only. The client never imports the implementations (a parent process, or Redis).
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,12 +17,12 @@ from flowmate_async.values.secrets import Secret
 
 
 class TokenLease(msgspec.Struct, frozen=True):
-    """Permission to send some requests soon.
+    """Permission to send a number of requests soon.
 
     Attributes:
         tokens: how many requests may be sent.
-        valid_until: seconds on ``time.monotonic``; afterwards none of them may be sent, since tokens that
-            were saved up would be a burst on top of everybody else's.
+        valid_until: seconds on ``time.monotonic``. No token may be used later: saved tokens would be a burst
+            on top of those of other processes.
     """
 
     tokens: int
@@ -30,15 +30,15 @@ class TokenLease(msgspec.Struct, frozen=True):
 
 
 class CoordinationStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What processes share, as one of them sees it.
+    """Statistics of the coordination, as one process sees it.
 
     Attributes:
-        connected: whether it can be used now.
-        working: whether this process can work all the same.
-        problem: why it cannot be used; empty while it can.
-        outages: how often it could not be used.
+        connected: whether it is available now.
+        working: whether this process can send requests, with or without it.
+        problem: why it is unavailable; empty while it is available.
+        outages: how often it became unavailable.
         differing: settings in which the processes differ: ``key``, ``rate``, ``burst``, ``processes``.
-        processes: how many share now.
+        processes: how many processes share it now.
     """
 
     connected: bool = True
@@ -50,28 +50,28 @@ class CoordinationStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RateBudget(Protocol):
-    """A rate that many processes share: tokens are leased a few at a time."""
+    """A rate that many processes share. Tokens are leased a few at a time."""
 
     async def lease(self, most: int) -> TokenLease:
         """Wait for at least one token.
 
         Args:
-            most: how many could be used at once.
+            most: the maximum number that can be used at once.
 
         Raises:
-            FlowMateError: the budget cannot be asked, and nothing may be sent without it.
+            FlowMateError: the budget is unavailable, and nothing may be sent without it.
         """
         ...
 
 
 class RefreshLender(Protocol):
-    """Slots for refreshes, and turns of secrets, that many processes share."""
+    """Refresh slots and turns of secrets that many processes share."""
 
     def slot(self, auth_client_id: str | None, secret_id: str) -> AbstractAsyncContextManager[object]:
         """Wait for the secret's turn and for a slot, and hold both within the context.
 
         Args:
-            auth_client_id: the OAuth client; ``None`` when it is unknown, which counts for every client.
+            auth_client_id: the OAuth client; ``None`` if unknown, which counts for every client.
             secret_id: the secret.
         """
         ...
@@ -83,7 +83,7 @@ class SharedSecret(Redacted, frozen=True):
     Attributes:
         secret: the credential.
         age_seconds: how long ago it was fetched.
-        newest: whether upstream was asked while the caller waited, and so has no newer one.
+        newest: whether it was fetched while the caller waited, so that upstream has no newer one.
     """
 
     secret: Secret
@@ -94,59 +94,59 @@ class SharedSecret(Redacted, frozen=True):
 
 
 Acceptable = Callable[[SharedSecret], bool]
-"""Whether somebody else's answer will do."""
+"""Returns whether a shared answer is acceptable."""
 
 Recognizes = Callable[[Secret], bool]
-"""Whether a credential is the one that was rejected, without saying which that was."""
+"""Returns whether a credential is the rejected one, without revealing that one."""
 
 
 class Ask(Protocol):
-    """Asks upstream for one credential, when it is called."""
+    """A callable that asks upstream for one credential."""
 
     @property
     def forced(self) -> bool:
-        """Whether an app rejected what was held; an answer to somebody who asked for less will not do."""
+        """Whether an app rejected the cached value, so that the answer to an unforced request will not do."""
         ...
 
     @property
     def abandoned(self) -> bool:
-        """Whether upstream may still be at work on what was asked, though nobody here waits for it."""
+        """Whether upstream may still be working on a request that nothing here waits for."""
         ...
 
     @property
     def may_refresh(self) -> bool:
-        """Whether asking may make upstream refresh the secret, as far as this process knows now."""
+        """Whether the request may make upstream refresh the secret, as far as this process knows now."""
         ...
 
     @property
     def facts(self) -> SecretFacts | None:
-        """What this process knows of the secret, for others to use."""
+        """What this process knows about the secret, for other processes."""
         ...
 
     def learn(self, facts: SecretFacts) -> None:
-        """Take note of what another process learned.
+        """Record what another process learned.
 
         Args:
-            facts: what it learned of this secret.
+            facts: what it learned about this secret.
         """
         ...
 
     def turn(self) -> AbstractAsyncContextManager[bool]:
-        """Wait for the secret's turn in this process; a plain read does not wait.
+        """Wait for the secret's turn in this process. A plain read does not wait.
 
         Returns:
-            A context that is entered in its turn, with whether the turn is held.
+            A context that is entered when the turn has come, and yields whether the turn is held.
         """
         ...
 
     def __call__(self, *, in_turn: bool = False) -> Awaitable[Secret]:
-        """Ask.
+        """Ask upstream.
 
         Args:
-            in_turn: whether it is the secret's turn already, so that asking does not wait for it.
+            in_turn: whether the caller already holds the secret's turn, and the request need not wait for it.
 
         Raises:
-            FlowMateError: upstream has failed, or may not be asked now.
+            FlowMateError: upstream failed, or may not be asked now.
         """
         ...
 
@@ -162,14 +162,14 @@ class SharedCredentials(Protocol):
         *,
         acceptable: Acceptable | None = None,
     ) -> SharedSecret:
-        """A credential that upstream is asked for by one process at a time.
+        """Fetch a credential from upstream, one process at a time.
 
         Args:
             username: the user.
             secret_id: the secret.
             ask: asks upstream.
-            acceptable: whether a shared one will do; ``None`` for those only that were fetched while this
-                call waited for its turn.
+            acceptable: whether a shared credential is acceptable; ``None`` accepts only one that was fetched
+                while this call waited for its turn.
 
         Raises:
             FlowMateError: what ``ask`` raised; or upstream may not be asked now.
@@ -185,28 +185,28 @@ class SharedCredentials(Protocol):
             rejected: what the app rejected.
 
         Returns:
-            Whether one of them has just learnt that upstream has no other.
+            Whether one of them has just found that upstream has no other credential.
         """
         ...
 
     async def confirm(self, username: str, secret_id: str, rejected: Secret, *, seconds: float) -> None:
-        """Let it be known for so many seconds that upstream has no other than this rejected one.
+        """Tell every process that upstream has no other credential than this rejected one.
 
         Args:
             username: the user.
             secret_id: the secret.
             rejected: what the app rejected.
-            seconds: for how long; afterwards upstream is asked again.
+            seconds: for how long this holds; afterwards upstream is asked again.
         """
         ...
 
     def on_rejected(self, listener: Callable[[str, str, Recognizes], object]) -> None:
-        """Have a listener called with user and secret id, and which credential another process rejected."""
+        """Register a listener for rejections by other processes: user, secret id, and a recognizer."""
         ...
 
 
 class Coordination(Protocol):
-    """What the processes of one application share; handed to :class:`~flowmate_async.FlowMate`."""
+    """What the processes of one application share. It is passed to :class:`~flowmate_async.FlowMate`."""
 
     async def __aenter__(self) -> Self:
         """Connect."""
@@ -219,18 +219,18 @@ class Coordination(Protocol):
         ...
 
     def join(self, base_url: str) -> None:
-        """Hear, once and before anything else, which FlowMate all this is about.
+        """Set FlowMate's base URL. Called once, before anything else.
 
         Args:
-            base_url: FlowMate's, as checked; part of every name.
+            base_url: FlowMate's base URL, validated; part of every shared name.
 
         Raises:
-            ConfigurationError: it serves another client already.
+            ConfigurationError: another client already uses it.
         """
         ...
 
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:
-        """The rate that is shared; ``None`` when each process keeps its own.
+        """Return the shared rate; ``None`` if each process keeps its own.
 
         Args:
             rate: requests/s of all processes together.
@@ -239,11 +239,11 @@ class Coordination(Protocol):
         ...
 
     def credentials(self) -> SharedCredentials | None:
-        """The credentials that are shared; ``None`` when each process keeps its own."""
+        """Return the shared credentials; ``None`` if each process keeps its own."""
         ...
 
     def pause(self, seconds: float) -> None:
-        """Tell the others that upstream asked everybody to wait.
+        """Tell the other processes that upstream asked all clients to wait.
 
         Args:
             seconds: for how long.
@@ -251,11 +251,11 @@ class Coordination(Protocol):
         ...
 
     def on_pause(self, listener: Callable[[float], object]) -> None:
-        """Have a listener called with the seconds for which another process says to wait."""
+        """Register a listener for pauses that another process reports, in seconds."""
         ...
 
     def on_event(self, listener: Listener) -> None:
-        """Have a listener called with each event of the coordination, as ``CoordinationLost``.
+        """Register a listener for events of the coordination, such as ``CoordinationLost``.
 
         Args:
             listener: called on the event loop; must be quick.
@@ -263,7 +263,7 @@ class Coordination(Protocol):
         ...
 
     def statistics(self) -> CoordinationStatistics | None:
-        """Return how it stands; ``None`` if it cannot fail on its own."""
+        """Return statistics; ``None`` if it cannot fail on its own."""
         ...
 
 
@@ -285,9 +285,9 @@ class LendsConcurrency(Protocol):
     """A :class:`Coordination` whose processes also share the number of requests in flight."""
 
     def on_allotment(self, listener: Callable[[int], object]) -> None:
-        """Have a listener called with how many requests this process may have in flight.
+        """Register a listener for the number of requests this process may have in flight.
 
         Args:
-            listener: called at once, and whenever that changes.
+            listener: called immediately, and whenever that number changes.
         """
         ...

@@ -1,10 +1,10 @@
-"""What happens next to a call: one decision that changes nothing.
+"""The next step of a call: one decision without side effects.
 
-The engine asks whenever a call could be sent: when it is new, when its turn has come, when a wait is over,
-after a failure. The gates are asked in this order: is the wait of a retry over; is there a token; is it the
-turn of a GET that may refresh; does upstream seem healthy; does the quarantine of the secret hold; may a
-refresh begin. Concurrency and rate come last, in the engine, so that a call never holds a place there while
-it waits for something else.
+The engine decides whenever a call could be sent: when it is new, when its turn has come, when a wait is over,
+after a failure. The gates are checked in this order: is the wait of a retry over; is there a token; does a
+GET that may refresh have its turn; does upstream seem healthy; is the secret in quarantine; may a refresh
+begin. Concurrency and rate come last, in the engine, so that a call never holds a slot there while it waits
+for something else.
 """
 
 import enum
@@ -21,7 +21,7 @@ from flowmate_async.errors import FlowMateError, RefreshFailedError, UpstreamUna
 
 
 class Now(enum.Enum):
-    """What can be done at once."""
+    """Steps that take effect immediately."""
 
     SEND = "send"
     OBTAIN_TOKEN = "obtain token"  # noqa: S105 - no password
@@ -32,8 +32,8 @@ class Wait(msgspec.Struct, frozen=True):
 
     Attributes:
         until: seconds of the client's monotonic clock.
-        patience_seconds: how long the call may still wait for a sick upstream after that; ``None`` if this
-            wait is for something else.
+        patience_seconds: how long the call may still wait for a failing upstream after that; ``None`` if this
+            wait has another reason.
     """
 
     until: float
@@ -45,8 +45,8 @@ class Refuse(msgspec.Struct, frozen=True):
 
     Attributes:
         error: why.
-        by_breaker: whether upstream as a whole seems sick.
-        by_provider: whether the provider of an OAuth client does.
+        by_breaker: whether upstream as a whole seems to be failing.
+        by_provider: whether the provider of an OAuth client seems to be failing.
     """
 
     error: FlowMateError
@@ -59,13 +59,13 @@ SEND = Now.SEND
 
 
 class Gates(msgspec.Struct, frozen=True, gc=False):
-    """What a call has to pass, and the bound that depends on nothing else.
+    """The gates that a call has to pass, and the maximum wait for a failing upstream.
 
     Attributes:
-        breaker: of everything that is sent.
-        quarantine: of secrets that upstream may still be refreshing.
+        breaker: the breaker for everything that is sent.
+        quarantine: secrets that upstream may still be refreshing.
         refreshes: turns of secrets and slots of OAuth clients.
-        patience_seconds: how long background calls wait for a sick upstream.
+        patience_seconds: how long background calls wait for a failing upstream.
     """
 
     breaker: Breaker
@@ -75,10 +75,10 @@ class Gates(msgspec.Struct, frozen=True, gc=False):
 
 
 def next_step(call: Call, gates: Gates, now: float) -> Step:
-    """Decide what happens next to a call.
+    """Return the next step of a call.
 
     Args:
-        call: one that is neither in flight nor done, with its identity's token of this moment.
+        call: a call that is neither in flight nor done, with its identity's current token.
         gates: see :class:`Gates`.
         now: seconds of the client's monotonic clock.
     """
@@ -103,7 +103,7 @@ def next_step(call: Call, gates: Gates, now: float) -> Step:
 
 
 def _until_healthy(call: Call, gates: Gates, seconds: float, now: float) -> Step:
-    """Let background calls wait for a sick upstream; fail interactive ones at once."""
+    """Let background calls wait for a failing upstream. Fail interactive ones immediately."""
     if call.priority is Priority.INTERACTIVE:
         patience = 0.0
     elif call.trouble is None or call.trouble.patience_seconds is None:

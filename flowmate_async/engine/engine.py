@@ -1,8 +1,8 @@
-"""The engine: every request of one client, from the moment it is asked for to its outcome.
+"""The engine: every request of one client, from submission to outcome.
 
-A request under way is one :class:`~flowmate_async.engine.call.Call`. There is no task and no future per
-request: calls wait in queues, and the transport tells the call when it is answered. ``decision.py`` says what
-happens next to a call; this module does it.
+Each request is one :class:`~flowmate_async.engine.call.Call`, without a task or a future of its own. Calls
+wait in queues, and the transport notifies the call of its answer. ``decision.py`` decides the next step of a
+call; this module carries it out.
 """
 
 import asyncio
@@ -38,16 +38,16 @@ class Engine:
         transport: carries the requests.
         pacer: slots, tokens and pauses.
         gates: everything else that a call has to pass.
-        feedback: what one answer means for all other calls.
+        feedback: applies what one answer means for all other calls.
         budget: pays for retries.
         policy: the bounds of retrying.
         clock: the client's clock.
         emitter: told of retries.
-        side_tasks: find out OAuth clients, and borrow slots.
+        side_tasks: identify OAuth clients and borrow slots.
         uniform: the source of jitter.
 
     Attributes:
-        max_in_flight: the most requests in flight there have been.
+        max_in_flight: the highest number of requests in flight so far.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter per collaborator
@@ -91,22 +91,22 @@ class Engine:
 
     @property
     def is_saturated(self) -> bool:
-        """Whether calls wait for the rate or the concurrency, or did just now, and not for a pause."""
+        """Whether calls wait, or waited just now, for the rate or the concurrency, and not for a pause."""
         return (bool(self._ready) or self._pacer.has_just_waited) and not self._pacer.is_paused
 
     def allot(self, concurrency: int) -> None:
-        """Have no more than so many requests in flight; see :meth:`Pacer.allot`."""
+        """Limit the requests in flight to ``concurrency``; see :meth:`Pacer.allot`."""
         self._pacer.allot(concurrency)
         self._pump()
 
     def identify_with(self, identify: Identify) -> None:
-        """Find out with this which OAuth client is behind a secret."""
+        """Set the function that finds out which OAuth client is behind a secret."""
         self._side_tasks.identify = identify
 
-    # What the layers above ask for.
+    # Called by the layers above.
 
     def submit(self, call: Call) -> None:
-        """Send a call as soon as every gate is open. It receives the outcome, once.
+        """Send a call as soon as every gate is open. The call receives the outcome once.
 
         Raises:
             ConfigurationError: the client is closed.
@@ -118,25 +118,25 @@ class Engine:
             call.context = copy_context()
         self._calls.add(call)
         if self._pumping:
-            self._ready.push(call)  # the loop that goes on serves it
+            self._ready.push(call)  # the running loop handles it
         else:
             self._move_on(call)
 
     def hurry(self, call: Call) -> None:
-        """Turn a background call into an interactive one: somebody waits for it now."""
+        """Turn a background call into an interactive one: a caller waits for it now."""
         if call.priority is Priority.INTERACTIVE:
             return
         call.priority = Priority.INTERACTIVE
         if call.state == TOKENLESS:
             call.identity.hurry(call)
         elif call.state in (READY, TIMED, PARKED):
-            # Decided anew; what is left of it where it waited is skipped there.
+            # Decide again. Its old queue entry is skipped later.
             call.state = READY
             self._ready.push(call)
             self._pump()
 
     def hurry_contender(self, holder: Contender) -> None:
-        """Hurry a background one that something interactive waits for."""
+        """Hurry a background contender that something interactive waits for."""
         if isinstance(holder, Call):
             self.hurry(holder)
         elif isinstance(holder, Ticket):
@@ -144,7 +144,7 @@ class Engine:
             holder.hurry()
 
     def drop(self, call: Call) -> None:
-        """End a call that nothing waits for any longer, unless it is in flight. It is not told."""
+        """End a call that nothing waits for any longer, unless it is in flight. It receives no outcome."""
         if call.state in (IN_FLIGHT, DONE):
             return
         was_parked = call.state == PARKED
@@ -155,7 +155,7 @@ class Engine:
             self.resume_contenders(self._gates.refreshes.forget_parked())
 
     def resume(self, *calls: Call) -> None:
-        """Decide anew about calls that have waited; their turn comes before that of newcomers."""
+        """Decide again about calls that have waited, before any new calls."""
         for call in reversed(calls):
             if call.state not in (DONE, IN_FLIGHT):
                 call.state = READY
@@ -163,20 +163,20 @@ class Engine:
         self._pump()
 
     def resume_contenders(self, contenders: Iterable[Contender]) -> None:
-        """Let those go on that have waited for a turn or a slot."""
+        """Resume contenders that have waited for a turn or a slot."""
         for contender in contenders:
             contender.go_on()
 
     def fail(self, call: Call, error: Exception) -> None:
-        """End a call that waits with an error."""
+        """Fail a waiting call."""
         if call.state != DONE:
             self._end(call, error)
 
     async def aclose(self, *, drain_seconds: float) -> None:
-        """Fail what waits, and let what is in flight finish.
+        """Fail waiting calls, and let calls in flight finish.
 
         Args:
-            drain_seconds: for what is in flight; then it fails as well.
+            drain_seconds: how long calls in flight have to finish; then they fail as well.
         """
         self._closed = True
         for call in [call for call in self._calls if call.state != IN_FLIGHT]:
@@ -195,11 +195,11 @@ class Engine:
             await self._carriers.aclose()
             await self._alarm.aclose()
 
-    # What the transport reports.
+    # Called by the transport.
 
     def answered(self, call: Call, answer: Response | Exception) -> None:
-        """Take what the transport brought for a call."""
-        if call.state != IN_FLIGHT:  # it was failed when the client was closed
+        """Take the outcome of a call's exchange."""
+        if call.state != IN_FLIGHT:  # it failed when the client was closed
             self._pacer.leave()
             return
         now = self._clock.monotonic()
@@ -216,7 +216,7 @@ class Engine:
             call.state = READY
             others = self._ended_attempt(call, failure)
             self._attribute(call, failure)
-            if others:  # later, since failures that came together may end the provider's refreshes
+            if others:  # later, since simultaneous failures may stop the provider's refreshes
                 asyncio.get_running_loop().call_soon(self.resume_contenders, others)
         else:
             self._feedback.crashed(call)
@@ -225,10 +225,10 @@ class Engine:
         if self._ready.size:
             self._pump()
 
-    # How a call moves on.
+    # How a call proceeds.
 
     def _move_on(self, call: Call) -> None:
-        """Move on a new call. If it could be sent, it goes behind those that wait to be."""
+        """Decide about a new call. If it can be sent, it queues behind those that are ready."""
         now = self._clock.monotonic()
         call.token = call.identity.current(now)
         step = next_step(call, self._gates, now)
@@ -241,7 +241,7 @@ class Engine:
             self._begin_pacing()
 
     def _pump(self) -> None:
-        """Move on the calls that wait, in order, as far as there are slots and tokens for them."""
+        """Send waiting calls in order, as far as slots and tokens allow."""
         pacer = self._pacer
         if self._pumping or not self._ready.size:
             return
@@ -263,7 +263,7 @@ class Engine:
             self._pumping = False
 
     def _follow(self, call: Call, step: Step) -> None:
-        """Do what was decided about a call that cannot be sent now."""
+        """Carry out the step of a call that cannot be sent now."""
         if isinstance(step, RefreshStep):
             self._follow_refresh(call, step)
         elif isinstance(step, Wait):
@@ -298,7 +298,7 @@ class Engine:
         call.state = TIMED
         if step.patience_seconds is not None:
             call.troubled().patience_seconds = step.patience_seconds
-        self.resume_contenders(self._gates.refreshes.end_attempt(call))  # a slot is not for waiting in
+        self.resume_contenders(self._gates.refreshes.end_attempt(call))  # do not hold a slot while waiting
         self._alarm.set(call, step.until)
 
     def _refuse(self, call: Call, step: Refuse) -> None:
@@ -310,7 +310,7 @@ class Engine:
         self._end(call, step.error)
 
     def _send(self, call: Call, now: float) -> None:
-        """Hand a call over to the transport, which tells the call when it is answered."""
+        """Hand a call to the transport, which notifies it of the answer."""
         others = self._gates.refreshes.begin(call) if call.request.may_refresh else ()
         breaker, pacer = self._gates.breaker, self._pacer
         if not breaker.closed:
@@ -338,10 +338,10 @@ class Engine:
         if others:
             self.resume_contenders(others)
 
-    # How a call ends, and what follows a failed attempt.
+    # How a call ends, and what happens after a failed attempt.
 
     def _attribute(self, call: Call, failure: Failure) -> None:
-        """Find out whose provider keeps failing, so that the rest of its secrets are left alone in time."""
+        """Find out which client's provider keeps failing, so that its other secrets are not fetched."""
         refreshes, held = self._gates.refreshes, call.refresh
         if held is None or held.client is not None or not provider_failed(failure):
             self._after_failure(call, failure)
@@ -362,7 +362,7 @@ class Engine:
             attributed()
 
     def _after_failure(self, call: Call, failure: Failure) -> None:
-        """Try again, with another token or after a wait, if that may help; otherwise end the call."""
+        """Retry with another token or after a wait if that may help; otherwise end the call."""
         if self._closed or not call.is_wanted:
             self._end(call, failure.error)
         elif failure.remedy is Remedy.REPLACE_TOKEN:
@@ -371,7 +371,7 @@ class Engine:
             self._later(call, failure)
 
     def _with_another_token(self, call: Call, failure: Failure) -> None:
-        """Try one other token after a rejected one; never a loop."""
+        """Try one other token after a rejected one, and no more than one."""
         trouble, now = call.troubled(), self._clock.monotonic()
         trouble.first_sent_at = call.first_sent_at
         if trouble.rejection is not None:
@@ -384,7 +384,7 @@ class Engine:
             self._ready.push(call)
 
     def _later(self, call: Call, failure: Failure) -> None:
-        """Send again after the wait that the schedule asks for, if the budget pays."""
+        """Retry after the wait given by the schedule, if the retry budget allows it."""
         trouble, request = call.troubled(), call.request
         trouble.first_sent_at = call.first_sent_at
         if trouble.schedule is None:
@@ -394,50 +394,50 @@ class Engine:
             self._end(call, failure.error)
             return
         self._emitter.emit(Retried(request.endpoint, failure.error.kind, wait))
-        # Read again, since this must not come before the end of a quarantine that began meanwhile.
+        # Read again: the retry must not precede the end of a quarantine that began meanwhile.
         trouble.not_before = self._clock.monotonic() + wait
         self._ready.push(call)
 
     def _can_afford(self, failure: Failure, endpoint: str) -> bool:
-        """Return whether the retry budget pays. A 429 is exempt, since it slows everything down already."""
+        """Return whether the retry budget allows a retry. 429s are exempt: they already slow down all calls."""
         if failure.throttled or self._budget.withdraw():
             return True
         self._emitter.emit(RetryRefused(endpoint, failure.error.kind))
         return False
 
     def _end(self, call: Call, outcome: Outcome | None) -> None:
-        """End a call; ``None`` if it is not told."""
+        """End a call; ``None`` if it receives no outcome."""
         call.state = DONE
         self._calls.discard(call)
         if outcome is not None:
             call.receive(outcome)
         if call.refresh is not None:
-            # Only now, since what an answer shows of the secret decides about those that wait for its turn.
+            # Only now: what the answer shows about the secret decides which waiters need the turn.
             self.resume_contenders(self._gates.refreshes.end(call))
         if self._drained is not None and not self._calls and not self._drained.done():
             self._drained.set_result(None)
 
     def _ended_attempt(self, call: Call, failure: Failure | None) -> list[Contender]:
-        """Give back what a refresh holds only while it is under way. Return who can go on instead."""
+        """Release what a refresh holds only during an attempt. Return the contenders that can resume."""
         if call.refresh is None:
             return []
         return self._gates.refreshes.end_attempt(call, provider_failed=provider_failed(failure))
 
-    # Waiting for the rate: one task for all calls.
+    # Waiting for the rate, in one task for all calls.
 
     def _begin_pacing(self) -> None:
         if self._pacing is None and self._pacer.has_slot:
             self._pacing = asyncio.get_running_loop().create_task(self._pace())
 
     async def _pace(self) -> None:
-        """Wait for one token after the other while calls wait for them."""
+        """Wait for one token after another while calls need them."""
         try:
             while self._ready and self._pacer.has_slot:
                 self._pacer.ready = self._ready.size
                 await self._pacer.wait_for_token()
                 self._pump()
                 self._pacer.discard_token()
-        except FlowMateError as error:  # the rate that processes share cannot be had
+        except FlowMateError as error:  # the shared rate is unavailable
             while (call := self._ready.pop()) is not None:
                 self._end(call, error.clone())
         finally:
@@ -445,5 +445,5 @@ class Engine:
 
 
 def closed_error() -> ConfigurationError:
-    """Return the error for what was cut short because the client was closed."""
+    """Return the error for calls that ended because the client was closed."""
     return ConfigurationError("the client was closed before the answer came")

@@ -1,4 +1,4 @@
-"""What one answer means for all other calls: a pause, a slower rate, a quarantine, a sick upstream.
+"""What one answer means for all other calls: a pause, a lower rate, a quarantine, a failing upstream.
 
 What an answer means for its own call is decided in ``failures.py``.
 """
@@ -29,16 +29,16 @@ _WAKING_SHARE = 0.1
 
 
 class Feedback:
-    """Passes on what each answer shows.
+    """Applies what each answer shows to pacer, gates and listeners.
 
     Args:
-        pacer: paused and slowed down.
-        gates: breaker and quarantine.
+        pacer: is paused and slowed down.
+        gates: contain breaker and quarantine.
         policy: how long a pause and a quarantine last.
         clock: the client's clock.
         emitter: told of answers, broken exchanges and throttling.
         admin_headers: the header with the admin token, which no error may repeat.
-        share_pause: tells other processes, where there are any, for how many seconds to wait.
+        share_pause: tells other processes, if there are any, how many seconds to wait.
         uniform: the source of jitter.
     """
 
@@ -89,13 +89,13 @@ class Feedback:
         else:
             emitter.count_answer(endpoint, answer.status, seconds)
         self._pacer.passed(sent_at)
-        if not request.may_refresh:  # what a refresh takes is the provider's doing
+        if not request.may_refresh:  # the duration of a refresh depends on the provider
             self._pacer.answered(seconds, now)
-        # That a token was made does not show that tokens are accepted.
+        # A new token does not prove that upstream accepts tokens.
         self._gates.breaker.note_good(now, call.epoch, tells=endpoint != IMPERSONATE)
 
     def bad(self, call: Call, answer: Response | TransportError, now: float) -> Failure:
-        """Learn from any other answer, or from none. Return what it means for the call.
+        """Learn from a bad answer or a broken exchange. Return what it means for the call.
 
         Args:
             call: the call that it answers.
@@ -120,11 +120,11 @@ class Feedback:
         return structs.replace(failure, spent_seconds=seconds)
 
     def crashed(self, call: Call) -> None:
-        """Learn nothing: the transport failed by a fault of its own."""
+        """Learn nothing: the transport itself has a bug."""
         self._gates.breaker.note(subject=call.request.username, failed=None, epoch=call.epoch)
 
     def fresh_token_rejected(self, call: Call, failure: Failure) -> None:
-        """Note that upstream rejected a token that was just made: that is upstream's own trouble."""
+        """Note that upstream rejected a new token: the fault is upstream's."""
         counted_before = isinstance(failure.error, UpstreamUnavailableError)
         if call.request.endpoint in (LIST, GET) and not counted_before:
             self._gates.breaker.note(subject=call.request.username, failed=True, epoch=call.epoch)
@@ -138,7 +138,7 @@ class Feedback:
         return failure
 
     def _share(self, failure: Failure, request: Request, sent_at: float) -> None:
-        """Let all calls feel what one call met."""
+        """Apply the failure of one call to all calls."""
         if failure.throttled or failure.retry_after_seconds is not None:
             seconds = self._pause_seconds(failure.retry_after_seconds)
             self._pacer.pause(seconds)
@@ -151,14 +151,14 @@ class Feedback:
             self._gates.quarantine.impose(request.secret_id, self._policy.lock_seconds)
 
     def _pause_seconds(self, asked: float | None) -> float:
-        """As long as upstream asks, and up to a tenth more, so that not every process wakes at once."""
+        """Return upstream's wait plus up to a tenth, so that processes do not all wake at the same time."""
         seconds = self._policy.base_seconds if asked is None else asked
         seconds = min(seconds, self._policy.retry_after_cap_seconds)
         return seconds + self._uniform(0.0, seconds * _WAKING_SHARE)
 
 
 def provider_failed(failure: Failure | None) -> bool | None:
-    """Return whether the provider behind a refresh failed; ``None`` when the outcome does not tell."""
+    """Return whether the provider behind a refresh failed; ``None`` if the outcome does not tell."""
     if failure is None:
         return False
     refused = isinstance(failure.error, RefreshFailedError) and failure.remedy is not Remedy.AWAIT_LOCK
@@ -166,9 +166,9 @@ def provider_failed(failure: Failure | None) -> bool | None:
 
 
 def _upstream_failed(failure: Failure) -> bool | None:
-    """Return whether upstream is sick; ``None`` when the failure does not tell.
+    """Return whether upstream is failing; ``None`` if the failure does not tell.
 
-    A dead token, a malformed id and a provider that hangs say nothing about upstream.
+    An expired token, a malformed id and a hanging provider say nothing about upstream.
     """
     if isinstance(failure.error, InvalidIdError):
         return None

@@ -1,9 +1,9 @@
-"""The token bucket of one process among many: its tokens are leased from a rate that all share.
+"""The token bucket of one of many processes: it leases tokens from a rate that all processes share.
 
-Whoever lends splits the burst in two. One half is what the lender lets through at once, the other is how
-late tokens may be used: whatever was leased within a window and the life of a token before it, is at most
-``burst + rate * window``. So tokens that are not used soon are void, and only as many are asked for as there
-are requests that could be sent at once.
+The lender splits the burst in two. One half may be leased at once; the other half allows for tokens that are
+used late. The tokens leased within a window plus one token lifetime before it are at most
+``burst + rate * window``. So unused tokens expire soon, and a process leases only as many tokens as it has
+requests that can be sent immediately.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ _NONE = TokenLease(0, 0.0)
 
 
 class LeaseTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """How a rate is lent.
+    """The terms on which a rate is lent.
 
     Attributes:
         rate: requests/s.
-        capacity: tokens that are lent at once after a while without requests.
-        batch: most tokens of one lease. Half of the capacity, so that tokens do not run over while a lease
-            is on its way.
+        capacity: tokens that can be leased at once after a while without requests.
+        batch: maximum tokens of one lease. Half of the capacity, so that the lender's bucket does not
+            overflow while a lease is in flight.
         life_seconds: how long the tokens of a lease are valid.
     """
 
@@ -36,7 +36,7 @@ class LeaseTerms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lease_terms(rate: float, burst: int) -> LeaseTerms:
-    """The terms on which a rate and a burst are never exceeded.
+    """Return terms that never exceed a rate and a burst.
 
     Args:
         rate: requests/s of all processes together.
@@ -50,16 +50,16 @@ def lease_terms(rate: float, burst: int) -> LeaseTerms:
 
 
 class LeasedBucket:
-    """Tokens out of leases; like :class:`TokenBucket`, and one at a time may wait.
+    """Leased tokens. As with :class:`TokenBucket`, only one caller may wait at a time.
 
-    After upstream throttled this process, it also keeps to a rate of its own.
+    After upstream has throttled this process, it also keeps to a rate of its own.
 
     Args:
-        budget: lends.
+        budget: lends the tokens.
         rate: requests/s of all processes together.
         burst: requests that upstream takes at once.
-        demand: how many requests could be sent at once.
-        clock: tells when a lease is over.
+        demand: returns how many requests could be sent immediately.
+        clock: tells when a lease has expired.
     """
 
     __slots__ = (
@@ -88,7 +88,7 @@ class LeasedBucket:
         self._own: TokenBucket | None = None
 
     def take_at_once(self) -> bool:
-        """Take a token, if there is one."""
+        """Take a token if one is available. Return whether it was taken."""
         if not self._holds_token() or (self._own is not None and not self._own.take_at_once()):
             return False
         self._lease = TokenLease(self._lease.tokens - 1, self._lease.valid_until)
@@ -107,7 +107,7 @@ class LeasedBucket:
         self._lease = TokenLease(self._lease.tokens - 1, self._lease.valid_until)
 
     async def drain(self, rate: float, burst: int) -> None:
-        """Go on at another rate, with no token saved up; at the lent one it is the lender who keeps to it."""
+        """Switch to another rate with an empty bucket. At the lent rate, the lender enforces it."""
         self.rate, self.burst, self._lease = rate, burst, _NONE
         self._own = None if rate == self._lent_rate else TokenBucket(rate, burst)
         if self._own is not None:

@@ -1,4 +1,4 @@
-"""How many requests may be in flight, and how fast they are sent: concurrency, the token bucket, pauses."""
+"""Limits on requests in flight and on the rate at which they are sent: concurrency, token bucket, pauses."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,16 @@ from flowmate_async.events import ConcurrencyChanged, Emitter, RateChanged
 _NOTICEABLE = 0.01
 _LATELY_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
-"""How often a pause is compared with the wall clock."""
+"""Interval at which a pause is compared with the wall clock."""
 
 
 class FlowPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """What adapts to how upstream fares. Neither ever exceeds what was configured.
+    """Which limits adapt to upstream. Neither ever exceeds the configured value.
 
     Attributes:
-        adaptive_rate: after a 429 send no faster than upstream was proven to take, then recover.
-        recovery_seconds: how long it stays below that, before it probes above.
-        adaptive_concurrency: have fewer requests in flight when latency climbs and throughput does not.
+        adaptive_rate: after a 429, send no faster than upstream provably accepted, then recover.
+        recovery_seconds: how long it stays below that rate before it probes above.
+        adaptive_concurrency: reduce the requests in flight when latency climbs and throughput does not.
     """
 
     adaptive_rate: bool = True
@@ -33,17 +33,17 @@ class FlowPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdmissionStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Admission as it stands.
+    """Statistics of admission.
 
     Attributes:
         rate: requests/s as configured; ``None`` for no limit.
-        current_rate: requests/s at this moment; below ``rate`` after upstream throttled.
-        burst: requests upstream is taken to accept at once, at this moment.
-        concurrency: most requests in flight as configured.
-        current_concurrency: most requests in flight at this moment.
+        current_rate: current requests/s; below ``rate`` after upstream throttled.
+        burst: current estimate of the requests that upstream accepts at once.
+        concurrency: configured maximum of requests in flight.
+        current_concurrency: current maximum of requests in flight.
         admitted: requests in flight.
-        waiting: requests that wait for their turn.
-        paused_seconds: for how long nobody may pass.
+        waiting: requests waiting to be sent.
+        paused_seconds: for how long nothing may be sent.
     """
 
     rate: float | None
@@ -57,22 +57,22 @@ class AdmissionStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pacer:
-    """Slots and tokens. One place decides for all calls, so that a pause holds every one of them.
+    """Slots and tokens. One object decides for all calls, so that a pause applies to every one of them.
 
     Args:
         rate: requests/s; ``None`` for no limit.
-        burst: requests that upstream takes at once.
-        concurrency: most requests in flight.
-        clock: times pauses and the rate.
+        burst: requests that upstream accepts at once.
+        concurrency: maximum number of requests in flight.
+        clock: the clock for pauses and the rate.
         emitter: told when the rate or the concurrency adapts.
         policy: see :class:`FlowPolicy`.
-        budget: lends the rate, when other processes share it.
+        budget: lends the rate if other processes share it.
 
     Attributes:
-        slots: most requests in flight at this moment.
+        slots: current maximum of requests in flight.
         taken: requests in flight.
-        ready: how many calls wait to be sent, as the engine last said.
-        passed: notes when a request was sent that upstream has not throttled.
+        ready: how many calls wait to be sent, as last set by the engine.
+        passed: records the send time of a request that upstream did not throttle.
     """
 
     __slots__ = (
@@ -141,7 +141,7 @@ class Pacer:
         return self.taken < self.slots
 
     def take(self) -> bool:
-        """Take a slot and a token, if both are there. :meth:`leave` gives the slot back."""
+        """Take a slot and a token if both are available. :meth:`leave` releases the slot."""
         if self.taken >= self.slots:
             return False
         if self._token_in_hand:
@@ -152,13 +152,13 @@ class Pacer:
         return True
 
     def leave(self) -> None:
-        """Give a slot back."""
+        """Release a slot."""
         self.taken -= 1
 
     async def wait_for_token(self) -> None:
-        """Wait for a token, outside every pause; :meth:`take` then finds it.
+        """Wait for a token outside of pauses; :meth:`take` then finds it.
 
-        A token for which a pause came meanwhile is dropped: saved up, it would be sent on top of the burst.
+        A token is dropped if a pause began meanwhile: if saved, it would be used on top of the burst.
         """
         while True:
             while (seconds := self._paused_for()) > 0:
@@ -174,11 +174,11 @@ class Pacer:
                 return
 
     def discard_token(self) -> None:
-        """Drop a token that nothing was sent with."""
+        """Drop an unused token."""
         self._token_in_hand = False
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for that many seconds; a longer pause already under way stays."""
+        """Send nothing for that many seconds. A longer pause in effect stays."""
         self._resume_at = max(self._resume_at, self._clock.monotonic() + seconds)
         self._resume_at_wall = max(self._resume_at_wall, self._clock.wall() + seconds)
         self._woken = self._careful = True
@@ -186,12 +186,12 @@ class Pacer:
         self._adaptive_concurrency.restart()
 
     def throttled(self, *, sent_at: float) -> None:
-        """Lower the rate, because a request sent at that moment met a 429; call :meth:`pause`, too."""
+        """Lower the rate because a request sent at that time got a 429. Call :meth:`pause` as well."""
         if self._policy.adaptive_rate:
             self._adaptive_rate.throttled(sent_at=sent_at, now=self._clock.monotonic())
 
     def answered(self, seconds: float, now: float) -> None:
-        """Note how long a request took that upstream answered well, while its slot is still taken."""
+        """Record the duration of a successful request, while its slot is still taken."""
         if self._adapts_concurrency and self._adaptive_concurrency.answered(
             seconds, now, self.taken / self.slots
         ):
@@ -205,23 +205,23 @@ class Pacer:
 
     @property
     def is_paused(self) -> bool:
-        """Whether a pause is under way."""
+        """Whether a pause is in effect."""
         return self._paused_for() > 0
 
     def allot(self, concurrency: int) -> None:
-        """Have no more than so many requests in flight, while other processes use the rest.
+        """Limit the requests in flight, while other processes use the rest.
 
         Args:
-            concurrency: at least 1; those in flight may finish.
+            concurrency: the limit, at least 1. Requests in flight may finish.
         """
         self._allotted = concurrency
         self._resize()
 
     def statistics(self, *, waiting: int) -> AdmissionStatistics:
-        """Return rate and concurrency as they stand.
+        """Return statistics of rate and concurrency.
 
         Args:
-            waiting: requests that wait for their turn.
+            waiting: requests waiting to be sent.
         """
         now = self._clock.monotonic()
         return AdmissionStatistics(
@@ -239,7 +239,7 @@ class Pacer:
         self.slots = min(self._adaptive_concurrency.limit, self._allotted)
 
     def _paused_for(self) -> float:
-        """Return how long the pause still lasts, by the earlier of both clocks: a machine may sleep."""
+        """Return how long the pause still lasts, by the clock that ends it first: a machine may sleep."""
         now = self._clock.monotonic()
         seconds = min(self._resume_at - now, self._resume_at_wall - self._clock.wall())
         if seconds <= 0:
@@ -247,7 +247,7 @@ class Pacer:
         return seconds
 
     async def _adapt_bucket(self) -> None:
-        """Have this moment's rate; after a pause with an empty bucket, so that nobody wakes in a burst."""
+        """Apply the current rate. Start with an empty bucket after a pause, to avoid a burst."""
         now, woken, self._woken = self._clock.monotonic(), self._woken, False
         if woken:
             self._adaptive_rate.resume(now)
@@ -265,10 +265,10 @@ class Pacer:
             self._emitter.emit(RateChanged(rate))
 
     def _sendable(self) -> int:
-        """Return how many requests could be sent if there were tokens."""
+        """Return how many requests could be sent if enough tokens were available."""
         return max(1, min(self.ready, self.slots - self.taken))
 
     def _is_another(self, bucket: TokenBucket | LeasedBucket, rate: float, burst: int) -> bool:
-        """Whether the bucket is worth changing; the configured rate is reached exactly."""
+        """Return whether the bucket needs a change. The configured rate is reached exactly."""
         noticeable = abs(rate - bucket.rate) > _NOTICEABLE * bucket.rate
         return noticeable or burst != bucket.burst or (rate == self._rate and rate != bucket.rate)

@@ -1,4 +1,4 @@
-"""Two priorities: who is waited for, and who can wait."""
+"""Two priorities: interactive requests, and background requests that can wait."""
 
 import enum
 from collections.abc import Iterator
@@ -7,25 +7,25 @@ from contextvars import ContextVar
 
 
 class Priority(enum.IntEnum):
-    """How urgent a request is; it is inherited by the tasks and flights that are started for it."""
+    """The urgency of a request. Tasks and flights started for it inherit it."""
 
     INTERACTIVE = 0
-    """Somebody waits for this one answer."""
+    """A caller waits for this one answer."""
     BACKGROUND = 1
-    """A sweep or a prefetch: goes behind, and waits out a sick upstream instead of failing."""
+    """A sweep or a prefetch: it queues behind and waits for a failing upstream to recover."""
 
 
 _current: ContextVar[Priority] = ContextVar("flowmate_async_priority", default=Priority.INTERACTIVE)
 
 
 def current_priority() -> Priority:
-    """The priority of what is being done now."""
+    """Return the priority of the current context."""
     return _current.get()
 
 
 @contextmanager
 def in_background() -> Iterator[None]:
-    """Within, and in tasks started within, everything goes behind interactive requests."""
+    """Give requests in this block, and in tasks started in it, background priority."""
     token = _current.set(Priority.BACKGROUND)
     try:
         yield
@@ -34,10 +34,10 @@ def in_background() -> Iterator[None]:
 
 
 def set_background() -> None:
-    """Make the running task, and those it starts, a background one for good."""
+    """Give the running task, and tasks it starts, background priority permanently."""
     _current.set(Priority.BACKGROUND)
 
 
 def set_interactive() -> None:
-    """Make the current context an interactive one for good."""
+    """Give the current context interactive priority permanently."""
     _current.set(Priority.INTERACTIVE)

@@ -4,16 +4,16 @@ from flowmate_async.clock import Clock
 
 
 class Quarantine:
-    """Per secret id, the earliest moment at which it may be fetched again.
+    """The earliest time at which each secret may be fetched again, by secret id.
 
-    Upstream's refresh lock belongs to the secret, not to the caller, so the key is the secret id alone. There
-    are never more entries than secrets that failed within the time of one lock.
+    Upstream's refresh lock belongs to the secret, not to the caller, so the key is the secret id alone. The
+    table never has more entries than secrets that failed within the duration of one lock.
 
     Args:
-        clock: times the entries.
+        clock: the clock for the entries.
 
     Attributes:
-        secrets: the moments, in seconds of the monotonic clock, by secret id.
+        secrets: these times, in seconds of the monotonic clock, by secret id.
     """
 
     __slots__ = ("_clock", "secrets")
@@ -26,14 +26,14 @@ class Quarantine:
         return len(self.secrets)
 
     def impose(self, secret_id: str, seconds: float) -> None:
-        """Keep a secret from being fetched for so many seconds; a longer quarantine under way stays."""
+        """Block fetches of a secret for this many seconds. A longer quarantine in effect stays."""
         now = self._clock.monotonic()
         self.secrets = {key: until for key, until in self.secrets.items() if until > now}
         self.secrets[secret_id] = max(now + seconds, self.secrets.get(secret_id, now))
 
     def until(self, secret_id: str | None) -> float:
-        """Return until when a secret may not be fetched, in seconds of the monotonic clock.
+        """Return the time until which a secret may not be fetched, in seconds of the monotonic clock.
 
-        ``-inf`` when it may, and for a request that is about none.
+        ``-inf`` if it may be fetched, and for a request without a secret.
         """
         return float("-inf") if secret_id is None else self.secrets.get(secret_id, float("-inf"))

@@ -1,4 +1,4 @@
-"""A queue of calls with two priorities: interactive before background, and neither starves."""
+"""A queue of calls with two priorities: interactive before background, without starvation."""
 
 from collections import deque
 from typing import Generic, Protocol, TypeVar
@@ -8,11 +8,11 @@ from flowmate_async.engine.states import READY
 
 _INTERACTIVE, _BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
 BACKGROUND_SHARE = 5
-"""One call in so many is a background one, however many interactive calls wait."""
+"""One of this many calls is a background call, however many interactive calls wait."""
 
 
 class Queued(Protocol):
-    """What can wait here: a call, mostly."""
+    """What can wait in the queue: mostly calls."""
 
     state: int
     priority: Priority
@@ -22,16 +22,16 @@ Q = TypeVar("Q", bound=Queued)
 
 
 class ReadyQueue(Generic[Q]):
-    """Calls in the order they came, within each priority.
+    """Calls in order of arrival within each priority.
 
-    A call that is dropped, or that moves to the other priority, stays where it was until its turn comes and
-    is skipped then, so that both cost nothing here.
+    If a call is dropped or changes its priority, its old entry stays in the queue and is skipped when its
+    turn comes. So both operations cost nothing here.
 
     Args:
-        state: the state of the calls that wait here; any other call is skipped.
+        state: the state of waiting calls; calls in any other state are skipped.
 
     Attributes:
-        size: how many entries there are, those that will be skipped included.
+        size: number of entries, including those that will be skipped.
     """
 
     __slots__ = ("_queues", "_state", "_turns", "size")
@@ -43,7 +43,7 @@ class ReadyQueue(Generic[Q]):
         self.size: int = 0
 
     def __bool__(self) -> bool:
-        """Return whether any call waits; those in front that do not are dropped."""
+        """Return whether any call waits. Stale entries at the front are dropped."""
         for at, queue in enumerate(self._queues):
             while queue and not self._waits(queue[0], at):
                 queue.popleft()
@@ -64,7 +64,7 @@ class ReadyQueue(Generic[Q]):
         self.size += 1
 
     def push_front(self, call: Q) -> None:
-        """Put a call before all others of its priority."""
+        """Insert a call before all others of its priority."""
         self._queues[call.priority].appendleft(call)
         self.size += 1
 
@@ -74,7 +74,7 @@ class ReadyQueue(Generic[Q]):
         self.push_front(call)
 
     def pop(self) -> Q | None:
-        """Take the next call; ``None`` when none waits."""
+        """Take the next call; ``None`` if none waits."""
         interactive, background = self._queues
         while True:
             behind = background and (not interactive or (self._turns + 1) % BACKGROUND_SHARE == 0)

@@ -1,4 +1,4 @@
-"""What a call holds as a GET that may refresh."""
+"""The turn and the slot that a call holds as a GET that may refresh."""
 
 import msgspec
 
@@ -7,23 +7,23 @@ from flowmate_async.engine.slot_ledger import Client
 
 
 class Loan:
-    """A slot that other processes know of, until it is given back."""
+    """A slot that is shared with other processes, until it is released."""
 
     def give_back(self) -> None:
-        """Give it back; once."""
+        """Release it, once."""
 
 
 class Refresh(msgspec.Struct, eq=False):
-    """What a call holds as a GET that may refresh.
+    """The turn and the slot that a call holds as a GET that may refresh.
 
     Attributes:
         in_turn: whether a flight holds the turn on its behalf.
         has_slot: whether it holds a slot, and…
-        client: …of which OAuth client; ``None`` for one that is unknown.
-        identified: whether it was tried to find out the OAuth client.
-        breaker: of the provider, while it is asked.
-        epoch: of that breaker, when the request was sent.
-        loan: the slot that other processes know of.
+        client: …of which OAuth client; ``None`` if unknown.
+        identified: whether a look-up of the OAuth client was attempted.
+        breaker: the provider's breaker, while the request is in flight.
+        epoch: that breaker's epoch when the request was sent.
+        loan: the slot that is shared with other processes.
     """
 
     in_turn: bool = False

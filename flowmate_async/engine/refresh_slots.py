@@ -1,4 +1,4 @@
-"""A fair queue for the slots of each OAuth client: first in, first out within each client and priority."""
+"""A fair queue for the refresh slots of each OAuth client: FIFO within each client and priority."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from flowmate_async.engine.states import PARKED
 
 
 class RefreshSlots:
-    """Slots for refreshes; see :class:`SlotLedger` for who may have one.
+    """Slots for refreshes. :class:`SlotLedger` has the rules for who may take one.
 
-    Hand-over is direct: a newcomer never overtakes a waiter of the same client.
+    A released slot goes directly to the next waiter: a newcomer never overtakes a waiter of the same client.
 
     Args:
         limit: maximum number of refreshes of one client at the same time.
-        limit_of: a lower limit of one client, as while its provider is unwell.
+        limit_of: returns a lower limit for one client, for example while its provider is failing.
     """
 
     def __init__(self, limit: int, *, limit_of: Callable[[Client], int] | None = None) -> None:
@@ -27,7 +27,7 @@ class RefreshSlots:
 
     @property
     def inside(self) -> int:
-        """How many refreshes are under way."""
+        """How many refreshes are in flight."""
         return self._ledger.inside
 
     @property
@@ -37,7 +37,7 @@ class RefreshSlots:
 
     @property
     def crowded(self) -> bool:
-        """Return whether one more refresh of an unknown client would wait or could exceed a limit."""
+        """Whether one more refresh of an unknown client would wait or could exceed a limit."""
         return None in self._queues or self._ledger.crowded
 
     def has_room(self, client: Client) -> bool:
@@ -54,16 +54,16 @@ class RefreshSlots:
         self._queues.setdefault(client, ReadyQueue(PARKED)).push(contender)
 
     def leave(self, client: Client) -> list[tuple[Client, Contender]]:
-        """Give a slot back. Return who has one now instead, and of which client."""
+        """Release a slot. Return the contenders admitted instead, with their clients."""
         self._ledger.leave(client)
         return self.admit()
 
     def admit(self) -> list[tuple[Client, Contender]]:
-        """Let waiters in until none of them fits, and return them; also when a waiter has given up."""
+        """Admit waiters until none fits, and return them. Call this also when a waiter has given up."""
         admitted: list[tuple[Client, Contender]] = []
         if not self._queues:
             return admitted
-        self._unknown_first = not self._unknown_first  # with a single slot they take turns
+        self._unknown_first = not self._unknown_first  # with one slot, known and unknown alternate
         for client in sorted(self._queues, key=lambda key: (key is None) != self._unknown_first):
             queue = self._queues[client]
             while queue and self._fits(client) and (contender := queue.pop()) is not None:

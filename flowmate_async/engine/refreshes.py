@@ -1,6 +1,6 @@
-"""What a GET that may refresh has to pass besides: the turn of its secret and a slot of its OAuth client.
+"""The additional gates of a GET that may refresh: the turn of its secret and a slot of its OAuth client.
 
-:meth:`Refreshes.next_step` decides and changes nothing; the other methods do what was decided.
+:meth:`Refreshes.next_step` decides without side effects; the other methods carry out the decision.
 """
 
 import enum
@@ -21,7 +21,7 @@ from flowmate_async.redaction import one_line
 
 
 class RefreshStep(enum.Enum):
-    """What happens next to a call that may refresh."""
+    """The next step of a call that may refresh."""
 
     SEND = "send"
     AWAIT_TURN = "await turn"
@@ -29,7 +29,7 @@ class RefreshStep(enum.Enum):
     IDENTIFY = "identify"
     """Find out which OAuth client is behind the secret."""
     CHANGE_SLOT = "change slot"
-    """Its OAuth client has become known: the slot that it holds is another client's."""
+    """Its OAuth client has become known, and the slot that it holds belongs to another client."""
     BORROW = "borrow"
     """Ask the other processes for a slot."""
 
@@ -38,9 +38,9 @@ class Refreshes:
     """Decides who may refresh.
 
     Args:
-        turns: of secrets.
-        bulkheads: of OAuth clients.
-        known: what listings and answers have shown of secrets.
+        turns: the turns of secrets.
+        bulkheads: the slots and breakers of OAuth clients.
+        known: what listings and answers have shown about secrets.
         borrows: whether other processes share the slots.
     """
 
@@ -60,7 +60,7 @@ class Refreshes:
         return not self.turns.is_free(secret_id, call)
 
     def next_step(self, call: Call) -> RefreshStep | RefreshFailedError:
-        """Decide what happens next to a call in its turn; an error ends it without sending it."""
+        """Return the next step of a call that has its turn. An error ends the call without sending it."""
         request, held = call.request, call.refresh or _NOTHING
         secret_id = request.secret_id or ""
         if self._known.is_plain(secret_id):
@@ -78,30 +78,30 @@ class Refreshes:
         return RefreshStep.BORROW if self._borrows and held.loan is None else RefreshStep.SEND
 
     def client_of(self, request: Request) -> Client:
-        """Return the OAuth client behind a request; ``None`` when it is not known."""
+        """Return the OAuth client behind a request; ``None`` if unknown."""
         return request.auth_client_id or self._known.client_of(request.secret_id or "")
 
     def is_known(self, request: Request) -> bool:
-        """Return whether anything was shown of the secret behind a request."""
+        """Return whether anything is known about the secret of a request."""
         return self._known.is_known(request.secret_id or "")
 
     def park_for_turn(self, call: Call) -> Contender | None:
         """Queue for the turn. Return the background holder that this interactive call waits for."""
-        held_by(call)  # so that the turn is given back, however the call ends
+        held_by(call)  # ensures that the turn is released, however the call ends
         return self.turns.park(call.request.secret_id or "", call)
 
     def park_for_slot(self, call: Call) -> None:
-        """Queue for a slot, in the turn of its secret."""
+        """Queue for a slot while holding the turn of its secret."""
         self.take_turn(call)
         self.bulkheads.slots.park(self.client_of(call.request), call)
 
     def take_turn(self, call: Call) -> None:
-        """Take the turn of its secret, unless that is held."""
+        """Take the turn of its secret, unless it holds the turn already."""
         if not held_by(call).in_turn:
             self.turns.take(call.request.secret_id or "", call)
 
     def take_slot(self, call: Call) -> None:
-        """Take the turn and a slot, unless they are held."""
+        """Take the turn and a slot, unless it holds them already."""
         self.take_turn(call)
         held = held_by(call)
         if not held.has_slot:
@@ -109,10 +109,10 @@ class Refreshes:
             self.bulkheads.slots.enter(held.client)
 
     def begin(self, call: Call) -> Sequence[Contender]:
-        """Take what a call needs that is sent now.
+        """Take what a call needs to be sent now.
 
         Returns:
-            Who can go on, because this one has become a plain read and needs nothing.
+            The contenders that can resume because this call has become a plain read and needs nothing.
         """
         if self._known.is_plain(call.request.secret_id or ""):
             call.request = structs.replace(call.request, may_refresh=False)
@@ -129,21 +129,21 @@ class Refreshes:
         self.bulkheads.breaker_of(self.client_of(call.request)).refused_for()
 
     def end_attempt(self, call: Call, *, provider_failed: bool | None = None) -> list[Contender]:
-        """Give back the slot, and tell the provider's breaker. The turn stays until the call ends.
+        """Release the slot and report to the provider's breaker. The turn is held until the call ends.
 
         Args:
             call: the call.
-            provider_failed: whether its provider failed; ``None`` when the outcome does not tell, or when it
-                was not sent.
+            provider_failed: whether its provider failed; ``None`` if the outcome does not tell, or if the
+                call was not sent.
 
         Returns:
-            Who can go on instead.
+            The contenders that can resume.
         """
         held = call.refresh
         if held is None:
             return []
         if held.breaker is not None:
-            # A failure of an unknown client's is attributed afterwards.
+            # The failure of an unknown client is attributed later.
             failed = None if provider_failed and held.client is None else provider_failed
             held.breaker.note(subject=call.request.secret_id, failed=failed, epoch=held.epoch)
             held.breaker = None
@@ -156,14 +156,14 @@ class Refreshes:
         return self._admitted(self.bulkheads.slots.leave(held.client))
 
     def end(self, call: Call) -> list[Contender]:
-        """Give back everything. Return who can go on instead."""
+        """Release everything. Return the contenders that can resume."""
         resumed = self.end_attempt(call)
         secret_id, call.refresh = call.request.secret_id or "", None
         next_in_turn = self.turns.leave(secret_id, call)
         return resumed if next_in_turn is None else [*resumed, next_in_turn]
 
     def forget_parked(self) -> list[Contender]:
-        """Return who can go on because one that waited has given up."""
+        """Return the contenders that can resume because a waiter has given up."""
         return self._admitted(self.bulkheads.slots.admit())
 
     def _admitted(self, admitted: list[tuple[Client, Contender]]) -> list[Contender]:
@@ -178,7 +178,7 @@ class Refreshes:
 
 
 def held_by(call: Call) -> Refresh:
-    """Return what a call holds, made on first use."""
+    """Return what a call holds, created on first use."""
     if call.refresh is None:
         call.refresh = Refresh()
     return call.refresh

@@ -1,6 +1,6 @@
-"""Whether and when a failed request is sent again: pure decisions, full jitter, always bounded.
+"""Whether and when to retry a failed request: pure decisions, full jitter, always bounded.
 
-Nothing here sleeps or sends; ``engine.py`` does, as this schedule says.
+Nothing here sleeps or sends; ``engine.py`` does, following this schedule.
 """
 
 from collections.abc import Callable
@@ -14,19 +14,19 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of retrying.
 
     Attributes:
-        attempts: how often one request is sent at most, the first time included.
-        throttled_attempts: how often it may meet a 429 before that is its end. Those are not counted among
-            ``attempts`` (unless that is 1): everybody waits then, and the rate is lowered.
+        attempts: maximum number of times one request is sent, including the first.
+        throttled_attempts: how many 429s a request may get before it fails. They do not count towards
+            ``attempts`` (unless that is 1): all requests wait then, and the rate is lowered.
         base_seconds: the ceiling of the first random wait; it doubles each time.
         cap_seconds: the ceiling of every random wait.
-        deadline_seconds: no retry begins later than this after the first attempt, in time that was spent on
-            attempts and waits between them; waiting for the rate limiter does not count.
-        retry_after_cap_seconds: the longest ``Retry-After`` that is honoured in full; the pause ends up to a
-            tenth later, so that not every process wakes at once.
-        lock_seconds: how long a secret that upstream may be refreshing is left alone
+        deadline_seconds: no retry begins later than this after the first attempt. Attempts and the waits
+            between them count; waiting for the rate limiter does not.
+        retry_after_cap_seconds: the longest ``Retry-After`` that is honoured in full. The pause ends up to a
+            tenth later, so that processes do not all wake at the same time.
+        lock_seconds: how long a secret that upstream may be refreshing is not fetched
             (docs/contract/OBSERVED.md § Concurrent GETs of one secret).
-        budget_share: retries are at most this share of the requests, however much fails (a retry budget)…
-        budget_reserve: …and this many on top. Requests sent again after a 429 are not among them.
+        budget_share: the retry budget: retries are at most this share of the requests, however many fail…
+        budget_reserve: …plus this many. Retries after a 429 do not count.
     """
 
     attempts: int = 4
@@ -41,7 +41,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetrySchedule:
-    """The retries of one request, failure by failure.
+    """The retries of one request.
 
     Args:
         policy: the bounds.
@@ -59,7 +59,7 @@ class RetrySchedule:
         self._spent_seconds = 0.0
 
     def next_wait(self, failure: Failure) -> float | None:
-        """Seconds to wait before the next attempt; ``None`` when there must be none.
+        """Return the seconds to wait before the next attempt; ``None`` if there must be none.
 
         Args:
             failure: how the last attempt ended.
@@ -88,7 +88,7 @@ class RetrySchedule:
         return self._uniform(0.0, ceiling)
 
     def _past_the_lock(self, failure: Failure) -> float | None:
-        """Once only: what still fails after the lock's whole time is not the lock's doing."""
+        """Return the wait until the lock has expired, once: a failure after that has another cause."""
         self._locks_awaited += 1
         if self._locks_awaited > 1:
             return None
@@ -96,7 +96,7 @@ class RetrySchedule:
         return max(asked, self._policy.lock_seconds + self._uniform(0.0, self._policy.base_seconds))
 
     def _as_asked(self, seconds: float) -> float:
-        """Upstream's own wait, spread so that not everybody wakes at once."""
+        """Return the wait that upstream asked for, with jitter, so that clients do not all wake at once."""
         return min(seconds, self._policy.retry_after_cap_seconds) + self._uniform(
             0.0, self._policy.base_seconds
         )

@@ -1,15 +1,15 @@
-"""The retry budget: retries may add a tenth to the traffic, never more, however much of it fails."""
+"""The retry budget: retries add at most a tenth to the traffic, however much of it fails."""
 
 import msgspec
 
 
 class RetryBudgetStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The budget as it stands.
+    """Statistics of the budget.
 
     Attributes:
-        balance: retries that it would pay for now.
-        spent: retries that it has paid for.
-        refused: retries that were not made because it was empty.
+        balance: retries that it would allow now.
+        spent: retries that it has allowed.
+        refused: retries not made because it was empty.
     """
 
     balance: float
@@ -20,12 +20,12 @@ class RetryBudgetStatistics(msgspec.Struct, frozen=True, kw_only=True):
 class RetryBudget:
     """A token bucket that requests fill and retries empty.
 
-    When an upstream fails for good, each retry is one more request to something that cannot answer those it
-    has. Over any stretch of traffic there are at most ``reserve + share * requests`` retries.
+    When an upstream keeps failing, each retry is one more request to a server that cannot answer those it
+    has. Over any period there are at most ``reserve + share * requests`` retries.
 
     Args:
         share: what each first attempt adds.
-        reserve: what there is at first, and at most: a client with little traffic may retry, too.
+        reserve: the initial and maximum balance, so that a client with little traffic may retry, too.
     """
 
     __slots__ = ("_balance", "_refused", "_reserve", "_share", "_spent")
@@ -38,12 +38,12 @@ class RetryBudget:
         self._refused = 0
 
     def deposit(self) -> None:
-        """A request is sent for the first time."""
+        """Note that a request is sent for the first time."""
         if self._balance < self._reserve:
             self._balance = min(self._reserve, self._balance + self._share)
 
     def withdraw(self) -> bool:
-        """Pay for a retry; ``False`` when it must not be made."""
+        """Pay for a retry. Return ``False`` if it must not be made."""
         if self._balance < 1:
             self._refused += 1
             return False
@@ -52,5 +52,5 @@ class RetryBudget:
         return True
 
     def statistics(self) -> RetryBudgetStatistics:
-        """The budget as it stands."""
+        """Return the budget's statistics."""
         return RetryBudgetStatistics(balance=self._balance, spent=self._spent, refused=self._refused)

@@ -1,4 +1,4 @@
-"""Whose turn it is to make upstream refresh a secret: one request per secret, whoever its owners are.
+"""Turns at making upstream refresh a secret: one request per secret at a time, across all its owners.
 
 Upstream's refresh lock belongs to the secret and not to the caller (docs/contract/OBSERVED.md § Second look).
 """
@@ -13,7 +13,7 @@ from flowmate_async.engine.states import PARKED
 
 
 class _Turn:
-    """The turn of one secret: who has it, and who waits."""
+    """The turn of one secret: its holder and its waiters."""
 
     __slots__ = ("holder", "waiting")
 
@@ -23,7 +23,7 @@ class _Turn:
 
 
 class SecretTurns:
-    """A mutex per secret id, interactive before background; a secret that nothing waits for has no entry."""
+    """A mutex per secret id, interactive before background. A secret that nothing waits for has no entry."""
 
     __slots__ = ("_turns",)
 
@@ -35,7 +35,7 @@ class SecretTurns:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a turn."""
+        """How many contenders wait for a turn."""
         return sum(len(turn.waiting) for turn in self._turns.values())
 
     def is_free(self, secret_id: str, contender: Contender) -> bool:
@@ -58,7 +58,7 @@ class SecretTurns:
         return turn.holder if is_behind else None
 
     def leave(self, secret_id: str, contender: Contender) -> Contender | None:
-        """Give the turn to the next contender, who is returned; nothing happens without the turn."""
+        """Pass the turn to the next contender and return that one; do nothing without the turn."""
         key = secret_id.lower()
         turn = self._turns.get(key)
         if turn is None or turn.holder is not contender:
@@ -69,7 +69,7 @@ class SecretTurns:
             return None
         turn.holder = waiting
         if waiting.priority is Priority.BACKGROUND and turn.waiting.has_interactive:
-            waiting.priority = Priority.INTERACTIVE  # it got its share, and others wait for it now
+            waiting.priority = Priority.INTERACTIVE  # background had its share; others wait for it now
             if isinstance(waiting, Ticket):
                 waiting.hurry()
         return waiting
@@ -81,8 +81,8 @@ class SecretTurns:
 
         Args:
             secret_id: the secret.
-            ticket: waits.
-            hurry: given the background holder that an interactive ticket waits for.
+            ticket: the waiter.
+            hurry: called with the background holder that an interactive ticket waits for.
         """
         if self.is_free(secret_id, ticket):
             self.take(secret_id, ticket)

@@ -1,6 +1,6 @@
-"""What a call waits for that takes a coroutine: finding out an OAuth client, borrowing a slot.
+"""Work that a call waits for and that needs a coroutine: identifying an OAuth client, borrowing a slot.
 
-Both are rare, so that a task for each costs nothing where it matters.
+Both are rare, so a task for each does not cost anything on the hot path.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from flowmate_async.engine.refresh import Loan
 from flowmate_async.engine.refreshes import held_by
 
 Identify = Callable[[Call], Awaitable[object]]
-"""Finds out which OAuth client is behind a call's secret, as far as a listing shows it; does not raise."""
+"""Finds out which OAuth client is behind a call's secret, if a listing shows it. Does not raise."""
 
 
 class SideTasks:
     """The tasks of one engine beside its calls.
 
     Args:
-        lender: lends slots that processes share, where there are others.
+        lender: lends slots that processes share, if there are others.
     """
 
     __slots__ = ("_lender", "_tasks", "identify")
@@ -31,12 +31,12 @@ class SideTasks:
         self.identify: Identify | None = None
 
     def find_client(self, call: Call, then: Callable[[], object]) -> None:
-        """Find out which OAuth client is behind a call's secret, then go on."""
+        """Find out which OAuth client is behind a call's secret, then call ``then``."""
         held_by(call).identified = True
         self._start(self._find_client(call, then))
 
     def borrow(self, call: Call) -> None:
-        """Borrow a slot for a call, which then goes on, or fails."""
+        """Borrow a slot for a call, which then resumes or fails."""
         loan = _Loan()
         held_by(call).loan = loan
         loan.task = self._start(self._borrow(call, loan))
@@ -81,8 +81,8 @@ class _Loan(Loan):
     """A slot that a task holds.
 
     Attributes:
-        is_lent: whether the slot has come.
-        given_back: done when it is not needed any more.
+        is_lent: whether the slot was granted.
+        given_back: done when the slot is not needed any more.
         task: holds it.
     """
 
@@ -92,7 +92,7 @@ class _Loan(Loan):
         self.task: asyncio.Task[None] | None = None
 
     def give_back(self) -> None:
-        """Give it back, or stop waiting for it."""
+        """Release the slot, or stop waiting for it."""
         if self.is_lent:
             if not self.given_back.done():
                 self.given_back.set_result(None)

@@ -1,21 +1,21 @@
-"""Who may refresh now: slots by OAuth client, counted. Pure, with no queue and no clock.
+"""Which refreshes may begin: slots counted by OAuth client. Pure, with no queue and no clock.
 
 A refresh whose client is unknown (``None``) may belong to any client, so it takes a slot of each of them.
-That way the limit of each client holds, whatever the unknown ones turn out to be.
+That way the limit of each client holds, whichever clients the unknown ones turn out to be.
 """
 
 from collections import Counter
 
 Client = str | None
-"""An OAuth client, or ``None`` for one that is not known."""
+"""An OAuth client; ``None`` if unknown."""
 
 
 class SlotLedger:
-    """Counts refreshes under way by OAuth client.
+    """Counts refreshes in flight by OAuth client.
 
-    One refresh of an unknown client may always begin: otherwise a provider that hangs, with all its slots
-    taken, would hold up secrets that are not its own. A client's limit may be exceeded by that one.
-    While refreshes of known clients wait, the unknown ones take at most half of the slots.
+    One refresh of an unknown client may always begin: otherwise a hanging provider, with all its slots taken,
+    would block secrets of other providers. That one refresh may exceed a client's limit. While refreshes of
+    known clients wait, the unknown ones take at most half of the slots.
 
     Args:
         limit: maximum number of refreshes of one client at the same time; at least 1.
@@ -29,12 +29,12 @@ class SlotLedger:
 
     @property
     def inside(self) -> int:
-        """How many refreshes are under way."""
+        """How many refreshes are in flight."""
         return self._inside.total()
 
     @property
     def crowded(self) -> bool:
-        """Return whether one more refresh of an unknown client could exceed the limit of a client."""
+        """Whether one more refresh of an unknown client could exceed the limit of a client."""
         busiest = max((count for key, count in self._inside.items() if key is not None), default=0)
         return self._inside[None] + busiest >= self._limit
 
@@ -42,8 +42,8 @@ class SlotLedger:
         """Return whether one more refresh may begin.
 
         Args:
-            client: whose it is.
-            limit: a lower limit for this client, as while its provider is unwell.
+            client: its OAuth client.
+            limit: a lower limit for this client, for example while its provider is failing.
             known_wait: whether refreshes of known clients wait.
         """
         if limit is not None and self._inside[client] >= limit:

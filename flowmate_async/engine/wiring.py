@@ -1,4 +1,4 @@
-"""The engine of one client, wired: limits, gates, feedback and retries. No rule lives here."""
+"""The wiring of one client's engine: limits, gates, feedback and retries. It contains no rules."""
 
 import random
 from collections.abc import Callable
@@ -32,12 +32,12 @@ from flowmate_async.transport.base import Transport
 
 
 class TrafficLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client may send.
+    """Limits on what a client sends.
 
     Attributes:
-        rate: requests/s that are never exceeded; ``None`` for no limit.
-        burst: requests that upstream takes at once.
-        concurrency: most requests in flight.
+        rate: maximum requests/s; ``None`` for no limit.
+        burst: requests that upstream accepts at once.
+        concurrency: maximum number of requests in flight.
     """
 
     rate: float | None
@@ -55,16 +55,16 @@ class TrafficPolicies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrafficStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Traffic as it stands, and each mechanism that governs it.
+    """Statistics of traffic, and of each mechanism that controls it.
 
     Attributes:
-        in_flight: exchanges under way.
-        max_in_flight: the most there have been at once.
-        quarantined: secrets that are left alone, since upstream may still be refreshing them.
+        in_flight: exchanges in flight.
+        max_in_flight: the highest number so far.
+        quarantined: secrets that are not fetched, since upstream may still be refreshing them.
         limiter: rate and concurrency.
-        breaker: the breaker of everything that is sent.
+        breaker: the breaker for everything that is sent.
         bulkheads: refreshes by OAuth client.
-        retry_budget: what may be sent again.
+        retry_budget: the budget for retries.
     """
 
     in_flight: int
@@ -85,14 +85,14 @@ class Traffic:
         policies: see :class:`TrafficPolicies`.
         clock: the client's clock.
         emitter: told of everything that happens.
-        known: what is known of secrets: their OAuth clients, and which GETs are plain reads.
+        known: what is known about secrets: their OAuth clients, and which GETs are plain reads.
         admin_headers: the header with the admin token, which no error may repeat.
-        coordination: lends the rate and passes on pauses, when other processes share them.
+        coordination: lends the rate and passes on pauses, if other processes share them.
         uniform: the source of jitter.
 
     Attributes:
         engine: sends calls.
-        turns: of secrets.
+        turns: the turns of secrets.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter per collaborator
@@ -166,7 +166,7 @@ class Traffic:
             coordination.on_allotment(self.engine.allot)
 
     def statistics(self) -> TrafficStatistics:
-        """Return traffic as it stands."""
+        """Return traffic statistics."""
         return TrafficStatistics(
             in_flight=self._pacer.taken,
             max_in_flight=self.engine.max_in_flight,
