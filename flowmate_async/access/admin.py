@@ -1,4 +1,4 @@
-"""The tenant's admin token: where it comes from, and when it is read again."""
+"""The tenant's admin token: its source, and when it is read again."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from flowmate_async.redaction import Headers, Redacted
 from flowmate_async.system.private_files import read_private_text
 
 TokenProvider = Callable[[], Awaitable[str]]
-"""Brings the admin token when asked, from wherever it is kept."""
+"""An async function that returns the admin token."""
 
 _KINDS = "a text, the path of a private file, or an async function"
 _HOW = "Set FLOWMATE_ADMIN_TOKEN, or name a private file with --admin-token-file"
@@ -27,13 +27,13 @@ class _Typed(Redacted, frozen=True):
 
 
 class _Nothing(Redacted, frozen=True):
-    """What was passed in and can bring no token; only what kind of thing it is."""
+    """An unusable token source. Only its type is kept."""
 
     kind: str
 
 
 class AdminHeaders:
-    """The admin token as it is sent; its ``repr`` is the default one, without fields."""
+    """The admin token as it is sent. Its ``repr`` is the default one, without fields."""
 
     __slots__ = ("headers",)
 
@@ -42,13 +42,13 @@ class AdminHeaders:
 
 
 class AdminToken:
-    """The admin token, read once, and once more whenever upstream rejects it.
+    """The admin token. It is read once, and again whenever upstream rejects it.
 
-    async-lru is the in-flight table of reading: its key is a generation that a rejection moves on, so that
-    however many requests are rejected at once, the file or provider is read once.
+    async-lru deduplicates concurrent reads. Its key is a generation that a rejection increments, so the file
+    or provider is read once, however many requests are rejected at the same time.
 
     Args:
-        source: the token itself, the path of a private file that holds it, or an async provider.
+        source: the token itself, the path of a private file that contains it, or an async provider.
     """
 
     def __init__(self, source: str | os.PathLike[str] | TokenProvider) -> None:
@@ -70,10 +70,10 @@ class AdminToken:
         self._read = alru_cache(maxsize=None)(self._read_generation)
 
     def check(self) -> None:
-        """Check a token that was passed in; not when made, as the frames of then hold it in clear.
+        """Check a token that was passed in. ``__init__`` does not: its callers' frames hold the plain token.
 
         Raises:
-            ConfigurationError: no header can carry it, or it is nothing that can bring one.
+            ConfigurationError: no header can carry it, or it is not a valid token source.
         """
         match self._source:
             case _Typed() as typed:
@@ -82,23 +82,23 @@ class AdminToken:
                 raise _of_no_kind(kind)
 
     def forget(self) -> None:
-        """Forget the token for good."""
+        """Forget the token permanently."""
         self._source = _Typed("")
         self._token = self._latest = None
         self._read.cache_clear()
 
     def latest(self) -> Headers | None:
-        """Return the header with the token that was read last; ``None`` before it was first read."""
+        """Return the header with the most recently read token; ``None`` before the first read."""
         return self._latest
 
-    # What the engine asks; see :class:`~flowmate_async.engine.identity.Identity`.
+    # Called by the engine; see :class:`~flowmate_async.engine.call.Identity`.
 
     def current(self, now: float) -> Token | None:  # noqa: ARG002 - an admin token has no age
         """Return the token, if it has been read since the last rejection."""
         return self._token
 
     def obtain(self, call: Call) -> None:
-        """Read the token, then let the call go on; fail it if there is no other than the rejected one."""
+        """Read the token, then resume the call. Fail it if the source has only the rejected token."""
         self._waiting.append(call)
         if isinstance(self._source, _Typed):
             self._obtained(_read_typed(self._source))
@@ -106,7 +106,7 @@ class AdminToken:
             self._reading = asyncio.get_running_loop().create_task(self._obtain())
 
     def abandon(self, call: Call) -> None:
-        """Stop waiting on behalf of this call; stop reading when nothing waits any longer."""
+        """Stop waiting on behalf of this call. Stop reading if no call waits any longer."""
         if call in self._waiting:
             self._waiting.remove(call)
         if not self._waiting:
@@ -125,10 +125,10 @@ class AdminToken:
             reading.cancel()
 
     def hurry(self, call: Call) -> None:
-        """Reading a token has no priority."""
+        """Do nothing: reading a token has no priority."""
 
     def accepted(self, token: Token | None, now: float) -> None:
-        """An accepted admin token is used further."""
+        """Do nothing: an accepted admin token stays in use."""
 
     def reject(self, token: Token, now: float) -> bool:  # noqa: ARG002 - an admin token has no age
         """Read the token again, since upstream rejected it; a provider or file may have a newer one."""
@@ -147,7 +147,7 @@ class AdminToken:
         self._obtained(read)
 
     def _obtained(self, read: AdminHeaders | Exception) -> None:
-        """Let everything go on that waits for the token, or fail it."""
+        """Resume or fail all calls that wait for the token."""
         waiting, self._waiting = self._waiting, []
         if isinstance(read, Exception):
             for call in waiting:
@@ -181,7 +181,7 @@ def _read_typed(typed: _Typed) -> AdminHeaders | Exception:
 
 
 def _fail_without_another(call: Call, read: AdminHeaders) -> bool:
-    """Fail a call whose token was rejected, if there is no other. Return whether it was failed."""
+    """Fail a call if the source has only the token that was rejected. Return whether it failed."""
     trouble = call.trouble
     if trouble is None or trouble.rejection is None or trouble.rejected is None:
         return False
@@ -192,7 +192,7 @@ def _fail_without_another(call: Call, read: AdminHeaders) -> bool:
 
 
 def _of_no_kind(kind: str) -> ConfigurationError:
-    if kind == "NoneType":  # such as os.environ.get(…) of what is not set
+    if kind == "NoneType":  # such as os.environ.get(…) of an unset variable
         return ConfigurationError("there is no admin token", advice=_HOW)
     return ConfigurationError(f"the admin token is {_KINDS}, not {kind}")
 

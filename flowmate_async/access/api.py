@@ -1,6 +1,6 @@
-"""FlowMate's endpoints: the bounds of each exchange, and what its answers are read as.
+"""FlowMate's endpoints: the bounds of each exchange, and how its answers are read.
 
-No caching, no impersonation on the side, no second page: those are above.
+Caching, impersonation and further pages are handled by the layers above.
 """
 
 import msgspec
@@ -19,21 +19,22 @@ from flowmate_async.values.secrets import Secret
 
 
 class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of what upstream may take, in time and in memory. Each of them is above 0.
+    """Limits on the time and memory that upstream may use. Each of them is above 0.
 
     Attributes:
-        timeout_seconds: for one exchange, from sending to the last byte.
-        secret_timeout_seconds: the same for one secret, which upstream may be refreshing meanwhile.
-        max_wait_seconds: the longest that a caller of ``credential()``, ``lease()`` or ``get_secret()``
-            waits, retries included. What is on the wire then goes on, and its answer is kept. A request
-            that only waits for the client's own rate or concurrency is not counted.
-        max_body_bytes: the largest body of a page of a listing, or of any other answer.
-        max_secret_bytes: the largest body of one secret.
-        max_users_bytes: the largest body of the user list, which is not paginated.
-        max_users: the most accounts of the user list.
-        max_listing_secrets: the most secrets of one user. A listing with a larger total is refused at once.
-        max_listing_pages: the most pages of one listing, those of repeated attempts included.
-        max_listing_seconds: the longest that one listing may take; checked after every page.
+        timeout_seconds: maximum duration of one exchange, from sending to the last byte.
+        secret_timeout_seconds: the same for one secret, which upstream may have to refresh first.
+        max_wait_seconds: the longest time that a caller of ``credential()``, ``lease()`` or ``get_secret()``
+            waits, including retries. A request in flight then continues, and its answer is kept. Time spent
+            waiting for the client's own rate or concurrency does not count.
+        max_body_bytes: maximum body of a page of a listing, or of any other answer.
+        max_secret_bytes: maximum body of one secret.
+        max_users_bytes: maximum body of the user list, which is not paginated.
+        max_users: maximum number of accounts in the user list.
+        max_listing_secrets: maximum number of secrets of one user. A listing with a larger total is refused
+            at once.
+        max_listing_pages: maximum number of pages of one listing, including repeated attempts.
+        max_listing_seconds: maximum duration of one listing; checked after every page.
     """
 
     timeout_seconds: float = 30.0
@@ -49,7 +50,7 @@ class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checked_limits(limits: ApiLimits) -> ApiLimits:
-    """Return the limits if each can work.
+    """Return the limits if all are valid.
 
     Raises:
         ConfigurationError: one is not a number above 0.
@@ -62,17 +63,17 @@ def checked_limits(limits: ApiLimits) -> ApiLimits:
 
 
 class Api:
-    """FlowMate's endpoints: the bounds of each exchange, and what its answers are read as.
+    """FlowMate's endpoints: the bounds of each exchange, and how its answers are read.
 
     Args:
         engine: sends calls.
         limits: see :class:`ApiLimits`.
         keep_refresh_fields: keep ``refreshToken`` and ``inputFields`` of secrets.
-        known: told what listings and answers show of secrets.
+        known: records what listings and answers show about secrets.
 
     Attributes:
         engine: sends calls.
-        plain_limits: the bounds of an impersonation or a page of a listing.
+        plain_limits: the bounds of an impersonation, or of one page of a listing.
         secret_limits: the bounds of one secret.
     """
 
@@ -91,33 +92,33 @@ class Api:
         self._max_users = limits.max_users
 
     async def users(self, admin: Identity) -> list[User]:
-        """``GET /users/``: every account of the tenant, administrators and service accounts included."""
+        """Send ``GET /users/``. Return all accounts, including administrators and service accounts."""
         answer = await send(self.engine, protocol.users(), admin, self._users_limits)
         return protocol.read_users(answer, max_users=self._max_users)
 
     def read_page(self, response: Response) -> SecretPage:
-        """Return the page of a good answer, and remember what it shows.
+        """Return the page of a good answer, and record what it shows.
 
         Raises:
-            ProtocolError: there is none.
+            ProtocolError: the answer has no page.
         """
         page = protocol.read_page(response)
         self._known.note_listed(page.data, served_at=page.served_at)
         return page
 
     def read_secret(self, response: Response, request: Request) -> Secret:
-        """Return the secret of a good answer, and remember what it shows.
+        """Return the secret of a good answer, and record what it shows.
 
         Args:
             response: the answer.
             request: what was asked for.
 
         Raises:
-            ProtocolError: there is none, or another one.
+            ProtocolError: the answer has no secret, or another one.
             MaskedSecretError: its values are masked.
         """
         secret = protocol.read_secret(response, request, keep_refresh_fields=self._keep_refresh_fields)
-        if request.may_refresh:  # of a plain read nothing new is learned
+        if request.may_refresh:  # a plain read shows nothing new
             served_at = parse_http_date(response.headers.get("date", ""))
             self._known.note_secret(secret, served_at=served_at)
         return secret

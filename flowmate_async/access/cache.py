@@ -1,7 +1,7 @@
-"""Credentials that are valid when they are handed out: a cache by expiry, refreshed once, rejected once.
+"""The cache of valid credentials, by expiry. Concurrent refreshes and rejections are merged into one.
 
-What may be served when is decided in ``freshness.py``; that one secret is fetched once however many ask is
-``fetch.py``'s; how it is held is ``cache_entries.py``'s. Here: what is kept, and what a failure means for it.
+``freshness.py`` decides what may be served when. ``fetch.py`` fetches each secret at most once at a time.
+``cache_entries.py`` holds the entries. This module decides what is kept and what a failure means for it.
 """
 
 import asyncio
@@ -48,32 +48,32 @@ _TRANSIENT = (
     RefreshFailedError,
     UpstreamUnavailableError,
 )
-"""Failures that say nothing about the cached value: it is served while it is valid."""
+"""Failures that say nothing about the cached value. It is served while it is valid."""
 
 _NEGATIVE = (PermissionDeniedError, SecretNotFoundError, UserNotFoundError)
-"""Answers that end the right to the cached value; a masked one, which is a subclass, does not."""
+"""Answers that end the right to the cached value. A masked answer is a subclass, but does not."""
 
 _COOLED_DOWN = (CredentialMissingError, RefreshFailedError)
-"""Failures that are remembered for the cool-down, because asking again may cost a provider login."""
+"""Failures remembered for the cool-down, because another request may cost a provider login."""
 
 
 class Credentials:
-    """The cache of credentials of one client, and the leases on them.
+    """The credential cache of one client, and the leases on its entries.
 
-    Least recently used entries go first when there are too many. Flights are not in this table, so eviction
-    never touches one.
+    The least recently used entries are evicted first. Flights are not in this table, so eviction never
+    affects them.
 
     Args:
         fetcher: fetches, each secret at most once at a time.
         policy: see :class:`FreshnessPolicy`.
-        capacity: the most credentials that are cached, and the most failures that are remembered.
-        max_bytes: the most bytes of memory for credentials.
+        capacity: maximum number of cached credentials, and of remembered failures.
+        max_bytes: maximum bytes of memory for credentials.
         clock: wall time for ``expires``, monotonic time for ages.
         emitter: told of refreshes and of stale values served.
-        shared: what other processes fetched and rejected, when there are others.
-        watch: told of what is seen of the health of credentials.
+        shared: what other processes fetched and rejected, if there are any.
+        watch: told what is observed about the health of credentials.
         uniform: the source of jitter.
-        binding: the event loop on which it may be used.
+        binding: the event loop on which the cache may be used.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part of its own
@@ -111,8 +111,8 @@ class Credentials:
         key = (username, secret_id)
         entry = self._entries.get(key)
         if entry is not None:
-            # The hot path: State.FRESH, by the rule of Timeline.state, without the calls. It needs no loop,
-            # and asking which one runs would cost a third of it.
+            # The hot path: State.FRESH by the rule of Timeline.state, inlined. It does not need a loop, and
+            # checking which one runs would cost a third of it.
             when, wall, monotonic = entry.timeline, self._clock.wall(), self._clock.monotonic()
             if (
                 wall < when.refresh_at_wall
@@ -129,7 +129,7 @@ class Credentials:
             with _spelled(key):
                 return await self.credential(*canonical, min_valid)
         elif (joined := self._fetcher.join(username, secret_id)) is not None:
-            # The crowd's path: thousands may wait for one flight, so each goes the shortest way.
+            # Thousands of callers may wait for one flight, so this path is short.
             self.require_own_loop()
             self._misses += 1
             try:
@@ -141,7 +141,7 @@ class Credentials:
         return (await self.entry(key, min_valid)).secret
 
     async def entry(self, key: Key, min_valid: float) -> Entry:
-        """Return the entry to serve: at once if it may be served, otherwise after one refresh."""
+        """Return the entry to serve: immediately if it may be served, otherwise after one refresh."""
         self.require_own_loop()
         if (canonical := canonical_key(*key)) != key:
             with _spelled(key):
@@ -163,7 +163,7 @@ class Credentials:
         return entry
 
     async def replaced(self, key: Key, rejected: Entry, min_valid: float) -> Entry:
-        """Return the entry after one that the app rejected; see :meth:`Rejections.replaced`."""
+        """Return the successor of an entry that the app rejected; see :meth:`Rejections.replaced`."""
         self.require_own_loop()
         with _spelled(key):
             try:
@@ -174,25 +174,25 @@ class Credentials:
                 raise
 
     def get(self, key: Key) -> Entry | None:
-        """Return the cached entry, be it over."""
+        """Return the cached entry, even an expired one."""
         return self._entries.get(key)
 
     async def settled(self, key: Key) -> None:
-        """Wait until nothing is being fetched that was not forced."""
+        """Wait until no unforced fetch is in flight."""
         await self._fetcher.settled(*key)
 
     def raise_recent_failure(self, key: Key) -> None:
-        """Raise what fetching it failed with a moment ago."""
+        """Raise the error of a recent failure to fetch it, if any."""
         self._failures.raise_if_any(key)
 
     def forget(self, username: str, secret_id: str) -> None:
-        """Drop what is cached of a secret."""
+        """Drop everything cached for a secret."""
         key = canonical_key(username, secret_id)
         self._entries.drop(key)
         self._failures.forget(key)
 
     async def refresh_if_due(self, key: Key) -> None:
-        """Fetch a credential that is not cached, or whose early refresh is due; otherwise do nothing."""
+        """Fetch a credential if it is not cached or its early refresh is due."""
         key = canonical_key(*key)
         if key not in self._entries:
             await self._first(key, 0.0)
@@ -216,7 +216,7 @@ class Credentials:
         return None if due == float("inf") else max(due, entry.retry_at.remaining_seconds(clock))
 
     def statistics(self) -> CacheStatistics:
-        """Return the cache as it stands."""
+        """Return the cache's statistics."""
         return CacheStatistics(
             entries=len(self._entries),
             failures=len(self._failures),
@@ -227,7 +227,7 @@ class Credentials:
         )
 
     async def aclose(self) -> None:
-        """Give up background refreshes, forget every credential and keep no more."""
+        """Cancel background refreshes, forget every credential and store no more."""
         self._closed = True
         for task in self._background:
             task.cancel()
@@ -236,23 +236,23 @@ class Credentials:
         self._failures.clear()
 
     async def _first(self, key: Key, min_valid: float) -> Entry:
-        """Fetch what is not held, unless that failed a moment ago."""
+        """Fetch a credential that is not cached, unless that failed a moment ago."""
         self._failures.raise_if_any(key)
         fetched = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
         return await self.arrived(key, fetched, min_valid)
 
     async def arrived(self, key: Key, entry: Entry, min_valid: float) -> Entry:
-        """Return what a flight brought, or something newer.
+        """Return the result of a flight, or something newer.
 
-        Newer, if an app rejected it before the caller's turn came; or if the flight was begun for less time
-        and so accepted what another process had.
+        It is newer if an app rejected the result before this caller resumed, or if the flight was started for
+        a shorter validity and so accepted another process's value.
         """
         while entry.called_in or not (entry.newest or self._lasts(entry, min_valid)):
             entry = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
         return self._long_enough(key, entry, min_valid)
 
     async def _renewed(self, key: Key, entry: Entry, min_valid: float) -> Entry:
-        """Wait for a newer value than one that has ended or ends too soon."""
+        """Wait for a newer value than one that has expired or expires too soon."""
         if not entry.retry_at.passed(self._clock):
             if entry.failure is None:
                 return self._long_enough(key, entry, min_valid)
@@ -266,7 +266,7 @@ class Credentials:
         return self._despite(failure, key, entry)
 
     def _despite(self, failure: FlowMateError, key: Key, entry: Entry) -> Entry:
-        """The old value, if the failure says nothing about it and it is still valid; else the failure."""
+        """Return the old value if the failure says nothing about it and it is still valid; else raise."""
         if not isinstance(failure, _TRANSIENT) or self._remaining(entry) <= 0:
             raise failure
         self._stale_served += 1
@@ -276,7 +276,7 @@ class Credentials:
     async def fetch(
         self, key: Key, *, acceptable: Acceptable, forced: bool = False, limited: bool = True
     ) -> Entry:
-        """Fetch the secret and note how that ended."""
+        """Fetch the secret and record the outcome."""
         entry = self._entries.get(key)
         try:
             answer = await self._fetcher.get(
@@ -291,11 +291,11 @@ class Credentials:
         except FlowMateError as error:
             self._note_failure(key, error)
             raise
-        # The flight has kept it already, unless somebody else's flight was joined.
+        # The flight has stored it already, unless another caller's flight was joined.
         return self._keep(key, answer)
 
     def _timeline(self, answer: SharedSecret) -> Timeline:
-        """The timeline of an answer, which another process may have got a while ago."""
+        """Return the timeline of an answer, which another process may have received a while ago."""
         return timeline(
             answer.secret,
             wall=self._clock.wall() - answer.age_seconds,
@@ -313,16 +313,16 @@ class Credentials:
         return self._state(answer, 0.0) is State.FRESH
 
     def is_valid_for(self, min_valid: float) -> Acceptable:
-        """Return a check whether an answer is valid for so long."""
+        """Return a function that checks whether an answer is valid for that long."""
         return lambda answer: self._state(answer, min_valid) is not State.EXPIRED
 
     def _keep(self, key: Key, answer: SharedSecret) -> Entry:
-        """Hold what a flight brought; called once by the flight and again by everyone who waited for it."""
+        """Store the result of a flight. Called once by the flight and again by every waiter."""
         entry, secret = self._entries.get(key), answer.secret
         if entry is not None and entry.secret is secret:
             return entry
         when = self._timeline(answer)
-        changed = entry is not None  # of what was not held, nobody knows
+        changed = entry is not None  # unknown if nothing was cached
         if entry is not None and presented(entry.secret) == presented(secret):
             self._keep_unchanged(key, entry, answer, when)
             changed = False
@@ -339,7 +339,7 @@ class Credentials:
         return entry
 
     def _keep_unchanged(self, key: Key, entry: Entry, answer: SharedSecret, when: Timeline) -> None:
-        """The same value again. If it also ends when it did, asking again at once would bring no more."""
+        """Store the same value again. If its expiry is unchanged, too, another request now is useless."""
         secret = answer.secret
         if answer.newest and secret.expires_at is not None and secret.expires_at == entry.secret.expires_at:
             entry.retry_at = self._after_cool_down()
@@ -353,7 +353,7 @@ class Credentials:
             self._entries.insert(key, entry)
 
     def _note_failure(self, key: Key, error: FlowMateError) -> None:
-        """What a failure means for what is held. Idempotent: everyone who waited for the flight calls it."""
+        """Apply a failure to the cached entry. Idempotent: every waiter of the flight calls it."""
         entry = self._entries.get(key)
         if self._watch is not None:
             self._watch.failed(key, error, None if entry is None else entry.secret)
@@ -370,7 +370,7 @@ class Credentials:
             self._failures.add(key, error, seconds=self.cool_down())
 
     def _refresh_in_background(self, key: Key, entry: Entry) -> None:
-        """Start one early refresh, if none is under way; its failure is nobody's but the entry's."""
+        """Start one early refresh unless one is in flight. Its failure only affects the entry."""
         if entry.refreshing or not entry.retry_at.passed(self._clock):
             return
         entry.refreshing = True
@@ -380,23 +380,23 @@ class Credentials:
 
     async def _refresh_early(self, key: Key, entry: Entry) -> None:
         try:
-            await self.fetch(key, acceptable=self._is_fresh, limited=False)  # nobody waits for it
+            await self.fetch(key, acceptable=self._is_fresh, limited=False)  # no caller waits for it
         except FlowMateError:
-            pass  # noted; the old value is still good
+            pass  # recorded; the old value is still valid
         finally:
             entry.refreshing = False
 
     def _long_enough(self, key: Key, entry: Entry, min_valid: float) -> Entry:
-        """The entry, if it is valid for as long as the caller needs it.
+        """Return the entry if it is valid for as long as the caller needs it.
 
         Raises:
-            CredentialExpiredError: it is not, though upstream has nothing newer.
+            CredentialExpiredError: it is not, and upstream has nothing newer.
         """
         if self._lasts(entry, min_valid):
             return entry
         remaining = self._remaining(entry)
         if entry.retry_at.passed(self._clock):
-            # Asking again at once would bring nothing that lasts longer, and may cost a login.
+            # Another request now would not bring a longer validity, and may cost a login.
             entry.retry_at, entry.failure = self._after_cool_down(), None
         username, secret_id = key
         if entry.secret.expires_at is None and remaining > 0:
@@ -421,18 +421,18 @@ class Credentials:
         return Moment.after(self.cool_down(), self._clock)
 
     def cool_down(self) -> float:
-        """Return for how many seconds to leave something alone."""
+        """Return the duration of a cool-down in seconds."""
         return self._policy.cool_down_seconds * self._uniform(1.0, 1.5)
 
 
 def _hung(error: FlowMateError) -> bool:
-    """Return whether the GET of one secret took too long, as with a hanging provider."""
+    """Return whether the GET of one secret timed out, as with a hanging provider."""
     return isinstance(error, UpstreamTimeoutError) and error.endpoint == GET
 
 
 @contextmanager
 def _spelled(key: Key) -> Iterator[None]:
-    """Let errors name user and secret as the caller spelled them."""
+    """Make errors name user and secret as the caller spelled them."""
     try:
         yield
     except FlowMateError as error:

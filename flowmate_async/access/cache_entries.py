@@ -1,4 +1,4 @@
-"""What the cache of credentials holds: each with what is known of it, and failures that still count."""
+"""The contents of the credential cache: credentials with their state, and recent failures."""
 
 from collections import OrderedDict
 
@@ -14,19 +14,19 @@ Key = tuple[str, str]
 """Username and secret id."""
 
 _CALLED_IN = Timeline(float("-inf"), float("-inf"), float("-inf"), float("-inf"))
-"""Of a value that was rejected, until upstream has been asked for a newer one."""
+"""The timeline of a rejected value, until upstream has been asked for a newer one."""
 
 
 class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The cache as it stands, and what it did so far.
+    """Statistics of the cache.
 
     Attributes:
-        entries: credentials held.
-        failures: failures remembered, as "no such secret".
+        entries: cached credentials.
+        failures: remembered failures, such as "no such secret".
         hits: credentials served from the cache.
-        misses: credentials that had to be waited for.
-        refreshes: values that came from upstream.
-        stale_served: values served although their refresh had failed, since they were still valid.
+        misses: credentials that callers had to wait for.
+        refreshes: values fetched from upstream.
+        stale_served: values that were served after their refresh failed, since they were still valid.
     """
 
     entries: int
@@ -38,7 +38,7 @@ class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry:
-    """One credential as it is held; its ``repr`` is the default one, without fields."""
+    """One cached credential. Its ``repr`` is the default one, without fields."""
 
     __slots__ = (
         "bytes",
@@ -70,23 +70,23 @@ class Entry:
         self.unrejected: Timeline = when
 
     def call_in(self) -> None:
-        """Stop serving it until upstream has been asked again, since an app rejected it."""
+        """Stop serving it until upstream has been asked again, because an app rejected it."""
         self.timeline = _CALLED_IN
         if self.failure is None:
-            self.retry_at = LONG_AGO  # it was upstream's newest, and that is what is in doubt
+            self.retry_at = LONG_AGO  # whether it is upstream's newest is now in doubt
 
     @property
     def called_in(self) -> bool:
-        """Whether an app rejected it since it came."""
+        """Whether an app has rejected it."""
         return self.timeline is _CALLED_IN
 
 
 class EntryTable(OrderedDict[Key, Entry]):
-    """An LRU cache of entries, bounded by their number and by their bytes.
+    """An LRU cache of entries, bounded by number and by bytes.
 
     Args:
-        capacity: the most entries.
-        max_bytes: the most bytes of memory that their secrets may take, as estimated.
+        capacity: maximum number of entries.
+        max_bytes: estimated maximum bytes of memory for their secrets.
     """
 
     def __init__(self, *, capacity: int, max_bytes: int) -> None:
@@ -96,14 +96,14 @@ class EntryTable(OrderedDict[Key, Entry]):
         self.bytes: int = 0
 
     def insert(self, key: Key, entry: Entry) -> None:
-        """Add an entry as the most recently used one, and drop the least recently used beyond the bounds."""
+        """Add an entry as the most recently used one. Evict the least recently used beyond the bounds."""
         self.drop(key)
         self[key] = entry
         self.bytes += entry.bytes
         self._shrink()
 
     def replace_secret(self, key: Key, entry: Entry, secret: Secret) -> None:
-        """Replace an entry's secret by a newer answer with the same credential."""
+        """Replace an entry's secret with a newer answer that has the same credential."""
         entry.secret = secret
         before, entry.bytes = entry.bytes, memory_bytes(secret)
         if self.get(key) is entry:
@@ -111,7 +111,7 @@ class EntryTable(OrderedDict[Key, Entry]):
             self._shrink()
 
     def drop(self, key: Key) -> None:
-        """Forget an entry, if it is there."""
+        """Remove an entry if it exists."""
         entry = self.pop(key, None)
         if entry is not None:
             self.bytes -= entry.bytes
@@ -127,13 +127,13 @@ class EntryTable(OrderedDict[Key, Entry]):
 
 
 class RecentFailures:
-    """Failures that are answered again for a while, so that asking again and again costs nothing.
+    """Negative cache: failures that are raised again for a while without another request.
 
-    The oldest go first when there are too many.
+    The oldest are evicted first.
 
     Args:
-        capacity: most failures held.
-        clock: both clocks; a failure ends with the earlier one.
+        capacity: maximum number of failures.
+        clock: both clocks; a failure expires by the earlier one.
     """
 
     def __init__(self, *, capacity: int, clock: Clock) -> None:
@@ -145,7 +145,7 @@ class RecentFailures:
         return len(self._failures)
 
     def add(self, key: Key, error: FlowMateError, *, seconds: float) -> None:
-        """Remember a failure for so long, unless one is remembered, be it over."""
+        """Remember a failure for this long, unless one is remembered already, even an expired one."""
         if key in self._failures:
             return
         self._failures[key] = (error.clone(), Moment.after(seconds, self._clock))
@@ -153,7 +153,7 @@ class RecentFailures:
             self._failures.popitem(last=False)
 
     def raise_if_any(self, key: Key) -> None:
-        """Raise what fetching it failed with a moment ago, if it did."""
+        """Raise the error of a recent failure to fetch it, if any."""
         error, until = self._failures.get(key, (None, LONG_AGO))
         if error is not None:
             if not until.passed(self._clock):
@@ -161,7 +161,7 @@ class RecentFailures:
             del self._failures[key]
 
     def forget(self, key: Key) -> None:
-        """Drop what is held of a secret."""
+        """Drop the failure of a secret."""
         self._failures.pop(key, None)
 
     def clear(self) -> None:

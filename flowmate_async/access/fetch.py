@@ -1,6 +1,6 @@
-"""One secret from upstream: as its user, one flight per user and secret.
+"""Fetching single secrets as their users, with one flight per user and secret.
 
-GETs that may make upstream refresh take turns by secret, whoever asks; see
+GETs that may make upstream refresh take turns by secret, across all users; see
 :class:`~flowmate_async.engine.secret_turns.SecretTurns`.
 """
 
@@ -38,28 +38,28 @@ from flowmate_async.events import Emitter, FlightJoined
 
 
 class SecretFetcher:
-    """Fetches secrets, each at most once at a time.
+    """Fetches secrets, each one at most once at a time.
 
     Concurrent GETs of one secret cost provider logins and end in 500s (docs/contract/OBSERVED.md
-    § Concurrent GETs of one secret), so the single flight is correctness here, not speed. A secret may have
-    several owners, each with flights of their own, and upstream has one lock for all of them (§ Second look):
-    those GETs take turns, until an answer shows that the next ones are plain reads.
+    § Concurrent GETs of one secret), so single flight is needed for correctness, not only for speed. A secret
+    may have several owners, each with their own flights, and upstream has one lock for all of them (§ Second
+    look). So those GETs take turns until an answer shows that the next ones are plain reads.
 
     Args:
         api: reads answers.
-        tokens: as whom. A user's name is part of every key, so that no value reaches another user.
-        emitter: told of flights joined.
-        known: what is known of secrets.
+        tokens: the users' tokens. The username is part of every key, so that no value reaches another user.
+        emitter: told of joined flights.
+        known: what is known about secrets.
         lister: lists a user's secrets, from which ``known`` learns.
-        turns: of secrets.
-        clock: times the waits.
+        turns: the turns of secrets.
+        clock: the client's clock.
         max_wait_seconds: how long interactive callers wait.
-        shared: single flight and cache across processes, when there are others.
+        shared: single flight and cache across processes, if there are any others.
 
     Attributes:
         api: reads answers.
-        known: what is known of secrets.
-        turns: of secrets.
+        known: what is known about secrets.
+        turns: the turns of secrets.
     """
 
     def __init__(  # noqa: PLR0913 - a collaborator each
@@ -93,7 +93,7 @@ class SecretFetcher:
         self._looking: asyncio.TimerHandle | None = None
         self._future: Callable[[], asyncio.Future[SharedSecret]] = self._bound_future
 
-    # What the layers above ask for.
+    # Called by the layers above.
 
     def get(  # noqa: PLR0913 - each is an option of its own
         self,
@@ -107,17 +107,17 @@ class SecretFetcher:
         keep: Keep | None = None,
         acceptable: Acceptable | None = None,
     ) -> Coroutine[Any, Any, SharedSecret]:
-        """The wait for the secret as upstream has it now, or had it when another process asked.
+        """Return a coroutine for the secret's current value, or the value that another process fetched.
 
         Args:
             username: the user.
             secret_id: the secret.
-            may_refresh: whether upstream may refresh it while answering; ``True`` when that is not known.
-            auth_client_id: the OAuth client that it would be refreshed with, as far as that is known.
-            forced: it must be asked for after this call; an earlier flight is not joined.
-            limited: whether its wait is limited, as that of a caller.
-            keep: given the answer even when nobody waits for it any more.
-            acceptable: whether one that another process fetched will do; ``None`` for those only that were
+            may_refresh: whether upstream may refresh it while answering; ``True`` if unknown.
+            auth_client_id: the OAuth client that it would be refreshed with, if known.
+            forced: whether the request must be sent after this call; an earlier flight is not joined.
+            limited: whether the wait is limited by ``max_wait_seconds``.
+            keep: called with the answer, even if no caller waits for it any more.
+            acceptable: whether another process's value is acceptable; ``None`` accepts only one that was
                 fetched while this call waited for its turn.
 
         Raises:
@@ -126,8 +126,8 @@ class SecretFetcher:
         """
         key = canonical_key(checked_username(username), secret_id)
         if type(secret_id) is not str:
-            checked_id(secret_id)  # refuses it
-        if forced:  # an app rejected the value, so what was known of it is in doubt as well
+            checked_id(secret_id)  # raises
+        if forced:  # an app rejected the value, so what was known about it is in doubt as well
             self.known.doubt(secret_id)
         flight = self._flights.get(key)
         if flight is None:
@@ -179,18 +179,18 @@ class SecretFetcher:
         tally: Tally,
         waiter: Waiter,
     ) -> None:
-        """Fetch a secret in the background for something that is told, and not awaited.
+        """Fetch a secret in the background for a waiter that is notified instead of awaiting.
 
         Args:
             user: the user.
-            secret_id: the secret, as it was listed.
+            secret_id: the secret, as listed.
             may_refresh: see :meth:`get`.
             auth_client_id: see :meth:`get`.
             tally: counts the requests.
-            waiter: told the answer, or why there is none.
+            waiter: receives the answer or the error.
 
         Raises:
-            FlowMateError: it cannot be asked for.
+            FlowMateError: the request cannot be made.
         """
         key = (user.key, secret_key(secret_id))
         flight = self._flights.get(key)
@@ -214,14 +214,14 @@ class SecretFetcher:
             self._depart(flight, waiter)
 
     def cancel(self, username: str, secret_id: str, waiter: Waiter) -> None:
-        """Tell this one nothing more. A flight that nothing waits for is dropped, unless it was sent."""
+        """Unsubscribe a waiter. A flight without waiters is dropped, unless its request was sent."""
         flight = self._flights.get(canonical_key(username, secret_id))
         if flight is not None:
             flight.unsubscribe(waiter)
             self._drop_if_unwanted(flight)
 
     def hurry(self, flight: Flight) -> None:
-        """Give a flight the priority of a caller who waits now."""
+        """Give a flight the priority of an interactive caller."""
         engine, ticket = self.api.engine, flight.ticket
         if flight.task is None:
             engine.hurry(flight)
@@ -237,20 +237,20 @@ class SecretFetcher:
                     engine.hurry_contender(holder)
 
     async def settled(self, username: str, secret_id: str) -> None:
-        """Wait until nothing is being fetched that was not forced."""
+        """Wait until no unforced fetch is in flight."""
         flight = self._in_time(canonical_key(username, secret_id))
         if flight is not None and not flight.forced:
             await self._end_of(flight)
 
     def join(self, username: str, secret_id: str) -> Coroutine[Any, Any, SharedSecret] | None:
-        """The wait for this secret's flight that is under way; ``None`` if there is none."""
+        """Return a coroutine for the result of this secret's current flight; ``None`` if there is none."""
         flight = self._in_time(canonical_key(username, secret_id))
         return None if flight is None else self._join(flight)
 
     async def identify(self, call: Call) -> None:
-        """Find out which OAuth client is behind a call's secret: one listing per user, however many ask.
+        """Find out which OAuth client is behind a call's secret. Concurrent calls share one listing per user.
 
-        A listing that fails or does not show the secret tells nothing, and is not the caller's failure.
+        A listing that fails or does not show the secret gives no information, and does not fail the call.
         """
         username, secret_id = call.request.username or "", call.request.secret_id or ""
         key = (user_key(username), call.priority)
@@ -263,14 +263,14 @@ class SecretFetcher:
         self.known.note_unlisted(secret_id)
 
     def statistics(self) -> FlightStatistics:
-        """Return the flights of secrets."""
+        """Return statistics of flights."""
         waiting = sum(flight.waiting for flight in self._flights.values())
         return FlightStatistics(
             under_way=len(self._flights), waiting=waiting, flown=self._flown, joined=self._joined
         )
 
     def close(self) -> None:
-        """Drop what waits for other processes; the engine ends the rest."""
+        """Drop flights that wait for other processes. The engine ends the rest."""
         self._closed = True
         for flight in list(self._flights.values()):
             if flight.task is not None and not flight.is_on_wire:
@@ -286,10 +286,10 @@ class SecretFetcher:
         if self._looking is not None:
             self._looking.cancel()
 
-    # How a flight begins and ends.
+    # Start and end of a flight.
 
     def _depart(self, flight: Flight, waiter: Waiter) -> None:
-        """Send its request. A failure to do so is the waiter's."""
+        """Send a flight's request. A failure to do so is raised to the waiter."""
         self._enter(flight, waiter)
         try:
             self.api.engine.submit(flight)
@@ -299,7 +299,7 @@ class SecretFetcher:
     def _depart_in_turn(
         self, flight: Flight, waiter: Waiter, shared: SharedCredentials, acceptable: Acceptable | None
     ) -> None:
-        """Have a task ask in turn with other processes."""
+        """Start a task that takes turns with other processes."""
         self._enter(flight, waiter)
         work = fetch_in_turn(self, flight, shared, acceptable)
         flight.task = asyncio.get_running_loop().create_task(work)
@@ -312,7 +312,7 @@ class SecretFetcher:
         self._flown += 1
 
     def landed(self, flight: Flight, outcome: Outcome) -> None:
-        """Give the outcome of a flight's request to everyone who waits."""
+        """Give the outcome of a flight's request to every waiter."""
         if isinstance(outcome, Exception):
             self.failed(flight, outcome)
             return
@@ -343,7 +343,7 @@ class SecretFetcher:
             self._drop(flight)
 
     def _drop(self, flight: Flight) -> None:
-        """End a flight without an answer."""
+        """End a flight without an outcome."""
         self.failed(flight, closed_error())
         if flight.task is None:
             self.api.engine.drop(flight)
@@ -352,21 +352,21 @@ class SecretFetcher:
             flight.task.add_done_callback(self._ending.discard)
             flight.task.cancel()
 
-    # How callers wait.
+    # Waiting callers.
 
     def _bound_future(self) -> "asyncio.Future[SharedSecret]":
-        """Return a future; from the second time on by the shortest way, since a client lives on one loop."""
+        """Return a future. Later calls are faster, since a client lives on one loop."""
         self._future = asyncio.get_running_loop().create_future
         return self._future()
 
     async def _wait(self, flight: Flight, waiter: "asyncio.Future[SharedSecret]") -> SharedSecret:
-        """Wait for the answer. Cancelling this wait harms no other."""
+        """Wait for the answer. Cancelling this wait does not affect other waiters."""
         try:
             return await waiter
         except BaseException:
             flight.unsubscribe(waiter)
             if waiter.done() and not waiter.cancelled():
-                waiter.exception()  # seen, also when a cancellation came in the same moment
+                waiter.exception()  # mark it as retrieved, in case of a simultaneous cancellation
             if self._flights.get(flight.key) is flight:
                 self._drop_if_unwanted(flight)
             raise
@@ -390,7 +390,7 @@ class SecretFetcher:
     async def _fly_after(
         self, flight: Flight, again: Callable[[], Coroutine[Any, Any, SharedSecret]]
     ) -> SharedSecret:
-        """Fly by force, once an unforced flight has ended."""
+        """Start a forced flight once an unforced one has ended."""
         await self._end_of(flight)
         return await again()
 
@@ -402,7 +402,7 @@ class SecretFetcher:
         """Return the flight under this key.
 
         Raises:
-            FlowMateError: it takes too long to wait for.
+            FlowMateError: the flight is overdue.
         """
         flight = self._flights.get(key)
         if flight is not None:
@@ -413,7 +413,7 @@ class SecretFetcher:
         with suppress(FlowMateError):
             await self._lister.list(username, priority)
 
-    # How long callers wait.
+    # Limits on waiting.
 
     def _limit_wait(self, flight: Flight) -> None:
         if flight.leave_at < math.inf:
@@ -423,7 +423,7 @@ class SecretFetcher:
             self._look_in(self._max_wait_seconds)
 
     def _look_in(self, seconds: float) -> None:
-        """Look for callers who have waited too long: one timer for all, since each has the same limit."""
+        """Check for callers that have waited too long: one timer for all, since they have the same limit."""
         self._looking = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
@@ -436,7 +436,7 @@ class SecretFetcher:
             self._look_in(max(0.0, earliest - now))
 
     def _end_wait(self, flight: Flight, now: float) -> None:
-        """Send callers away who have waited too long; what is on the wire goes on without them.
+        """Fail callers that have waited too long. A request in flight continues without them.
 
         While requests wait for this client's own rate or concurrency, the time counts from when the request
         was first sent.

@@ -1,8 +1,8 @@
 """The health of the credentials that a worker uses, by the same rules as a sync.
 
-The cache says what it sees: answers, failures, rejections by apps. Of each credential that is not plainly
-fine a record is kept in memory, and events say when one breaks or recovers. A failed renewal waits for a
-quarter of an hour until it is judged, so that an outage shows first.
+The cache reports answers, failures and rejections by apps. Each credential that is not plainly healthy has a
+record in memory, and events report when a credential breaks or recovers. A failed renewal is judged after a
+quarter of an hour, so that an outage can be recognised first.
 """
 
 import asyncio
@@ -25,22 +25,22 @@ from flowmate_async.values.secrets import Secret
 
 Key = tuple[str, str]
 OnSighting = Callable[[Sighting], object]
-"""Called with what was seen of a credential, when a store keeps it as well."""
+"""Called with what was observed of a credential, if a store keeps it as well."""
 
 _SAME_SECONDS = 30.0
-"""Everybody who waited for a request reports how it ended: within this time that is one observation."""
+"""Every waiter of a request reports its outcome. Reports within this time count as one observation."""
 
 
 class HealthWatch:
     """Watches the credentials of one client.
 
     Args:
-        policy: how much evidence it takes.
-        known: tells the OAuth client of a secret that was only listed.
-        clock: dates what is seen.
+        policy: how much evidence a verdict needs.
+        known: knows the OAuth client of a secret that was only listed.
+        clock: dates observations.
         emitter: told when a credential breaks or recovers.
-        capacity: maximum number of records; the oldest are forgotten first.
-        on_sighting: told of what is seen; ``None`` when nothing else keeps it.
+        capacity: maximum number of records; the oldest are evicted first.
+        on_sighting: told what is observed; ``None`` if nothing else keeps it.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class HealthWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def failed(self, key: Key, error: FlowMateError, secret: Secret | None) -> None:
-        """Note a failure to fetch a credential, or an app's rejection of it.
+        """Record a failure to fetch a credential, or an app's rejection of it.
 
         Args:
             key: username and secret id.
-            error: what it ended with.
-            secret: the credential that was held, if any.
+            error: the failure.
+            secret: the cached credential, if any.
         """
         what = observed_failure(error)
         if what is None or (what is Observed.HUNG and secret is not None and never_refreshed(secret.type)):
@@ -88,12 +88,12 @@ class HealthWatch:
         self._see(Sighting(credential, (Observation(what, now),)), now)
 
     def fetched(self, key: Key, secret: Secret, *, changed: bool) -> None:
-        """Note a credential that was fetched.
+        """Record a credential that was fetched.
 
         Args:
             key: username and secret id.
             secret: the credential.
-            changed: whether it is another value than the one held before.
+            changed: whether its value differs from the one cached before.
         """
         end, record = ends_at(secret), self._records.get(key)
         if changed and not never_refreshed(secret.type):
@@ -128,9 +128,9 @@ class HealthWatch:
             self._settle(key, record, outage=False)
 
     def _judge_later(self) -> None:
-        """Judge pending failures when others of the same outage have had the time to fail."""
+        """Schedule a judgement of pending failures, after others of the same outage had time to fail."""
         if self._timer is None:
-            with suppress(RuntimeError):  # no loop: whoever asks next is told
+            with suppress(RuntimeError):  # no loop: the next caller gets the error
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(self._policy.outage_seconds, self._judge)
 

@@ -1,6 +1,6 @@
-"""Leases: a credential for as long as a job needs it, and the way to say that the app rejected it.
+"""Leases: a credential for as long as a job needs it, and a way to report that the app rejected it.
 
-What is held, and what a rejection means for it, is ``cache.py``'s.
+``cache.py`` holds the credentials and decides what a rejection means for them.
 """
 
 from types import TracebackType
@@ -12,14 +12,14 @@ from flowmate_async.values.secrets import Secret
 
 
 class Lease:
-    """A lease: a credential that was valid for as long as was asked for when the lease began.
+    """A lease: a credential that was valid for the requested time when the lease began.
 
     Use it as ``async with fm.lease(user, secret_id, min_valid=300) as lease``.
 
-    Made by :meth:`FlowMate.lease`, never by hand.
+    Created by :meth:`FlowMate.lease` only.
 
     Args:
-        credentials: where it is leased from.
+        credentials: the cache that it is leased from.
         username: the user.
         secret_id: the secret.
         min_valid: seconds for which it must be valid when the lease begins.
@@ -49,22 +49,22 @@ class Lease:
 
     @property
     def secret(self) -> Secret:
-        """The credential; after :meth:`reject`, the newer one."""
+        """The credential. After :meth:`reject`, it is the newer one."""
         return self._held().secret
 
     @property
     def generation(self) -> int:
-        """Orders the values this client has seen; a newer value has a higher one."""
+        """A number that orders the values this client has seen; a newer value has a higher one."""
         return self._held().generation
 
     async def reject(self) -> Secret:
         """Report that the app answered 401, and get a newer credential.
 
-        However many leases of one value are rejected, upstream is asked once.
+        Upstream is asked once, however many leases of one value are rejected.
 
         Raises:
             CredentialRejectedError: upstream still has the same one.
-            CredentialExpiredError: the newer one does not last as long as the lease asked for.
+            CredentialExpiredError: the newer one is not valid for as long as the lease requires.
             FlowMateError: the newer one could not be fetched.
         """
         key = (self.username, self.secret_id)

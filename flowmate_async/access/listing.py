@@ -1,7 +1,7 @@
-"""All of a user's secrets: every page, each once, counted against upstream's own total.
+"""Listings of all of a user's secrets: every page, without duplicates, checked against upstream's total.
 
-Pages are unsorted and shift under inserts and deletes (docs/contract/OBSERVED.md § Listing), so a listing is
-believed only when it agrees with ``meta.total``; otherwise it is fetched again, in one page.
+Pages are unsorted and shift under inserts and deletes (docs/contract/OBSERVED.md § Listing). So a listing is
+trusted only if it agrees with ``meta.total``; otherwise it is fetched again, in one page.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ class Listing(msgspec.Struct, frozen=True, gc=False):
     """A user's secrets.
 
     Attributes:
-        secrets: each once, in the order they came.
-        proven: counted against upstream's total; ``False`` when upstream gave none.
-        served_at: upstream's own time of its last page, in seconds since the Unix epoch, when it gave one.
+        secrets: the secrets without duplicates, in the order they came.
+        proven: whether it was checked against upstream's total; ``False`` if upstream gave none.
+        served_at: upstream's own time of the last page, in seconds since the Unix epoch, if it gave one.
     """
 
     secrets: tuple[SecretSummary, ...]
@@ -39,7 +39,7 @@ class Listing(msgspec.Struct, frozen=True, gc=False):
 
 
 OnListed = Callable[[Listing | Exception], object]
-"""Takes the listing, or why there is none."""
+"""Takes the listing or the error."""
 
 
 class Lister:
@@ -47,15 +47,15 @@ class Lister:
 
     Args:
         api: reads pages.
-        tokens: as whom.
+        tokens: the users' tokens.
         emitter: told of listings that are fetched again.
         page_size: secrets per page.
         limits: how many pages, secrets and seconds one listing may take.
-        clock: times it.
+        clock: the client's clock.
 
     Attributes:
         api: reads pages.
-        tokens: as whom.
+        tokens: the users' tokens.
         emitter: see above.
         limits: see above.
         clock: see above.
@@ -81,13 +81,13 @@ class Lister:
     def begin(
         self, username: str, then: OnListed, *, priority: Priority, tally: Tally | None = None
     ) -> "ListingUnderWay":
-        """Begin to list a user's secrets.
+        """Start to list a user's secrets.
 
         Args:
             username: the user.
-            then: told the listing once, or why there is none: an ``IncompleteListingError`` if it kept
-                disagreeing with its own total, or is beyond a limit.
-            priority: in which queue its requests wait.
+            then: called once with the listing or the error: an ``IncompleteListingError`` if it kept
+                disagreeing with its own total, or exceeds a limit.
+            priority: the queue its requests wait in.
             tally: counts the requests.
 
         Raises:
@@ -102,10 +102,10 @@ class Lister:
 
         Args:
             username: the user.
-            priority: in which queue its requests wait; the caller's by default.
+            priority: the queue its requests wait in; the caller's priority by default.
 
         Raises:
-            IncompleteListingError: the listing kept disagreeing with its own total, or is beyond a limit.
+                IncompleteListingError: the listing kept disagreeing with its own total, or exceeds a limit.
         """
         future: asyncio.Future[Listing] = asyncio.get_running_loop().create_future()
 
@@ -124,13 +124,13 @@ class Lister:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                future.exception()  # seen, since the cancellation came in the same moment
+                future.exception()  # mark it as retrieved: the cancellation came at the same time
             under_way.drop()
             raise
 
 
 class ListingUnderWay:
-    """How far one listing has come, all attempts at it included: a hostile upstream could go on for ever."""
+    """The progress of one listing over all attempts. Bounded, since a hostile upstream might never end it."""
 
     __slots__ = (
         "_attempts",
@@ -173,7 +173,7 @@ class ListingUnderWay:
         self._page: _Page | None = None
 
     def ask(self) -> None:
-        """Ask for the next page."""
+        """Request the next page."""
         api = self._lister.api
         request = list_secrets(number=self._number, size=self._size, username=self._username)
         self._page = page = _Page(
@@ -182,20 +182,20 @@ class ListingUnderWay:
         api.engine.submit(page)
 
     def drop(self) -> None:
-        """End it: nothing waits for it any longer."""
+        """Abandon the listing: nothing waits for it any longer."""
         page, self._page = self._page, None
         if page is not None:
             self._lister.api.engine.drop(page)
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anything waits for it."""
+        """Whether anything waits for the listing."""
         return self._page is not None
 
     def received(self, outcome: Outcome) -> None:
-        """Go on with what a page brought."""
+        """Handle the outcome of a page."""
         if self._page is None:
-            return  # dropped while it was on the wire
+            return  # dropped while in flight
         self._page = None
         try:
             if isinstance(outcome, Exception):
@@ -212,7 +212,7 @@ class ListingUnderWay:
             self._then(listing)
 
     def _with(self, page: SecretPage) -> Listing | None:
-        """Return the listing, if it is whole with this page; otherwise say which page is next."""
+        """Return the listing if this page completes it; otherwise set the next page."""
         found, totals = self._found, self._totals
         known = len(found)
         for summary in page.data:
@@ -220,19 +220,19 @@ class ListingUnderWay:
         if page.total is not None:
             totals.add(page.total)
         self._check_bounds(max(len(found), *totals) if totals else len(found))
-        # Without a total, a page that is not full is the last; a full one may be.
+        # Without a total, a page that is not full is the last one; a full page may be.
         full = len(page.data) >= self._size if not totals else len(found) < max(totals)
         if full and len(found) > known:
             self._number += 1
             return None
-        # A total that changed on the way shows a shift, even if the last one agrees with the count.
+        # A total that changed between pages shows a shift, even if the last one agrees with the count.
         if not totals or totals == {len(found)}:
             return Listing(tuple(found.values()), proven=bool(totals), served_at=page.served_at)
         self._begin_again(max(totals))
         return None
 
     def _begin_again(self, total: int) -> None:
-        """List in one page: what fits one cannot shift between two; upstream has no maximum size."""
+        """List again in one page, so that nothing can shift between pages; upstream has no maximum size."""
         self._attempts += 1
         if self._attempts == _ATTEMPTS:
             raise IncompleteListingError(
@@ -246,10 +246,10 @@ class ListingUnderWay:
         self._found, self._totals, self._number = {}, set(), 1
 
     def _check_bounds(self, secrets: int) -> None:
-        """Note one more page of a listing that has, or claims to have, that many secrets.
+        """Count one more page of a listing that has, or claims to have, that many secrets.
 
         Raises:
-            IncompleteListingError: that is beyond a limit.
+            IncompleteListingError: a limit is exceeded.
         """
         self._pages += 1
         limits = self._lister.limits

@@ -1,4 +1,4 @@
-"""Prefetch: keeping a working set of credentials fresh before anybody has to wait for one."""
+"""Prefetch: keep a working set of credentials fresh, so that callers need not wait."""
 
 import asyncio
 import heapq
@@ -25,18 +25,18 @@ def _checked(pair: object) -> _Key:
 
 
 class Prefetch:
-    """A background refresher of some credentials; runs while it is entered.
+    """A background refresher of some credentials. It runs while it is entered.
 
-    Each credential is refreshed when its own advisory window begins, which the cache draws at random, so that
-    those made together are not refreshed together.
+    Each credential is refreshed when its own advisory window begins. The cache draws that window at random,
+    so that credentials created together are not refreshed together.
 
     Args:
         credentials: the cache to keep fresh.
         pairs: ``(username, secret id)`` pairs.
-        clock: the time it keeps.
+        clock: the client's clock.
 
     Raises:
-        ConfigurationError: these are no pairs.
+        ConfigurationError: ``pairs`` contains something other than pairs.
     """
 
     def __init__(self, credentials: Credentials, pairs: Iterable[_Key], *, clock: Clock) -> None:
@@ -63,7 +63,7 @@ class Prefetch:
         self._tasks.clear()
 
     async def _work(self) -> None:
-        """Refresh whatever is due next, again and again."""
+        """Refresh credentials as they become due, in a loop."""
         set_background()
         while self._due:
             due, key = heapq.heappop(self._due)
@@ -77,7 +77,7 @@ class Prefetch:
                 heapq.heappush(self._due, (again, key))
 
     async def _until(self, due: float, key: _Key) -> None:
-        """Wait until then, or until a machine that was suspended shows that the refresh is due already."""
+        """Wait until a refresh is due, also by the wall clock after the machine was suspended."""
         while (seconds := due - self._clock.monotonic()) > 0 and not self._is_overdue(key):
             await self._clock.sleep(min(seconds, _LOOK_SECONDS))
 
@@ -86,11 +86,11 @@ class Prefetch:
         return seconds is not None and seconds <= 0
 
     async def _refreshed(self, key: _Key) -> float | None:
-        """Refresh one credential if it is due; the moment to look at it again, ``None`` for never."""
+        """Refresh one credential if it is due. Return when to check it again; ``None`` for never."""
         now = self._clock.monotonic()
         try:
             await self._credentials.refresh_if_due(key)
         except FlowMateError:
-            return now + _AFTER_FAILURE_SECONDS  # whoever asks for it gets the error
+            return now + _AFTER_FAILURE_SECONDS  # the next caller gets the error
         seconds = self._credentials.refresh_due_in(key)
         return None if seconds is None else now + max(seconds, 1.0)

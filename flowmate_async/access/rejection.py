@@ -1,6 +1,6 @@
-"""What becomes of a credential that an app rejected: one newer value for all that report it.
+"""Credentials that an app rejected: one newer value for all callers that report a rejection.
 
-What is cached and served is decided in ``cache.py``.
+``cache.py`` decides what is cached and served.
 """
 
 from typing import Protocol
@@ -13,14 +13,14 @@ from flowmate_async.values.secrets import presented
 
 
 class Cache(Protocol):
-    """What rejections need of the cache."""
+    """The part of the cache that rejections need."""
 
     def get(self, key: Key) -> Entry | None:
         """Return the cached entry."""
         ...
 
     async def settled(self, key: Key) -> None:
-        """Wait until nothing is being fetched that was not forced."""
+        """Wait until no unforced fetch is in flight."""
         ...
 
     async def entry(self, key: Key, min_valid: float) -> Entry:
@@ -32,19 +32,19 @@ class Cache(Protocol):
         ...
 
     async def arrived(self, key: Key, entry: Entry, min_valid: float) -> Entry:
-        """Return what a flight brought, or something newer."""
+        """Return the result of a flight, or something newer."""
         ...
 
     def raise_recent_failure(self, key: Key) -> None:
-        """Raise what fetching it failed with a moment ago."""
+        """Raise the error of a recent failure to fetch it, if any."""
         ...
 
     def is_valid_for(self, min_valid: float) -> Acceptable:
-        """Return a check whether an answer is valid for so long."""
+        """Return a function that checks whether an answer is valid for that long."""
         ...
 
     def cool_down(self) -> float:
-        """Return for how many seconds to leave something alone."""
+        """Return the duration of a cool-down in seconds."""
         ...
 
 
@@ -53,8 +53,8 @@ class Rejections:
 
     Args:
         cache: holds the credentials.
-        clock: times cool-downs.
-        shared: what other processes are told, when there are others.
+        clock: the clock for cool-downs.
+        shared: passes rejections to other processes, if there are any.
     """
 
     def __init__(self, cache: Cache, *, clock: Clock, shared: SharedCredentials | None) -> None:
@@ -65,14 +65,14 @@ class Rejections:
             shared.on_rejected(self._rejected_elsewhere)
 
     async def replaced(self, key: Key, rejected: Entry, min_valid: float) -> Entry:
-        """Return the entry after one that the app rejected, so that many rejections fetch once.
+        """Return the successor of an entry that the app rejected. Many rejections cause one fetch.
 
-        The credential itself is compared: evicted and fetched again, it is in another entry.
+        The comparison is by credential, since an evicted credential that is fetched again has another entry.
 
         Raises:
-            CredentialRejectedError: upstream still has the same value, or had it within the cool-down.
+            CredentialRejectedError: upstream still has the same value, or had it during the cool-down.
         """
-        # A renewal that is under way may bring the newer one; asking again would cost that one its life.
+        # A renewal in flight may bring the newer value; another request would invalidate that one.
         await self._cache.settled(key)
         current = self._cache.get(key)
         if current is not None and presented(current.secret) != presented(rejected.secret):
@@ -90,7 +90,7 @@ class Rejections:
             if self._shared is not None:
                 await self._shared.confirm(*key, rejected.secret, seconds=seconds)
             raise _rejected(key)
-        # Again, for processes that were being answered with it when they heard: now there is something else.
+        # Again, for processes that received the rejected value meanwhile: there is a newer one now.
         await self._tell(key, rejected)
         return await self._cache.arrived(key, fetched, min_valid)
 
@@ -117,7 +117,7 @@ class Rejections:
             raise
 
     async def _fetch_instead_of(self, rejected: Entry, key: Key, min_valid: float) -> Entry:
-        """Fetch by force; meanwhile the rejected value is not served."""
+        """Force a fetch. Meanwhile the rejected value is not served."""
         old = rejected.secret
         if not rejected.rejecters:
             rejected.unrejected = rejected.timeline
@@ -136,7 +136,7 @@ class Rejections:
                 rejected.timeline = rejected.unrejected
 
     def _rejected_elsewhere(self, username: str, secret_id: str, recognizes: Recognizes) -> None:
-        """Stop serving what the app rejected when another process presented it."""
+        """Stop serving a value that the app rejected in another process."""
         entry = self._cache.get((username, secret_id))
         if entry is not None and recognizes(entry.secret):
             entry.call_in()

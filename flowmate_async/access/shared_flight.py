@@ -1,4 +1,4 @@
-"""A flight that takes turns with other processes: one asks upstream, the others take what it was answered."""
+"""A flight that takes turns with other processes: one asks upstream, the others use its answer."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,7 +19,7 @@ from flowmate_async.values.secrets import Secret
 
 
 class Fetcher(Protocol):
-    """What a flight in turn needs of the fetcher."""
+    """The part of the fetcher that a shared flight needs."""
 
     api: Api
     known: KnownSecrets
@@ -32,13 +32,13 @@ class Fetcher(Protocol):
         """End a flight with an error."""
 
     def hurry(self, flight: Flight) -> None:
-        """Give a flight the priority of a caller who waits now."""
+        """Give a flight the priority of an interactive caller."""
 
 
 async def fetch_in_turn(
     fetcher: Fetcher, flight: Flight, shared: SharedCredentials, acceptable: Acceptable | None
 ) -> None:
-    """Ask for the secret in one flight of all processes together, or take another process's answer."""
+    """Fetch the secret in one flight across all processes, or use another process's answer."""
     username, secret_id = flight.key
     try:
         answer = await shared.fetch(
@@ -50,7 +50,7 @@ async def fetch_in_turn(
 
 
 class _AskedCall(AwaitedCall, eq=False, kw_only=True):
-    """The request of a flight that has its turn among all processes."""
+    """The request of a flight that has the turn among all processes."""
 
     flight: Flight
 
@@ -61,7 +61,7 @@ class _AskedCall(AwaitedCall, eq=False, kw_only=True):
 
 
 class _Ask:
-    """How a flight asks in its turn; an :class:`~flowmate_async.engine.coordination.Ask`."""
+    """The request of a shared flight; an :class:`~flowmate_async.engine.coordination.Ask`."""
 
     __slots__ = ("_fetcher", "_flight")
 
@@ -109,7 +109,7 @@ class _Ask:
             following = turns.leave(self._secret_id, ticket)
             if following is not None:
                 following.go_on()
-        yield False  # another owner has refreshed it meanwhile
+        yield False  # another owner refreshed it meanwhile
 
     async def __call__(self, *, in_turn: bool = False) -> Secret:
         flight, api = self._flight, self._fetcher.api
@@ -125,7 +125,7 @@ class _Ask:
         except FlowMateError as error:
             raise error.about(username=flight.request.username, secret_id=flight.request.secret_id) from None
         finally:
-            flight.is_pinned = True  # upstream has answered, and would be asked once more
+            flight.is_pinned = True  # upstream has answered; dropping this flight would cause another request
 
     @property
     def _secret_id(self) -> str:

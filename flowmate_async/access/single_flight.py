@@ -1,17 +1,17 @@
-"""Single flight: however many ask for one secret at once, one request goes upstream.
+"""Single flight: concurrent calls for one secret share one request to upstream.
 
 =============================  ===========================================================
-what happens                   what follows
+event                          consequence
 =============================  ===========================================================
-a waiter is cancelled          the others wait on; nothing else changes
-the last waiter is cancelled   the flight is dropped, if it is not on the wire
-… while it is on the wire      it is let finish; its answer is kept, and is for whoever joins before it comes
-… and then leaves the wire     without an answer: it is dropped before it is sent again
-… or tells others the answer   it is let finish as well
-the flight fails               every waiter gets an error of its own; the next caller flies anew
-an interactive caller joins    one that is queued in the background goes on with the caller's priority
-a forced caller comes          it never joins an unforced flight: it waits for that one to end, then flies
-the client is closed           queued flights fail; those on the wire get a bounded time
+a waiter is cancelled          the other waiters are not affected
+the last waiter is cancelled   the flight is dropped if its request is not in flight
+… while it is in flight        it finishes; its answer is kept, and callers may join until then
+… and its attempt fails        the flight is dropped instead of being retried
+… while it shares its answer   with other processes, it finishes as well
+the flight fails               every waiter gets its own error; the next caller starts a new flight
+an interactive caller joins    a flight queued in the background gets the caller's priority
+a forced caller comes          it never joins an unforced flight: it starts its own after that one ends
+the client is closed           queued flights fail; those in flight get a limited time to finish
 =============================  ===========================================================
 """
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     import asyncio
 
 Key = tuple[str, str]
-"""User and secret, in the spelling that all share."""
+"""User and secret, in canonical spelling."""
 
 Keep = Callable[[tuple[str, str], SharedSecret], object]
 """Takes ``(username, secret id)`` and the secret."""
 
 
 class FlightStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """A table of flights as it stands, and what it did so far.
+    """Statistics of a table of flights.
 
     Attributes:
-        under_way: flights under way.
+        under_way: current flights.
         waiting: callers that wait for them.
-        flown: flights so far.
-        joined: callers that joined one that was under way.
+        flown: total number of flights.
+        joined: callers that joined an existing flight.
     """
 
     under_way: int
@@ -54,41 +54,41 @@ class FlightStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Waiter(Protocol):
-    """What waits for a flight: an :class:`asyncio.Future`, or anything that is told like one."""
+    """A waiter of a flight: an :class:`asyncio.Future`, or anything with the same methods."""
 
     def done(self) -> bool:
-        """Return whether it waits no more."""
+        """Return whether it has stopped waiting."""
 
     def set_result(self, result: SharedSecret, /) -> None:
         """Take the answer."""
 
     def set_exception(self, exception: BaseException, /) -> None:
-        """Take an error of its own."""
+        """Take its own copy of the error."""
 
 
 class Flights(Protocol):
-    """The table of flights, as its flights know it."""
+    """The table of flights, as its flights see it."""
 
     def landed(self, flight: "Flight", outcome: Outcome) -> None:
-        """Take how the request of a flight ended."""
+        """Take the outcome of a flight's request."""
 
 
 class Flight(Call, eq=False, kw_only=True):
-    """One secret under way, and those who wait for it.
+    """One secret being fetched, and its waiters.
 
     Attributes:
         key: user and secret.
-        table: told how it ended.
-        forced: whether it was asked for by force.
-        keep: given the answer, also when nobody waits any more.
+        table: told of the outcome.
+        forced: whether it was forced.
+        keep: called with the answer, even if no caller waits any more.
         task: takes turns with other processes, if there are any.
         asked: the request of that task.
-        ticket: its place in the queue for the turn of the secret, while that task waits or has it.
-        is_pinned: whether other processes are told what came.
+        ticket: its ticket for the turn of the secret, while that task waits for the turn or has it.
+        is_pinned: whether the answer is being shared with other processes.
         leave_at: until when callers wait, on the client's monotonic clock; ``inf`` without a limit.
-        overdue: the error that callers get who have waited too long, and those who come after them.
-        first: one who waits. Nearly every flight has one…
-        others: …and a list for it would be one more thing to collect.
+        overdue: the error for callers that have waited too long, and for later ones.
+        first: the first waiter. Nearly every flight has only one…
+        others: …and a list for it would be one more object to collect.
     """
 
     key: Key
@@ -111,22 +111,22 @@ class Flight(Call, eq=False, kw_only=True):
 
     @property
     def waiting(self) -> int:
-        """How many callers wait."""
+        """How many callers wait for it."""
         return (self.first is not None) + len(self.others or ())
 
     @property
     def is_on_wire(self) -> bool:
-        """Whether its request is on the wire, or what came of it is told to other processes."""
+        """Whether its request is in flight, or its answer is being shared with other processes."""
         return self.is_pinned or self._call_state == IN_FLIGHT
 
     def since_sent(self, now: float) -> float:
-        """Return for how many seconds it has been sent; 0 before."""
+        """Return the seconds since it was first sent; 0 before that."""
         asked = self if self.task is None else self.asked
         sent_at = None if asked is None else asked.first_sent_at
         return 0.0 if sent_at is None else now - sent_at
 
     def subscribe(self, waiter: Waiter) -> None:
-        """Tell this one how it ended."""
+        """Add a waiter."""
         if self.first is None:
             self.first = waiter
         elif self.others is None:
@@ -135,14 +135,14 @@ class Flight(Call, eq=False, kw_only=True):
             self.others.append(waiter)
 
     def unsubscribe(self, waiter: Waiter) -> None:
-        """Tell this one nothing."""
+        """Remove a waiter."""
         if waiter is self.first:
             self.first = None
         elif self.others is not None and waiter in self.others:
             self.others.remove(waiter)
 
     def receive(self, outcome: Outcome) -> None:
-        """Hand the outcome of the request over."""
+        """Pass the outcome of the request to the table."""
         self.table.landed(self, outcome)
 
     def resolve(self, answer: SharedSecret) -> None:
@@ -157,7 +157,7 @@ class Flight(Call, eq=False, kw_only=True):
                     waiter.set_result(answer)
 
     def reject(self, error: BaseException) -> None:
-        """Give every waiter the error; its own copy, since raising writes a traceback into it."""
+        """Give every waiter its own copy of the error, since raising adds a traceback to it."""
         waiters = (self.first, *(self.others or ()))
         self.first = self.others = None
         for waiter in waiters:

@@ -1,8 +1,8 @@
-"""Impersonation tokens: made once a user, used until upstream rejects them, replaced once a rejection.
+"""Impersonation tokens: one per user, used until upstream rejects it, and replaced once per rejection.
 
-Tokens are opaque and have a sliding life (docs/contract/OBSERVED.md § Impersonation), so they are kept
-while they are used. A 401 has many causes (§ Errors); one replacement is tried for each rejected token,
-never a loop.
+Tokens are opaque and have a sliding lifetime (docs/contract/OBSERVED.md § Impersonation), so they are kept
+while they are in use. A 401 has many causes (§ Errors), so each rejected token is replaced once, never in a
+loop.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ _REPLACEMENT_COOL_DOWN_SECONDS = 30.0
 
 
 class CachedToken:
-    """A user's token as it is cached; its ``repr`` is the default one, without fields.
+    """A cached user token. Its ``repr`` is the default one, without fields.
 
-    ``replacement`` and ``proven`` tell a fresh token that was never accepted from one that died of age. Ages
-    count on both clocks: the monotonic one stands still while a machine sleeps. ``looked_at_wall`` is when
-    the token was last taken to be sent.
+    ``replacement`` and ``proven`` distinguish a new token that was never accepted from one that has expired.
+    Ages count on both clocks, since the monotonic one stands still while a machine sleeps. ``looked_at_wall``
+    is when the token was last taken for a request.
     """
 
     __slots__ = (
@@ -57,16 +57,16 @@ class CachedToken:
         self.proven: bool = False
 
     def idle_seconds(self, *, now: float, wall: float) -> float:
-        """Return how long it has not been used, by the clock that says more."""
+        """Return how long it has been idle, by the clock that shows more."""
         return max(now - self.used_at, wall - self.used_at_wall)
 
     def age_seconds(self, *, now: float, wall: float) -> float:
-        """Return how old it is, by the clock that says more."""
+        """Return its age, by the clock that shows more."""
         return max(now - self.made_at, wall - self.made_at_wall)
 
 
 class _Impersonation(Call, eq=False, kw_only=True):
-    """The call that makes a token for a user."""
+    """The call that creates a token for a user."""
 
     user: "UserIdentity"
 
@@ -76,22 +76,22 @@ class _Impersonation(Call, eq=False, kw_only=True):
         return self.user.is_wanted
 
     def receive(self, outcome: Outcome) -> None:
-        """Hand the outcome over."""
+        """Pass on the outcome."""
         self.user.impersonated(outcome)
 
 
 class UserIdentity:
-    """One user, with the token that is cached. Everything that needs a token shares one impersonation.
+    """One user, with the cached token. Everything that needs a token shares one impersonation.
 
     Args:
         username: the user.
-        tokens: the table that it belongs to.
+        tokens: the table that the user belongs to.
 
     Attributes:
         username: the user.
-        key: what all spellings of the username have in common.
+        key: the canonical spelling of the username.
         cached: the token.
-        was_rejected: whether upstream rejected the one before.
+        was_rejected: whether upstream rejected the previous token.
     """
 
     __slots__ = (
@@ -120,7 +120,7 @@ class UserIdentity:
 
     @property
     def is_busy(self) -> bool:
-        """Whether an impersonation is under way."""
+        """Whether an impersonation is in flight."""
         return self._impersonation is not None
 
     @property
@@ -134,7 +134,7 @@ class UserIdentity:
         return len(self._waiting) + len(self._futures)
 
     async def token(self) -> CachedToken:
-        """Wait for the user's token: the one that is cached, or a new one.
+        """Return the user's token: the cached one, or a new one.
 
         Raises:
             FlowMateError: the impersonation failed.
@@ -151,14 +151,14 @@ class UserIdentity:
             if future in self._futures:
                 self._futures.remove(future)
             if future.done() and not future.cancelled():
-                future.exception()  # seen, also when a cancellation came in the same moment
+                future.exception()  # mark it as retrieved, in case of a simultaneous cancellation
             self._drop_if_unwanted()
             raise
 
-    # What the engine asks; see :class:`~flowmate_async.engine.identity.Identity`.
+    # Called by the engine; see :class:`~flowmate_async.engine.call.Identity`.
 
     def current(self, now: float) -> CachedToken | None:
-        """Return the token that is cached, unless it has idled too long by either clock."""
+        """Return the cached token, unless it has been idle for too long by either clock."""
         cached = self.cached
         if cached is None or now - cached.used_at >= TOKEN_IDLE_SECONDS:
             return None
@@ -166,7 +166,7 @@ class UserIdentity:
         return None if wall - cached.used_at_wall >= TOKEN_IDLE_SECONDS else cached
 
     def obtain(self, call: Call) -> None:
-        """Impersonate the user, or join the impersonation under way."""
+        """Impersonate the user, or join the impersonation in flight."""
         self._waiting.append(call)
         try:
             self._impersonate(call.priority, call.tally)
@@ -193,19 +193,19 @@ class UserIdentity:
             token.used_at_wall = token.looked_at_wall
 
     def reject(self, token: Token, now: float) -> bool:
-        """Drop a rejected token. Return ``False`` if it was a replacement that was made just now."""
+        """Drop a rejected token. Return ``False`` if it was a replacement that was created just now."""
         if not isinstance(token, CachedToken) or self.cached not in (token, None):
-            return True  # another call has replaced it meanwhile
+            return True  # another call replaced it meanwhile
         age = token.age_seconds(now=now, wall=self._tokens.clock.wall())
         if token.replacement and not token.proven and age < _REPLACEMENT_COOL_DOWN_SECONDS:
             return False
         self.cached, self.was_rejected = None, True
         return True
 
-    # What the impersonation reports.
+    # Called by the impersonation.
 
     def impersonated(self, outcome: Outcome) -> None:
-        """Cache the token and let everything go on that waits for it."""
+        """Cache the token and resume everything that waits for it."""
         self._impersonation = None
         waiting, futures = self._waiting, self._futures
         self._waiting, self._futures = [], []
@@ -224,7 +224,7 @@ class UserIdentity:
             self._tokens.engine.resume(*waiting)
 
     def _read(self, outcome: Outcome) -> CachedToken | Exception:
-        """Return the token of an answer, cached; or why there is none."""
+        """Cache the token of an answer and return it, or return the error."""
         if not isinstance(outcome, Exception):
             try:
                 return self._tokens.made(self, read_user_token(outcome))
@@ -256,14 +256,14 @@ class UserIdentity:
 
 
 class UserTokens:
-    """The user tokens of one client, by username without its case; least recently used out first.
+    """LRU cache of the user tokens of one client, by case-insensitive username.
 
     Args:
         api: bounds of the exchanges.
-        admin: as whom tokens are made.
+        admin: the identity that creates tokens.
         clock: the client's clock.
-        emitter: told of tokens made and flights joined.
-        capacity: most users whose token is cached.
+        emitter: told of new tokens and joined flights.
+        capacity: maximum number of users whose token is cached.
 
     Attributes:
         engine: sends calls.
@@ -279,20 +279,20 @@ class UserTokens:
         self._admin = admin
         self._emitter = emitter
         self._capacity = capacity
-        # One object per user for as long as anything uses it, so that there is one impersonation at a time…
+        # One object per user for as long as anything uses it, so that there is one impersonation at a time.
         self._alive: WeakValueDictionary[str, UserIdentity] = WeakValueDictionary()
-        # …and those that were used most recently.
+        # The most recently used ones.
         self._recent: OrderedDict[str, UserIdentity] = OrderedDict()
         self._busy: set[UserIdentity] = set()
         self._begun = 0
         self._joined = 0
 
     def identity(self, username: str, key: str | None = None) -> UserIdentity:
-        """Return the user, as whom calls can be sent.
+        """Return the identity for a user's calls.
 
         Args:
             username: the user.
-            key: what all spellings of the username have in common, if the caller has it.
+            key: the canonical spelling of the username, if the caller has it.
         """
         if key is None:
             key = user_key(username)
@@ -309,16 +309,16 @@ class UserTokens:
         return identity
 
     async def token(self, username: str) -> UserToken:
-        """Return the user's token: the one that is cached, or a new one."""
+        """Return the user's token: the cached one, or a new one."""
         return (await self.identity(username).token()).token
 
     def holds(self, username: str) -> bool:
-        """Return whether a token of this user is cached, or is being made."""
+        """Return whether a token of this user is cached or being created."""
         identity = self._alive.get(user_key(username))
         return identity is not None and (identity.cached is not None or identity.is_busy)
 
     def forget(self, username: str) -> None:
-        """Drop the user's token; the next call makes a new one."""
+        """Drop the user's token. The next call creates a new one."""
         key = user_key(username)
         identity = self._alive.get(key)
         if identity is not None:
@@ -326,7 +326,7 @@ class UserTokens:
             self._recent.pop(key, None)
 
     def adopt(self, username: str, kept: KeptToken) -> None:
-        """Cache a token that an earlier run has kept, unless it is too old; nothing proves it yet."""
+        """Cache a token kept by an earlier run, unless it is too old. It is not proven yet."""
         wall = self.clock.wall()
         idle = kept.idle_seconds(now=wall)
         if idle is not None:
@@ -335,7 +335,7 @@ class UserTokens:
             )
 
     def kept(self, username: str) -> KeptToken | None:
-        """Return the user's token for a later run; ``None`` without one, or if a new one was rejected."""
+        """Return the user's token for a later run; ``None`` without a token, or if a new one was rejected."""
         identity = self._alive.get(user_key(username))
         cached = None if identity is None else identity.cached
         if cached is None or (cached.replacement and not cached.proven):
@@ -345,7 +345,7 @@ class UserTokens:
         return KeptToken(cached.token, wall - idle)
 
     def statistics(self) -> FlightStatistics:
-        """Return the impersonations as they stand."""
+        """Return statistics of impersonations."""
         return FlightStatistics(
             under_way=len(self._busy),
             waiting=sum(identity.waiting for identity in self._busy),
@@ -359,7 +359,7 @@ class UserTokens:
             identity.cached = None
         self._recent.clear()
 
-    # What the users report.
+    # Called by the users' identities.
 
     def begun(self, identity: UserIdentity, priority: Priority, tally: Tally | None) -> _Impersonation:
         """Return the call of a new impersonation.
@@ -378,7 +378,7 @@ class UserTokens:
         self._busy.discard(identity)
 
     def joined(self) -> None:
-        """Note that something waits for an impersonation that is under way."""
+        """Note that something joined an impersonation in flight."""
         self._joined += 1
         self._emitter.emit(FlightJoined("impersonation"))
 

@@ -399,7 +399,7 @@ class Engine:
         self._ready.push(call)
 
     def _can_afford(self, failure: Failure, endpoint: str) -> bool:
-        """Return whether the retry budget allows a retry. 429s are exempt: they already slow down all calls."""
+        """Return whether the retry budget allows a retry. 429s are exempt: they already slow down calls."""
         if failure.throttled or self._budget.withdraw():
             return True
         self._emitter.emit(RetryRefused(endpoint, failure.error.kind))
