@@ -1,7 +1,7 @@
-"""FlowMateSync: the client for code without an event loop, as scripts and notebooks are.
+"""FlowMateSync: the client for code without an event loop, such as scripts and notebooks.
 
-Every rule is :class:`~flowmate_async.FlowMate`'s, which runs on an event loop in a thread of its own (anyio's
-blocking portal). Here is only the way there and back: calls, iteration with back-pressure, Ctrl-C.
+All rules are implemented in :class:`~flowmate_async.FlowMate`, which runs on an event loop in its own thread
+(anyio's blocking portal). This module only bridges to it: calls, iteration with back-pressure, Ctrl-C.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ _SIGNAL_SECONDS = 0.5
 def _with_parameters_of(
     other: Callable[P, object],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
-    """Give an ``__init__`` the arguments of another class, for type checkers and ``help``."""
+    """Give an ``__init__`` the signature of another class, for type checkers and ``help``."""
 
     def adopt(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
         itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
@@ -80,17 +80,17 @@ def _with_parameters_of(
 class FlowMateSync:
     """A blocking client of one FlowMate tenant. Use it as ``with FlowMateSync(...) as fm``.
 
-    Takes the arguments of :class:`~flowmate_async.FlowMate` and raises its errors. May be used from several
-    threads at once; the calls share its connections, rate and cache. Listeners, token providers and iterables
-    of usernames are run on its event loop and should be quick. Leaving the block cancels what other threads
-    have under way. Enter it after a fork, in each process, as in gunicorn's ``post_fork`` hook; it cannot be
-    copied or pickled.
+    Takes the arguments of :class:`~flowmate_async.FlowMate` and raises its errors. Several threads may use it
+    at the same time; their calls share its connections, rate and cache. Listeners, token providers and
+    iterables of usernames run on its event loop and should be quick. Leaving the block cancels the calls of
+    other threads. Enter it after a fork, in each process, for example in gunicorn's ``post_fork`` hook. It
+    cannot be copied or pickled.
 
-    Ctrl-C during a call cancels the call, waits up to ten seconds until it has cleaned up, and raises
+    Ctrl-C during a call cancels the call, waits up to ten seconds for its cleanup, and raises
     ``KeyboardInterrupt``.
 
     Raises:
-        ConfigurationError: any of the arguments cannot work.
+        ConfigurationError: an argument is invalid.
     """
 
     @_with_parameters_of(FlowMate)
@@ -121,7 +121,7 @@ class FlowMateSync:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._loop is not None and self._loop.is_forked:
-            return  # in a forked child, which has neither the loop's thread nor connections of its own
+            return  # in a forked child, which has neither the loop's thread nor its own connections
         self._loop = None
         try:
             for stream in list(self._streams):
@@ -131,7 +131,7 @@ class FlowMateSync:
             self._open.__exit__(kind, error, trace)
 
     async def _serve(self, closing: anyio.Event, *, task_status: TaskStatus[None]) -> None:
-        # Entered and left by one task, as a transport may need.
+        # One task enters and leaves the client, since a transport may need that.
         async with self._client:
             task_status.started()
             await closing.wait()
@@ -146,7 +146,7 @@ class FlowMateSync:
 
     @property
     def base_url(self) -> str:
-        """FlowMate's API, as checked."""
+        """The URL of FlowMate's API, validated."""
         return self._client.base_url
 
     def users(self) -> Generator[User, None, None]:
@@ -190,7 +190,7 @@ class FlowMateSync:
             self._call(prefetch.__aexit__, None, None, None)
 
     def sweep(self, usernames: Usernames) -> Generator[Outcome, None, None]:
-        """See :meth:`FlowMate.sweep`. Close the iterator, or leave the client's block, to end it early."""
+        """See :meth:`FlowMate.sweep`. To end it early, close the iterator or leave the client's block."""
         return self._stream(lambda: self._client.sweep(_outside_the_loop(usernames)))
 
     def sync(
@@ -201,10 +201,10 @@ class FlowMateSync:
         options: SyncOptions | None = None,
         on_event: Listener | None = None,
     ) -> SyncReport:
-        """See :meth:`FlowMate.sync`. After Ctrl-C, what was acknowledged is kept and the next sync resumes.
+        """See :meth:`FlowMate.sync`. After Ctrl-C, acknowledged users are kept and the next sync resumes.
 
         Args:
-            store: a store that is not entered; it is entered for as long as this takes.
+            store: a store that is not entered; it is entered for the duration of this call.
             users: usernames; ``None`` for all active users of the tenant.
             options: whether and what to resume, how many users may fail.
             on_event: called with every event, in the event loop's thread.
@@ -224,7 +224,7 @@ class FlowMateSync:
         """See :meth:`FlowMate.plan_sync`.
 
         Args:
-            store: a store that is not entered; it is entered for as long as this takes.
+            store: a store that is not entered; it is entered for the duration of this call.
             users: usernames; ``None`` for all active users of the tenant.
             delta: what would be fetched again.
         """
@@ -240,11 +240,11 @@ class FlowMateSync:
     def health(
         self, users: Usernames | None = None, *, store: Store | None = None
     ) -> Generator[UserHealth, None, None]:
-        """See :meth:`FlowMate.health`. Close the iterator, or leave the client's block, to end it early.
+        """See :meth:`FlowMate.health`. To end it early, close the iterator or leave the client's block.
 
         Args:
             users: usernames; ``None`` for all active users of the tenant.
-            store: a store that is not entered; it is entered for as long as this takes.
+            store: a store that is not entered; it is entered for the duration of this call.
         """
 
         async def listed() -> AsyncGenerator[UserHealth, None]:
@@ -260,9 +260,9 @@ class FlowMateSync:
         """See :meth:`FlowMate.notify`.
 
         Args:
-            store: a store that is not entered; it is entered for as long as this takes.
+            store: a store that is not entered; it is entered for the duration of this call.
             notifier: a :class:`~flowmate_async.integrations.webhook.Webhook` that is not entered, or anything
-                else with its ``send``.
+                else with its ``send`` method.
             digest: send one message about all changes.
         """
 
@@ -322,7 +322,7 @@ class BlockingLease:
 
     @property
     def secret(self) -> Secret:
-        """The credential; after :meth:`reject`, the newer one."""
+        """The credential. After :meth:`reject`, it is the newer one."""
         return self._lease.secret
 
     def reject(self) -> Secret:
@@ -336,9 +336,9 @@ class BlockingLease:
 
 
 class _Job(Generic[T]):
-    """A call in the event loop's thread; never left behind by the thread that waits for it.
+    """A call in the event loop's thread. The thread that waits for it never abandons it.
 
-    Made first and started inside a ``try``, since Ctrl-C may strike between any two steps.
+    It is created first and started inside a ``try``, since Ctrl-C may interrupt between any two steps.
     """
 
     def __init__(self, loop: "_Loop", function: Callable[..., Awaitable[T]], *args: Any) -> None:
@@ -349,24 +349,24 @@ class _Job(Generic[T]):
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Begin the call, without waiting."""
+        """Start the call without waiting."""
         if self._loop.is_running_here():
             raise RuntimeError("FlowMateSync was called from its own event loop, which would wait for itself")
         self._loop.soon(self._begin)
 
     def result(self) -> T:
-        """Wait for it."""
-        # Python looks at signals before it blocks; one that comes between the two would go unseen.
+        """Wait for the result."""
+        # Python checks for signals before it blocks; a signal between the two would not be noticed.
         while not self._ended.wait(_SIGNAL_SECONDS):
             pass
         try:
             return cast("asyncio.Task[T]", self._task).result()
         except asyncio.CancelledError:
-            # It would pass for a cancellation of whoever called, and by every "except Exception".
+            # Callers would take it for their own cancellation, and no "except Exception" would catch it.
             raise ConfigurationError("the client was closed before the answer came") from None
 
     def run(self) -> T:
-        """Begin it, and wait for it; when the waiting is interrupted, end it."""
+        """Start the call and wait for the result. Cancel the call if the wait is interrupted."""
         try:
             self.start()
             return self.result()
@@ -376,7 +376,7 @@ class _Job(Generic[T]):
 
     def cancel(self) -> None:
         """Cancel the call, and wait until it has cleaned up."""
-        # The loop has gone, and everything with it; or it is the parent's, and this is a forked child.
+        # The loop has ended with all its tasks; or this is a forked child, and the loop is the parent's.
         with suppress(RuntimeError, ConfigurationError):
             self._loop.soon(self._cancel)
             if not self._loop.is_running_here():
@@ -388,20 +388,20 @@ class _Job(Generic[T]):
 
     def _cancel(self) -> None:
         if self._task is None:
-            self._ended.set()  # it never began
+            self._ended.set()  # it was never started
         else:
             self._task.cancel()
 
     def _end(self, task: asyncio.Task[T]) -> None:
         if not task.cancelled():
-            task.exception()  # looked at, whether or not anybody still waits for it
+            task.exception()  # mark it as retrieved, even if no thread waits any more
         self._ended.set()
 
 
 class _Loop:
-    """The event loop of the portal's thread, and what is under way there.
+    """The event loop of the portal's thread, and the tasks running there.
 
-    The portal's own calls wait for the loop while they begin; interrupted then, they would be left behind.
+    The portal's own calls wait for the loop when they start. If interrupted then, they would be abandoned.
     """
 
     def __init__(self) -> None:
@@ -412,7 +412,7 @@ class _Loop:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def is_running_here(self) -> bool:
-        """Whether the caller is in the loop's own thread, where nothing may wait for the loop."""
+        """Return whether the caller is in the loop's own thread, where nothing may wait for the loop."""
         return threading.get_ident() == self._thread
 
     @property
@@ -421,7 +421,7 @@ class _Loop:
         return self._binding.is_forked
 
     def soon(self, callback: Callable[[], None]) -> None:
-        """Call something in the loop's thread, in order; from any other thread.
+        """Schedule a callback in the loop's thread, in order. May be called from any other thread.
 
         Raises:
             ConfigurationError: this process was forked after the loop was started.
@@ -437,14 +437,14 @@ class _Loop:
         return task
 
     async def aclose(self) -> None:
-        """End everything that is under way."""
+        """Cancel all running tasks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _outside_the_loop(usernames: Usernames) -> Usernames:
-    """Usernames that may come from this very client: not to be pulled in its event loop's thread."""
+    """Wrap usernames that may come from this client, so that they are not read in its loop's thread."""
     if isinstance(usernames, Collection | AsyncIterable):
         return usernames
     return _iterate_in_threads(iter(usernames))
@@ -461,7 +461,7 @@ async def _awaited(function: Callable[..., Awaitable[T]], args: tuple[Any, ...])
 
 
 def _streamed(loop: _Loop, source: Callable[[], AsyncIterator[T]]) -> Generator[T, None, None]:
-    """The items of an async iterator, which one task reads no faster than they are taken."""
+    """Yield the items of an async iterator. One task reads it, no faster than they are consumed."""
     send, receive = anyio.create_memory_object_stream[T](0)
     pump = _Job(loop, _pump, source, send, receive)
     try:
@@ -479,7 +479,7 @@ async def _pump(
     send: MemoryObjectSendStream[T],
     receive: MemoryObjectReceiveStream[T],
 ) -> None:
-    # Iterators of the client are async generators, which must be closed by the task that ran them.
+    # Iterators of the client are async generators, and the task that ran one must close it.
     items = cast("AsyncGenerator[T, None]", source())
     with send, receive:
         async with aclosing(items):

@@ -1,4 +1,4 @@
-"""FlowMate: the client. Wires the rooms below in the order data flows, and holds no logic of its own."""
+"""FlowMate: the client. It wires the layers below in the order data flows, and has no logic of its own."""
 
 import asyncio
 import os
@@ -59,47 +59,47 @@ _DRAIN_SECONDS = 5.0
 class FlowMate:
     """An asyncio client of one FlowMate tenant. Use it as ``async with FlowMate(...) as fm``.
 
-    It is entered once, and belongs to the event loop and the process in which it is entered. Other loops,
-    threads and forked processes need a client of their own; threads can share a
+    A client is entered once, and belongs to the event loop and the process in which it is entered. Other
+    loops, threads and forked processes need their own client; threads can share a
     :class:`~flowmate_async.FlowMateSync`. It cannot be copied or pickled.
 
-    Beside the errors that each method names, whatever asks FlowMate may raise ``AuthenticationError`` (the
-    admin token is rejected), ``RateLimitedError``, ``UpstreamUnavailableError``, ``UpstreamTimeoutError`` and
-    ``ProtocolError``, after the retries that :class:`~flowmate_async.RetryPolicy` allows. All are
-    :class:`~flowmate_async.FlowMateError`.
+    Besides the errors that each method lists, every method that sends requests may raise
+    ``AuthenticationError`` (the admin token is rejected), ``RateLimitedError``, ``UpstreamUnavailableError``,
+    ``UpstreamTimeoutError`` and ``ProtocolError``, after the retries that
+    :class:`~flowmate_async.RetryPolicy` allows. All are :class:`~flowmate_async.FlowMateError`.
 
     Args:
-        admin_token: the tenant's admin token; or the path of a private file that holds it, which is read
+        admin_token: the tenant's admin token; or the path of a private file that contains it, which is read
             again after a 401; or an async provider of it.
-        base_url: FlowMate's API; https, or http to this machine.
-        rate: requests/s that are never exceeded; ``None`` for no limit.
-        burst: requests that upstream takes at once. At most half of it is kept back as slack, since requests
-            that were sent apart may arrive together.
+        base_url: the URL of FlowMate's API; https, or http to this machine.
+        rate: maximum requests/s; ``None`` for no limit.
+        burst: requests that upstream accepts at once. At most half of it is reserved as slack, since requests
+            that are sent apart may arrive together.
         concurrency: maximum requests in flight.
         transport: ``"auto"``, which is wire, or aiohttp if a proxy is configured; ``"wire"``, which has no
             proxies; ``"aiohttp"``; or any :class:`~flowmate_async.Transport`.
         limits: deadlines in seconds and body sizes in bytes.
         retry: bounds of retrying.
-        breaker: when many users meet a sick upstream.
-        bulkhead: how many refreshes at once of one OAuth client, and when they are given a rest.
-        flow: whether rate and concurrency adapt to how upstream fares.
+        breaker: when the circuit breaker opens because upstream fails for many users.
+        bulkhead: how many refreshes of one OAuth client may run at once, and when they are paused.
+        flow: whether rate and concurrency adapt to upstream.
         freshness: how long credentials are served from the cache.
-        cache_capacity: the most credentials in the cache.
-        cache_max_bytes: the most bytes of memory that they may take, as estimated.
-        page_size: secrets a page when listing.
+        cache_capacity: maximum number of credentials in the cache.
+        cache_max_bytes: estimated maximum bytes of memory that they may take.
+        page_size: secrets per page when listing.
         ca_file: certificate authorities (PEM) to trust instead of the system's.
         proxy: an explicit ``http://`` proxy.
         trust_env: take proxies from the environment.
         keep_refresh_fields: keep ``refreshToken`` and ``inputFields`` of secrets, dropped otherwise.
         on_event: called with every :class:`~flowmate_async.events.Event`; see :meth:`listening`.
-        coordination: what it shares with other processes: the rate, pauses, refreshes; entered with it.
-        health: how much evidence it takes until a cached credential is called broken; ``None`` watches none.
-        health_store: an entered store that keeps what is seen of cached credentials, so that the next sync
-            into it judges what all processes saw. It must be open for longer than the client.
-        clock: the time it keeps.
+        coordination: what the client shares with other processes: rate, pauses, refreshes; entered with it.
+        health: how much evidence it takes to call a cached credential broken; ``None`` disables the watch.
+        health_store: an entered store that records what is observed of cached credentials, so that the next
+            sync into it judges the observations of all processes. It must stay open longer than the client.
+        clock: the client's clock.
 
     Raises:
-        ConfigurationError: any of these cannot work.
+        ConfigurationError: an argument is invalid.
     """
 
     def __init__(
@@ -131,11 +131,11 @@ class FlowMate:
         clock: Clock | None = None,
     ) -> None:
         self._binding = LoopBinding()
-        # First of all: the token must not stay a local of a frame that may raise.
+        # This comes first: the token must not be a local of a frame that may raise.
         admin, admin_token = AdminToken(admin_token), ""
         admin.check()
         check_rate(rate, burst, concurrency)
-        # Whatever may hold a password is checked by parts, and gone from this frame before it raises.
+        # Values that may contain a password are checked in parts and removed from this frame before it raises.
         if isinstance(base_url, str) and "@" in base_url:
             base_url = "https://user:password@"
         self._base_url = checked_base_url(base_url)
@@ -275,7 +275,7 @@ class FlowMate:
                 await self._entered.__aexit__(kind, error, trace)
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be copied or pickled: both would share connections, and send the admin token elsewhere.
+        """Refuse to be copied or pickled: both would share connections and copy the admin token.
 
         Raises:
             TypeError: always.
@@ -284,25 +284,25 @@ class FlowMate:
 
     @property
     def base_url(self) -> str:
-        """FlowMate's API, as checked."""
+        """The URL of FlowMate's API, validated."""
         return self._base_url
 
     async def users(self) -> AsyncIterator[User]:
-        """Every account of the tenant, administrators and service accounts included.
+        """Yield every account of the tenant, including administrators and service accounts.
 
         Raises:
             AuthenticationError: the admin token is rejected.
-            PermissionDeniedError: the token is no admin token.
+            PermissionDeniedError: the token is not an admin token.
         """
         self._binding.require()
         for user in await self._api.users(self._admin):
             yield user
 
     async def impersonate(self, username: str) -> UserToken:
-        """A token for one user: the one that is held, or a new one; single-flight.
+        """Return a token for one user: the cached one, or a new one; single-flight.
 
         Args:
-            username: the user; upstream may make one it does not know (docs/contract/OBSERVED.md
+            username: the user; upstream may create a user it does not know (docs/contract/OBSERVED.md
                 § Impersonation).
 
         Raises:
@@ -313,10 +313,10 @@ class FlowMate:
         return await self._tokens.token(username)
 
     async def list_secrets(self, username: str) -> list[SecretSummary]:
-        """Every secret of a user, without credentials (docs/contract/OBSERVED.md § Listing).
+        """Return every secret of a user, without credentials (docs/contract/OBSERVED.md § Listing).
 
-        All pages, counted against upstream's total, within the bounds of ``ApiLimits``. When FlowMate hangs,
-        it ends after the retries of one page: about two minutes by default.
+        Fetches all pages and checks them against upstream's total, within the bounds of ``ApiLimits``. If
+        FlowMate hangs, it fails after the retries of one page: about two minutes by default.
 
         Args:
             username: the user.
@@ -330,10 +330,10 @@ class FlowMate:
         return list((await self._lister.list(username)).secrets)
 
     async def get_secret(self, username: str, secret_id: str) -> Secret:
-        """One secret with its credential, from upstream; single-flight.
+        """Return one secret with its credential, from upstream; single-flight.
 
-        Ends within ``ApiLimits.max_wait_seconds``, as :meth:`credential` does. Never from the cache, and
-        never sent twice at once (docs/contract/OBSERVED.md § Concurrent GETs of one secret that needs a
+        Ends within ``ApiLimits.max_wait_seconds``, as :meth:`credential` does. It never uses the cache and never
+        sends two requests at once (docs/contract/OBSERVED.md § Concurrent GETs of one secret that needs a
         refresh).
 
         Args:
@@ -353,32 +353,32 @@ class FlowMate:
     def credential(
         self, username: str, secret_id: str, *, min_valid: float = 60.0
     ) -> Coroutine[Any, Any, Secret]:
-        """A credential that is valid: from the cache while it is, refreshed early, once, when it is not.
+        """Return a valid credential: from the cache, or from one shared refresh. Refreshes happen early.
 
         Args:
             username: the user.
             secret_id: the secret.
-            min_valid: seconds for which it must be valid. When upstream is failing, a value that is still
-                valid for less is served rather than nothing.
+            min_valid: seconds for which it must be valid. While upstream is failing, a value that is valid
+                for a shorter time is served.
 
         Raises:
             InvalidIdError: the username or id may not be sent.
-            CredentialExpiredError: upstream's newest has expired, or ends sooner.
+            CredentialExpiredError: upstream's newest value has expired, or expires sooner.
             UserNotFoundError: no such user, or a disabled one.
             SecretNotFoundError: no such secret.
             PermissionDeniedError: the user does not own it, or it comes masked.
-            RefreshFailedError: upstream could not refresh it, and no valid value is held.
+            RefreshFailedError: upstream could not refresh it, and no valid value is cached.
             UpstreamTimeoutError: no answer within ``ApiLimits.max_wait_seconds``, or a provider hung a moment
-                ago, and no valid value is held.
-            UpstreamUnavailableError: FlowMate is unusable, and no valid value is held.
+                ago, and no valid value is cached.
+            UpstreamUnavailableError: FlowMate is unavailable, and no valid value is cached.
         """
         return self._credentials.credential(username, secret_id, min_valid)
 
     def lease(self, username: str, secret_id: str, *, min_valid: float = 60.0) -> Lease:
-        """A lease on a credential, for code that can tell when the app rejects it.
+        """Return a lease on a credential, for code that can tell when the app rejects it.
 
-        Use it as ``async with fm.lease(user, secret_id, min_valid=300) as lease``; entering raises what
-        :meth:`credential` does. ``await lease.reject()`` reports a 401 of the app and brings a newer one.
+        Use it as ``async with fm.lease(user, secret_id, min_valid=300) as lease``. Entering raises the errors
+        of :meth:`credential`. ``await lease.reject()`` reports a 401 of the app and gets a newer credential.
 
         Args:
             username: the user.
@@ -390,19 +390,19 @@ class FlowMate:
     def keep_fresh(self, pairs: Iterable[tuple[str, str]]) -> Prefetch:
         """Keep a working set of credentials fresh in the background, behind interactive requests.
 
-        Use it as ``async with fm.keep_fresh(pairs)``. Refreshes are spread by jitter; sessions without an
-        expiry are left alone, since fetching one logs in; failures are left to whoever asks for it.
+        Use it as ``async with fm.keep_fresh(pairs)``. Refreshes are spread by jitter. Sessions without an
+        expiry are skipped, since fetching one logs in. A failure is raised to the next caller.
 
         Args:
             pairs: ``(username, secret id)`` pairs.
 
         Raises:
-            ConfigurationError: these are no pairs.
+            ConfigurationError: ``pairs`` contains something other than pairs.
         """
         return Prefetch(self._credentials, pairs, clock=self._clock)
 
     async def sweep(self, usernames: Usernames) -> AsyncGenerator[Outcome, None]:
-        """All credentials of many users: outcomes as they come, with back-pressure, in bounded memory.
+        """Yield all credentials of many users as they come, with back-pressure, in bounded memory.
 
         A user's failure is an outcome, not an exception.
 
@@ -410,7 +410,7 @@ class FlowMate:
             usernames: any iterable or async iterable.
 
         Raises:
-            ConfigurationError: it is a single username.
+            ConfigurationError: ``usernames`` is a single username.
         """
         self._binding.require()
         require_many(usernames)
@@ -423,14 +423,14 @@ class FlowMate:
     async def health(
         self, users: Usernames | None = None, *, store: Store | None = None
     ) -> AsyncGenerator[UserHealth, None]:
-        """The health of credentials as listings show it now; no credential is fetched.
+        """Yield the health of credentials as listings show it now. No credential is fetched.
 
-        A listing can show that a token is good, and never that one is broken. What syncs have written to a
-        store counts more.
+        A listing can show that a token is good, but never that one is broken. Records that syncs have written
+        to a store take precedence.
 
         Args:
             users: any iterable or async iterable of usernames; ``None`` for all active users of the tenant.
-            store: an entered store, whose records are used; only read.
+            store: an entered store whose records are used; it is only read.
 
         Raises:
             ConfigurationError: ``users`` is a single username, or the store keeps no health.
@@ -445,14 +445,14 @@ class FlowMate:
                 yield user
 
     async def notify(self, store: Store, notifier: Notifier, *, digest: bool = False) -> Delivery:
-        """Deliver the notices that syncs have put into a store's outbox: in order, and at least once.
+        """Deliver the notices that syncs have put into a store's outbox, in order and at least once.
 
-        What is not taken stays there for the next call.
+        Undelivered notices stay there for the next call.
 
         Args:
             store: an entered store.
             notifier: an entered :class:`~flowmate_async.integrations.webhook.Webhook`, or anything else with
-                its ``send``.
+                its ``send`` method.
             digest: send one message about all changes.
 
         Raises:
@@ -472,24 +472,24 @@ class FlowMate:
         stop: asyncio.Event | None = None,
         executor: Executor | None = None,
     ) -> SyncReport:
-        """Copy the credentials of many users into a store, resumably: the batch job as a call.
+        """Copy the credentials of many users into a store: a resumable batch job in one call.
 
         Args:
             store: an entered store.
             users: any iterable or async iterable of usernames; ``None`` for all active users of the tenant.
-            options: whether and what to resume, how many users may fail, what becomes of removed credentials.
-            on_event: called with every event while the sync goes on.
-            stop: when set, no further user is begun; the run stays incomplete and the next sync resumes it.
-            executor: who reads and stores the users; by default this client does.
+            options: whether and what to resume, how many users may fail, what happens to removed credentials.
+            on_event: called with every event during the sync.
+            stop: when set, no further user is started; the run stays incomplete and the next sync resumes it.
+            executor: reads and stores the users; by default this client does.
 
         Raises:
             CheckpointError: another run holds the store.
             StoreError: the store belongs to another upstream, or cannot be written.
-            ConfigurationError: the store cannot keep tokens, and ``options.delta`` wants that; or ``users``
-                is a single username, or ``store`` a URL.
+            ConfigurationError: ``options.delta`` requires a store that keeps tokens, and this one does not;
+                or ``users`` is a single username, or ``store`` a URL.
             AuthenticationError: the admin token was rejected; the run can be resumed.
-            MaskedSecretError: everything came back masked.
-            UpstreamUnavailableError: too many users in a row met an unusable upstream.
+            MaskedSecretError: all secrets were masked.
+            UpstreamUnavailableError: upstream was unavailable for too many users in a row.
             TooManyFailuresError: more users failed than ``options.max_failures``.
         """
         self._binding.require()
@@ -505,7 +505,7 @@ class FlowMate:
                 engine = SyncEngine(
                     executor or self.executor(store, delta=options.delta, health=options.health),
                     store,
-                    # Not all in flight: during an outage some wait to probe while the others give up.
+                    # Not all in flight: during an outage, some wait to probe while others give up.
                     max_consecutive_failures=max(10, self._sweep_limits.tasks * 3 // 4),
                     options=options,
                     clock=self._clock,
@@ -517,11 +517,11 @@ class FlowMate:
 
     @contextmanager
     def listening(self, *listeners: Listener | None) -> Iterator[None]:
-        """Within, tell these of every event, too: ``with fm.listening(print): ...``.
+        """Call additional listeners with every event within a block: ``with fm.listening(print): ...``.
 
         Args:
             listeners: plain callables, called on the event loop where an event happens; they must be quick.
-                One that raises is logged and passed over. ``None`` is nobody.
+                An exception of a listener is logged. ``None`` is ignored.
         """
         present = [listener for listener in listeners if listener is not None]
         for listener in present:
@@ -535,7 +535,7 @@ class FlowMate:
     async def plan_sync(
         self, store: Store, users: Usernames | None = None, *, delta: DeltaPolicy | None = None
     ) -> SyncPlan:
-        """What :meth:`sync` would fetch: lists every user, fetches no credential and writes nothing.
+        """Return what :meth:`sync` would fetch. Lists every user, fetches no credential and writes nothing.
 
         Args:
             store: an entered store.
@@ -543,8 +543,8 @@ class FlowMate:
             delta: what would be fetched again.
 
         Raises:
-            ConfigurationError: the store cannot keep tokens, and ``delta`` wants that; or ``users`` is a
-                single username, or ``store`` a URL.
+            ConfigurationError: ``delta`` requires a store that keeps tokens, and this one does not; or
+                ``users`` is a single username, or ``store`` a URL.
             AuthenticationError: the admin token was rejected.
             StoreError: the store cannot be read.
         """
@@ -557,15 +557,15 @@ class FlowMate:
     def executor(
         self, store: Store, *, delta: DeltaPolicy | None = None, health: HealthPolicy | None = DEFAULT_POLICY
     ) -> Executor:
-        """This client as one that reads and stores users of a run that somebody else coordinates.
+        """Return an executor that reads and stores users of a run coordinated elsewhere.
 
         Args:
             store: an entered store, bound to this client's base URL.
-            delta: what is fetched again of what was stored before; by default everything.
-            health: how much evidence it takes until a credential is called broken; ``None`` keeps no health.
+            delta: which stored credentials are fetched again; by default all.
+            health: how much evidence it takes to call a credential broken; ``None`` records no health.
 
         Raises:
-            ConfigurationError: the store cannot keep tokens, and ``delta`` wants that.
+            ConfigurationError: ``delta`` requires a store that keeps tokens, and this one does not.
         """
         return LocalExecutor(
             self._reader, store, limits=self._sweep_limits, clock=self._clock, delta=delta, health=health
@@ -574,7 +574,7 @@ class FlowMate:
     async def _selected(
         self, users: Usernames | None
     ) -> tuple[Usernames, tuple[LeftOut, ...], list[str] | None]:
-        """Whose credentials are synced, whose are not, and, of the whole tenant, who there is."""
+        """Return the selected users, the accounts left out and, for the whole tenant, all its accounts."""
         if users is not None:
             require_many(users)
             return users, (), None
@@ -582,7 +582,7 @@ class FlowMate:
         return chosen, left_out, [*chosen, *(account.username for account in left_out)]
 
     def stats(self) -> Stats:
-        """Counters and latencies since the client was made."""
+        """Return counters and latencies since the client was created."""
         return self._stats.snapshot(
             transport=self._transport_name,
             traffic=self._traffic.statistics(),

@@ -1,8 +1,8 @@
-"""Time, as the library sees it: two clocks and one way to wait.
+"""The library's time source: two clocks and one way to wait.
 
 Intervals use :meth:`Clock.monotonic`, which stands still while a laptop or a virtual machine is suspended. So
-whatever must not outlive its time ends at a :class:`Moment`, on both clocks. Everything that waits takes a
-clock, so that a test can hand in its own. Nothing here knows what is being timed.
+anything with a strict expiry ends at a :class:`Moment`, on both clocks. Everything that waits takes a clock,
+so that tests can pass their own. Nothing here knows what is being timed.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ import msgspec
 
 
 class Clock(Protocol):
-    """What the library needs of time."""
+    """The clock that the library needs."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back; comparable with each other only."""
+        """Return seconds that never go back. Only comparable with each other."""
         ...
 
     def wall(self) -> float:
-        """Seconds since the Unix epoch, UTC."""
+        """Return seconds since the Unix epoch, UTC."""
         ...
 
     def sleep(self, seconds: float) -> Awaitable[None]:
@@ -30,7 +30,7 @@ class Clock(Protocol):
 
 
 class Moment(msgspec.Struct, frozen=True, gc=False):
-    """A point in time on both clocks. It has passed as soon as one of them says so.
+    """A point in time on both clocks. It has passed as soon as it has on one of them.
 
     Either clock may be wrong: the wall clock jumps, the monotonic one stands still while a machine sleeps.
 
@@ -44,12 +44,12 @@ class Moment(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def now(cls, clock: Clock) -> "Moment":
-        """Return this moment."""
+        """Return the current moment."""
         return cls(clock.wall(), clock.monotonic())
 
     @classmethod
     def after(cls, seconds: float, clock: Clock) -> "Moment":
-        """Return the moment in so many seconds."""
+        """Return the moment that many seconds from now."""
         return cls(clock.wall() + seconds, clock.monotonic() + seconds)
 
     def remaining_seconds(self, clock: Clock) -> float:
@@ -57,7 +57,7 @@ class Moment(msgspec.Struct, frozen=True, gc=False):
         return min(self.wall - clock.wall(), self.monotonic - clock.monotonic())
 
     def elapsed_seconds(self, clock: Clock) -> float:
-        """Return how long ago it was; negative while it is to come."""
+        """Return how long ago it was; negative if it is in the future."""
         return -self.remaining_seconds(clock)
 
     def passed(self, clock: Clock) -> bool:
@@ -69,14 +69,14 @@ LONG_AGO = Moment(float("-inf"), float("-inf"))
 
 
 class SystemClock:
-    """The running event loop's clock, so that a loop on virtual time takes the library along."""
+    """The running event loop's clock, so that a loop with virtual time works as well."""
 
     __slots__ = ()
 
     wall: "staticmethod[[], float]" = staticmethod(time.time)
 
     def monotonic(self) -> float:
-        """See :meth:`Clock.monotonic`; where no loop runs, by the clock that loops go by."""
+        """See :meth:`Clock.monotonic`. If no loop runs, use the clock that loops use."""
         try:
             return asyncio.get_running_loop().time()
         except RuntimeError:
@@ -88,10 +88,10 @@ class SystemClock:
 
 
 class LoopClock:
-    """A client's own clock: another one by the shortest way, for paths where 0.1 µs counts.
+    """A client's own clock: a faster wrapper of another one, for paths where 0.1 µs counts.
 
     Args:
-        clock: the clock it shows.
+        clock: the wrapped clock.
     """
 
     __slots__ = ("_clock", "monotonic", "sleep", "wall")
@@ -103,6 +103,6 @@ class LoopClock:
         self.sleep: Callable[[float], Awaitable[None]] = clock.sleep
 
     def bind(self) -> None:
-        """Ask the running loop directly from now on, unless the clock is somebody's own."""
+        """Read the running loop directly from now on, unless the clock is a custom one."""
         if type(self._clock) is SystemClock:
             self.monotonic = asyncio.get_running_loop().time

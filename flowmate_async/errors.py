@@ -107,7 +107,7 @@ class FlowMateError(Exception):
         return self
 
     def clone(self) -> Self:
-        """An equal error with no traceback of its own, so that each waiter of a flight raises its own."""
+        """Return a copy without a traceback, so that each waiter of a flight raises its own error."""
         twin = type(self).__new__(type(self), *self.args)
         twin.args = self.args
         twin.__dict__.update(self.__dict__)
@@ -133,18 +133,18 @@ class ConfigurationError(FlowMateError):
 
 
 class InvalidIdError(ConfigurationError):
-    """Raised when a username, secret id or page number is not a valid one.
+    """Raised when a username, secret id or page number is invalid.
 
-    Nearly always before anything is sent. FlowMate answers 401 to a secret id that is neither 24 hexadecimal
+    Nearly always raised before anything is sent. FlowMate answers 401 to an id that is neither 24 hexadecimal
     digits nor 12 characters (docs/contract/OBSERVED.md § Second look); then ``status`` is 401.
     """
 
 
 class AuthenticationError(FlowMateError):
-    """Raised when the admin token is rejected, or when a user token is rejected right after it was made.
+    """Raised when the admin token is rejected, or when a new user token is rejected immediately.
 
-    Not for every 401: a token that has ended is replaced once, and several other troubles of upstream's look
-    the same (docs/contract/OBSERVED.md § Errors).
+    Not every 401 raises it: an expired token is replaced once, and several other upstream problems look the
+    same (docs/contract/OBSERVED.md § Errors).
     """
 
 
@@ -156,9 +156,9 @@ class PermissionDeniedError(FlowMateError):
 
 
 class MaskedSecretError(PermissionDeniedError):
-    """Raised when values arrive masked; grant the token the permission ``secrets.secret.readRaw``.
+    """Raised when values are masked. Grant the token the permission ``secrets.secret.readRaw``.
 
-    Upstream answers 200 with stars then (docs/contract/OBSERVED.md § One secret).
+    Upstream answers 200 with stars in that case (docs/contract/OBSERVED.md § One secret).
     """
 
 
@@ -170,21 +170,21 @@ class UserNotFoundError(FlowMateError):
 
 
 class SecretNotFoundError(FlowMateError):
-    """Raised when upstream knows no secret of that id (docs/contract/OBSERVED.md § Errors)."""
+    """Raised when upstream knows no secret with that id (docs/contract/OBSERVED.md § Errors)."""
 
 
 class CredentialExpiredError(FlowMateError):
-    """Raised when even upstream's newest answer has expired, or expires sooner than was asked for.
+    """Raised when upstream's newest value has expired, or expires sooner than required.
 
-    Upstream refreshes only what has less than 15 minutes left (docs/contract/OBSERVED.md § One secret), and
-    nothing that it has no refresh token for.
+    Upstream only refreshes credentials with less than 15 minutes left (docs/contract/OBSERVED.md
+    § One secret) and for which it has a refresh token.
     """
 
 
 class CredentialMissingError(FlowMateError):
     """Raised when a password, key, payload or OAuth 1 token is missing, ``null`` or empty upstream.
 
-    For OAuth 2 and sessions that is a :class:`RefreshFailedError`: the provider behind them gave no token
+    For OAuth 2 and sessions a :class:`RefreshFailedError` is raised instead: their provider gave no token
     (docs/contract/OBSERVED.md § Second look).
     """
 
@@ -192,7 +192,7 @@ class CredentialMissingError(FlowMateError):
 class CredentialRejectedError(FlowMateError):
     """Raised when the app rejected a credential and upstream still answers with the same one.
 
-    There is no forced refresh (docs/contract/OBSERVED.md § One secret).
+    A refresh cannot be forced (docs/contract/OBSERVED.md § One secret).
     """
 
 
@@ -208,7 +208,7 @@ class RateLimitedError(FlowMateError):
 
 
 class UpstreamUnavailableError(FlowMateError):
-    """Raised when FlowMate cannot be reached, or answers that it is failing, or the breaker is open.
+    """Raised when FlowMate cannot be reached, reports a failure of its own, or the breaker is open.
 
     Some of its failures look like a rejected token (docs/contract/OBSERVED.md § Errors).
     """
@@ -234,7 +234,7 @@ class TooManyFailuresError(FlowMateError):
 
 
 class WorkerLostError(FlowMateError):
-    """Raised when worker processes of a run die one after the other; what was acknowledged is kept."""
+    """Raised when the worker processes of a run keep dying. Acknowledged users are kept."""
 
 
 class StoreError(FlowMateError):

@@ -1,7 +1,7 @@
-"""What happens inside, told to whoever listens: statistics, logs, progress bars, metrics.
+"""Events of the library for its listeners: statistics, logs, progress bars, metrics.
 
-The core emits frozen structs and imports no observer. A listener is a plain callable; it runs inline, so it
-must be quick, and must not raise. No event holds a credential.
+The core emits frozen structs and imports no observer. A listener is a plain callable. It runs inline, so it
+must be quick and must not raise. No event contains a credential.
 """
 
 import logging
@@ -43,26 +43,26 @@ _log = logging.getLogger("flowmate_async")
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """Base of all events, and what their fields mean where they have them.
+    """Base of all events, with the meaning of their common fields.
 
     Attributes:
-        endpoint: the endpoint asked, as ``GET /secrets/{id}``.
+        endpoint: the endpoint, such as ``GET /secrets/{id}``.
         status: the HTTP status of the answer.
         seconds: how long it took, or for how long nothing is sent.
         username: the user concerned.
         secret_id: the secret concerned.
-        error: the kind of an error, as ``refresh_failed``.
+        error: the kind of an error, such as ``refresh_failed``.
         message: the error's text.
         auth_client_id: the OAuth client concerned.
-        flight: what was asked for: ``impersonation`` or ``secret``.
+        flight: what the flight fetches: ``impersonation`` or ``secret``.
         run_id: the run in the store.
-        secrets: credentials stored, or found unchanged, of the user.
+        secrets: credentials of the user that were stored or found unchanged.
         requests: how many requests the user took.
     """
 
 
 class Answered(Event, frozen=True):
-    """A request was answered; ``seconds`` is the exchange itself, without waiting for the limiter."""
+    """A request was answered; ``seconds`` is the exchange itself, without the wait for the limiter."""
 
     endpoint: str
     status: int
@@ -72,7 +72,7 @@ class Answered(Event, frozen=True):
 
 
 class Broken(Event, frozen=True):
-    """A request got no complete answer; ``failure`` is the kind of failure, as ``interrupted``."""
+    """A request got no complete answer; ``failure`` is the kind of failure, such as ``interrupted``."""
 
     endpoint: str
     failure: str
@@ -90,32 +90,32 @@ class Retried(Event, frozen=True):
 
 
 class RetryRefused(Event, frozen=True):
-    """A request failed and is not sent again, because too much of the traffic is retries already."""
+    """A request failed and is not retried, because the retry budget is spent."""
 
     endpoint: str
     error: str
 
 
 class Throttled(Event, frozen=True):
-    """Upstream answered 429, or asked to wait; nobody sends for ``wait_seconds``."""
+    """Upstream answered 429, or asked to wait; nothing is sent for ``wait_seconds``."""
 
     wait_seconds: float
 
 
 class RateChanged(Event, frozen=True):
-    """The rate was lowered after a 429, or recovers; ``rate`` is in requests/s."""
+    """The rate was lowered after a 429, or is recovering; ``rate`` is in requests/s."""
 
     rate: float
 
 
 class ConcurrencyChanged(Event, frozen=True):
-    """At most ``limit`` requests are in flight from now on, by how their latency fares."""
+    """The concurrency limit adapted to latency: at most ``limit`` requests are in flight from now on."""
 
     limit: int
 
 
 class ProviderRefused(Event, frozen=True):
-    """A refresh was not sent: many of the same OAuth client have just failed.
+    """A refresh was not sent because many refreshes of the same OAuth client have just failed.
 
     Attributes:
         auth_client_id: the client; empty for secrets whose client is unknown.
@@ -125,7 +125,7 @@ class ProviderRefused(Event, frozen=True):
 
 
 class FlightJoined(Event, frozen=True):
-    """A caller joined a request for the same thing that was under way already."""
+    """A caller joined a flight for the same thing."""
 
     flight: str
 
@@ -153,13 +153,13 @@ class ServedStale(Event, frozen=True):
 
 
 class BreakerOpened(Event, frozen=True):
-    """Many users met a sick upstream; nothing is sent for ``seconds``."""
+    """Upstream failed for many users; nothing is sent for ``seconds``."""
 
     seconds: float
 
 
 class BreakerClosed(Event, frozen=True):
-    """Upstream answered well again; everybody is sent there as before."""
+    """Upstream has recovered; requests are sent as before."""
 
 
 class Relisted(Event, frozen=True):
@@ -169,19 +169,19 @@ class Relisted(Event, frozen=True):
 
 
 class CoordinationLost(Event, frozen=True):
-    """What coordinates processes cannot be used, for ``reason``; each goes on without it, as it was told."""
+    """The coordination is unavailable for ``reason``; each process continues without it, as configured."""
 
     reason: str
 
 
 class CoordinationRestored(Event, frozen=True):
-    """What coordinates processes can be used again, after ``seconds``."""
+    """The coordination is available again after ``seconds``."""
 
     seconds: float
 
 
 class CoordinationDiffers(Event, frozen=True):
-    """Processes that share were told different things: these ``settings``; none once they agree again."""
+    """Coordinated processes have different ``settings``; empty once they agree again."""
 
     settings: tuple[str, ...]
 
@@ -195,7 +195,7 @@ class RunBegan(Event, frozen=True):
 
 
 class UserSkipped(Event, frozen=True):
-    """A user was synced by an earlier part of the run, and is not fetched again."""
+    """A user was synced by an earlier part of the run and is not fetched again."""
 
     username: str
 
@@ -233,7 +233,7 @@ class CredentialBroken(Event, frozen=True):
 
 
 class CredentialRecovered(Event, frozen=True):
-    """A credential works again, after somebody was told that it does not."""
+    """A credential works again after it was reported as broken."""
 
     username: str
     secret_id: str
@@ -255,15 +255,15 @@ CountAnswer = Callable[[str, int, float], object]
 
 
 class Emitter:
-    """Hands each event to every listener.
+    """Passes each event to every listener.
 
     Args:
-        listeners: are told, in this order, after the counters.
+        listeners: called in this order, after the counters.
         counters: counts events. As long as nothing else listens, answers are counted without an event.
-        count_answer: the counters' short way for answers.
+        count_answer: the counters' fast path for answers.
 
     Attributes:
-        is_observed: whether anything but the counters listens.
+        is_observed: whether anything other than the counters listens.
         count_answer: see above.
     """
 
@@ -281,22 +281,22 @@ class Emitter:
         self.is_observed: bool = bool(listeners)
 
     def add(self, listener: Listener) -> None:
-        """Tell this listener from now on."""
+        """Add a listener."""
         self._listeners.append(listener)
         self.is_observed = True
 
     def remove(self, listener: Listener) -> None:
-        """Stop telling this listener."""
+        """Remove a listener."""
         self._listeners.remove(listener)
         self.is_observed = bool(self._listeners)
 
     def answered(
         self, endpoint: str, status: int, seconds: float, username: str | None, secret_id: str | None
     ) -> None:
-        """Report an answer: an :class:`Answered` for the listeners, if there are any.
+        """Report an answer, as an :class:`Answered` event if there are listeners.
 
         Args:
-            endpoint: the endpoint that was asked.
+            endpoint: the endpoint.
             status: the HTTP status.
             seconds: how long the exchange took.
             username: the user concerned.
@@ -308,7 +308,7 @@ class Emitter:
             self.count_answer(endpoint, status, seconds)
 
     def emit(self, event: Event) -> None:
-        """Tell every listener of an event. A listener that raises is logged and skipped."""
+        """Call every listener with an event. An exception of a listener is logged."""
         if self._counters is not None:
             self._counters(event)
         for listener in self._listeners:

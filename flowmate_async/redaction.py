@@ -1,9 +1,9 @@
-"""Keeping credentials out of text: values that do not show themselves, text that is safe to show.
+"""Keep credentials out of text: values with a redacted ``repr``, and text that is safe to show.
 
-A credential leaks through whatever prints an object: ``repr`` in a log line, captured locals in a
-traceback, a pickle in a task queue. So credentials travel only inside :class:`Redacted` structs, and text
-that comes from upstream goes through :func:`safe_text` before it enters a message. Nothing here knows
-FlowMate's contract.
+A credential leaks through anything that prints an object: ``repr`` in a log line, captured locals in a
+traceback, a pickle in a task queue. So credentials are only passed inside :class:`Redacted` structs, and text
+from upstream goes through :func:`safe_text` before it enters a message. Nothing here knows FlowMate's
+contract.
 """
 
 import re
@@ -20,7 +20,7 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
-# URLs, and long unbroken runs, which are what tokens look like; words and 24-digit ids stay readable.
+# URLs, and long unbroken runs that look like tokens; words and 24-digit ids stay readable.
 _TELLING = re.compile(r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s\"'<>]*)|[A-Za-z0-9+/_=~.-]{25,}", re.IGNORECASE)
 
 _PART = 8
@@ -28,11 +28,11 @@ _SHORT = 4
 
 
 class Redacted(msgspec.Struct, frozen=True, gc=False):
-    """Base of structs that hold credentials: they print, and refuse to be pickled.
+    """Base of structs that hold credentials. ``repr`` is redacted, and pickling raises ``TypeError``.
 
-    ``__shown__`` names the fields that may appear in ``repr``; everything else is left out. The garbage
-    collector does not look at them, since a cache may hold a million; what could be a part of a cycle says
-    ``gc=True``.
+    ``__shown__`` names the fields that may appear in ``repr``; all others are omitted. The garbage collector
+    does not track these structs, since a cache may hold a million. A struct that could be part of a cycle
+    sets ``gc=True``.
     """
 
     __shown__: ClassVar[tuple[str, ...]] = ()
@@ -54,7 +54,7 @@ class Redacted(msgspec.Struct, frozen=True, gc=False):
         return self
 
     def __reduce__(self) -> NoReturn:
-        """Refuse: a pickle would carry the credential to wherever pickles go.
+        """Refuse to be pickled: the pickle would contain the credential.
 
         Raises:
             TypeError: always.
@@ -67,9 +67,9 @@ class Redacted(msgspec.Struct, frozen=True, gc=False):
 
 
 class Headers(Redacted, frozen=True, gc=True, weakref=True):
-    """Request headers whose values never show: one of them is a bearer token.
+    """Request headers whose values are never shown: one of them is a bearer token.
 
-    Can be weakly referenced, so that what is derived from them can go when they go.
+    They can be weakly referenced, so that values derived from them can be dropped with them.
 
     Attributes:
         pairs: names and values.
@@ -86,16 +86,16 @@ class Headers(Redacted, frozen=True, gc=True, weakref=True):
 
 
 def as_escapes(text: str) -> str:
-    r"""Return every character as JSON and Python write it: ``\u202e``; two of them above U+FFFF."""
+    r"""Return every character as an escape of JSON and Python: ``\u202e``; two escapes above U+FFFF."""
     units = text.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def escaped(text: str) -> str:
-    """Return the text with every character escaped that commands a terminal, is invisible or reorders text.
+    """Escape every character that controls a terminal, is invisible or reorders text.
 
-    Everything that the command line prints passes through here. Tabs and line feeds stay; JSON stays the same
-    JSON. Ordinary text comes back unchanged.
+    Everything that the command line prints passes through here. Tabs and line feeds stay, and JSON keeps its
+    meaning. Ordinary text is returned unchanged.
     """
     return text if text.isascii() and text.isprintable() else _UNSAFE.sub(_escape, text)
 
@@ -111,36 +111,36 @@ def one_line(text: str, *, limit: int = 200) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """Return a path, fit for a message."""
+    """Return a path as safe text for a message."""
     return one_line(str(path), limit=1000)
 
 
 def safe_text(text: str, *, limit: int = 200) -> str:
-    """Text from upstream, fit for a message: one line, URLs cut to their host, no token-like runs.
+    """Return text from upstream, made safe for a message: one line, URLs cut to the host, no token-like runs.
 
     Args:
-        text: what upstream said.
-        limit: most characters of the result.
+        text: text from upstream.
+        limit: maximum characters of the result.
     """
     kept = text[: 4 * limit]
     if len(kept) < len(text):
-        # A token cut short would no longer look like one.
+        # A truncated token would no longer look like one.
         kept = "".join(re.split(r"(\s+)", kept)[:-1]) + "…"
     return one_line(" ".join(_TELLING.sub(_discreet, kept).split()), limit=limit)
 
 
 def conceal(text: str, tokens: Iterable[str]) -> str:
-    """Return a text without these tokens, and without parts of eight or more of their characters.
+    """Return a text without these tokens, and without any eight or more consecutive characters of them.
 
     Args:
-        text: what upstream said.
-        tokens: what must not be repeated, in whatever case.
+        text: text from upstream.
+        tokens: what must not appear, in upper or lower case.
     """
     for token in tokens:
         if len(token) >= _PART:
             text = _without_parts(text, token.lower())
         elif token:
-            # A very short token is hidden where it stands alone: it may be a part of any word.
+            # A very short token is only hidden as a whole word: it may be part of any word.
             alone = r"(?<!\w){}(?!\w)" if len(token) < _SHORT else "{}"
             text = re.sub(alone.format(re.escape(token)), "…", text, flags=re.IGNORECASE)
     return text
@@ -149,7 +149,7 @@ def conceal(text: str, tokens: Iterable[str]) -> str:
 def _without_parts(text: str, token: str) -> str:
     parts = {token[at : at + _PART] for at in range(len(token) - _PART + 1)}
     lowered = text.lower()
-    if len(lowered) != len(text):  # a few letters have a longer lower case
+    if len(lowered) != len(text):  # a few letters get longer in lower case
         return "…" if any(part in lowered for part in parts) else text
     hidden = bytearray(len(text))
     for at in range(len(text) - _PART + 1):
@@ -160,7 +160,7 @@ def _without_parts(text: str, token: str) -> str:
 
 
 def _discreet(match: re.Match[str]) -> str:
-    """Of a URL scheme and host only: paths and queries of token endpoints carry credentials."""
+    """Reduce a URL to scheme and host: paths and queries of token endpoints contain credentials."""
     if match["url"] is None:
         return "…"
     try:

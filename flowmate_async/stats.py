@@ -1,4 +1,4 @@
-"""Counters and latencies of a client, kept by listening to its events."""
+"""Counters and latencies of a client, updated from its events."""
 
 import math
 from collections import Counter
@@ -36,13 +36,13 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """Latencies of one endpoint in seconds; percentiles are exact to about 20 %.
 
     Attributes:
-        count: how many.
-        mean_seconds: their mean.
-        p50_seconds: half of them took no longer.
-        p99_seconds: of a hundred, 99 took no longer.
-        max_seconds: the longest.
-        buckets: how many took at most that many seconds and longer than the next lower bound; the bounds are
-            powers of 2 and three steps between each two.
+        count: number of answers.
+        mean_seconds: the mean.
+        p50_seconds: the median.
+        p99_seconds: the 99th percentile.
+        max_seconds: the maximum.
+        buckets: a histogram: the number of answers by upper bound in seconds. The bounds are powers of 2,
+            with three steps between each two.
     """
 
     count: int
@@ -54,29 +54,29 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """A client as it stands.
+    """Statistics of a client.
 
     Attributes:
-        transport: what carries the requests: ``wire``, ``aiohttp``, or the class of a transport of your own.
+        transport: what carries the requests: ``wire``, ``aiohttp``, or the class of a custom transport.
         requests: answers by endpoint.
         statuses: answers by HTTP status.
         answers: answers by endpoint and HTTP status.
         broken: exchanges without a complete answer, by how they failed.
         retries: requests sent again, by kind of error.
         retries_refused: requests not sent again because the retry budget was spent, by kind of error.
-        throttled: answers that asked everybody to wait.
-        joined: callers that joined a flight under way, by flight.
+        throttled: answers that asked all clients to wait.
+        joined: callers that joined an existing flight, by flight.
         tokens_made: impersonations.
         tokens_replaced: those after a rejection.
         relisted: listings fetched again.
-        users: users of syncs by how they ended: ``synced``, ``failed``, ``skipped``.
+        users: users of syncs by outcome: ``synced``, ``failed``, ``skipped``.
         user_errors: the failed ones by kind of error.
         stored: credentials that syncs stored or found unchanged.
         latency: by endpoint.
-        traffic: what is in flight, and flow control: limits, breaker, bulkheads, retry budget.
+        traffic: requests in flight, and flow control: limits, breaker, bulkheads, retry budget.
         cache: the cache of credentials.
         flights: the tables of flights.
-        coordination: what it shares with other processes; ``None`` when that cannot fail on its own.
+        coordination: what the client shares with other processes; ``None`` if that cannot fail on its own.
     """
 
     transport: str
@@ -102,7 +102,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Histogram:
-    """Counts of durations in geometric steps: bounded memory, whatever is recorded."""
+    """Counts of durations in geometric steps, in bounded memory."""
 
     __slots__ = ("_counts", "_max", "_total", "count")
 
@@ -123,13 +123,13 @@ class Histogram:
             self._max = seconds
 
     def latency(self) -> Latency:
-        """What was recorded, in a few numbers."""
+        """Return a summary of the recorded durations."""
         buckets = {2 ** (step / _STEPS_PER_DOUBLING): count for step, count in self._counts.items()}
         return latency_of(buckets, total_seconds=self._total, max_seconds=self._max)
 
 
 def latency_of(buckets: Mapping[float, int], *, total_seconds: float, max_seconds: float) -> Latency:
-    """Latencies in a few numbers.
+    """Return a summary of latencies.
 
     Args:
         buckets: see :class:`Latency`.
@@ -167,7 +167,7 @@ class _Endpoint:
 
 
 class StatsListener:
-    """Keeps the counters; called with every event of one client."""
+    """Updates the counters; called with every event of one client."""
 
     def __init__(self) -> None:
         self._broken: Counter[str] = Counter()
@@ -182,7 +182,7 @@ class StatsListener:
         self._user_errors: Counter[str] = Counter()
         self._stored = 0
         self._endpoints: dict[str, _Endpoint] = {}
-        # A table, since matching class patterns one by one would cost as much as the counting.
+        # A dispatch table, since matching class patterns one by one would cost as much as the counting.
         self._count: dict[type[Event], Callable[[Any], None]] = {
             Answered: self._answered,
             Broken: self._broke,
@@ -198,7 +198,7 @@ class StatsListener:
         }
 
     def __call__(self, event: Event) -> None:
-        """Count the event."""
+        """Count an event."""
         count = self._count.get(type(event))
         if count is not None:
             count(event)
@@ -207,7 +207,7 @@ class StatsListener:
         """Count an answer.
 
         Args:
-            endpoint: the endpoint that was asked.
+            endpoint: the endpoint.
             status: the HTTP status.
             seconds: how long the exchange took.
         """
@@ -263,7 +263,7 @@ class StatsListener:
         coordination: CoordinationStatistics | None = None,
     ) -> Stats:
         """Return the counters so far, with the statistics of the parts that keep their own."""
-        endpoints = list(self._endpoints.items())  # a copy: a metrics exporter asks from its own thread
+        endpoints = list(self._endpoints.items())  # a copy: a metrics exporter reads in its own thread
         answers = {name: dict(seen.statuses) for name, seen in endpoints}
         return Stats(
             transport=transport,

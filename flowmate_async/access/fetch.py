@@ -42,8 +42,8 @@ class SecretFetcher:
 
     Concurrent GETs of one secret cost provider logins and end in 500s (docs/contract/OBSERVED.md
     § Concurrent GETs of one secret), so single flight is needed for correctness, not only for speed. A secret
-    may have several owners, each with their own flights, and upstream has one lock for all of them (§ Second
-    look). So those GETs take turns until an answer shows that the next ones are plain reads.
+    may have several owners, each with their own flights, and upstream has one lock for all of them
+    (§ Second look). So those GETs take turns until an answer shows that the next ones are plain reads.
 
     Args:
         api: reads answers.

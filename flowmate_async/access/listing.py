@@ -105,7 +105,7 @@ class Lister:
             priority: the queue its requests wait in; the caller's priority by default.
 
         Raises:
-                IncompleteListingError: the listing kept disagreeing with its own total, or exceeds a limit.
+            IncompleteListingError: the listing kept disagreeing with its own total, or exceeds a limit.
         """
         future: asyncio.Future[Listing] = asyncio.get_running_loop().create_future()
 
