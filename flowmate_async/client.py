@@ -135,7 +135,7 @@ class FlowMate:
         admin, admin_token = AdminToken(admin_token), ""
         admin.check()
         check_rate(rate, burst, concurrency)
-        # Values that may contain a password are checked in parts and removed from this frame before it raises.
+        # Values that may contain a password are checked in parts and leave this frame before it raises.
         if isinstance(base_url, str) and "@" in base_url:
             base_url = "https://user:password@"
         self._base_url = checked_base_url(base_url)
@@ -332,7 +332,7 @@ class FlowMate:
     async def get_secret(self, username: str, secret_id: str) -> Secret:
         """Return one secret with its credential, from upstream; single-flight.
 
-        Ends within ``ApiLimits.max_wait_seconds``, as :meth:`credential` does. It never uses the cache and never
+        Ends within ``ApiLimits.max_wait_seconds``, as :meth:`credential` does. It never uses the cache, nor
         sends two requests at once (docs/contract/OBSERVED.md § Concurrent GETs of one secret that needs a
         refresh).
 

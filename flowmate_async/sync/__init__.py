@@ -1,1 +1,1 @@
-"""The batch job: sweeping users, and syncing what the sweep brings into a store."""
+"""The batch job: sweep users, and sync the results into a store."""

@@ -1,4 +1,4 @@
-"""When a run ends early, and what a run that tried everybody has found out: pure rules over how users end."""
+"""When a run ends early, and the verdict of a run that tried all users: pure rules on users' results."""
 
 from flowmate_async.contract.protocol import GET, IMPERSONATE, LIST
 from flowmate_async.errors import (
@@ -16,26 +16,26 @@ from flowmate_async.errors import (
 from flowmate_async.sync.results import UserResult
 
 MASKED = MaskedSecretError("").kind
-"""How checkpoints, and errors that another process has reported, name a masked user."""
+"""The kind of error of a masked user in checkpoints and in errors from other processes."""
 
 _REFUSED_USERS = 3
 
 
 class AbortRules:
-    """Watches how users end and says when, and with what, the run ends at once.
+    """Watches users' results and decides when, and with which error, the run ends early.
 
-    - The admin token is rejected or cannot be read: nobody else will fare better.
-    - The first users may all not be impersonated: the admin token may not do it.
-    - So many users in a row met an unusable upstream that it is down.
-    - More users failed than was allowed.
+    - The admin token is rejected or cannot be read: all other users would fail as well.
+    - None of the first users may be impersonated: the admin token lacks the permission.
+    - Upstream failed for so many users in a row that it is down.
+    - More users failed than allowed.
 
     Masked users never end a run early: the raw-read permission belongs to each user, so the next one may be
-    readable (docs/contract/OBSERVED.md § Second look). See :attr:`found_only_masks` once everybody was tried.
+    readable (docs/contract/OBSERVED.md § Second look). See :attr:`found_only_masks` at the end of a run.
 
     Args:
-        max_consecutive_failures: users in a row that may meet an unusable upstream.
-        max_failures: users that may fail; ``None`` for any number.
-        synced_before: an earlier part of the run has synced users, so they can be impersonated.
+        max_consecutive_failures: maximum number of users in a row for which upstream may be unavailable.
+        max_failures: maximum number of failed users; ``None`` for no limit.
+        synced_before: whether an earlier part of the run synced users, so that impersonation works.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class AbortRules:
 
     @property
     def found_only_masks(self) -> bool:
-        """Whether users came masked and nothing came in clear, as far as these users tell."""
+        """Whether some of these users were masked and none of their secrets came in clear."""
         return self._masked and not self._read_in_clear
 
     def note(self, end: UserResult) -> FlowMateError | None:
-        """Take note of a user; return the error to end the run with, if it must end."""
+        """Record a user's result. Return the error that ends the run, if it must end."""
         self._read_in_clear = self._read_in_clear or end.proves_raw_read
         if end.error is None:
             self._impersonates = True
@@ -67,7 +67,7 @@ class AbortRules:
         return self._fatal(end.error) or self._too_many(end.error)
 
     def at_end(self) -> FlowMateError | None:
-        """Return the error of a run that tried everybody and could impersonate nobody."""
+        """Return the error of a run that tried all users and could not impersonate any."""
         return self._refusals[0] if self._refusals and not self._impersonates else None
 
     def _fatal(self, error: FlowMateError) -> FlowMateError | None:
@@ -90,7 +90,7 @@ class AbortRules:
 
 
 def everything_masked() -> MaskedSecretError:
-    """Return the error of a run in which everything came back masked, and nothing stored says otherwise."""
+    """Return the error of a run in which everything was masked and no stored secret contradicts that."""
     return MaskedSecretError(
         "every user that could be read came back masked",
         advice="Grant the tenant's users the permission secrets.secret.readRaw, then run again",
@@ -99,26 +99,26 @@ def everything_masked() -> MaskedSecretError:
 
 
 def _is_everybodys(error: FlowMateError) -> bool:
-    """Return whether the admin token was rejected, or what the client was given cannot work."""
+    """Return whether the admin token was rejected, or the client's configuration is invalid."""
     if isinstance(error, ConfigurationError):
         return not isinstance(error, InvalidIdError)
     return isinstance(error, AuthenticationError) and error.endpoint == IMPERSONATE
 
 
 def _is_refusal(error: FlowMateError) -> bool:
-    """Return whether a user may not be impersonated; if the first few may not, nobody may."""
+    """Return whether a user may not be impersonated. If the first few may not, no user may."""
     return isinstance(error, PermissionDeniedError) and error.endpoint == IMPERSONATE
 
 
 def _was_impersonated(error: FlowMateError) -> bool:
-    """Return whether a user failed at something that takes the user's token."""
+    """Return whether a user failed at a request with the user's token."""
     return bool(error.endpoint) and error.endpoint != IMPERSONATE
 
 
 def _is_unusable(error: FlowMateError) -> bool:
     """Return whether upstream failed as a whole.
 
-    A strange answer to one secret's GET, or none because its provider hangs, is that secret's trouble.
+    A strange answer to one secret's GET, or a timeout because its provider hangs, only concerns that secret.
     """
     if isinstance(error, ProtocolError | UpstreamTimeoutError):
         return error.endpoint in (IMPERSONATE, LIST)

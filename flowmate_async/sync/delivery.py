@@ -1,7 +1,7 @@
-"""Delivering the notices of a store's outbox: in order for each credential, at least once, across runs.
+"""Deliver the notices of a store's outbox: in order for each credential, at least once, across runs.
 
-A notice leaves the outbox only when it was taken. So a crash repeats the last one at most, with the same id;
-and what is not taken now is tried again by the next run. Nothing here knows how a message travels.
+A notice leaves the outbox only after delivery. So a crash repeats at most the last one, with the same id, and
+the next run retries what was not delivered. Nothing here knows how a message is transported.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ _WAITS_SECONDS = (1.0, 5.0)
 """Waits before the second and the third attempt."""
 
 _MAX_FAILURES = 3
-"""Messages in a row that may fail until the receiver counts as down."""
+"""Number of failed messages in a row after which the receiver counts as down."""
 
 
 class NotDeliveredError(Exception):
-    """A message was not taken.
+    """A message was not delivered.
 
     Args:
-        why: a few words for the reader, without anything of the address or the message.
-        retry: whether trying again at once may help.
+        why: a few words for the reader, without any part of the address or the message.
+        retry: whether an immediate retry may help.
     """
 
     def __init__(self, why: str, *, retry: bool = True) -> None:
@@ -37,10 +37,10 @@ class NotDeliveredError(Exception):
 
 
 class Notifier(Protocol):
-    """Takes messages to whoever wants to hear of them."""
+    """Delivers messages to a receiver."""
 
     async def send(self, message: Message) -> None:
-        """Deliver one message; returning means that it was taken.
+        """Deliver one message. A normal return means that it was accepted.
 
         Raises:
             NotDeliveredError: it was not.
@@ -49,12 +49,12 @@ class Notifier(Protocol):
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """What a delivery did.
+    """The result of a delivery.
 
     Attributes:
-        delivered: changes that were taken.
+        delivered: changes that were delivered.
         waiting: changes that stay in the outbox for the next run.
-        problem: why the last one that failed did; empty when none did.
+        problem: why the last failed message failed; empty if none did.
     """
 
     delivered: int = 0
@@ -63,12 +63,12 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def deliver(store: KeepsHealth, notifier: Notifier, *, clock: Clock, digest: bool = False) -> Delivery:
-    """Deliver what is in the outbox, until it is empty or the receiver seems to be down.
+    """Deliver the outbox until it is empty or the receiver seems to be down.
 
     Args:
-        store: whose outbox.
-        notifier: takes the messages.
-        clock: waits between attempts.
+        store: the store with the outbox.
+        notifier: delivers the messages.
+        clock: the clock for waits between attempts.
         digest: send one message about all changes, up to a thousand in each.
     """
     delivered, problem = 0, ""
@@ -83,7 +83,7 @@ async def deliver(store: KeepsHealth, notifier: Notifier, *, clock: Clock, diges
 async def _deliver_together(
     store: KeepsHealth, notifier: Notifier, clock: Clock, notices: Sequence[Notice]
 ) -> tuple[int, str]:
-    """Send one message about all of these; return how many were taken, and what went wrong."""
+    """Send one message about all of these. Return how many were delivered, and the problem if any."""
     if problem := await _problem_of(notifier, digest_of(notices), clock):
         return 0, problem
     await store.forget_notices(notices)
@@ -93,7 +93,7 @@ async def _deliver_together(
 async def _deliver_each(
     store: KeepsHealth, notifier: Notifier, clock: Clock, notices: Sequence[Notice]
 ) -> tuple[int, str]:
-    """Send a message about each; what follows an undelivered one of the same credential waits for it."""
+    """Send one message per notice. Notices after an undelivered one of the same credential wait for it."""
     blocked: set[tuple[str, str]] = set()
     taken = failures = 0
     problem = ""
@@ -113,7 +113,7 @@ async def _deliver_each(
 
 
 async def _problem_of(notifier: Notifier, message: Message, clock: Clock) -> str:
-    """Send a message, up to three times; return why it was not taken, or nothing."""
+    """Send a message, up to three times. Return why it was not delivered, or an empty string."""
     for wait in (*_WAITS_SECONDS, None):
         try:
             await notifier.send(message)

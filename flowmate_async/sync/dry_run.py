@@ -1,4 +1,4 @@
-"""What a sync would do: every user is listed, nothing is fetched and nothing is written."""
+"""A dry run of a sync: every user is listed, nothing is fetched and nothing is written."""
 
 from collections import Counter
 from contextlib import AsyncExitStack, aclosing
@@ -21,10 +21,11 @@ class SyncPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         users: users that were listed.
-        failed: users that could not be, by kind of error.
-        fetch: credentials that would be fetched, by why: ``new``, ``changed``, ``due``, ``errored``, ``old``.
-        left: credentials that would be left as they are stored, by why.
-        requests: what finding this out has cost.
+        failed: users that could not be listed, by kind of error.
+        fetch: credentials that would be fetched, by reason: ``new``, ``changed``, ``due``, ``errored``,
+            ``old``.
+        left: credentials that would not be fetched, by reason.
+        requests: requests of this dry run.
         left_out: accounts that were not selected.
     """
 
@@ -37,16 +38,16 @@ class SyncPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DryRun:
-    """Asks the plan of every user.
+    """Computes the plan of every user.
 
     Args:
         reader: lists the users.
-        store: what was seen before; only read.
+        store: the state of earlier syncs; it is only read.
         delta: what would be fetched again.
         limits: how much is done at once.
 
     Raises:
-        ConfigurationError: the store cannot keep tokens, and is to.
+        ConfigurationError: ``delta`` requires a store that keeps tokens, and this one does not.
     """
 
     def __init__(self, reader: UserReader, store: Store, *, delta: DeltaPolicy, limits: SweepLimits) -> None:
@@ -63,7 +64,7 @@ class DryRun:
         self._left: Counter[str] = Counter()
 
     async def plan(self, usernames: Usernames, *, left_out: tuple[LeftOut, ...] = ()) -> SyncPlan:
-        """The plan for these users."""
+        """Return the plan for these users."""
         async with AsyncExitStack() as entered:
             ahead = read_ahead(usernames, self._store, tokens=self._delta.keep_tokens)
             users = await entered.enter_async_context(ahead)

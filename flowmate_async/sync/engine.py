@@ -1,9 +1,9 @@
-"""The batch job: begin or resume a run, have its users read and stored, end it, report on it.
+"""The batch job: start or resume a run, have its users read and stored, end it, and report on it.
 
-A run has an id, a selection and a completion mark. An incomplete run is resumed if it is young enough, covers
-the same users and was asked to do the same: users it has synced are not fetched again, users that failed are
-tried again. The executor reads and stores the users (``local_executor.py``, or other processes); how a user
-fails is decided in ``reader.py``, when a run ends early in ``abort.py``.
+A run has an id, a selection and a completion mark. An incomplete run is resumed if it is recent enough and
+has the same users and options. Then users that it has synced are not fetched again, and users that failed
+are retried. The executor reads and stores the users (``local_executor.py``, or other processes).
+``reader.py`` decides how a user fails, ``abort.py`` when a run ends early.
 """
 
 import asyncio
@@ -43,18 +43,18 @@ DEFAULT_MAX_AGE_SECONDS = 12 * 3600.0
 
 
 class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sync behaves.
+    """Options of a sync.
 
     Attributes:
-        max_age_seconds: an incomplete run older than this is not resumed; a new one begins.
-        retry_failed: resume the newest run also when it is complete, for the users that failed.
-        max_failures: users that may fail before the run is ended; ``None`` for any number.
-        removed: what becomes of credentials that a proven complete listing lacks, once the run is complete:
+        max_age_seconds: an incomplete run older than this is not resumed; a new one is started.
+        retry_failed: also resume the newest run if it is complete, to retry its failed users.
+        max_failures: maximum number of failed users before the run is ended; ``None`` for no limit.
+        removed: what happens to credentials that a proven complete listing lacks, once the run is complete:
             ``keep``, ``mark`` or ``delete``.
-        max_removed_share: the largest share, from 0 to 1, that may be marked or deleted; if more is missing,
-            nothing is.
-        delta: what is fetched again of what was stored before.
-        health: how much evidence it takes until a credential is called broken; ``None`` keeps no health.
+        max_removed_share: the largest share, from 0 to 1, that may be marked or deleted; if more are missing,
+            none are.
+        delta: which stored credentials are fetched again.
+        health: how much evidence it takes to call a credential broken; ``None`` records no health.
     """
 
     max_age_seconds: float = DEFAULT_MAX_AGE_SECONDS
@@ -72,10 +72,10 @@ class SyncEngine:
     Args:
         executor: reads and stores the users.
         store: where the credentials go; entered by the caller.
-        max_consecutive_failures: users in a row that may meet an unusable upstream.
+        max_consecutive_failures: maximum number of users in a row for which upstream may be unavailable.
         options: see :class:`SyncOptions`.
-        clock: the time it keeps.
-        emitter: told of the run's beginning and end and of every user.
+        clock: the clock of the sync.
+        emitter: told of the run's start and end and of every user.
     """
 
     def __init__(
@@ -110,18 +110,17 @@ class SyncEngine:
         left_out: tuple[LeftOut, ...] = (),
         accounts: Collection[str] | None = None,
     ) -> SyncReport:
-        """Sync these users; the caller holds the store's run lock and has bound its origin.
+        """Sync these users. The caller holds the store's run lock and has bound its origin.
 
         Args:
             usernames: any iterable or async iterable.
-            selection: a name for this set of users. Only a run of the same users that was asked to do the
-                same is resumed.
-            stop: when set, no further user is begun.
-            left_out: for the report.
-            accounts: every username of the tenant, when these users are all of them.
+            selection: an id for this set of users. Only a run with the same users and options is resumed.
+            stop: when set, no further user is started.
+            left_out: accounts left out, for the report.
+            accounts: every username of the tenant, if the sync is about the whole tenant.
 
         Raises:
-            FlowMateError: the run was ended early; what was acknowledged is kept and the run can be resumed.
+            FlowMateError: the run ended early; acknowledged users are kept and the run can be resumed.
         """
         began = self._clock.monotonic()
         await forget_tokens(self._store, keep=self._options.delta.keep_tokens, now=self._clock.wall())
@@ -153,7 +152,7 @@ class SyncEngine:
         )
 
     async def _run(self, selection: str) -> tuple[Run, bool]:
-        """The run to resume, or a new one."""
+        """Return the run to resume, or a new one. Also return whether it is resumed."""
         now = self._clock.wall()
         last = await self._store.last_run(selection=selection)
         if last is None or now - last.started_at >= self._options.max_age_seconds:
@@ -166,7 +165,7 @@ class SyncEngine:
         return last, True
 
     async def _remaining(self, run: Run, usernames: Usernames) -> AsyncIterator[str]:
-        """The usernames that this run has not synced, asked of the store a few at a time."""
+        """Yield the usernames that this run has not synced, reading the store in chunks."""
         async for names in _chunks(usernames, _LOOK_UP):
             synced = await synced_of(self._store, run, names)
             for name in names:
@@ -179,7 +178,7 @@ class SyncEngine:
     async def _sweep(
         self, run: Run, usernames: Usernames, stop: asyncio.Event | None, *, resumed: bool
     ) -> FlowMateError | None:
-        """Sweep and store; the error that ended the run early, if one did."""
+        """Sweep and store. Return the error that ended the run early, if any."""
         synced_before = resumed and (await self._store.totals(run)).synced > 0
         rules = AbortRules(
             max_consecutive_failures=self._max_consecutive_failures,
@@ -194,7 +193,7 @@ class SyncEngine:
                     if (error := rules.note(end)) is not None:
                         return error
         if stop is not None and stop.is_set():
-            return None  # not everybody was tried
+            return None  # not all users were tried
         if rules.found_only_masks and not await others_are_readable(self._store, run):
             return everything_masked()
         return rules.at_end()
@@ -211,7 +210,7 @@ class SyncEngine:
             self._emitter.emit(_event(end))
 
     async def _settle(self, run: Run, *, stopped: bool) -> RunHealth:
-        """Decide what was observed. A run that was stopped is resumed, and knows more then."""
+        """Judge what was observed, unless the run was stopped: it is resumed, and then knows more."""
         policy = self._options.health
         if stopped or policy is None:
             return RunHealth()
@@ -274,10 +273,10 @@ def _event(end: UserResult) -> UserStored | UserNotStored:
 
 
 def _request(options: SyncOptions) -> str:
-    """Return what a run is asked to do, as part of its identity: what it fetches and what it removes.
+    """Return a run's options that belong to its identity: what it fetches and what it removes.
 
-    How it goes about it (limits on failures, age or removals, kept tokens) does not change what a resumed run
-    has to do, and is left out.
+    Other options (limits on failures, age or removals, kept tokens) do not change what a resumed run has to
+    do, and are left out.
     """
     delta = options.delta
     if delta.full:

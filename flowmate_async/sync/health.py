@@ -1,8 +1,8 @@
-"""What a sync learns about the health of credentials, and when it decides.
+"""What a sync learns about the health of credentials, and when it judges that.
 
-While users are read, :class:`Sightings` collects what went wrong. The store keeps that with each user's
-checkpoint. Whether a failed renewal is one user's problem or a provider's outage can only be said when the
-others have been tried, so the run's end settles every record and writes the notices. It costs no request.
+While users are read, :class:`Sightings` collects failures. The store keeps them with each user's checkpoint.
+Whether a failed renewal is one user's problem or a provider outage is only known after the other users have
+been tried. So all records are settled, and notices written, at the end of the run. That needs no requests.
 """
 
 from collections import Counter
@@ -35,11 +35,11 @@ _renewed_of = msgspec.json.Decoder(dict[str, int]).decode
 
 
 class Sightings:
-    """What one user's read shows of the credentials that are not plainly fine.
+    """What reading one user shows about credentials that are not plainly healthy.
 
     Args:
         username: the user.
-        clock: dates what is seen.
+        clock: dates the observations.
     """
 
     __slots__ = ("_clock", "_renewed", "_seen", "_username")
@@ -51,31 +51,31 @@ class Sightings:
         self._renewed: dict[str, int] = {}
 
     def failed(self, summary: SecretSummary, failure: FlowMateError, client: str | None) -> None:
-        """Note a secret that could not be fetched.
+        """Record a secret that could not be fetched.
 
         Args:
-            summary: the secret as it was listed.
-            failure: why.
-            client: the OAuth client whose provider FlowMate would have asked, empty if that is unknown;
-                ``None`` if it would have asked none.
+            summary: the secret as listed.
+            failure: the error.
+            client: the OAuth client whose provider FlowMate would have asked, empty if unknown; ``None`` if
+                it would not have asked any.
         """
         what = observed_failure(failure)
         if what is not None and (client is not None or what is not Observed.HUNG):
             self._note(summary, Observation(what, self._clock.wall()))
 
     def fetched(self, summary: SecretSummary, secret: Secret, client: str | None) -> None:
-        """Note a secret that was fetched; see :meth:`failed`. On the path of every credential."""
+        """Record a secret that was fetched; see :meth:`failed`. Runs for every credential."""
         if client is not None:
             self._renewed[client] = self._renewed.get(client, 0) + 1
         if (end := ends_at(secret)) is not None:
             self._note(summary, Observation(Observed.READ, self._clock.wall(), end))
 
     def seen(self) -> tuple[Sighting, ...]:
-        """Return what was noted."""
+        """Return what was recorded."""
         return self._seen
 
     def renewed(self) -> str:
-        """Return how many credentials of each OAuth client were renewed, as a checkpoint keeps it."""
+        """Return the number of renewed credentials by OAuth client, in the format of checkpoints."""
         return msgspec.json.encode(self._renewed).decode() if self._renewed else ""
 
     def _note(self, summary: SecretSummary, observation: Observation) -> None:
@@ -92,8 +92,8 @@ class RunHealth(msgspec.Struct, frozen=True):
     """The health of all credentials after a run.
 
     Attributes:
-        states: how many credentials are in each state; those that are plainly fine are not counted.
-        notices: what the run has put into the outbox.
+        states: number of credentials by state; plainly healthy ones are not counted.
+        notices: notices that the run has put into the outbox.
     """
 
     states: dict[str, int] = {}
@@ -101,12 +101,12 @@ class RunHealth(msgspec.Struct, frozen=True):
 
 
 async def settle_run(store: Store, run: Run, *, policy: HealthPolicy, now: float) -> RunHealth:
-    """Decide what the run has observed, and write the notices about it.
+    """Judge the run's observations, and write the notices about them.
 
     Args:
-        store: where the run's users were written; one that keeps no health has nothing to settle.
+        store: the store of the run; one that keeps no health has nothing to settle.
         run: the run.
-        policy: how much evidence it takes.
+        policy: how much evidence a verdict needs.
         now: seconds since the Unix epoch.
     """
     if not isinstance(store, KeepsHealth):

@@ -1,7 +1,7 @@
-"""What workers see of the health of credentials, on its way into a store, so that one sync judges it all.
+"""Writes workers' observations of credential health into a store, so that one sync can judge them all.
 
-Sightings are gathered for a second and written together. Nobody waits for that, and a store that fails costs
-what was gathered, never a credential.
+Sightings are collected for a second and written together. No caller waits for the write. If the store fails,
+the collected sightings are lost, but never a credential.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ class HealthSink:
     """Writes sightings into a store.
 
     Args:
-        store: entered and bound by the caller, and open for longer than this.
-        policy: how much evidence it takes.
+        store: entered and bound by the caller, and open for longer than the sink.
+        policy: how much evidence a verdict needs.
         clock: dates the writes.
     """
 
@@ -44,7 +44,7 @@ class HealthSink:
             self._task = asyncio.get_running_loop().create_task(self._write_soon())
 
     async def aclose(self) -> None:
-        """Write what is left."""
+        """Write the remaining sightings."""
         if self._task is not None and self._is_waiting:
             self._task.cancel()
         if self._task is not None:

@@ -1,8 +1,8 @@
 """The health of credentials as listings show it now: every user is listed and no credential is fetched.
 
-A listing shows when a token ends and whether a renewal has ever failed, which upstream never clears
-(docs/contract/OBSERVED.md § Listing). So it can show that a token is good, and never that one is broken: that
-takes a sync. Records that syncs have written to a store count more.
+A listing shows when a token expires and whether a renewal has ever failed, which upstream never clears
+(docs/contract/OBSERVED.md § Listing). So it can show that a token is good, but never that one is broken: that
+takes a sync. Records that syncs have written to a store take precedence.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
@@ -50,13 +50,13 @@ class UserHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LiveHealth:
-    """Looks at listings.
+    """Derives health from listings.
 
     Args:
         reader: lists the users.
         limits: how much is done at once.
-        clock: tells what has ended.
-        store: whose records count more than a listing; ``None`` for listings alone.
+        clock: tells which credentials have expired.
+        store: its records take precedence over listings; ``None`` for listings only.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LiveHealth:
         self._reads: dict[str, UserRead] = {}
 
     async def of(self, usernames: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[UserHealth, None]:
-        """Yield these users as they are listed."""
+        """Yield the health of these users as they are listed."""
         async with aclosing(sweep_in_batches(self._look, usernames, limits=self._limits)) as batches:
             async for batch in batches:
                 for outcome in batch:
@@ -105,7 +105,7 @@ def _shown(
 
 
 def listed_health(summary: SecretSummary, *, now: float) -> Health:
-    """Return what a listing alone says about a credential.
+    """Return a credential's health by its listing alone.
 
     Args:
         summary: the secret as it was listed.

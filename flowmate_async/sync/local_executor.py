@@ -1,4 +1,4 @@
-"""The executor of one process: sweep, and write what came in one transaction a batch."""
+"""The executor of one process: it sweeps, and writes each batch in one transaction."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
@@ -22,22 +22,22 @@ from flowmate_async.sync.usernames import safe_name
 T = TypeVar("T")
 
 _BATCHES_APART_SECONDS = 0.05
-"""A transaction costs as much as writing ten users, so users that come fast share one."""
+"""A transaction costs as much as writing ten users, so users that arrive quickly share one."""
 
 
 class LocalExecutor:
     """Reads and stores users in this process, see :class:`~flowmate_async.sync.results.Executor`.
 
     Args:
-        reader: reads what a plan wants of one user.
-        store: where the credentials go; entered and bound by the caller.
+        reader: reads the secrets that a plan selects of one user.
+        store: where the credentials are written; entered and bound by the caller.
         limits: how much is done at once.
         clock: dates the checkpoints.
-        delta: what is fetched again; by default everything.
-        health: how much evidence it takes until a credential is called broken; ``None`` keeps no health.
+        delta: which stored credentials are fetched again; by default all.
+        health: how much evidence it takes to call a credential broken; ``None`` records no health.
 
     Raises:
-        ConfigurationError: the store cannot keep tokens, and is to.
+        ConfigurationError: ``delta`` requires a store that keeps tokens, and this one does not.
     """
 
     def __init__(

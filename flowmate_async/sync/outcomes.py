@@ -1,4 +1,4 @@
-"""How one user of a sweep ended, as values."""
+"""The outcome of one user of a sweep, as values."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -16,16 +16,16 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
 
     Attributes:
         username: the user.
-        secrets: every secret of the listing, with its credential, but those that were left.
+        secrets: every secret of the listing, with its credential, except those in ``left``.
         requests: how many requests it took.
         seconds: how long it took.
-        listing_proven: whether the listing was counted against upstream's total.
-        left: secrets that a delta sync did not fetch, by id, and why; none in a sweep.
+        listing_proven: whether the listing was checked against upstream's total.
+        left: secrets that a delta sync did not fetch, with the reason by id; none in a sweep.
         renamed: new names of secrets that were not fetched, by id; none in a sweep.
-        seen: what the next delta sync compares with; empty in a sweep.
-        token: the user's token, where it is kept for the next sync; none in a sweep.
-        sightings: what was seen of credentials that are not plainly fine.
-        renewed: how many credentials of each OAuth client were renewed, as JSON.
+        seen: the state that the next delta sync compares with; empty in a sweep.
+        token: the user's token, if it is kept for the next sync; none in a sweep.
+        sightings: what was observed of credentials that are not plainly healthy.
+        renewed: the number of renewed credentials by OAuth client, as JSON.
     """
 
     username: str
@@ -44,20 +44,20 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
 
 
 class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has a traceback
-    """Something of a user could not be fetched.
+    """Some of a user's data could not be fetched.
 
     Attributes:
         username: the user.
         error: the first failure.
-        secrets: those that could be fetched.
+        secrets: the secrets that could be fetched.
         requests: how many requests it took.
         seconds: how long it took.
-        left: secrets that a delta sync did not fetch, by id, and why; none in a sweep.
+        left: secrets that a delta sync did not fetch, with the reason by id; none in a sweep.
         renamed: new names of secrets that were not fetched, by id; none in a sweep.
-        seen: what the next delta sync compares with; empty in a sweep.
-        token: the user's token, where it is kept for the next sync; none in a sweep.
-        sightings: what was seen of credentials that are not plainly fine.
-        renewed: how many credentials of each OAuth client were renewed, as JSON.
+        seen: the state that the next delta sync compares with; empty in a sweep.
+        token: the user's token, if it is kept for the next sync; none in a sweep.
+        sightings: what was observed of credentials that are not plainly healthy.
+        renewed: the number of renewed credentials by OAuth client, as JSON.
     """
 
     username: str

@@ -1,9 +1,9 @@
-"""Delta sync: which secrets of a listing are worth fetching, and why; pure.
+"""Delta sync: which secrets of a listing to fetch, and why. Pure.
 
-A listing shows of each secret its id, its name, its type, when it expires and whether a refresh has ever
-failed (docs/contract/OBSERVED.md § Listing). It does not show that a password or a key was changed: such a
-secret is fetched again once what is stored is old enough. So the maximum age is the maximum staleness. A new
-name is stored without fetching the secret.
+For each secret, a listing shows its id, name, type, expiry and whether a refresh has ever failed
+(docs/contract/OBSERVED.md § Listing). It does not show that a password or a key was changed, so such a secret
+is fetched again once the stored value is old enough. The maximum age is therefore the maximum staleness. A
+new name is stored without fetching the secret.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from flowmate_async.values.models import SecretSummary
 from flowmate_async.values.secrets import OAuth2Secret, Secret, SessionSecret
 
 Reason = Literal["new", "changed", "due", "errored", "old"]
-"""Why a secret is fetched: never seen; its expiry moved; upstream would refresh it, or log in; a refresh has
-failed since; or what is stored is old."""
+"""Why a secret is fetched: it is new; its expiry changed; upstream would refresh it or log in; a refresh has
+failed since; or the stored value is old."""
 
 SkipReason = Literal["unchanged", "renamed", "failed_before", "volatile"]
 """Why a secret is not fetched: the listing shows no change; only its name changed, and is stored; it is due,
-and its refresh has failed before with nothing changed since; or it is volatile, and left to the workers."""
+but its refresh failed before and nothing has changed since; or it is volatile and left to the workers."""
 
 Verdict = Reason | SkipReason
 
@@ -35,13 +35,13 @@ class DeltaPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What a sync fetches again.
 
     Attributes:
-        full: everything, whatever the listing shows.
-        staleness_seconds: the greatest age of what is stored; older, it is fetched again.
-        staleness_by_type: the same for single types, as ``{"API_KEY": 3600.0}``.
-        skip_volatile: leave secrets alone whose GET makes upstream refresh them or log in: where workers keep
-            them fresh, a sync beside them would only take their turns.
-        keep_tokens: keep the users' tokens in the store, sealed, so that the next sync asks for none while
-            they live: up to three hours after their last use. A sync without it removes those that are kept.
+        full: fetch everything, whatever the listing shows.
+        staleness_seconds: maximum age of stored values; older ones are fetched again.
+        staleness_by_type: the same for single types, such as ``{"API_KEY": 3600.0}``.
+        skip_volatile: skip secrets whose GET makes upstream refresh them or log in. If workers keep them
+            fresh, a sync would only compete for their turns.
+        keep_tokens: keep the users' tokens in the store, sealed, so that the next sync can use them while
+            they are valid: up to three hours after their last use. A sync without it removes the kept tokens.
     """
 
     full: bool = False
@@ -52,21 +52,21 @@ class DeltaPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _SHOW_EXPIRY = (OAuth2Secret, SessionSecret)
-"""Only these show their expiry in a listing, also one that says nothing of the credential's end."""
+"""Only these types show an expiry in a listing, even one unrelated to the credential's end."""
 
 _EVERYTHING = DeltaPolicy(full=True)
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One secret as it was when it was asked for last.
+    """The state of one secret when it was last requested.
 
     Attributes:
         at: when that was, in seconds since the Unix epoch.
-        expires: its expiry as a listing would show it afterwards, or nothing.
-        error: a digest of the failed refresh that the listing showed, or nothing.
+        expires: its expiry as a listing would show it afterwards, or empty.
+        error: a digest of the failed refresh that the listing showed, or empty.
         failed: whether upstream could not refresh it.
-        name: a digest of its name as it was listed; empty when that is not known.
-        masked: whether it came masked.
+        name: a digest of its listed name; empty if unknown.
+        masked: whether it was masked.
     """
 
     at: float
@@ -83,18 +83,18 @@ _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Plan:
-    """What to do with the listing of one user.
+    """The plan for the listing of one user.
 
     Args:
         policy: see :class:`DeltaPolicy`; by default everything is fetched.
-        seen: what the user's last checkpoint keeps; nothing when there is none, or when it cannot be read.
-        notes: whether anybody will ask for :meth:`seen`; a sweep without a store does not.
-        reasons: where to count what is to be fetched, by why.
+        seen: the state kept in the user's last checkpoint; empty if there is none or it cannot be read.
+        notes: whether :meth:`seen` will be called; a sweep without a store does not.
+        reasons: counts the secrets to fetch, by reason.
 
     Attributes:
-        left: secrets that are not fetched, by id, and why.
+        left: secrets that are not fetched, with the reason by id.
         renamed: new names, by id, of secrets that are not fetched.
-        reasons: how many were to be fetched, by why.
+        reasons: number of secrets to fetch, by reason.
     """
 
     __slots__ = (
@@ -129,24 +129,24 @@ class Plan:
 
     @property
     def was_masked(self) -> bool:
-        """Whether a secret came masked when it was asked for last: the user may not read credentials."""
+        """Whether a secret was masked when it was last requested: the user may not read credentials."""
         return any(seen.masked for seen in self._seen.values())
 
     def insist(self, summary: SecretSummary) -> None:
-        """Want a secret that :meth:`wants` has left."""
+        """Select a secret that :meth:`wants` has left out."""
         del self.left[summary.id]
         self.renamed.pop(summary.id, None)
         self._count("old")
 
     def retry(self) -> None:
-        """Want those as well: a run that tries a user again is there for them."""
+        """Also select secrets that failed before: that is what a retry of a user is for."""
         self._retried = True
 
     def wants(self, summary: SecretSummary, *, now: float) -> bool:
-        """Whether to fetch this secret.
+        """Return whether to fetch this secret.
 
         Args:
-            summary: the secret as it was listed.
+            summary: the secret as listed.
             now: seconds since the Unix epoch.
         """
         if self._takes_all:
@@ -165,7 +165,7 @@ class Plan:
         return False
 
     def fetched(self, summary: SecretSummary, secret: Secret, *, now: float) -> None:
-        """Note a secret that was fetched."""
+        """Record a secret that was fetched."""
         if not self._notes:
             return
         if isinstance(secret, _SHOW_EXPIRY):
@@ -177,27 +177,27 @@ class Plan:
         )
 
     def failed(self, summary: SecretSummary, *, now: float) -> None:
-        """Note a secret that upstream could not refresh."""
+        """Record a secret that upstream could not refresh."""
         before, expires = self._seen.get(summary.id), iso(summary.expires_at)
-        name = "" if before is None else before.name  # what is stored still has that name
+        name = "" if before is None else before.name  # the stored secret still has that name
         self._next[summary.id] = Snapshot(
             now, expires, _digest(summary.current_error), failed=True, name=name
         )
 
     def masked(self, summary: SecretSummary, *, now: float) -> None:
-        """Note a secret that came masked; it is wanted again until it comes in clear."""
+        """Record a secret that was masked. It is selected again until it comes in clear."""
         before = self._seen.get(summary.id) or Snapshot(now)
         self._next[summary.id] = msgspec.structs.replace(before, masked=True)
 
     def seen(self) -> str:
-        """Return what the user's next checkpoint keeps; nothing when it takes no notes."""
+        """Return the state for the user's next checkpoint; empty without ``notes``."""
         return "" if not self._notes else _encode(self._next).decode()
 
     def _count(self, reason: Verdict) -> None:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def _renames(self, summary: SecretSummary, before: Snapshot) -> bool:
-        """Note the listed name; return whether it changed. An unknown earlier name counts as the same."""
+        """Record the listed name. Return whether it changed. An unknown earlier name counts as the same."""
         name = _digest_of_name(summary.name)
         if summary.name is None or name == before.name:
             return False
@@ -219,7 +219,7 @@ class Plan:
         if before.error != _digest(summary.current_error):
             return "errored"
         limit = policy.staleness_by_type.get(summary.type, policy.staleness_seconds)
-        if before.masked or not 0 <= now - before.at < limit:  # or the clock was wrong, then or now
+        if before.masked or not 0 <= now - before.at < limit:  # or a clock was wrong
             return "old"
         if before.failed:
             return "errored" if self._retried else "failed_before"
@@ -227,10 +227,10 @@ class Plan:
 
 
 def knows_failures(seen: str) -> bool:
-    """Return whether a secret could not be refreshed when it was asked for last.
+    """Return whether any secret could not be refreshed when it was last requested.
 
     Args:
-        seen: what the user's last checkpoint keeps.
+        seen: the state kept in the user's last checkpoint.
     """
     return "true" in seen and any(one.failed for one in _decoded(seen).values())
 
@@ -239,11 +239,11 @@ def _decoded(seen: str) -> Mapping[str, Snapshot]:
     try:
         return _decoder.decode(seen) if seen else {}
     except msgspec.MsgspecError:
-        return {}  # of another version; everything is fetched once
+        return {}  # from another version; everything is fetched once
 
 
 def _digest(listed: object) -> str:
-    """Return a short digest: a failed refresh shows the provider's own answer, which must not be stored."""
+    """Return a short digest. A failed refresh shows the provider's own answer, which must not be stored."""
     if listed is None:
         return ""
     return hashlib.sha256(_encode_sorted(listed)).hexdigest()[:16]
@@ -251,5 +251,5 @@ def _digest(listed: object) -> str:
 
 @lru_cache(maxsize=1024)
 def _digest_of_name(name: str | None) -> str:
-    """Return the digest of a name; many users' secrets have the same one, that of the app."""
+    """Return the digest of a name. Many users' secrets have the same name, that of the app."""
     return _digest(name)

@@ -1,4 +1,4 @@
-"""Whether a finished run can be true: a pure rule over its totals."""
+"""Whether a finished run is plausible: a pure rule on its totals."""
 
 from flowmate_async.contract.protocol import IMPERSONATE
 from flowmate_async.errors import FlowMateError, UpstreamUnavailableError, UserNotFoundError
@@ -13,8 +13,8 @@ _NOT_FOUND = UserNotFoundError("").kind
 def implausible(totals: RunTotals) -> FlowMateError | None:
     """Return the error of a run in which nearly all users were "not found"; ``None`` for any other run.
 
-    So many users do not vanish together. Another tenant's token, a wrong base URL or a gateway that answers
-    for FlowMate looks like this, so the run is not complete and nothing counts as removed.
+    So many users do not disappear at once. Another tenant's token, a wrong base URL or a gateway that answers
+    for FlowMate looks like this. So the run is not complete and nothing counts as removed.
     """
     not_found = totals.errors.get(_NOT_FOUND, 0)
     users = totals.synced + totals.failed

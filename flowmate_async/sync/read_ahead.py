@@ -1,4 +1,4 @@
-"""Usernames with what a store has kept of them: read ahead of the sweep, for many users at a time."""
+"""Read the stored state of users ahead of the sweep, for many users at a time."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -14,17 +14,17 @@ from flowmate_async.sync.usernames import safe_name
 from flowmate_async.values.models import KeptToken
 
 _AHEAD = 128
-"""Most usernames of one read, and how many users that were read may wait before the next one."""
+"""Maximum usernames of one read, and how many users that were read may wait before the next read."""
 
 
 class Known(Redacted, frozen=True):
-    """A user, and what the store has kept.
+    """A user with the stored state.
 
     Attributes:
         username: the user.
-        seen: what :meth:`Store.seen` tells.
-        token: the user's token, if tokens are kept and theirs is.
-        is_retried: whether this very run has tried the user before, and tries again because something failed.
+        seen: the result of :meth:`Store.seen`.
+        token: the user's token, if the store has it.
+        is_retried: whether the same run has tried the user before, and retries because something failed.
     """
 
     username: str
@@ -39,20 +39,19 @@ class Known(Redacted, frozen=True):
 async def read_ahead(
     usernames: Usernames, store: Store, *, run: Run | None = None, tokens: bool = False
 ) -> AsyncIterator[InBatches[Known]]:
-    """Yield what a store has kept of each user, in the order of the usernames.
+    """Yield the stored state of each user, in the order of the usernames.
 
-    A read takes as long as everything else that is done for one user here, because a thread or a network is
-    waited for. So usernames that come while one read is under way share the next one. A username that comes
-    alone does not wait for others.
+    A read takes as long as all other work for one user here, because it waits for a thread or the network. So
+    usernames that arrive during one read share the next one. A single username does not wait for others.
 
     Args:
         usernames: any iterable or async iterable.
-        store: what is read.
+        store: the store to read.
         run: the run for which the users are read; none in a dry run.
         tokens: whether to read the tokens as well.
 
     Raises:
-        ConfigurationError: the store keeps none.
+        ConfigurationError: the store does not keep tokens.
     """
     keeper = require_keeper(store) if tokens else None
     async with aclosing(_read(usernames, store, run, keeper)) as batches:
@@ -84,7 +83,7 @@ async def _known(
     failed = [name for name, kept in seen.items() if knows_failures(kept)]
     retried = await store.statuses(run, failed) if failed and run is not None else ()
     return [
-        # What a store has to call otherwise may be somebody else's name there.
+        # A name that the store has to replace may be another user's name there.
         Known(name, seen.get(key, ""), tokens.get(key) if key == name else None, key in retried)
         for name, key in zip(names, stored, strict=True)
     ]

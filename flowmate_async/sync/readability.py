@@ -1,7 +1,7 @@
-"""Whether the store shows that some of the tenant's users can be read, when a run has found only masks.
+"""Whether the store shows that some of the tenant's users are readable, after a run found only masks.
 
-The raw-read permission belongs to each user (docs/contract/OBSERVED.md § Second look). That everything comes
-back masked is a statement about the tenant, so what earlier runs have stored counts as well.
+The raw-read permission belongs to each user (docs/contract/OBSERVED.md § Second look). "Everything is masked"
+is a statement about the whole tenant, so secrets stored by earlier runs count as well.
 """
 
 from flowmate_async.contract.masks import proves_raw_read, shows_masking
@@ -11,13 +11,13 @@ from flowmate_async.sync.abort import MASKED
 
 
 async def others_are_readable(store: Store, run: Run) -> bool:
-    """Return whether a user whom this run did not find masked has a credential in clear in the store.
+    """Return whether a user that was not masked in this run has a credential in clear in the store.
 
-    Items and checkpoints both come by username, so this takes one pass and bounded memory.
+    Items and checkpoints are both sorted by username, so this takes one pass and bounded memory.
 
     Args:
-        store: what this run and earlier ones have stored.
-        run: the run, whose users were all tried.
+        store: the store of this run and earlier ones.
+        run: the run, in which all users were tried.
     """
     masked = (end.username async for end in store.checkpoints(run) if end.error == MASKED)
     name = await anext(masked, None)
@@ -34,6 +34,6 @@ async def _is_clear(store: Store, item: StoredItem) -> bool:
         return False
     try:
         secret = await store.get(item.username, item.secret_id)
-    except StoreError:  # damaged: another one may show it
+    except StoreError:  # damaged: another item may show it
         return False
     return secret is not None and proves_raw_read(secret)

@@ -1,7 +1,7 @@
-"""One user's credentials: listed, then fetched. What goes wrong is an outcome, not an exception.
+"""Read one user's credentials: list, then fetch. A failure is an outcome, not an exception.
 
-A :class:`UserRead` is a user under way. Who fetches which of its secrets when is the sweep's business
-(``sweep.py``); which secrets are wanted is the plan's (``plan.py``).
+A :class:`UserRead` is a user being read. The sweep decides when which of its secrets is fetched
+(``sweep.py``); the plan decides which secrets to fetch (``plan.py``).
 """
 
 from collections import deque
@@ -37,17 +37,17 @@ from flowmate_async.values.secrets import Secret
 _HOPELESS = (AuthenticationError, RateLimitedError, UpstreamUnavailableError)
 _UNKNOWN_CLIENT = ""
 _ALONE = 3
-"""How many of a user's secrets are fetched one after another until one shows that the user is readable."""
+"""How many of a user's secrets are fetched one by one until one shows that the user is readable."""
 
 
 class UserReader:
-    """Makes a :class:`UserRead` of each user.
+    """Creates a :class:`UserRead` for each user.
 
     Args:
-        lister: lists their secrets.
-        fetcher: fetches them.
-        tokens: forgets a user's token afterwards, so that memory does not grow with the users.
-        clock: times them, and tells which secrets upstream may refresh.
+        lister: lists the users' secrets.
+        fetcher: fetches the secrets.
+        tokens: forgets a user's token afterwards, so that memory does not grow with the number of users.
+        clock: measures durations, and tells which secrets upstream may refresh.
 
     Attributes:
         lister: see above.
@@ -75,10 +75,10 @@ class UserReader:
 
         Args:
             username: the user.
-            plan: which secrets; by default all, and nothing is noted for a later sync.
+            plan: which secrets to fetch; by default all, without recording state for a later sync.
             kept: the user's token, if an earlier run kept one.
-            keep: whether the outcome has the token to keep.
-            look_only: list the secrets and fetch none: the plan says what would be fetched.
+            keep: whether the outcome contains the token to keep.
+            look_only: list the secrets and fetch none; the plan counts what would be fetched.
         """
         read = UserRead(username, plan or Plan(notes=False), self)
         read.kept_token = kept
@@ -91,11 +91,11 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     """A secret to fetch.
 
     Attributes:
-        position: where it stands in the listing.
-        summary: the secret as it was listed.
+        position: its index in the listing.
+        summary: the secret as listed.
         plain_until: until when a GET causes neither a refresh nor a login, in seconds since the Unix epoch.
-        client: the OAuth client whose provider the GET may cause a refresh or a login at, empty when that is
-            unknown; ``None`` when the GET causes neither.
+        client: the OAuth client with whose provider the GET may cause a refresh or a login, empty if unknown;
+            ``None`` if the GET causes neither.
     """
 
     position: int
@@ -105,7 +105,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Fetch:
-    """One secret that is being fetched; what the fetcher tells, like a future."""
+    """One secret being fetched. The fetcher notifies it like a future."""
 
     __slots__ = ("began", "is_over", "read", "wanted")
 
@@ -128,23 +128,23 @@ class _Fetch:
 class UserRead:
     """A user that is being read.
 
-    Secrets are fetched one after another until one shows that the user is readable, then concurrently: the
-    raw-read permission belongs to each user (docs/contract/OBSERVED.md § Second look), and a user without it
-    costs one masked GET. So the first is one that shows masking and that upstream does not refresh, if there
-    is one. When three say nothing, the others are fetched concurrently as well.
+    Secrets are fetched one by one until one shows that the user is readable, then concurrently. The raw-read
+    permission belongs to each user (docs/contract/OBSERVED.md § Second look), and a user without it costs
+    one masked GET this way. So the first secret is one that shows masking and that upstream does not refresh,
+    if there is one. If three are inconclusive, the others are fetched concurrently as well.
 
     Attributes:
-        wanted: what is still to be fetched, in order.
-        in_flight: how many of its secrets are being fetched.
+        wanted: secrets still to be fetched, in order.
+        in_flight: number of its secrets being fetched.
         is_listing: whether its secrets are being listed.
-        answered: how many were fetched, or could not be.
+        answered: number of secrets that were fetched or failed.
         age: orders the users of a sweep, the oldest first.
         is_queued: whether it waits in the sweep's queue.
-        keeps_token: whether the outcome has the user's token.
+        keeps_token: whether the outcome contains the user's token.
         kept_token: the user's token, if an earlier run kept one.
         looks_only: whether nothing is fetched.
-        on_step: called after the listing and after each fetch, with the OAuth client that was waited for.
-        on_crash: called with a fault of this library's own.
+        on_step: called after the listing and after each fetch, with the OAuth client of the fetch.
+        on_crash: called with a bug of this library.
     """
 
     __slots__ = (
@@ -206,7 +206,7 @@ class UserRead:
 
     @property
     def listed(self) -> tuple[SecretSummary, ...]:
-        """The secrets as they were listed."""
+        """The listed secrets."""
         return self._listing.secrets
 
     @property
@@ -216,7 +216,7 @@ class UserRead:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing more to do."""
+        """Whether reading has finished."""
         return not self.wanted and self.in_flight == 0 and not self.is_listing
 
     def begin(self) -> None:
@@ -227,7 +227,7 @@ class UserRead:
         self._list(self._listed)
 
     def _list(self, then: Callable[[Listing | Exception], None]) -> None:
-        """List the secrets; ``then`` is told the listing, or why there is none."""
+        """List the secrets. ``then`` is called with the listing or the error."""
         under_way: ListingUnderWay | None = None
 
         def listed(listing: Listing | Exception) -> None:
@@ -287,7 +287,7 @@ class UserRead:
             self.not_fetched(fetch, error)
 
     def fetched(self, fetch: _Fetch, secret: Secret) -> None:
-        """Take a secret."""
+        """Handle a fetched secret."""
         wanted = fetch.wanted
         try:
             self._sightings.fetched(wanted.summary, secret, wanted.client)
@@ -299,7 +299,7 @@ class UserRead:
             self.on_crash(error)
 
     def not_fetched(self, fetch: _Fetch, error: BaseException) -> None:
-        """Take a failure."""
+        """Handle a failure."""
         try:
             if isinstance(error, SecretNotFoundError):
                 self._list(lambda listing: self._looked_for(fetch, error, listing))
@@ -311,7 +311,7 @@ class UserRead:
             self.on_crash(fault)
 
     def _looked_for(self, fetch: _Fetch, missing: FlowMateError, listing: Listing | Exception) -> None:
-        """See whether a secret that was not found was deleted after it was listed."""
+        """Check whether a secret that was not found was deleted after it was listed."""
         if isinstance(listing, FlowMateError):
             self._failed(fetch, listing)
         elif isinstance(listing, Exception):
@@ -342,7 +342,7 @@ class UserRead:
         self.on_step(self, fetch.wanted.client)
 
     def outcome(self) -> Outcome:
-        """Return how the user ended, and forget its token."""
+        """Return the user's outcome, and forget the token."""
         secrets = tuple([secret for _, secret in sorted(self._secrets, key=_position)])
         plan = self._plan
         token = self._reader.tokens.kept(self.username) if self.keeps_token else None
@@ -377,7 +377,7 @@ class UserRead:
         )
 
     def close(self) -> None:
-        """End what is under way, and forget the user's token, unless it was held before."""
+        """Cancel what is in progress, and forget the user's token unless it was cached before."""
         for listing in self._listings:
             listing.drop()
         for fetch in self._fetches:
@@ -387,7 +387,7 @@ class UserRead:
             self._reader.tokens.forget(self.username)
 
     def _in_order(self, listed: Iterable[SecretSummary], *, now: float) -> deque[Wanted]:
-        """Return what the plan wants: plain reads before refreshes, and first of all what shows masking."""
+        """Return the secrets to fetch: those that show masking, then other plain reads, then refreshes."""
         plain: list[Wanted] = []
         conclusive: list[Wanted] = []
         refreshing: list[Wanted] = []
@@ -411,7 +411,7 @@ class UserRead:
         return deque((*conclusive, *plain, *refreshing))
 
     def _now(self) -> float:
-        """Return the later of this machine's time and upstream's: by it more may be refreshed."""
+        """Return the later of this machine's time and upstream's: by the later one, more may be refreshed."""
         clock, served_at = self._reader.clock, self._listing.served_at
         wall = clock.wall()
         return wall if served_at is None else max(wall, served_at + clock.monotonic() - self._listed_at)
@@ -422,9 +422,9 @@ def _position(found: tuple[int, object]) -> int:
 
 
 def _is_hopeless(failure: FlowMateError) -> bool:
-    """Return whether the user's other secrets would fail alike.
+    """Return whether the user's other secrets would fail as well.
 
-    A hanging provider is its own secrets' trouble. Masks are the user's (docs/contract/OBSERVED.md
+    A hanging provider only affects its own secrets. Masking affects the whole user (docs/contract/OBSERVED.md
     § Second look).
     """
     if isinstance(failure, MaskedSecretError):

@@ -1,8 +1,8 @@
-"""What becomes of stored credentials that upstream no longer has.
+"""The handling of stored credentials that upstream no longer has.
 
-A store notes what a proven complete listing lacks while a run writes (``stores/base.py``); once the run is
-complete, the policy is applied here, to everything at once or not at all: a permission taken away upstream
-looks just like thousands of deleted credentials, so more than a set share is never removed.
+While a run writes, a store records what a proven complete listing lacks (``stores/base.py``). Once the run is
+complete, the policy is applied here, to all missing credentials or to none. A permission revoked upstream
+looks like thousands of deleted credentials, so no more than a set share is ever removed.
 """
 
 from collections.abc import AsyncIterator, Collection
@@ -19,12 +19,12 @@ _CHUNK = 256
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a policy did.
+    """The result of a policy.
 
     Attributes:
         missing: credentials that upstream no longer has; not counted under ``keep``.
-        removed: how many were marked or deleted.
-        refused: whether nothing was, because too large a share is missing.
+        removed: number of credentials that were marked or deleted.
+        refused: whether none were, because too large a share is missing.
     """
 
     missing: int = 0
@@ -41,15 +41,15 @@ async def remove_missing(
     accounts: Collection[str] | None,
     at: float,
 ) -> Removed:
-    """Apply a policy to what a complete run found missing.
+    """Apply a policy to the credentials that a complete run found missing.
 
     Args:
-        store: where the run was written.
+        store: the store of the run.
         run: the run, complete.
-        policy: ``keep`` does nothing, ``mark`` notes the time of removal, ``delete`` deletes.
+        policy: ``keep`` does nothing, ``mark`` records the time of removal, ``delete`` deletes.
         max_share: the largest share, from 0 to 1, of the credentials that the run could judge.
-        accounts: every username of the tenant, when the run was of all its users: what is stored of others
-            is missing, too.
+        accounts: every username of the tenant, if the run covered the whole tenant: stored credentials of
+            other users are then missing, too.
         at: the time, in seconds since the Unix epoch.
     """
     if policy == "keep":
@@ -65,7 +65,7 @@ async def remove_missing(
 
 
 async def _gone(store: Store, accounts: Collection[str]) -> AsyncIterator[list[str]]:
-    """The stored users that are no accounts of the tenant; upstream's usernames ignore case."""
+    """Yield stored users without an account in the tenant. Upstream's usernames ignore case."""
     known = {username.casefold() for username in accounts}
     chunk: list[str] = []
     last = None

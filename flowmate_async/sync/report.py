@@ -1,4 +1,4 @@
-"""What a sync did, without a credential: the totals, and the users that were left out."""
+"""The report of a sync: totals, and accounts left out. It contains no credential."""
 
 import msgspec
 
@@ -6,10 +6,10 @@ from flowmate_async.values.models import User
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """An account that "all users" does not mean (docs/contract/OBSERVED.md § Users of the tenant).
+    """An account that "all users" does not include (docs/contract/OBSERVED.md § Users of the tenant).
 
     Attributes:
-        username: the account's; empty when it has none.
+        username: the account's username; empty if it has none.
         reason: why, in a word or two.
     """
 
@@ -18,31 +18,31 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The totals of a run. Each user's own line is its checkpoint in the store.
+    """The totals of a run. The result of each user is its checkpoint in the store.
 
     Attributes:
         run_id: the run in the store.
-        resumed: whether it had begun earlier.
+        resumed: whether it was started earlier.
         complete: whether every user was tried; an incomplete run is resumed by the next sync.
-        started_at: when the run first began, in seconds since the Unix epoch.
+        started_at: when the run was first started, in seconds since the Unix epoch.
         seconds: how long this call took.
-        synced: users whose credentials are all stored, earlier parts of the run included.
-        failed: users something of whom could not be fetched, likewise.
-        skipped: users that an earlier part of the run had done.
-        secrets: credentials the run vouches for.
-        changed: credentials this call wrote; ``None`` when somebody could not tell: after a sync by
-            Celery workers, or when a worker process died after it had stored something.
-        unchanged: credentials this call found unchanged, likewise.
-        left: credentials this call did not fetch, by why: ``unchanged``, ``renamed`` (the new name was
-            stored), ``failed_before``, ``volatile``; see :class:`~flowmate_async.DeltaPolicy`. Likewise.
+        synced: users whose credentials are all stored, including earlier parts of the run.
+        failed: users with something that could not be fetched, including earlier parts of the run.
+        skipped: users that an earlier part of the run had synced.
+        secrets: credentials that the run confirmed.
+        changed: credentials this call wrote; ``None`` if unknown: after a sync by Celery workers, or if a
+            worker process died after it had stored something.
+        unchanged: credentials this call found unchanged; ``None`` if unknown.
+        left: credentials this call did not fetch, by reason: ``unchanged``, ``renamed`` (the new name was
+            stored), ``failed_before``, ``volatile``; see :class:`~flowmate_async.DeltaPolicy`.
         requests: requests of this call.
         errors: failed users of the run by kind of error.
         left_out: accounts that were not selected.
         missing: stored credentials that upstream no longer has; not counted under the policy ``keep``.
-        removed: how many of these were marked or deleted, those that were marked before included.
+        removed: how many of these were marked or deleted, including those that were marked before.
         removal_refused: whether nothing was removed because too large a share is missing.
-        health: how many credentials are in each state; those that are plainly fine are not counted.
-        told: notices that this call put into the store's outbox, by type, as ``credential.broken``.
+        health: number of credentials by state; plainly healthy ones are not counted.
+        told: notices that this call put into the store's outbox, by type, such as ``credential.broken``.
     """
 
     run_id: str
@@ -68,7 +68,7 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def select(users: list[User]) -> tuple[list[str], tuple[LeftOut, ...]]:
-    """Whom "all users" means (docs/contract/OBSERVED.md § Users of the tenant), and whom it leaves out."""
+    """Return the users in "all users" (docs/contract/OBSERVED.md § Users of the tenant), and the others."""
     chosen = [user.username for user in users if user.username and user.is_active_tenant_user]
     left_out = tuple(
         LeftOut(user.username or "", _reason(user)) for user in users if not user.is_active_tenant_user

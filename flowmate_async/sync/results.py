@@ -68,7 +68,7 @@ class Executor(Protocol):
         Args:
             run: the run that their checkpoints belong to.
             usernames: any iterable or async iterable.
-            stop: when set, no further user is begun. Users in flight are finished.
+            stop: when set, no further user is started. Users in flight are finished.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The users of a sweep, handed out one by one to its tasks."""
+"""The users of a sweep, handed out one by one."""
 
 import asyncio
 from collections import deque
@@ -14,17 +14,17 @@ Usernames = Iterable[str] | AsyncIterable[str]
 
 
 class NoUser:
-    """Stands for a user that is not there; ``None`` may be one of the users, by mistake, and fails."""
+    """A sentinel for "no user now"; ``None`` cannot be used, since it may be among the users by mistake."""
 
 
 NO_USER = NoUser()
 
 
 class InBatches(AsyncIterable[T]):
-    """Users that arrive many at a time: a :class:`UserSource` takes a whole batch with one wake-up.
+    """Users that arrive in batches: a :class:`UserSource` takes a whole batch with one wake-up.
 
     Args:
-        batches: the users; whoever made it closes it.
+        batches: the users; the caller closes it.
         ahead: the next batch is read as soon as fewer users than this wait.
     """
 
@@ -44,7 +44,7 @@ class UserSource(Generic[T]):
     Args:
         users: the users.
         stop: when set, no further user is handed out.
-        on_news: called when :meth:`take` may have something to return, or has nothing more.
+        on_news: called when :meth:`take` may have a user to return, or there are no more.
         ahead: how many users of an async iterable may wait.
 
     Attributes:
@@ -75,7 +75,7 @@ class UserSource(Generic[T]):
             self._users = iter(users)
 
     def take(self) -> T | NoUser:
-        """Return the next user, or none if there is none now.
+        """Return the next user, or a :class:`NoUser` if none is available now.
 
         Raises:
             Exception: what the iterable raised.
@@ -98,7 +98,7 @@ class UserSource(Generic[T]):
         return NO_USER
 
     def take_many(self, most: int) -> list[T]:
-        """Return up to ``most`` users that are there now.
+        """Return up to ``most`` users that are available now.
 
         Raises:
             Exception: what the iterable raised, once the users before it were returned.
@@ -143,7 +143,7 @@ class UserSource(Generic[T]):
         self._on_news()
 
     async def _put(self, users: Sequence[T]) -> None:
-        """Have these users wait to be taken; return once another may be read."""
+        """Queue these users. Return once the next one may be read."""
         self._arrived.extend(users)
         self._on_news()
         while len(self._arrived) >= self._ahead:
@@ -152,20 +152,20 @@ class UserSource(Generic[T]):
 
 
 def require_many(usernames: Usernames) -> None:
-    """Refuse a single username, whose letters would be taken for users, and create users upstream.
+    """Refuse a single username. Its letters would be taken for usernames and create users upstream.
 
     Args:
-        usernames: what was passed for many.
+        usernames: the usernames that were passed.
 
     Raises:
-        ConfigurationError: it is one text.
+        ConfigurationError: it is a string.
     """
     if isinstance(usernames, str | bytes):
         raise ConfigurationError("the usernames are a single text", advice='Pass a list: ["…"]')
 
 
 async def iterate(usernames: Usernames) -> AsyncIterator[str]:
-    """Yield every username, whichever kind of iterable they come from."""
+    """Yield every username, from any kind of iterable."""
     if isinstance(usernames, AsyncIterable):
         async for name in usernames:
             yield name

@@ -1,17 +1,17 @@
-"""A sweep: reads any number of users with a fixed number of steps at a time, and with back-pressure.
+"""A sweep: read any number of users with a fixed number of concurrent steps and with back-pressure.
 
-A user is read in steps: the listing, then one fetch per secret. Whenever a step has ended, the next is the
-first of these:
+A user is read in steps: the listing, then one fetch per secret. When a step has ended, the next one is the
+first available of these:
 
-1. a secret of the oldest user that has no more than its share of the steps;
+1. a secret of the oldest user that has not used up its share of the steps;
 2. a new user;
-3. a secret of the oldest user, whatever its share: nothing else is left to do.
+3. a secret of the oldest user, whatever its share.
 
-So users that were begun are finished first, a large account uses the concurrency that others leave idle, and
-a kill loses about as much as is in flight. Steps do not queue for the provider of one OAuth client: while as
-many of its refreshes are under way as it is given, its users are held up and others are read, until about as
-many answers would be lost with them as there are steps. A sweep stops when nobody takes its outcomes. Its
-memory depends on the number of steps and the size of the users, not on how many users there are.
+So started users are finished first, a large account uses the concurrency that others leave idle, and a kill
+loses about as much as is in flight. Steps do not queue for the provider of one OAuth client. While it has its
+maximum of refreshes in flight, its users are held up and others are read, until a kill would lose about as
+many answers of held-up users as there are steps. A sweep stops when its outcomes are not consumed. Its memory
+depends on the number of steps and the size of the users, not on the number of users.
 """
 
 import asyncio
@@ -50,15 +50,15 @@ async def sweep_in_batches(
     stop: asyncio.Event | None = None,
     apart_seconds: float = 0.0,
 ) -> AsyncGenerator[list[Outcome], None]:
-    """Yield outcomes in the order they come, in batches of what has come since the last one.
+    """Yield outcomes in the order they come, in batches of all that have come since the last one.
 
     Args:
-        read: makes a :class:`UserRead` of one user.
+        read: creates a :class:`UserRead` for one user.
         users: any iterable or async iterable of what ``read`` takes.
         limits: see :class:`SweepLimits`.
-        stop: when set, no further user is begun; those begun are finished.
-        apart_seconds: how long after one batch the next is at the earliest, unless as many outcomes have come
-            as half the number of steps, or there are no more: with one or two steps nobody waits.
+        stop: when set, no further user is started; started ones are finished.
+        apart_seconds: minimum time between batches, unless as many outcomes have come as half the number of
+            steps, or there are no more. With one or two steps there is no wait.
 
     Raises:
         Exception: what the iterable of users raised.
@@ -75,10 +75,10 @@ async def sweep_in_batches(
 
 
 class _Sweep(Generic[T]):
-    """The users of one sweep, what is done next, and the outcomes that were not taken yet.
+    """The state of one sweep: its users, the next steps, and the outcomes not consumed yet.
 
     Attributes:
-        crash: what ended it early: a fault of the iterable of users, or of this library.
+        crash: the exception that ended it early: from the iterable of users, or a bug of this library.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class _Sweep(Generic[T]):
         self.crash: Exception | None = None
 
     async def next_batch(self) -> list[Outcome]:
-        """Return what has come since the last batch: wait for the first, or for more if that was just now.
+        """Return the outcomes since the last batch. Wait for the first, or for more if that batch is recent.
 
         Returns:
-            Nothing when the sweep is over.
+            An empty list when the sweep is over.
         """
         while not self._done and not self._is_over:
             self._some.clear()
@@ -130,16 +130,16 @@ class _Sweep(Generic[T]):
         return batch
 
     async def aclose(self) -> None:
-        """End everything that is under way."""
+        """Cancel everything in progress."""
         self._closed = True
         for read in self._reads:
             read.close()
         await self._source.aclose()
 
     def advance(self) -> None:
-        """Begin steps until there are as many as may be, or nothing is to be done now."""
+        """Start steps until the limit is reached, or there is nothing to do now."""
         if self._advancing:
-            return  # a step ended in the very moment in which it began; the loop below goes on
+            return  # a step ended while it was being started; the loop below continues
         self._advancing = True
         try:
             while self._steps < self._limits.tasks and not self._closed and self.crash is None:
@@ -157,7 +157,7 @@ class _Sweep(Generic[T]):
         return self.crash is not None or (self._source.exhausted and not self._reads)
 
     def _step(self) -> bool:
-        """Begin the next step. Return whether there was one."""
+        """Start the next step. Return whether there was one."""
         if self._ready and (read := self._oldest(self._share)) is not None:
             self._fetch(read)
         elif self._may_begin() and not isinstance(user := self._source.take(), NoUser):
@@ -171,8 +171,8 @@ class _Sweep(Generic[T]):
     def _oldest(self, share: int) -> UserRead | None:
         """Return the oldest user whose next secret may be fetched now, below its share of the steps.
 
-        A kill would lose the answers of the users that are held up. When those are as many as there are
-        steps, nothing is begun behind them.
+        A kill would lose the answers of held-up users. When these are as many as there are steps, nothing is
+        started behind them.
         """
         held_up = 0
         for read in self._ready:
@@ -190,10 +190,9 @@ class _Sweep(Generic[T]):
         return client is not None and self._refreshing[client] >= self._limits.refreshes
 
     def _may_begin(self) -> bool:
-        """Return whether a new user may be begun.
+        """Return whether a new user may be started.
 
-        Not when nobody takes outcomes, or when too many answers would be lost with the users that are held
-        up.
+        It may not if outcomes are not consumed, or if a kill would lose too many answers of held-up users.
         """
         if len(self._done) >= self._limits.tasks:
             return False
@@ -219,7 +218,7 @@ class _Sweep(Generic[T]):
         read.fetch(wanted)
 
     def _stepped(self, read: UserRead, client: str | None) -> None:
-        """See what is to be done after a step."""
+        """Decide what to do after a step."""
         if self._closed:
             return
         self._steps -= 1
@@ -234,7 +233,7 @@ class _Sweep(Generic[T]):
             self.advance()
 
     def _queue(self, read: UserRead) -> None:
-        """Have a user in the queue while another of its secrets may be fetched; a failure may end that."""
+        """Queue a user while another of its secrets may be fetched. A failure may end that."""
         is_ready = read.is_ready
         if is_ready is read.is_queued:
             return
@@ -250,7 +249,7 @@ class _Sweep(Generic[T]):
         self._wake()
 
     def _wake(self) -> None:
-        """Wake who waits for a batch: for the first outcome at once, for more when there are enough."""
+        """Wake the waiter for a batch: immediately for the first outcome, or once there are enough."""
         self._some.set()
         if 2 * len(self._done) >= self._limits.tasks or self._is_over:
             self._enough.set()
