@@ -1,7 +1,7 @@
-"""What a bad answer, or none, means: the error to raise and what may be done first.
+"""The meaning of a bad or missing answer: the error to raise, and a possible remedy.
 
-Pure: the contract's rules on whose answer it is, statuses, ambiguous 401s, throttling and the refresh lock,
-as one :class:`Failure` per case. Sections cited are those of docs/contract/OBSERVED.md.
+Pure: the contract's rules on the sender of an answer, statuses, ambiguous 401s, throttling and the refresh
+lock, as one :class:`Failure` per case. Sections cited are those of docs/contract/OBSERVED.md.
 """
 
 import enum
@@ -34,7 +34,7 @@ LOCK_SECONDS = 10.0
 """How long upstream's refresh lock may stay taken (§ Concurrent GETs of one secret)."""
 
 _WELL_FORMED = re.compile("[0-9A-Fa-f]{24}|.{12}")
-"""Ids that the database takes for ids (§ Second look, Requests); upstream answers 401 to any other."""
+"""Ids that the database accepts (§ Second look, Requests); upstream answers 401 to any other."""
 
 _UNKNOWN_ROUTE = re.compile(rb"\bCannot (?:GET|POST)\b")
 """How the services' own page for an unknown route begins (§ Errors)."""
@@ -44,11 +44,11 @@ _LOCKED = "Max secret refresh retry"
 _TOKEN_UNKNOWN = "Token not found"  # noqa: S105 - a message of upstream's
 _IAM_DOWN = "Authorization failed"
 _GOOD = {IMPERSONATE: (200, 201)}
-"""A gateway of FlowMate's own stands before this one (§ Impersonation), so it is read liberally."""
+"""FlowMate has its own gateway in front of this service (§ Impersonation), so the match is lenient."""
 
 
 class Remedy(enum.Enum):
-    """What may be done about a failure before it becomes the caller's."""
+    """What may be done about a failure before it is raised to the caller."""
 
     NONE = "none"
     RETRY = "retry"
@@ -56,18 +56,18 @@ class Remedy(enum.Enum):
     AWAIT_LOCK = "await lock"
     """Upstream may be refreshing: send once more, after its lock has certainly ended."""
     REPLACE_TOKEN = "replace token"  # noqa: S105 - no password
-    """The token may be dead: impersonate once and send again."""
+    """The token may have expired: impersonate once and send again."""
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A request that did not bring what it was sent for.
+    """A failed request.
 
     Attributes:
-        error: what to raise when nothing helps.
+        error: the error to raise if no remedy helps.
         remedy: what may help.
         retry_after_seconds: how long upstream asked to wait, if it did.
-        throttled: upstream asked everybody to wait.
-        locked: upstream's refresh lock of this secret may stay taken for its whole time.
+        throttled: whether upstream asked all clients to wait.
+        locked: whether upstream's refresh lock of this secret may stay taken for its full duration.
         spent_seconds: how long the attempt took.
     """
 
@@ -80,13 +80,13 @@ class Failure(msgspec.Struct, frozen=True):
 
     @property
     def sick(self) -> bool:
-        """Return whether upstream as a whole seems unwell, not just this token, secret or provider."""
+        """Whether upstream as a whole seems to be failing, not just this token, secret or provider."""
         of_its_provider = isinstance(self.error, UpstreamTimeoutError) and self.error.endpoint == GET
         return isinstance(self.error, UpstreamUnavailableError) and not of_its_provider
 
 
 def is_good(request: Request, response: Response) -> bool:
-    """Whether an answer is what was asked for, by its status."""
+    """Return whether an answer is a success, by its status."""
     return response.status in _GOOD.get(request.endpoint, (200,))
 
 
@@ -134,7 +134,7 @@ def _examine_bad(request: Request, response: Response) -> Failure:
 
 
 def examine_broken(request: Request, broken: TransportError) -> Failure:
-    """What an exchange without a complete answer means (§ Connections)."""
+    """Return the meaning of an exchange without a complete answer (§ Connections)."""
     detail = broken.detail
     if broken.failure == "timeout":
         advice = "FlowMate may be slow or failing; try again later"
@@ -167,7 +167,7 @@ def examine_broken(request: Request, broken: TransportError) -> Failure:
 
 
 def retry_after_seconds(headers: Mapping[str, str], *, now: float) -> float | None:
-    """``Retry-After`` in seconds, from seconds or an HTTP date (RFC 9110 § 10.2.3); ``None`` without one."""
+    """Return ``Retry-After`` (seconds or an HTTP date, RFC 9110 § 10.2.3) in seconds, or ``None``."""
     raw = headers.get("retry-after", "").strip()
     if raw.isascii() and raw.isdigit():
         return float(raw[:9])
@@ -187,9 +187,9 @@ def _is_from_service(response: Response) -> bool:
 
 
 def _not_from_service(request: Request, response: Response) -> Failure:
-    """Somebody else answered instead of FlowMate, whatever the status says: try again."""
+    """Return the failure for an answer that did not come from FlowMate, whatever its status: retry."""
     if response.status == 401 and not response.body and request.endpoint in (LIST, GET):
-        return _ambiguous_401(request, response)  # nothing says whose answer it is
+        return _ambiguous_401(request, response)  # the sender of the answer is unknown
     media_type = shown_media_type(response.headers.get("content-type", ""))
     advice = "An ingress, firewall or proxy may answer instead. Try later; if it stays, check the base URL"
     error = _error(
@@ -199,7 +199,7 @@ def _not_from_service(request: Request, response: Response) -> Failure:
 
 
 def _unauthorized(request: Request, response: Response) -> Failure:
-    """A 401 has many causes (§ Errors); only some are the token's."""
+    """Return the failure for a 401. It has many causes (§ Errors), and only some concern the token."""
     said = _message(response) or ""
     if _IAM_DOWN in said:
         what = "FlowMate's own authorization service is failing"
@@ -218,9 +218,9 @@ def _unauthorized(request: Request, response: Response) -> Failure:
 
 
 def _ambiguous_401(request: Request, response: Response) -> Failure:
-    """A 401 without a reason: a malformed id, or the database is down, or a gateway answers."""
+    """Return the failure for a 401 without a reason: a malformed id, a database outage, or a gateway."""
     if request.secret_id is not None and not _WELL_FORMED.fullmatch(request.secret_id):
-        # Upstream answers so to any user about any such id, so neither the token nor the server is in doubt.
+        # Upstream gives this answer to any user for such an id, so neither token nor server is in doubt.
         what, advice = "FlowMate rejects the secret id as malformed", "A secret id has 24 hexadecimal digits"
         return Failure(_error(InvalidIdError, request, response, what, advice))
     what = "401 without a usable reason; FlowMate's database may be down"
@@ -256,13 +256,13 @@ def _failing(request: Request, response: Response) -> Failure:
 
 
 def _perhaps_refreshing(request: Request, error: FlowMateError, *, began: bool) -> Failure:
-    """A gateway that gave up on a refreshing GET, if it ``began``, does not stop the refresh behind it."""
+    """Return the failure for a gateway that gave up on a GET. If it ``began``, the refresh may go on."""
     waits = began and request.may_refresh
     return Failure(error, Remedy.AWAIT_LOCK if waits else Remedy.RETRY, locked=waits)
 
 
 def _refresh_failed(request: Request, response: Response) -> Failure:
-    """A 500 for one secret (§ Refresh failures): another refresh holds the lock, or the provider refused."""
+    """Return the failure for a secret's 500 (§ Refresh failures): a held lock, or a provider's refusal."""
     said = _message(response) or ""
     if _LOCKED in said:
         what = "another refresh of this secret has not ended"
@@ -270,7 +270,7 @@ def _refresh_failed(request: Request, response: Response) -> Failure:
         return Failure(error, Remedy.AWAIT_LOCK, locked=True)
     advice = "Try again later; if it stays, the user must connect the app again"
     what = "FlowMate could not refresh the credential with its provider"
-    # With an error body from its provider upstream releases the lock and says nothing; otherwise it does not.
+    # If its provider sent an error body, upstream releases the lock silently; otherwise it does not.
     return Failure(_error(RefreshFailedError, request, response, what, advice), locked=bool(said))
 
 
@@ -291,7 +291,7 @@ def _message(response: Response) -> str | None:
 
 
 def without_tokens(response: Response, *sent: Headers | None) -> Response:
-    """Return a bad answer whose message does not repeat a credential, whatever that looks like.
+    """Return a bad answer with credentials removed from its message, whatever they look like.
 
     Args:
         response: the answer.

@@ -1,6 +1,6 @@
-"""Whether a credential may be served, refreshed or must be waited for: pure decisions from dates.
+"""Whether a credential may be served, should be refreshed, or must be waited for: pure rules on dates.
 
-No clock, no I/O: moments come in as numbers. Sections cited are those of docs/contract/OBSERVED.md.
+No clock, no I/O: times are passed as numbers. Sections cited are those of docs/contract/OBSERVED.md.
 """
 
 import enum
@@ -15,7 +15,7 @@ from flowmate_async.values.secrets import OAuth1Secret, OAuth2Secret, Secret, Se
 _NEVER_REFRESHED = frozenset({"SIMPLE", "API_KEY", "MIXED", "OA1_TWO_LEGGED", "OA1_THREE_LEGGED"})
 
 UPSTREAM_WINDOW_SECONDS = 15 * 60.0
-"""Upstream refreshes on a GET when less than this is left, and never earlier (§ One secret)."""
+"""Upstream refreshes on a GET if less than this remains, and never earlier (§ One secret)."""
 
 _LISTING_SKEW_SECONDS = 120.0
 
@@ -57,14 +57,14 @@ class State(enum.Enum):
     STALE = "stale"
     """Serve it, and refresh it in the background."""
     EXPIRED = "expired"
-    """Wait for a newer one: it has ended, or ends sooner than the caller needs."""
+    """Wait for a newer one: it has expired, or expires sooner than the caller needs."""
 
 
 class Timeline(msgspec.Struct, frozen=True, gc=False):
     """When a credential is to be refreshed and when it ends, on the wall clock and on the monotonic one.
 
-    Either clock may be the one that is wrong: the wall clock jumps, the monotonic one stands still while a
-    machine sleeps. The earlier moment counts.
+    Either clock may be wrong: the wall clock jumps, and the monotonic one stands still while a machine
+    sleeps. The earlier time counts.
 
     Attributes:
         refresh_at_wall: when it is to be refreshed, in seconds since the Unix epoch.
@@ -82,11 +82,11 @@ class Timeline(msgspec.Struct, frozen=True, gc=False):
     margin_seconds: float = -math.inf
 
     def remaining_seconds(self, *, wall: float, monotonic: float) -> float:
-        """How long the credential is still valid; negative when it has ended, infinite without an end."""
+        """Return how long the credential is still valid; negative if expired, infinite without an end."""
         return min(self.valid_until_wall - wall, self.valid_until_monotonic - monotonic)
 
     def state(self, *, wall: float, monotonic: float, min_valid_seconds: float) -> State:
-        """What may be done with the credential now, for a caller who needs it for that long."""
+        """Return what may be done with the credential now, for a caller that needs it for that long."""
         remaining = self.remaining_seconds(wall=wall, monotonic=monotonic)
         if remaining <= 0 or remaining < min_valid_seconds:
             return State.EXPIRED
@@ -140,7 +140,7 @@ def _until(end: float, wall: float, monotonic: float, jitter: float, policy: Fre
 
 
 def may_refresh(summary: SecretSummary, *, now: float) -> bool:
-    """Whether a GET of this secret may make upstream refresh it or log in.
+    """Return whether a GET of this secret may make upstream refresh it or log in.
 
     Args:
         summary: the secret as it was listed.
@@ -175,5 +175,5 @@ def plain_read_seconds(secret_type: str, expires_at: datetime | None, *, now: fl
 
 
 def never_refreshed(secret_type: str) -> bool:
-    """Whether upstream never refreshes secrets of this type."""
+    """Return whether upstream never refreshes secrets of this type."""
     return secret_type in _NEVER_REFRESHED

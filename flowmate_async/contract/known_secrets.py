@@ -1,6 +1,6 @@
-"""What listings and answers have shown of secrets: whose OAuth client, and until when a GET only reads.
+"""What listings and answers show about secrets: their OAuth client, and until when a GET only reads.
 
-Pure, bounded, and never a credential. Who may refresh next is decided from it in ``engine/``.
+Pure and bounded; it contains no credential. ``engine/`` uses it to decide which GETs may refresh next.
 """
 
 import sys
@@ -15,7 +15,7 @@ from flowmate_async.values.models import SecretSummary
 from flowmate_async.values.secrets import OAuth2Value, Secret, SessionValue
 
 CAPACITY = 32_768
-"""Maximum number of secrets that are remembered; the least recently seen are forgotten first."""
+"""Maximum number of remembered secrets; the least recently seen are evicted first."""
 
 
 class SecretFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -116,7 +116,7 @@ class KnownSecrets:
             self._note(secret_id, None, float("-inf"))
 
     def doubt(self, secret_id: str) -> None:
-        """Take back that a GET of this secret is a plain read; its OAuth client stays known."""
+        """Revoke that a GET of this secret is a plain read. Its OAuth client stays known."""
         if self.is_known(secret_id):
             self._note(secret_id, self.client_of(secret_id), float("-inf"))
 
@@ -133,13 +133,13 @@ class KnownSecrets:
             self._known.popitem(last=False)
 
     def _latest(self, served_at: float | None) -> float:
-        """Return the later of this machine's time and upstream's; by the later one more may be refreshed."""
+        """Return the later of this machine's time and upstream's: by the later one, more may be refreshed."""
         wall = self._clock.wall()
         return wall if served_at is None else max(wall, served_at)
 
 
 def _interned(auth_client_id: str | None) -> str | None:
-    """Return the same text for the same client: a tenant has few of them, and many secrets of each."""
+    """Intern a client id: a tenant has few clients, and many secrets of each."""
     return None if auth_client_id is None else sys.intern(auth_client_id)
 
 

@@ -60,7 +60,7 @@ _ID = re.compile(r"[0-9A-Za-z_-]{1,128}")
 _HEX_ID = re.compile(r"[0-9A-Fa-f]{24}")
 _SHOWABLE = re.compile(r"(?:text|application|image|multipart)/[a-z.+-]{1,40}")
 _PLAIN = re.compile(r"[!-~]{1,256}")
-# Control characters, and those that only change how a text looks: a byte order mark makes another user.
+# Control characters and invisible characters: a byte order mark would create another user.
 _UNSEEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 )
@@ -91,30 +91,30 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def impersonate(username: str) -> Request:
-    """The request for a user token (§ Impersonation).
+    """Return the request for a user token (§ Impersonation).
 
     Raises:
-        InvalidIdError: the username is empty or not a name; a typo may make a user upstream.
+        InvalidIdError: the username is empty or invalid; a typo may create a user upstream.
     """
     body = msgspec.json.encode({"username": checked_username(username)})
     return Request(endpoint=IMPERSONATE, method="POST", path="/impersonate", body=body, username=username)
 
 
 def users() -> Request:
-    """The request for every account of the tenant (§ Users of the tenant): one body, not paginated."""
+    """Return the request for every account of the tenant (§ Users of the tenant): one body, not paginated."""
     return Request(endpoint=USERS, method="GET", path="/users/?meta=true")
 
 
 def list_secrets(*, number: int, size: int, username: str | None = None) -> Request:
-    """The request for one page of a listing (§ Listing).
+    """Return the request for one page of a listing (§ Listing).
 
     Args:
         number: the page, from 1.
-        size: secrets a page; upstream has no maximum.
+        size: secrets per page; upstream has no maximum.
         username: on whose behalf.
 
     Raises:
-        InvalidIdError: a number or size below 1, where upstream would answer with something else.
+        InvalidIdError: a number or size below 1, for which upstream would return something else.
     """
     for name, value in (("number", number), ("size", size)):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_PAGE:
@@ -130,7 +130,7 @@ def get_secret(
     may_refresh: bool = True,
     auth_client_id: str | None = None,
 ) -> Request:
-    """The request for one secret with its credential (§ One secret).
+    """Return the request for one secret with its credential (§ One secret).
 
     Args:
         secret_id: the secret's id.
@@ -141,7 +141,7 @@ def get_secret(
     Raises:
         InvalidIdError: the id could leave its path segment. Upstream answers a malformed one with 401.
     """
-    path = f"/secrets/{checked_id(secret_id)}"  # which has no character that a path would quote
+    path = f"/secrets/{checked_id(secret_id)}"  # contains no character that needs quoting
     return Request(
         endpoint=GET,
         method="GET",
@@ -154,13 +154,14 @@ def get_secret(
 
 
 def checked_username(username: str) -> str:
-    """The username itself, if it may be sent.
+    """Return the username if it may be sent.
 
     Raises:
-        InvalidIdError: it is no text, empty, padded, over 1024 characters, or has control or invisible ones.
+        InvalidIdError: it is not a string, empty, padded, over 1024 characters, or has control or invisible
+            characters.
     """
     if type(username) is str and _PLAIN.fullmatch(username):
-        return username  # nearly all are, and break none of the rules below
+        return username  # nearly all usernames; they break none of the rules below
     if not isinstance(username, str):
         raise InvalidIdError(f"a username is text, not {type(username).__name__}")
     if not username.strip():
@@ -175,7 +176,7 @@ def checked_username(username: str) -> str:
 
 
 def is_username(text: str) -> bool:
-    """Whether a text may be sent as a username."""
+    """Return whether a text may be sent as a username."""
     try:
         checked_username(text)
     except InvalidIdError:
@@ -192,15 +193,15 @@ def _encodable(text: str) -> bool:
 
 
 def user_key(username: str) -> str:
-    """Return what all spellings of one username have in common: upstream ignores case (§ Second look).
+    """Return the canonical spelling of a username: upstream ignores case (§ Second look).
 
-    For keys only. Requests, reports and stores keep the spelling they were given.
+    For keys only. Requests, reports and stores keep the original spelling.
     """
     return username.lower() if isinstance(username, str) else username
 
 
 def secret_key(secret_id: str) -> str:
-    """Return what all spellings of one secret id have in common (§ Second look).
+    """Return the canonical spelling of a secret id (§ Second look).
 
     Upstream finds a secret by hexadecimal digits of either case and answers in lower case. An id of 12
     characters is raw bytes, in which case matters.
@@ -218,10 +219,10 @@ def canonical_key(username: str, secret_id: str) -> tuple[str, str]:
 
 
 def checked_id(secret_id: str) -> str:
-    """The secret id itself, if it is letters, digits, ``-`` and ``_`` only.
+    """Return the secret id if it consists of letters, digits, ``-`` and ``_`` only.
 
     Raises:
-        InvalidIdError: it is not.
+        InvalidIdError: it contains other characters.
     """
     if not isinstance(secret_id, str) or not _ID.fullmatch(secret_id):
         raise InvalidIdError(
@@ -416,7 +417,7 @@ def read_secret(response: Response, request: Request, *, keep_refresh_fields: bo
 
 
 def _decode_secret(response: Response) -> Secret:
-    """Decode a secret by the shortest way; whatever is wrong is left to :func:`_read`, which says it."""
+    """Decode a secret on the fast path. :func:`_read` reports any error."""
     if is_json(response.headers.get("content-type", "")):
         try:
             return decode_answer(response.body)
@@ -426,7 +427,7 @@ def _decode_secret(response: Response) -> Secret:
 
 
 def _no_credential(secret: Secret, field: str) -> FlowMateError:
-    """Return the error for a secret without its credential: for a refreshed type its provider gave none."""
+    """Return the error for a secret without a credential. For a refreshed type, its provider gave none."""
     what = f"the answer holds no credential: {field} is missing or empty"
     if isinstance(secret, OAuth2Secret | SessionSecret):
         advice = (
@@ -438,7 +439,7 @@ def _no_credential(secret: Secret, field: str) -> FlowMateError:
 
 
 def _read(decode: Callable[[Any], T], response: Response, endpoint: str) -> T:
-    """Decode a body; an answer that is not JSON gets an error that says so."""
+    """Decode a body. An answer that is not JSON gets a specific error."""
     if not is_json(response.headers.get("content-type", "")):
         raise ProtocolError(
             f"the answer is {shown_media_type(response.headers['content-type'])}, not JSON",
@@ -461,7 +462,7 @@ def is_json(content_type: str) -> bool:
 
 
 def shown_media_type(content_type: str) -> str:
-    """Return a media type as it may be shown; the header itself may hold anything."""
+    """Return a media type that is safe to show; the header itself may contain anything."""
     media_type = _media_type(content_type)
     return media_type if _SHOWABLE.fullmatch(media_type) else "of no known type"
 
