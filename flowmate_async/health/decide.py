@@ -59,7 +59,7 @@ def decide(
 
 
 def _broken(evidence: Evidence, *, now: float, policy: HealthPolicy) -> list[Health]:
-    """Return every reason for which it is broken, the most telling first."""
+    """Return every reason why it is broken, the most specific first."""
     reasons: list[tuple[Reason, float]] = []
     if evidence.refused:
         reasons.append((Reason.REFUSED, evidence.failures.plus(evidence.refused).first))
@@ -100,7 +100,7 @@ def _working(evidence: Evidence, secret_type: str) -> Health:
 
 
 def next_change(evidence: Evidence, *, policy: HealthPolicy, now: float) -> float:
-    """Return when the verdict changes by the passing of time alone; infinite for never.
+    """Return when the verdict changes with time alone; infinite for never.
 
     Args:
         evidence: what is known.

@@ -1,4 +1,4 @@
-"""What is remembered of a credential between observations: counts and times, never a credential.
+"""The evidence about a credential between observations: counts and times, never a credential.
 
 :func:`add` folds one observation into the evidence. The order in which failures arrive does not matter. A
 success forgets them, and a failure that arrives after a success and happened before it is ignored. So what
@@ -79,7 +79,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is remembered that a new record would not say as well."""
+        """Whether it contains nothing more than a new record would."""
         troubles = (self.pending, self.failures, self.outage, self.rejections, self.empty, self.masked)
         return self.ends_at is None and not self.accepted_at and not any(troubles) and not self.forbidden
 

@@ -1,7 +1,7 @@
 """What was observed of a credential, and what an error or an answer says about it.
 
-Pure: facts about one secret in, :class:`Observation` out. What does not say anything about a credential, as a
-throttled request, gives no observation. Sections cited are those of docs/contract/OBSERVED.md.
+Pure: facts about one secret in, :class:`Observation` out. Facts that say nothing about a credential, such as
+a throttled request, give no observation. Sections cited are those of docs/contract/OBSERVED.md.
 """
 
 import enum
@@ -50,7 +50,7 @@ class Observed(enum.Enum):
     FORBIDDEN = "forbidden"
     """FlowMate's own 403 (§ Errors)."""
     GONE = "gone"
-    """FlowMate's own 404, or a proven listing without it: there is no such secret (§ Errors)."""
+    """FlowMate's own 404, or a proven listing without it: the secret does not exist (§ Errors)."""
     REJECTED = "rejected"
     """An app rejected it, and FlowMate answered with the same value again."""
     LISTED_ERROR = "listed_error"
@@ -101,7 +101,7 @@ def observed_failure(error: FlowMateError) -> Observed | None:
 
 
 def _failed_renewal(error: RefreshFailedError) -> Observed | None:
-    """Tell the provider's refusal from its troubles.
+    """Distinguish a refusal by the provider from other failures of it.
 
     A lock held by another refresh is neither, and neither is a request that was never sent: it has no status.
     """

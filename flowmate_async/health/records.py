@@ -1,7 +1,7 @@
 """One credential's health as it is stored, and what changes it: observations, a settled outage, time.
 
-Only what is not plainly fine has a record: a healthy credential that can be renewed, and a password that no
-app has tried, have none. Every change that somebody should hear about comes with a :class:`Notice`. Pure.
+A healthy credential that can be renewed, and a password that no app has tried, have no record. Every change
+that should be reported comes with a :class:`Notice`. Pure.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from flowmate_async.health.policy import HealthPolicy
 from flowmate_async.health.states import Health, HealthState, Reason
 
 TOLD = frozenset({HealthState.BROKEN, HealthState.EXPIRING, HealthState.UNREADABLE})
-"""States that somebody is told about. An outage is not among them: no user can do anything about it."""
+"""States that are reported. An outage is not among them: users cannot do anything about it."""
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -42,7 +42,7 @@ class HealthRecord(msgspec.Struct, frozen=True, kw_only=True):
         credential: which credential it is.
         health: the verdict.
         evidence: what it follows from.
-        told: the state that somebody was told last; ``None`` when nobody was, or when it is over.
+        told: the state that was last reported; ``None`` if none was, or if it is over.
     """
 
     credential: Credential
@@ -67,10 +67,10 @@ class HealthRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A change that somebody should hear about. Holds no credential.
+    """A change to report. It contains no credential.
 
     Attributes:
-        id: the same for the same change, so that a receiver can ignore what it has had already.
+        id: the same for the same change, so that a receiver can ignore duplicates.
         type: ``credential.broken``, ``credential.expiring``, ``credential.unreadable`` or
             ``credential.recovered``.
         at: when it was decided, in seconds since the Unix epoch.
@@ -184,12 +184,12 @@ def _decided(record: HealthRecord, before: HealthRecord, *, now: float, policy: 
 
 
 def _says_nothing(record: HealthRecord) -> bool:
-    """Return whether it says no more than no record: all is well, and no notice is due."""
+    """Return whether the record is unnecessary: the credential is healthy, and no notice is due."""
     return record.told is None and record.evidence.is_clean
 
 
 def _is_same(after: HealthRecord, before: HealthRecord) -> bool:
-    """Return whether nothing changed that is worth a write: neither hints nor the last success are."""
+    """Return whether no change is worth a write. Hints and the last success are not."""
     known = before.evidence
     evidence = replace(
         after.evidence, read_at=known.read_at, changed_at=known.changed_at, hinted=known.hinted
@@ -198,7 +198,7 @@ def _is_same(after: HealthRecord, before: HealthRecord) -> bool:
 
 
 def _notice_type(health: Health, told: HealthState | None) -> tuple[str | None, HealthState | None]:
-    """Return the type of the notice to write, if any, and what somebody has been told after it."""
+    """Return the type of the notice to write, if any, and the last reported state after it."""
     if health.state in TOLD:
         return (None if health.state is told else f"credential.{health.state.value}"), health.state
     if told is None or health.state is HealthState.PROVIDER_OUTAGE:

@@ -24,7 +24,7 @@ class HealthState(enum.Enum):
     PROVIDER_OUTAGE = "provider_outage"
     """Most renewals of its OAuth client fail: wait for the provider, or check the OAuth client."""
     UNVERIFIED = "unverified"
-    """Nobody has tried it, so nothing is known. The initial state of passwords and API keys."""
+    """It was never tried, so nothing is known. The initial state of passwords and API keys."""
 
 
 class Reason(enum.Enum):

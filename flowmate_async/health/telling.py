@@ -1,11 +1,11 @@
-"""Which event says what a notice says."""
+"""Convert notices to events."""
 
 from flowmate_async.events import CredentialBroken, CredentialRecovered
 from flowmate_async.health.records import Notice
 
 
 def event_of(notice: Notice) -> CredentialBroken | CredentialRecovered | None:
-    """Return the event of a notice; other changes have none."""
+    """Return the event for a notice; ``None`` for notices without one."""
     username, secret_id = notice.credential.username, notice.credential.secret_id
     if notice.type == "credential.broken":
         return CredentialBroken(username, secret_id, notice.health.reason.value, notice.health.since)

@@ -61,7 +61,7 @@ class Message(msgspec.Struct, frozen=True):
     """A message to send.
 
     Attributes:
-        id: the same at every attempt, so that the receiver can ignore repetitions.
+        id: the same for every attempt, so that the receiver can ignore duplicates.
         body: JSON.
     """
 
@@ -98,7 +98,7 @@ def headers(key: SigningKey, message: Message, *, now: float) -> dict[str, str]:
 
 
 def verify(key: SigningKey, received: Mapping[str, str], body: bytes, *, now: float) -> bool:
-    """Return whether a request comes from somebody with the key, and is not an old one sent again.
+    """Return whether a request was signed with the key and is not a replay.
 
     Args:
         key: the receiver's key.
