@@ -1,4 +1,4 @@
-"""The boundary to code that is not ours: drivers, HTTP clients, the keyring.
+"""The boundary to third-party code: drivers, HTTP clients, the keyring.
 
 Their frames have passwords, tokens and bodies among their locals, and error trackers print the locals of
 every frame. :class:`DriverBoundary` goes around each call into such code. Nothing here knows any driver.
@@ -10,9 +10,9 @@ from types import TracebackType
 class DriverBoundary:
     """Context manager that drops the frames of everything raised inside it: errors, timeouts, cancellation.
 
-    What is raised stays the same exception, but it brings no frames along from inside the ``with`` block, and
-    it is no longer chained to other exceptions. Keep plain secrets out of the frames around the block. Turn
-    errors into messages outside it, or inside, if their chain is needed to tell what happened::
+    The exception stays the same, but without the frames from inside the ``with`` block and without its chain
+    of other exceptions. Keep plain secrets out of the frames around the block. Convert errors into messages
+    outside it, or inside if the chain is needed::
 
         try:
             with DriverBoundary():
@@ -25,7 +25,7 @@ class DriverBoundary:
     __slots__ = ()
 
     def __enter__(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

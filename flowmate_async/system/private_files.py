@@ -1,4 +1,4 @@
-"""Files that hold or decide something secret: whose they must be, who may read them, how they are written.
+"""Files with secrets or security settings: required owner and permissions, and how they are written.
 
 A private file is a regular file of this user or of root that nobody else may read. One exception: mode 0440
 and owned by root, as Kubernetes mounts a secret. A trusted file may be read by everybody, but only this user
@@ -18,7 +18,7 @@ from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.redaction import Redacted, one_line
 
 MAX_BYTES = 65_536
-"""More than any key or token; a larger file is the wrong file."""
+"""Larger than any key or token; a larger file is the wrong file."""
 
 _CHECK_PATH = "Check the path and its permissions"
 _CHECK_FOLDER = "Check that its folder exists and is writable"
@@ -207,7 +207,7 @@ def replaced_atomically(
 
 
 def require_replaceable(path: str | os.PathLike[str], *, begins: bytes, what: str) -> None:
-    """Refuse, before any work is done, to replace a file that is not what it would be replaced by.
+    """Refuse, before any work is done, to replace a file of another kind.
 
     Args:
         path: the file that will be written; it may be missing.
@@ -275,7 +275,7 @@ def _status(
 
 
 def _is_read_only(path: str | os.PathLike[str]) -> bool:
-    """Return whether nobody can write there, as where Kubernetes mounts a ConfigMap (with mode 0777)."""
+    """Return whether the file system is read-only, as for a Kubernetes ConfigMap (with mode 0777)."""
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
@@ -319,7 +319,7 @@ def _fill(descriptor: int, path: str | os.PathLike[str], content: _Content) -> s
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is durable only once its folder is."""
+    """Sync a folder: a rename is only durable after that."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,7 +1,7 @@
-"""From a credential to the HTTP header that presents it, without a guess and without an injection.
+"""Build the HTTP header that presents a credential, without guessing and without injection.
 
-Pure rules on header names and values; which secret uses which rule is said in ``secrets.py``. A secret's id
-is there for the errors.
+Pure rules on header names and values; ``secrets.py`` decides which secret uses which rule. The secret's id
+is only used in errors.
 """
 
 import base64
@@ -33,7 +33,7 @@ _FRAMING = frozenset(
 
 
 def basic(username: str, passphrase: str, *, secret_id: str | None = None) -> dict[str, str]:
-    """HTTP Basic (RFC 7617).
+    """Return the header for HTTP Basic (RFC 7617).
 
     Raises:
         ConfigurationError: the username contains a colon, which Basic cannot carry.
@@ -50,7 +50,7 @@ def basic(username: str, passphrase: str, *, secret_id: str | None = None) -> di
 
 
 def bearer(token: str, *, secret_id: str | None = None) -> dict[str, str]:
-    """A bearer token (RFC 6750).
+    """Return the header for a bearer token (RFC 6750).
 
     Raises:
         ConfigurationError: the token is empty, or no header can carry it.
@@ -62,7 +62,7 @@ def bearer(token: str, *, secret_id: str | None = None) -> dict[str, str]:
 
 
 def api_key(name: str | None, key: str, *, secret_id: str | None = None) -> dict[str, str]:
-    """An API key in the header that its secret, or you, named.
+    """Return the header for an API key, with the name given by its secret or by the caller.
 
     Raises:
         ConfigurationError: no name, or one that may not be set; or the key is empty or not a header value.
@@ -74,7 +74,7 @@ def api_key(name: str | None, key: str, *, secret_id: str | None = None) -> dict
     return {name: key}
 
 
-# The checks return their errors: a frame that raised would show the credential among its locals.
+# The checks return their errors: a frame that raises would show the credential among its locals.
 
 
 def _name_error(name: str) -> ConfigurationError | None:

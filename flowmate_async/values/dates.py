@@ -77,7 +77,7 @@ def parse_date(raw: object) -> datetime | None:
 
 @lru_cache(maxsize=_REMEMBERED)
 def iso(moment: datetime | None) -> str:
-    """Return a date in ISO 8601; nothing for none."""
+    """Return a date in ISO 8601; an empty string for ``None``."""
     return "" if moment is None else moment.isoformat()
 
 

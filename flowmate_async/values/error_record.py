@@ -1,4 +1,4 @@
-"""Errors as plain values, for whatever has to carry one to another process."""
+"""Errors as plain values, for transfer to another process."""
 
 import msgspec
 
@@ -19,7 +19,7 @@ class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, error: FlowMateError) -> "ErrorRecord":
-        """The record of an error."""
+        """Return the record of an error."""
         return cls(
             name=type(error).__name__,
             message=error.message,
@@ -31,7 +31,7 @@ class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def restored(self) -> FlowMateError:
-        """The error again, of the same class."""
+        """Return the original error, of the same class."""
         kind = getattr(errors, self.name, FlowMateError)
         if not (isinstance(kind, type) and issubclass(kind, FlowMateError)):
             kind = FlowMateError

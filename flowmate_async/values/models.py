@@ -14,12 +14,12 @@ from flowmate_async.redaction import Headers, Redacted
 from flowmate_async.values.dates import parse_date
 
 TOKEN_IDLE_SECONDS = 2.75 * 3600
-"""How long a token is trusted that nobody uses: below its sliding life of 3 h upstream, which ends up to a
+"""How long an idle token is trusted: less than its sliding lifetime of 3 h upstream, which ends up to a
 minute late (docs/contract/OBSERVED.md § Impersonation)."""
 
 
 class UserToken(Redacted, frozen=True):
-    """What impersonation yields: an opaque bearer token for one user, with a sliding life.
+    """The result of an impersonation: an opaque bearer token for one user, with a sliding lifetime.
 
     Attributes:
         token: the bearer token itself.
@@ -32,7 +32,7 @@ class UserToken(Redacted, frozen=True):
     __shown__: ClassVar[tuple[str, ...]] = ("id",)
 
     def headers(self) -> Headers:
-        """The header that presents this token to FlowMate."""
+        """Return the header that presents this token to FlowMate."""
         return Headers((("Authorization", f"Bearer {self.token}"),))
 
 
@@ -50,10 +50,10 @@ class KeptToken(Redacted, frozen=True):
     __shown__: ClassVar[tuple[str, ...]] = ("used_at",)
 
     def idle_seconds(self, *, now: float) -> float | None:
-        """For how long it has idled; ``None`` when it is no longer to be sent.
+        """Return for how long it has been idle; ``None`` if it must not be sent any more.
 
-        That is when it may be dead, or when it was used in what is the future now: one of the clocks was
-        wrong, so nobody knows.
+        It must not be sent if it may have expired, or if its last use is in the future: then a clock was
+        wrong, and its age is unknown.
 
         Args:
             now: seconds since the Unix epoch.
@@ -89,7 +89,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def is_active_tenant_user(self) -> bool:
-        """Whether "all users" means this one too (docs/contract/OBSERVED.md § Users of the tenant)."""
+        """Whether "all users" includes this one (docs/contract/OBSERVED.md § Users of the tenant)."""
         return self.status == "ACTIVE" and bool(self.tenant and self.username) and not self.roles
 
 

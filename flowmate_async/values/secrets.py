@@ -4,8 +4,8 @@ Lenient about decoration: an unknown type becomes :class:`UnknownSecret`, an unk
 in its ``extra``, and a name, owner or scope of another type than documented never costs a credential. Strict
 about ids and about what is presented to an app: a known type without its credential does not decode.
 
-A secret does not print its value and refuses to be pickled. There are two deliberate ways out, for code that
-means it: ``msgspec.structs.asdict(secret.value)`` and ``msgspec.json.encode(secret)``.
+The ``repr`` of a secret does not show its value, and pickling raises ``TypeError``. There are two explicit
+ways to get the value out: ``msgspec.structs.asdict(secret.value)`` and ``msgspec.json.encode(secret)``.
 """
 
 import functools
@@ -197,7 +197,7 @@ class _SecretBase(Redacted, frozen=True, kw_only=True, omit_defaults=True):
         return parse_date(self.updated)
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
-        """The HTTP headers that present this credential to the app it is for.
+        """Return the HTTP headers that present this credential to its app.
 
         Args:
             default_header: the header for an API key that names none of its own.
@@ -218,7 +218,7 @@ class SimpleSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
     value: SimpleValue
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
-        """HTTP Basic; ``default_header`` is for API keys.
+        """Return the header for HTTP Basic; ``default_header`` is for API keys.
 
         Raises:
             ConfigurationError: the username cannot be sent in this scheme.
@@ -232,7 +232,7 @@ class ApiKeySecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
     value: ApiKeyValue
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
-        """The key in its header, or in ``default_header`` when it names none.
+        """Return the key in its header, or in ``default_header`` if it names none.
 
         Raises:
             ConfigurationError: it names none and none was given, or the header or key cannot be sent.
@@ -255,13 +255,13 @@ class OAuth2Secret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
     def expires_at(self) -> datetime | None:
         """When the credential expires; ``None`` when that is not known.
 
-        Of a provider that sends no ``expires_in``, upstream gives the moment of the refresh (docs/contract/
-        OBSERVED.md § Second look). Such a token is fresh and its end unknown.
+        If a provider sends no ``expires_in``, upstream gives the time of the refresh (docs/contract/
+        OBSERVED.md § Second look). Such a token is fresh, and its end is unknown.
         """
         return _unless_created_then(parse_date(self.value.expires), self)
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
-        """A bearer token; ``default_header`` is for API keys.
+        """Return the header for a bearer token; ``default_header`` is for API keys.
 
         Raises:
             ConfigurationError: no header can carry the token.
@@ -280,7 +280,7 @@ class SessionSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", ta
         return _unless_created_then(parse_date(self.value.expires), self)
 
     def auth_headers(self, *, default_header: str | None = None) -> dict[str, str]:
-        """A bearer token; ``default_header`` is for API keys.
+        """Return the header for a bearer token; ``default_header`` is for API keys.
 
         Raises:
             ConfigurationError: no header can carry the token.
@@ -305,7 +305,7 @@ class MixedSecret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag=
 
 
 class OAuth1Secret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag="OA1_THREE_LEGGED"):
-    """OAuth 1 tokens; its requests are signed one by one, so there is no header form."""
+    """OAuth 1 tokens. Each request is signed individually, so they have no header form."""
 
     value: OAuth1Value
 
@@ -435,7 +435,7 @@ def _decode(data: bytes | msgspec.Raw) -> Secret:
     try:
         return _known_decoder.decode(data)
     except msgspec.ValidationError:
-        # An unknown type, an unknown field, odd decoration, or really wrong: worth a closer look only now.
+        # An unknown type, an unknown field, odd decoration, or an error: only now worth a closer look.
         return _decode_leniently(_object_decoder.decode(data), fill=False)
 
 
@@ -545,7 +545,7 @@ def memory_bytes(secret: Secret) -> int:
 
 
 def presented(secret: Secret) -> object:
-    """What the app sees of a secret: neither when it ends, nor what only upstream needs to refresh it."""
+    """Return what an app sees of a secret: without its expiry and the fields for upstream's refresh."""
     value = secret.value
     if isinstance(value, OAuth1Value):
         return value.access_token, value.access_token_secret

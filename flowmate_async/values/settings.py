@@ -1,4 +1,4 @@
-"""What a client is made of, checked before anything is opened: base URL, rates, bounds.
+"""The settings of a client, validated before anything is opened: base URL, rates, bounds.
 
 Plain values and their checks; where they come from (arguments, environment, a file) is the caller's business.
 """
@@ -16,12 +16,12 @@ _LEAST_RATE = 0.001
 
 
 def checked_base_url(base_url: str) -> str:
-    """The base URL without a final slash: https, or http to this very machine.
+    """Return the base URL without a final slash: https, or http to this machine.
 
     Raises:
-        ConfigurationError: anything else; user tokens would cross a network in clear.
+        ConfigurationError: it is anything else; user tokens would cross a network unencrypted.
     """
-    if not isinstance(base_url, str):  # such as os.environ.get(…) of what is not set
+    if not isinstance(base_url, str):  # such as os.environ.get(…) of an unset variable
         raise ConfigurationError(f"the base URL is text, not {type(base_url).__name__}", advice=_example())
     if "@" in base_url:
         del base_url
@@ -43,7 +43,7 @@ def checked_base_url(base_url: str) -> str:
 
 
 def proxy_problem(proxy: str, *, base_url: str) -> str:
-    """Why a proxy cannot be used, or nothing. Says nothing of the proxy itself, which may hold a password.
+    """Return why a proxy cannot be used, or an empty string. The URL, maybe with a password, is not shown.
 
     Args:
         proxy: the proxy's URL.
@@ -66,7 +66,7 @@ def _example() -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a URL's host is this very machine."""
+    """Return whether a URL's host is this machine."""
     if host == "localhost":
         return True
     try:
