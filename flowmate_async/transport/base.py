@@ -1,4 +1,4 @@
-"""The seam between the library and HTTP: one method, one answer, one error.
+"""The interface between the library and HTTP: one method, one answer, one error.
 
 A transport moves one request to the origin it was made for and brings the whole answer back. It does not
 retry, does not wait for a rate, does not know FlowMate's endpoints.
@@ -86,7 +86,7 @@ class Transport(Protocol):
             limits: the bounds of this exchange.
 
         Raises:
-            TransportError: there is no complete answer.
+            TransportError: no complete answer was received.
         """
         ...
 
@@ -107,7 +107,7 @@ OnDone = Callable[[Response | Exception], object]
 
 @runtime_checkable
 class ImmediateTransport(Transport, Protocol):
-    """A transport that can also send without being awaited: hand over a request, be told once.
+    """A transport that can also send without being awaited: it takes a request and calls back once.
 
     The caller then needs no task of its own, nor that task's turns of the event loop. Both transports of the
     library are immediate; a transport of your own need not be.
@@ -134,7 +134,7 @@ class ImmediateTransport(Transport, Protocol):
             headers: see there.
             body: see there.
             limits: see there.
-            then: called once with how it ended, after this has returned; it does not raise.
+            then: called once with the outcome, after this has returned; it does not raise.
 
         Returns:
             Whether it was taken. If not, ``then`` is never called, and :meth:`Transport.send` sends it or

@@ -9,7 +9,7 @@ from flowmate_async.transport.base import Limits, OnDone, Response, Transport, T
 
 
 class _Load(NamedTuple):
-    """One request, and what is told how it ended. Its ``repr`` shows neither."""
+    """One request and its callback. Its ``repr`` shows neither."""
 
     method: str
     path: str

@@ -50,7 +50,7 @@ def transport_by_name(
         trust_env: take proxies from the environment.
 
     Raises:
-        ConfigurationError: there is no such transport, it has no proxies, or the base URL cannot be sent.
+        ConfigurationError: unknown transport, no support for proxies, or a base URL that cannot be sent.
     """
     name = chosen_transport(name, base_url, proxy=proxy, trust_env=trust_env)
     trust_env = _trusts_env(trust_env, base_url)
@@ -90,5 +90,5 @@ def _wire(base_url: str, *, ca_file: str | Path | None) -> Transport:
 
 
 def _tls(base_url: str, ca_file: str | Path | None) -> ssl.SSLContext:
-    """Return the TLS context of a base URL; for plain HTTP one that trusts nobody, since none is needed."""
+    """Return the TLS context of a base URL. For plain HTTP it trusts no authority, since none is needed."""
     return client_context(ca_file=ca_file, system=base_url.startswith("https:"))

@@ -1,13 +1,13 @@
-"""What a request may hold, whichever transport carries it: nothing that could become another one.
+"""Rules for requests on every transport: nothing in a request may turn it into another one.
 
-The rooms above never send anything else; these rules are what makes an injection impossible all the same.
+The layers above never send anything else; these rules make an injection impossible in any case.
 """
 
 import re
 
 from flowmate_async.redaction import Headers
 
-# What a transport says of the message itself; said by a caller, it could make one message look like two.
+# Headers about the message itself. Set by a caller, they could make one message look like two.
 _OF_THE_TRANSPORT = frozenset(
     {
         "host",

@@ -1,4 +1,4 @@
-"""One connection: a request out, its answer in, one at a time."""
+"""One connection: it sends one request at a time and reads the answer."""
 
 import asyncio
 import ssl
@@ -11,10 +11,10 @@ from flowmate_async.transport.wire.framing import MAX_HEAD_BYTES, AnswerReader
 from flowmate_async.transport.wire.serialising import Serialised
 
 Result = Response | TransportError
-"""How an exchange ended. A value, since an exception would carry the frames it came through."""
+"""The outcome of an exchange. A value, since a raised exception would carry frames."""
 
 Then = Callable[[Result], object]
-"""Is told once how an exchange ended."""
+"""Called once with the outcome of an exchange."""
 
 
 class ReadBuffer:
@@ -36,10 +36,10 @@ class ReadBuffer:
 
 
 class ConnectionListener(Protocol):
-    """Is told what becomes of connections: the pool, or whoever opened them."""
+    """Receives the events of connections; usually the pool."""
 
     def released(self, connection: "Connection", keep_alive_hint: bytes | None) -> None:
-        """It has brought a whole answer and can carry another request.
+        """Note that a connection has received a complete answer and can carry another request.
 
         Args:
             connection: the connection.
@@ -47,13 +47,13 @@ class ConnectionListener(Protocol):
         """
 
     def unusable(self, connection: "Connection") -> None:
-        """It must not be handed out any more."""
+        """Note that a connection must not be used any more."""
 
     def stale(self) -> None:
-        """A connection was found closed by the server when it was used again."""
+        """Note that the server had closed a connection when it was used again."""
 
     def lost(self, connection: "Connection") -> None:
-        """Its socket is closed."""
+        """Note that a connection's socket is closed."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -63,7 +63,7 @@ class Connection(asyncio.BufferedProtocol):
     after the answer; the answer is read into a body that has a cap.
 
     Args:
-        listener: told what becomes of this connection.
+        listener: receives the events of this connection.
         loop: the loop it lives on.
         buffer: where the loop reads to.
 
@@ -122,7 +122,7 @@ class Connection(asyncio.BufferedProtocol):
             self._loop.call_soon(self.close, self._broken())
 
     def abandon(self, then: Then) -> None:
-        """Close the connection if it is still at this exchange: the rest of its answer is for nobody."""
+        """Close the connection if it is still at this exchange: the rest of the answer is not needed."""
         if self._then is then:
             self.close()
 
@@ -134,7 +134,7 @@ class Connection(asyncio.BufferedProtocol):
             self.close(TransportError("timeout", ""))
 
     def close(self, outcome: Result | None = None) -> None:
-        """Close at once; nothing that is still to be written is worth a wait.
+        """Close immediately, without waiting for pending writes.
 
         Args:
             outcome: how a pending exchange ends.
@@ -146,7 +146,7 @@ class Connection(asyncio.BufferedProtocol):
         if then is not None and outcome is not None:
             then(outcome)
 
-    # What the event loop reports.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is connected, and the TLS handshake is done."""
@@ -159,7 +159,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._buffer.view
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Read the answer. Bytes that nobody asked for close the connection: they answer no later request."""
+        """Read the answer. Unrequested bytes close the connection: they must not answer a later request."""
         buffer, reader, then = self._buffer, self._reader, self._then
         data = buffer.view[:nbytes]
         outcome = None if then is None else reader.feed(data)
@@ -193,7 +193,7 @@ class Connection(asyncio.BufferedProtocol):
         self._listener.lost(self)
 
     def _ended_by_the_server(self) -> bool:
-        """Return whether the end can be believed: anybody on the way can end TCP, but not TLS."""
+        """Return whether the server itself ended the connection: others on the path can end TCP, not TLS."""
         tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
         if tls is None:
             return True

@@ -122,7 +122,7 @@ class AnswerReader:
         if reason:
             self._refuse(_malformed(reason))
 
-    # What llhttp reports, in this order.
+    # Called by llhttp, in this order.
 
     def on_message_begin(self) -> None:
         """Another answer begins: the requested one, the one after an interim one, or one too many."""

@@ -1,4 +1,4 @@
-"""The connections of one transport: the one used last is used next, the others age and are closed."""
+"""The connection pool of one transport (LIFO): the most recently used is reused, idle ones are closed."""
 
 import asyncio
 import math
@@ -18,7 +18,7 @@ _SHARE_OF_TIMEOUT = 0.8
 
 
 Use = Callable[[Connection | BaseException], object]
-"""Is given a connection, or the reason why there is none."""
+"""Called with a connection or the error."""
 
 
 class Pool:
@@ -140,7 +140,7 @@ class Pool:
             self._idle.remove(connection)
 
     def stale(self) -> None:
-        """Close what is idle: where one connection was found closed, its neighbours are no better."""
+        """Close all idle connections: if one was found closed, the others probably are as well."""
         for connection in self._idle[::-1]:
             connection.close()
 

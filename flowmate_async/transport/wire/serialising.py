@@ -1,4 +1,4 @@
-"""From a request to its bytes: what never changes is encoded beforehand, and a user's token once."""
+"""Serialise requests. Constant parts are encoded in advance, and each user's token once."""
 
 import weakref
 

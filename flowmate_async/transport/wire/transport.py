@@ -1,4 +1,4 @@
-"""The wire transport: the promises of the seam, made of the parts beside it."""
+"""The wire transport: the transport interface, built from the other modules of this package."""
 
 import asyncio
 import ssl
@@ -103,7 +103,7 @@ class WireTransport:
         del request
         try:
             outcome = await waiter
-        except BaseException:  # cancelled: what is left of the answer is for nobody
+        except BaseException:  # cancelled: the rest of the answer is not needed
             connection.abandon(then)
             raise
         if isinstance(outcome, TransportError):
