@@ -206,7 +206,7 @@ class ListingUnderWay:
                 return
         except FlowMateError as error:
             self._then(error.about(username=self._username))
-        except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
+        except Exception as error:  # noqa: BLE001 - no caller could catch it
             self._then(error)
         else:
             self._then(listing)

@@ -235,7 +235,7 @@ class UserRead:
                 self._listings.discard(under_way)
             try:
                 then(listing)
-            except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
+            except Exception as error:  # noqa: BLE001 - no caller could catch it
                 self.on_crash(error)
 
         try:
@@ -295,7 +295,7 @@ class UserRead:
             self._is_open = self._is_open or proves_raw_read(secret)
             self._plan.fetched(wanted.summary, secret, now=fetch.began)
             self._over(fetch)
-        except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
+        except Exception as error:  # noqa: BLE001 - no caller could catch it
             self.on_crash(error)
 
     def not_fetched(self, fetch: _Fetch, error: BaseException) -> None:
@@ -307,7 +307,7 @@ class UserRead:
                 self._failed(fetch, error)
             else:
                 raise error  # noqa: TRY301 - like any other fault
-        except Exception as fault:  # noqa: BLE001 - there is no caller to raise it to
+        except Exception as fault:  # noqa: BLE001 - no caller could catch it
             self.on_crash(fault)
 
     def _looked_for(self, fetch: _Fetch, missing: FlowMateError, listing: Listing | Exception) -> None:

@@ -58,7 +58,7 @@ async def sweep_in_batches(
         limits: see :class:`SweepLimits`.
         stop: when set, no further user is started; started ones are finished.
         apart_seconds: minimum time between batches, unless as many outcomes have come as half the number of
-            steps, or there are no more. With one or two steps there is no wait.
+            steps, or there are no more. With one or two steps it does not wait.
 
     Raises:
         Exception: what the iterable of users raised.

@@ -76,7 +76,7 @@ class Carriers:
         except asyncio.CancelledError:
             load.then(_closed())
             raise
-        except Exception as error:  # noqa: BLE001 - there is no caller to raise it to
+        except Exception as error:  # noqa: BLE001 - no caller could catch it
             return error
 
 
