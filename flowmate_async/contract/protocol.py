@@ -292,7 +292,7 @@ def read_users(response: Response, *, max_users: int = 2_000_000) -> list[User]:
 
     Args:
         response: the answer.
-        max_users: the most accounts that are read.
+        max_users: maximum number of accounts.
 
     Raises:
         ProtocolError: there are none, or too many, or another number than the answer's own total.

@@ -1,4 +1,4 @@
-"""What an answer says about a credential: whether and when it ends for good."""
+"""Whether and when a credential ends permanently, according to an answer."""
 
 from flowmate_async.values.secrets import OAuth2Secret, Secret
 

@@ -110,11 +110,11 @@ class Watch(msgspec.Struct, frozen=True, gc=False):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """What becomes of a record when it is settled.
+    """The result of settling a record.
 
     Attributes:
-        record: the record from now on; ``None`` when there is nothing left to say.
-        notice: what to tell somebody, if anything.
+        record: the new record; ``None`` if none is needed any more.
+        notice: the change to report, if any.
     """
 
     record: HealthRecord | None
@@ -126,7 +126,7 @@ def observed(
 ) -> HealthRecord | None:
     """Return a credential's record after some observations.
 
-    Failed renewals decide nothing until :func:`settled` has judged them, and nobody is told anything before.
+    Failed renewals decide nothing, and nothing is reported, until :func:`settled` has judged them.
 
     Args:
         record: the record so far; ``None`` when there is none.

@@ -1,4 +1,4 @@
-"""Finish work that has begun, even if its task is cancelled meanwhile."""
+"""Finish work that was started, even if its task is cancelled meanwhile."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,8 +1,8 @@
 """Files with secrets or security settings: required owner and permissions, and how they are written.
 
-A private file is a regular file of this user or of root that nobody else may read. One exception: mode 0440
-and owned by root, as Kubernetes mounts a secret. A trusted file may be read by everybody, but only this user
-or root may own it and write to it. Nothing here knows what the files are for, or keeps what it read.
+A private file is a regular file of this user or of root that no other user may read. One exception: mode 0440
+and owned by root, as Kubernetes mounts a secret. Everybody may read a trusted file, but only this user or
+root may own it and write to it. Nothing here knows what the files are for, or keeps what it read.
 """
 
 import codecs

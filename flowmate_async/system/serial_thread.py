@@ -23,7 +23,7 @@ class SerialThread:
         self._lock = lock
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do the work in a thread, after what was begun earlier. Work that has begun is always finished."""
+        """Run the work in a thread, after earlier work. Work that was started is always finished."""
         return await to_thread.run_sync(self._alone, work, limiter=self._turn)
 
     def _alone(self, work: Callable[[], T]) -> T:

@@ -1,7 +1,7 @@
 """The aiohttp transport: aiohttp's connector makes the connections, proxies included.
 
-What travels on them is the wire transport's doing, so that both accept and refuse the same answers. aiohttp's
-own client costs four times as much per request, reads more leniently, and repeats GETs by itself.
+The wire transport handles requests and answers, so that both transports accept and refuse the same answers.
+aiohttp's own client costs four times as much per request, parses more leniently, and retries GETs by itself.
 """
 
 import asyncio
@@ -192,7 +192,7 @@ class AiohttpDialler:
 def _give_back(
     lease: aiohttp.connector.Connection, handler: ResponseHandler, error: Exception | None
 ) -> None:
-    """Tell aiohttp that a connection of its is lost."""
+    """Tell aiohttp that one of its connections is lost."""
     handler.connection_lost(error)
     lease.close()
 

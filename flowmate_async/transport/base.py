@@ -110,7 +110,7 @@ class ImmediateTransport(Transport, Protocol):
     """A transport that can also send without being awaited: it takes a request and calls back once.
 
     The caller then needs no task of its own, nor that task's turns of the event loop. Both transports of the
-    library are immediate; a transport of your own need not be.
+    library are immediate; a custom transport need not be.
     """
 
     def send_at_once(

@@ -26,7 +26,7 @@ class Carriers:
     """Tasks that carry requests over one transport, each one request at a time.
 
     A carrier whose request was answered takes the next one in the same step of the loop, and ends if there is
-    none. So there are never more tasks than requests in flight, and under load none is made or ended.
+    none. So there are never more tasks than requests in flight, and under load no tasks start or end.
 
     Args:
         transport: any :class:`Transport`.
@@ -43,7 +43,7 @@ class Carriers:
     def carry(  # noqa: PLR0917 - as the transports take it
         self, method: str, path: str, headers: Headers, body: bytes | None, limits: Limits, then: OnDone
     ) -> None:
-        """Send one request; see :meth:`Transport.send`. ``then`` is told once how it ended, later."""
+        """Send one request; see :meth:`Transport.send`. ``then`` is called later, once, with the outcome."""
         self._loads.append(_Load(method, path, headers, body, limits, then))
         if self._free:
             self._free -= 1  # the carrier that is telling an answer right now takes it

@@ -20,7 +20,7 @@ class _Proxy(Redacted, frozen=True):
     url: str
 
     def problem(self) -> str:
-        """Return why it cannot be used, or nothing."""
+        """Return why it cannot be used, or an empty string."""
         try:
             parts = urlsplit(self.url)
             host, _ = parts.hostname, parts.port

@@ -16,7 +16,7 @@ def client_context(*, ca_file: str | Path | None = None, system: bool = True) ->
     Args:
         ca_file: trust these authorities (PEM) instead of the system's.
         system: trust the system's. Reading them takes some 20 ms, which is wasted where nothing is
-            encrypted; without them, and without a file, nobody is trusted.
+            encrypted; without them and without a file, no authority is trusted.
 
     Raises:
         ConfigurationError: the file cannot be read, is not PEM, or could be changed by another user.

@@ -245,7 +245,7 @@ class OAuth2Secret(_SecretBase, frozen=True, kw_only=True, tag_field="type", tag
     """An OAuth 2 access token; presented as a bearer token.
 
     Attributes:
-        renewable: ``False`` if FlowMate has no refresh token; then the token ends for good when it expires.
+        renewable: ``False`` if FlowMate has no refresh token and cannot renew the expired token.
     """
 
     value: OAuth2Value
@@ -512,7 +512,7 @@ def drop_refresh_fields(secret: Secret) -> None:
     """Take ``refreshToken`` and ``inputFields`` out of a secret, whatever its type.
 
     Args:
-        secret: one that was decoded just now and that nobody else holds, since it is changed in place.
+        secret: a newly decoded secret without other references, since it is changed in place.
     """
     value = secret.value
     if isinstance(value, OAuth2Value):

@@ -142,7 +142,7 @@ class AnswerReader:
         if len(names) > MAX_HEADERS or self._unlike_body > MAX_HEAD_BYTES:
             self._check_bounds(names, values)
         if 100 <= status < 200 and status != 101:
-            return  # only a sign of life
+            return  # an interim answer, which is ignored
         key = tuple(names)
         layout = known_layouts.get(key) or layout_of(key)
         if layout.repeats:
