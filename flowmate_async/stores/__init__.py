@@ -1,6 +1,6 @@
 """Stores: where credentials and the progress of runs are kept.
 
-They are behind the small protocol of ``base.py``. Importing this package imports no driver.
+They implement the small protocol in ``base.py``. Importing this package imports no driver.
 """
 
 from flowmate_async.stores.base import Checkpoint as Checkpoint

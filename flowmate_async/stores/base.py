@@ -1,4 +1,4 @@
-"""The seam every store fulfils, and the plain values that cross it.
+"""The protocol that every store implements, and the plain values that cross it.
 
 A store keeps two things for one upstream: the newest credential of each (user, secret), and the checkpoints
 of runs. It knows nothing of HTTP, of rates or of which users a run covers. The promises behind each
@@ -37,10 +37,10 @@ __all__ = [
 ]
 
 Status = Literal["synced", "failed"]
-"""How a user ended: everything is stored, or something could not be fetched."""
+"""A user's outcome: everything is stored, or something could not be fetched."""
 
 Removal = Literal["mark", "delete"]
-"""What becomes of stored credentials that upstream no longer has."""
+"""What happens to stored credentials that upstream no longer has."""
 
 RecordKey = tuple[str, str]
 """Username and secret id: the key of a stored credential."""
@@ -64,7 +64,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How one user of a run ended. Holds no credential.
+    """Checkpoint: the outcome of one user in a run. Holds no credential.
 
     Attributes:
         username: the user.
@@ -76,8 +76,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         error: the error's kind, as ``masked_secret``; empty when synced.
         message: the error's text; empty when synced.
         listing_proven: whether the listing was proven complete.
-        seen: what the user's listing showed, for the next sync to compare with; a store keeps it as it is.
-        renewed: how many credentials of each OAuth client were renewed, as JSON; a store keeps it as it is.
+        seen: what the user's listing showed, for the next sync to compare with; opaque to the store.
+        renewed: how many credentials of each OAuth client were renewed, as JSON; opaque to the store.
     """
 
     username: str
@@ -99,14 +99,14 @@ class UserWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         checkpoint: how the user ended.
         secrets: the credentials.
-        listed: the ids of the user's listing, proven complete: whatever else is stored of the user is noted
-            as missing. ``None`` when nothing is proven.
-        token: the user's token, for a store that keeps tokens (``kept_tokens.py``); ``None`` when none is
-            kept, and an earlier one is forgotten.
-        renamed: new names by secret id, of credentials that were listed and not fetched. The name of a stored
-            credential is replaced; an id that is not stored is ignored.
-        watch: what was seen of the health of the credentials, for a store that keeps it (``health.py``);
-            ``None`` leaves what is kept as it is.
+        listed: the ids of the user's listing, proven complete: any other stored credential of the user is
+            noted as missing. ``None`` when nothing is proven.
+        token: the user's token, for a store that keeps tokens (``kept_tokens.py``); ``None`` drops any
+            earlier token.
+        renamed: new names by secret id, for credentials that were listed but not fetched. Replaces the name
+            of a stored credential; an id that is not stored is ignored.
+        watch: observed credential health, for a store that keeps it (``health.py``); ``None`` leaves the
+            stored records unchanged.
     """
 
     checkpoint: Checkpoint
@@ -123,13 +123,13 @@ class UserWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What a write did with the credentials that were fetched; changed names are not counted.
+    """What a write did with the fetched credentials; renames are not counted.
 
     Attributes:
         changed: credentials written.
-        unchanged: credentials that were stored already, as they are.
-        refused: users whose own record the store's service refused, by name; their checkpoints say so, and
-            the others are written.
+        unchanged: credentials that were already stored with this value.
+        refused: usernames whose record the store's service refused; their checkpoints say so, and the other
+            users are written.
     """
 
     changed: int = 0
@@ -142,7 +142,7 @@ class RunTotals(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         synced: users whose credentials are all stored.
-        failed: users something of whom could not be fetched.
+        failed: users for whom something could not be fetched.
         secrets: credentials stored or found unchanged.
         requests: requests that the users took.
         errors: failed users by kind of error, as ``refresh_failed``.
@@ -156,11 +156,11 @@ class RunTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
-    """What upstream no longer has, of what a run can judge; what is marked as removed already is not counted.
+    """What upstream no longer has, out of what a run can judge; already marked credentials are not counted.
 
     Attributes:
-        missing: credentials of which the run proved that upstream has them no longer.
-        stored: credentials stored of the users whose listings it proved, the missing ones included.
+        missing: credentials that, as the run proved, upstream no longer has.
+        stored: stored credentials of the users whose listings it proved, including the missing ones.
     """
 
     missing: int
@@ -168,12 +168,12 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def share(self) -> float:
-        """Missing ones among the stored ones, from 0 to 1."""
+        """Share of the stored credentials that are missing, from 0 to 1."""
         return self.missing / self.stored if self.stored else 0.0
 
 
 class StoredItem(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be shown of a stored credential without opening it.
+    """Metadata of a stored credential, readable without decrypting it.
 
     Attributes:
         username: the user.
@@ -181,7 +181,8 @@ class StoredItem(msgspec.Struct, frozen=True, kw_only=True):
         type: upstream's word for its type.
         expires_at: when it expires, in ISO 8601; ``None`` when it does not, or when that is not known.
         stored_at: when it was written, in seconds since the Unix epoch.
-        removed_at: when it was marked as removed upstream, in seconds likewise; ``None`` when it was not.
+        removed_at: when it was marked as removed upstream, in seconds since the epoch; ``None`` if it was
+            not.
     """
 
     username: str
@@ -193,11 +194,11 @@ class StoredItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """What reading everything found.
+    """The result of verifying a store.
 
     Attributes:
-        intact: credentials that open.
-        damaged: username and secret id of each that does not.
+        intact: credentials that can be decrypted.
+        damaged: username and secret id of each credential that cannot.
     """
 
     intact: int
@@ -205,7 +206,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_proven(checkpoint: Checkpoint | None) -> bool:
-    """Return whether this user's listing was proven complete, so that what it lacks is missing."""
+    """Return whether this user's listing was proven complete, so that whatever it lacks is missing."""
     return checkpoint is not None and checkpoint.status == "synced" and checkpoint.listing_proven
 
 
@@ -222,7 +223,7 @@ def totals_of(checkpoints: Sequence[Checkpoint]) -> RunTotals:
 
 
 def require_store(store: object) -> None:
-    """Refuse what only names a store.
+    """Refuse a URL or path in place of a store.
 
     Args:
         store: what was passed for one.
@@ -237,7 +238,7 @@ def require_store(store: object) -> None:
 
 
 def no_such_run() -> CheckpointError:
-    """Return the error of a run that is not this store's."""
+    """Return the error for a run that this store does not know."""
     return CheckpointError(
         "the store knows no such run", advice="Begin a run with begin_run() on this very store"
     )
@@ -247,19 +248,19 @@ class Store(Protocol):
     """Where credentials are kept. All methods raise :class:`~flowmate_async.StoreError` on failure."""
 
     async def __aenter__(self) -> Self:
-        """Open: check version, key and permissions; touch nothing when any of them is wrong."""
+        """Open: check version, key and permissions. Change nothing if any of them is wrong."""
         ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; what was acknowledged is durable already."""
+        """Close. Acknowledged writes are already durable."""
         ...
 
     async def bind(self, origin: str) -> None:
-        """Tie the store to one upstream, the first time; afterwards refuse any other.
+        """Bind the store to one upstream on the first call; later refuse any other.
 
-        Nothing can be written before.
+        Nothing can be written before this.
 
         Args:
             origin: the upstream's base URL.
@@ -274,9 +275,9 @@ class Store(Protocol):
         ...
 
     def exclusive_run(self) -> AbstractAsyncContextManager[None]:
-        """Hold the store's run lock; released by the end of the process however it ends.
+        """Hold the store's run lock. It is released when the process ends, however it ends.
 
-        A store that cannot know of a process's end releases it soon after. The holder is told when the lock
+        A store that cannot notice the end of a process releases it soon after. The holder is told if the lock
         is lost.
 
         Raises:
@@ -285,7 +286,7 @@ class Store(Protocol):
         ...
 
     async def last_run(self, *, selection: str | None = None) -> Run | None:
-        """Return the run that began last, complete or not; of one selection, or of any."""
+        """Return the most recently begun run, complete or not; of one selection, or of any."""
         ...
 
     async def begin_run(self, *, at: float, selection: str = "") -> Run:
@@ -296,14 +297,14 @@ class Store(Protocol):
         ...
 
     async def finish_run(self, run: Run, *, at: float | None) -> None:
-        """Set the completion mark, or take it away so that the run can be resumed.
+        """Set the completion mark, or remove it so that the run can be resumed.
 
         Args:
             run: the run.
-            at: the mark, in seconds since the Unix epoch; ``None`` takes it away.
+            at: the mark, in seconds since the Unix epoch; ``None`` removes it.
 
         Raises:
-            CheckpointError: the store knows no such run.
+            CheckpointError: the store does not know this run.
         """
         ...
 
@@ -311,13 +312,12 @@ class Store(Protocol):
         """Write whole users: each one's credentials and checkpoint together, all durable on return.
 
         A credential whose stored fingerprint is the same is not rewritten. A checkpoint replaces the user's
-        earlier one of this run. On failure nothing of the batch is written, or, in a store without
-        transactions over several users, some users wholly and the others not at all. Nothing is ever
-        removed: what a proven listing lacks is noted as missing, and no longer so once it is written or
-        listed again.
+        earlier one of this run. On failure nothing of the batch is written; in a store without transactions
+        over several users, each user is written wholly or not at all. Nothing is ever removed: what a proven
+        listing lacks is noted as missing, until it is written or listed again.
 
         Raises:
-            CheckpointError: the store knows no such run.
+            CheckpointError: the store does not know this run.
         """
         ...
 
@@ -329,33 +329,33 @@ class Store(Protocol):
             usernames: the users.
 
         Raises:
-            CheckpointError: the store knows no such run.
+            CheckpointError: the store does not know this run.
         """
         ...
 
     async def missing(self, run: Run) -> Missing:
-        """Return how much this run noted as missing, among how much it could judge."""
+        """Return how much this run noted as missing, out of how much it could judge."""
         ...
 
     async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
-        """Mark or delete what this run noted as missing; how many credentials that were.
+        """Mark or delete what this run noted as missing. Return the number of credentials.
 
-        A marked credential stays readable, and is no longer marked once upstream has it again. ``at`` is in
+        A marked credential stays readable, and loses the mark once upstream has it again. ``at`` is in
         seconds since the Unix epoch.
         """
         ...
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
-        """Return which of these users have a checkpoint in this run, and how they ended.
+        """Return the statuses of those of these users that have a checkpoint in this run.
 
         Args:
             run: the run.
-            usernames: the users that are asked about.
+            usernames: the users to look up.
         """
         ...
 
     async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
-        """Return the ``seen`` of each of these users' newest checkpoints, of whichever run.
+        """Return the ``seen`` of each of these users' newest checkpoints, of any run.
 
         Args:
             usernames: the users.
@@ -380,7 +380,7 @@ class Store(Protocol):
         ...
 
     def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
-        """Yield what is stored, for one user or all, by username and id, without opening anything."""
+        """Yield the entries of one user or all, by username and id, without decrypting anything."""
         ...
 
     def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
@@ -388,5 +388,5 @@ class Store(Protocol):
         ...
 
     async def verify(self) -> Verification:
-        """Open everything and say what does not open."""
+        """Decrypt everything and report what cannot be decrypted."""
         ...

@@ -1,4 +1,4 @@
-"""Bech32 (BIP-173): how age writes its keys down. Pure; nothing here knows what the bytes are for."""
+"""Bech32 (BIP-173), the encoding of age keys. Pure; nothing here knows what the bytes are for."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,13 +8,13 @@ _CHECKSUM_LENGTH = 6
 
 
 def encode(prefix: str, data: bytes) -> str:
-    """Bytes as text with a checksum; lower case, as ``prefix``."""
+    """Encode bytes as text with a checksum; lower case, as ``prefix``."""
     values = _regrouped(data, 8, 5)
     return f"{prefix}1" + "".join(_ALPHABET[value] for value in (*values, *_checksum(prefix, values)))
 
 
 def decode(prefix: str, text: str) -> bytes | None:
-    """Return the bytes in a text of this prefix, in one case; ``None`` when it is not valid Bech32."""
+    """Decode a single-case text with this prefix; ``None`` when it is not valid Bech32."""
     if text not in (text.lower(), text.upper()):
         return None
     text = text.lower()
@@ -29,7 +29,7 @@ def decode(prefix: str, text: str) -> bytes | None:
 
 
 def _regrouped(values: Iterable[int], bits: int, into: int) -> list[int]:
-    """Numbers of some bits as numbers of others, padded with zero bits."""
+    """Regroup bits into numbers of another width, padded with zero bits."""
     number = length = 0
     for value in values:
         number, length = number << bits | value, length + bits

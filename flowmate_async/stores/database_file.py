@@ -1,4 +1,4 @@
-"""A private SQLite file: make it, and connect to it. Which tables are inside is its owner's business."""
+"""A private SQLite file: create it and connect to it. Its owner decides which tables are inside."""
 
 import os
 import sqlite3
@@ -9,10 +9,10 @@ from flowmate_async.system.private_files import create_private, require_private
 
 
 def prepare_file(path: Path) -> None:
-    """Make the empty private file, or check the one that is there.
+    """Create the empty private file, or check the existing one.
 
     Raises:
-        StoreError: it cannot be made, is readable by others, or is not a regular file.
+        StoreError: it cannot be created, is readable by others, or is not a regular file.
     """
     if not os.path.lexists(path):
         create_private(path, error=StoreError)

@@ -1,7 +1,7 @@
-"""A credential or a user's token as bytes and back, without a trace of it in any traceback.
+"""Encode and decode credentials and users' tokens without a trace of them in tracebacks.
 
-Every store writes a credential as ``msgspec.json.encode`` does, refresh fields included. What happens to the
-bytes then, sealed or not, is the store's business.
+Every store encodes a credential as ``msgspec.json.encode`` does, refresh fields included. The store decides
+what happens to the bytes, such as sealing.
 """
 
 import msgspec
@@ -22,7 +22,7 @@ def encode_secret(username: str, secret: Secret) -> Plaintext:
     """Encode one credential.
 
     Raises:
-        StoreError: it holds what JSON cannot.
+        StoreError: it holds a value that JSON cannot represent.
     """
     try:
         return Plaintext(msgspec.json.encode(secret))
@@ -32,7 +32,7 @@ def encode_secret(username: str, secret: Secret) -> Plaintext:
 
 
 def secret_of(plaintext: Plaintext) -> Secret | None:
-    """Decode one credential; ``None`` when it is not one."""
+    """Decode one credential; ``None`` when it is not valid."""
     try:
         return decode_secret(plaintext.data, keep_refresh_fields=True)
     except ProtocolError:
@@ -43,7 +43,7 @@ def encode_token(username: str, kept: KeptToken) -> Plaintext:
     """Encode a user's token.
 
     Raises:
-        StoreError: it holds what JSON cannot.
+        StoreError: it holds a value that JSON cannot represent.
     """
     try:
         return Plaintext(msgspec.json.encode(kept))
@@ -53,7 +53,7 @@ def encode_token(username: str, kept: KeptToken) -> Plaintext:
 
 
 def token_of(plaintext: Plaintext) -> KeptToken | None:
-    """Decode a user's token; ``None`` when it is none."""
+    """Decode a user's token; ``None`` when it is not valid."""
     try:
         return msgspec.json.decode(plaintext.data, type=KeptToken)
     except (msgspec.MsgspecError, UnicodeError):

@@ -1,8 +1,8 @@
-"""Stores that keep the health of credentials: one record beside each that is not plainly fine, and an outbox.
+"""Stores that keep credential health: a record for each credential that is not plainly fine, and an outbox.
 
 Records are written in the transaction of the user's checkpoint (:attr:`~.base.UserWrite.watch`). A healthy
-credential has no record, so a sync in which all is well writes nothing here. What observations amount to is
-decided in ``flowmate_async.health``; the laws of such a store are in ``flowmate_async.testing.health_laws``.
+credential has no record, so a sync in which all is well writes nothing here. ``flowmate_async.health``
+decides what observations mean; the laws of such a store are in ``flowmate_async.testing.health_laws``.
 Nothing of this is secret: usernames, secret ids, types, OAuth clients, states, times.
 """
 
@@ -22,10 +22,10 @@ from flowmate_async.stores.base import RecordKey, Store, UserWrite
 __all__ = ["KeepsHealth"]
 
 Judge = Callable[[HealthRecord], Settled]
-"""Settles a record; called within a transaction, so it must be quick."""
+"""Settles a record; called within a transaction, so it must be fast."""
 
 Columns = tuple[str, str, str, str | None, str, str, float, str | None, str]
-"""A record as rows keep it: username, secret id, type, OAuth client, state, reason, since, told, evidence."""
+"""A record as a row: username, secret id, type, OAuth client, state, reason, since, told, evidence."""
 
 COLUMNS = "username, secret_id, type, auth_client_id, state, reason, since, told, evidence"
 
@@ -34,7 +34,7 @@ COLUMNS = "username, secret_id, type, auth_client_id, state, reason, since, told
 class KeepsHealth(Protocol):
     """A store that keeps the health of credentials, and an outbox of notices.
 
-    Its ``write`` keeps what a :class:`~.base.UserWrite` says in ``watch``, together with the checkpoint; its
+    Its ``write`` stores the ``watch`` of a :class:`~.base.UserWrite` together with the checkpoint; its
     ``note_missing`` drops the records of these users.
     """
 
@@ -43,9 +43,9 @@ class KeepsHealth(Protocol):
         ...
 
     async def settle_health(self, judge: Judge) -> list[Notice]:
-        """Settle every record, and put the notices into the outbox in the same transactions.
+        """Settle every record and put the notices into the outbox in the same transactions.
 
-        After a kill some records are settled together with their notices, and the others are not.
+        If the process is killed, each record is either settled with its notices or not at all.
 
         Args:
             judge: see :data:`Judge`.
@@ -56,25 +56,25 @@ class KeepsHealth(Protocol):
         ...
 
     async def note_health(self, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float) -> None:
-        """Keep what was observed outside of a run, as by workers. The next run's end settles it.
+        """Record observations made outside of a run, as by workers. The next run's end settles them.
 
         Args:
             sightings: what was observed.
-            policy: how much evidence it takes.
+            policy: how much evidence a state needs.
             at: seconds since the Unix epoch.
         """
         ...
 
     async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
-        """Put records and notices as they are, as when they are copied from another store."""
+        """Store records and notices unchanged, as when copying from another store."""
         ...
 
     async def notices(self, limit: int) -> list[Notice]:
-        """Return the oldest notices that are still in the outbox; those of one credential in their order."""
+        """Return the oldest notices in the outbox; those of one credential in their order."""
         ...
 
     async def forget_notices(self, notices: Sequence[Notice]) -> None:
-        """Take notices that were delivered out of the outbox."""
+        """Remove delivered notices from the outbox."""
         ...
 
 
@@ -92,11 +92,11 @@ def require_health_keeper(store: Store) -> KeepsHealth:
 
 
 class HealthChanges(msgspec.Struct, frozen=True):
-    """What a batch does to records.
+    """Changes that a batch makes to records.
 
     Attributes:
         put: records that are new or have changed.
-        gone: where a record is to be dropped.
+        gone: the keys of records to drop.
     """
 
     put: list[HealthRecord]
@@ -109,12 +109,12 @@ NO_CHANGES = HealthChanges([], [])
 def health_changes(
     batch: Sequence[UserWrite], records: Iterable[HealthRecord], changed: Iterable[RecordKey]
 ) -> HealthChanges:
-    """Return what a batch does to its users' records; nearly always nothing.
+    """Return the changes that a batch makes to its users' records; nearly always none.
 
     Args:
         batch: the users.
         records: all records of these users.
-        changed: the places of credentials whose value the batch changes.
+        changed: the keys of credentials whose value the batch changes.
     """
     before = {record.place: record for record in records}
     if not before and not any(user.watch is not None and user.watch.sightings for user in batch):
@@ -139,12 +139,12 @@ def health_changes(
 def noted(
     sightings: Sequence[Sighting], records: Iterable[HealthRecord], *, policy: HealthPolicy, at: float
 ) -> HealthChanges:
-    """Return what sightings outside of a run do to records.
+    """Return the changes that sightings outside of a run make to records.
 
     Args:
         sightings: what was observed.
         records: all records of these users.
-        policy: how much evidence it takes.
+        policy: how much evidence a state needs.
         at: seconds since the Unix epoch.
     """
     before = {record.place: record for record in records}
@@ -159,14 +159,14 @@ def noted(
 
 
 def users_of(sightings: Iterable[Sighting]) -> list[str]:
-    """Return whose credentials were observed, each once, in order."""
+    """Return the users whose credentials were observed, each once, in order."""
     return sorted({sighting.credential.username for sighting in sightings})
 
 
 def _sightings(
     user: UserWrite, now: Mapping[RecordKey, HealthRecord | None], changed: Collection[RecordKey]
 ) -> Iterator[Sighting]:
-    """Yield what was observed of a user's credentials: what went wrong, and reads of those with a record."""
+    """Yield the observations of a user's credentials: failures, and reads of those with a record."""
     if user.watch is None:
         return
     username, seen = user.checkpoint.username, set()
@@ -183,7 +183,7 @@ def _sightings(
 
 
 def _as_changed(sighting: Sighting) -> Sighting:
-    """Return a sighting whose reads brought another value than what was stored."""
+    """Return a sighting whose reads returned a value other than the stored one."""
     return Sighting(
         sighting.credential,
         tuple(
@@ -207,7 +207,7 @@ _notice_of = msgspec.json.Decoder(Notice).decode
 
 
 def columns_of(record: HealthRecord) -> Columns:
-    """Return a record as rows keep it."""
+    """Return a record as a row."""
     credential, health = record.credential, record.health
     return (
         credential.username,
@@ -223,7 +223,7 @@ def columns_of(record: HealthRecord) -> Columns:
 
 
 def record_of(columns: Columns) -> HealthRecord:
-    """Return a record as rows keep it; evidence that cannot be read counts for nothing."""
+    """Return the record in a row; unreadable evidence is ignored."""
     username, secret_id, secret_type, client, state, reason, since, told, evidence = columns
     try:
         found = _evidence_of(evidence)
@@ -240,10 +240,10 @@ def record_of(columns: Columns) -> HealthRecord:
 
 
 def encoded_notice(notice: Notice) -> str:
-    """Return a notice as the outbox keeps it."""
+    """Encode a notice for the outbox."""
     return _encode(notice).decode()
 
 
 def decoded_notice(text: str) -> Notice:
-    """Return a notice as it was put into the outbox."""
+    """Decode a notice from the outbox."""
     return _notice_of(text)

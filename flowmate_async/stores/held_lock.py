@@ -1,4 +1,4 @@
-"""End the run that has lost its lock, so that two syncs never run side by side."""
+"""End a run that has lost its lock, so that two syncs never run at once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from flowmate_async.errors import CheckpointError
 
 @runtime_checkable
 class ReportsRunLock(Protocol):
-    """A store that knows whether a run holds its lock, without taking it."""
+    """A store that can tell whether a run holds its lock, without taking it."""
 
     async def is_running(self) -> bool:
         """Return whether a run holds the lock."""
@@ -18,14 +18,14 @@ class ReportsRunLock(Protocol):
 
 
 class LockHolder:
-    """The task that holds a run lock. Made in that task."""
+    """The task that holds a run lock. Create it in that task."""
 
     def __init__(self) -> None:
         self.lost: str = ""
         self._task = asyncio.current_task()
 
     def lose(self, reason: str) -> None:
-        """Cancel the holder: its lock was lost. Harmless when it was lost before.
+        """Cancel the holder because its lock was lost. A second call does nothing.
 
         Args:
             reason: why, for the message.
@@ -38,7 +38,7 @@ class LockHolder:
 
 @asynccontextmanager
 async def cancelled_when_lost(where: str) -> AsyncIterator[LockHolder]:
-    """Run a block that holds a run lock; should the lock be lost, the block is cancelled.
+    """Run a block that holds a run lock. The block is cancelled if the lock is lost.
 
     Args:
         where: the store, for messages.
@@ -60,7 +60,7 @@ async def cancelled_when_lost(where: str) -> AsyncIterator[LockHolder]:
 
 
 def lock_lost(where: str, reason: str) -> CheckpointError:
-    """Return the error of a run whose lock was lost.
+    """Return the error for a run whose lock was lost.
 
     Args:
         where: the store, for messages.

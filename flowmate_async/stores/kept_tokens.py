@@ -1,8 +1,8 @@
 """Stores that keep the users' tokens from run to run, sealed like the credentials.
 
-A token opens everything of its user at FlowMate for as long as it lives, so it is kept only where somebody
-asked for that. It is written with the user's checkpoint (:attr:`~.base.UserWrite.token`); what is kept is one
-token a user, the last one.
+A token gives access to everything of its user at FlowMate while it is valid, so tokens are kept only on
+request. A token is written with the user's checkpoint (:attr:`~.base.UserWrite.token`); only the last token
+of each user is kept.
 """
 
 import math
@@ -16,15 +16,15 @@ from flowmate_async.values.models import TOKEN_IDLE_SECONDS, KeptToken
 
 @runtime_checkable
 class KeepsTokens(Protocol):
-    """A store that can keep the users' tokens as well, sealed: one a user, the last one.
+    """A store that can also keep the users' tokens, sealed: the last token of each user.
 
     Its ``write`` keeps the token of a :class:`~flowmate_async.stores.base.UserWrite` together with the
-    checkpoint, or forgets the user's token when there is none; its ``note_missing`` forgets the tokens of
-    these users. The laws are in ``flowmate_async.testing.token_laws``.
+    checkpoint, or drops the user's token when there is none; its ``note_missing`` drops the tokens of these
+    users. The laws are in ``flowmate_async.testing.token_laws``.
     """
 
     async def kept_tokens(self, usernames: Sequence[str]) -> Mapping[str, KeptToken]:
-        """Return the kept tokens of these users; users without a token that opens are left out.
+        """Return the kept tokens of these users, without tokens that cannot be decrypted.
 
         Args:
             usernames: the users.
@@ -32,7 +32,7 @@ class KeepsTokens(Protocol):
         ...
 
     async def forget_tokens(self, *, used_before: float) -> None:
-        """Forget the tokens that were used last before a time.
+        """Drop the tokens last used before a time.
 
         Args:
             used_before: in seconds since the Unix epoch.
@@ -55,10 +55,10 @@ def require_keeper(store: Store) -> KeepsTokens:
 
 
 async def forget_tokens(store: Store, *, keep: bool, now: float) -> None:
-    """Before a run: forget the tokens that are dead by now; all of them, if none are to be kept.
+    """Before a run, drop expired tokens; drop all of them if none are to be kept.
 
     Args:
-        store: where they may be.
+        store: the store that may hold tokens.
         keep: whether tokens are to be kept.
         now: seconds since the Unix epoch.
     """

@@ -1,7 +1,7 @@
-"""The key of a sealed store: what one is, how it is written down, where it is looked for.
+"""The key of a sealed store: its form, its encodings, and where it is looked for.
 
-A key is 32 random bytes. Passphrases are refused: they would need stretching, and they get guessed. What the
-key is used for is in ``sealed/sealing.py``; nothing here touches a store.
+A key is 32 random bytes. Passphrases are refused: they would need stretching, and they get guessed.
+``sealed/sealing.py`` uses the key; nothing here touches a store.
 """
 
 import base64
@@ -33,7 +33,7 @@ KEY_BYTES = 32
 KEYRING_SERVICE = "flowmate_async store key"
 
 AGE_PREFIX = "age-secret-key-"
-"""What an age identity begins with: 32 bytes in Bech32, which are a store's key as well."""
+"""The prefix of an age identity: 32 bytes in Bech32, which can also be a store's key."""
 
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
@@ -45,7 +45,7 @@ class StoreKey(Redacted, frozen=True):
     """The key of a store: exactly 32 bytes, which never print.
 
     Attributes:
-        material: the bytes themselves.
+        material: the bytes.
 
     Raises:
         ConfigurationError: they are not 32.
@@ -66,16 +66,16 @@ class StoreKey(Redacted, frozen=True):
 
     @classmethod
     def parse(cls, text: str, *, what: str = "the store key") -> Self:
-        """Read a key as it is written down.
+        """Parse an encoded key.
 
         64 hex characters, or 32 bytes in base64 or base64url, or an age identity (``AGE-SECRET-KEY-1…``).
 
         Args:
             text: the encoded key; surrounding white space and lines that begin with ``#`` are ignored.
-            what: what it is, for the message.
+            what: how messages call it.
 
         Raises:
-            ConfigurationError: anything else; the error does not repeat it.
+            ConfigurationError: it has another form; the error does not repeat it.
         """
         key = cls._decoded(_without_comments(text))
         del text
@@ -96,7 +96,7 @@ class StoreKey(Redacted, frozen=True):
             return None
         standard = text.rstrip("=").translate(_STANDARD_ALPHABET)
         material = binascii.a2b_base64(standard + "=")
-        # The last character has two bits to spare; a slip of the pen there must not pass for another key.
+        # The last character has two spare bits; a typo there must not pass for another key.
         canonical = base64.b64encode(material).decode().rstrip("=") == standard
         return cls(material) if canonical else None
 
@@ -120,12 +120,12 @@ class StoreKey(Redacted, frozen=True):
 
 
 def _without_comments(text: str) -> str:
-    """Drop the comments with which a key file of ``age-keygen`` begins."""
+    """Drop the leading comments of an ``age-keygen`` key file."""
     return "\n".join(line for line in text.strip().splitlines() if not line.startswith("#")).strip()
 
 
 class _Sources(Redacted, frozen=True, kw_only=True):
-    """Where a key may be, kept away from the locals of tracebacks."""
+    """Where a key may be, kept out of the locals in tracebacks."""
 
     key_file: str
     encoded: str
@@ -140,10 +140,10 @@ def write_key_file(
     Args:
         path: the file, which must not exist yet.
         key: the key; a new one is made when left out.
-        age: write it as an age identity, which the ``age`` tool reads as well.
+        age: write it as an age identity, which the ``age`` tool also reads.
 
     Raises:
-        ConfigurationError: the file exists already, or cannot be made.
+        ConfigurationError: the file already exists, or cannot be created.
     """
     key = key or StoreKey.generate()
     if not create_private(path, f"{key.age_identity() if age else key.encoded()}\n".encode()):
@@ -201,7 +201,7 @@ def load_key(
 
 
 def load_other_key(env: Mapping[str, str]) -> StoreKey | None:
-    """Another key that a store may have as well, while it is given a new one; ``None`` when there is none.
+    """Return the other key that a store may have during a key change; ``None`` when there is none.
 
     In ``FLOWMATE_STORE_OTHER_KEY`` or in the file named by ``FLOWMATE_STORE_OTHER_KEY_FILE``.
 
@@ -209,7 +209,7 @@ def load_other_key(env: Mapping[str, str]) -> StoreKey | None:
         env: the environment.
 
     Raises:
-        ConfigurationError: what is found is not a key.
+        ConfigurationError: it is not a key.
     """
     sources = _Sources(
         key_file="",

@@ -1,6 +1,6 @@
-"""The store in memory: the same laws, nothing sealed, gone with the process.
+"""The in-memory store: same laws, nothing sealed, lost with the process.
 
-For tests, trials and benchmarks. One instance is one store; entering it again finds what was there.
+For tests, trials and benchmarks. One instance is one store; entering it again finds the same data.
 """
 
 # ruff: noqa: D102 - the protocol documents the methods
@@ -68,7 +68,7 @@ class MemoryStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Keep what is stored: it goes with the instance."""
+        """Keep the data: it lives as long as the instance."""
 
     async def bind(self, origin: str) -> None:
         if self._origin is not None:
@@ -260,13 +260,13 @@ class MemoryStore:
         return [(name, row) for name in names for _, row in sorted(self._rows.get(name, {}).items())]
 
     def _judged(self, run: Run) -> Iterator[_Row]:
-        """Yield what is stored of the users whose listings the run proved, and what it noted as missing."""
+        """Yield the stored credentials of users whose listings the run proved, and those noted as missing."""
         for username, rows in self._rows.items():
             proven = is_proven(self._of(run).get(username))
             yield from (row for row in rows.values() if proven or row.missing_run == run.id)
 
     def _forget_checkpoints(self, selection: str) -> None:
-        """Forget all but the last run's of this selection: they would grow for ever."""
+        """Drop all checkpoints but the last run's of this selection: they would grow forever."""
         for run in [run for run in self._runs.values() if run.selection == selection][:-1]:
             self._checkpoints[run.id] = {}
 

@@ -1,7 +1,6 @@
-"""From a store's URL to the store: the schemes, and the entry points that add more.
+"""Opens the store behind a URL: the built-in schemes, and entry points that add more.
 
-A driver is imported only when its scheme is asked for. Nothing here touches a store: that begins when it
-is entered.
+A driver is imported only when its scheme is used. Nothing here touches a store; entering it does.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from flowmate_async.stores.url import StoreUrl
 ENTRY_POINTS = "flowmate_async.stores"
 
 StoreFactory = Callable[..., Store]
-"""Called as ``factory(url, key=key)``; returns a store that has touched nothing yet."""
+"""Called as ``factory(url, key=key)``; returns a store that is not open yet."""
 
 
 class OpenOptions(Redacted, frozen=True):
@@ -44,13 +43,13 @@ def open_store(
             ``openbao://host/mount/path``, ``awssm://region/prefix``, or a URL of a scheme that an entry
             point in the group ``flowmate_async.stores`` provides.
         key: the key of a sealed store, see :func:`load_key`.
-        other_key: another key that the store may have as well, while it is given a new one.
-        create: make a store that is missing; otherwise entering it raises ``StoreError``. Stores of entry
-            points do as they like.
+        other_key: another key that the store may have during a key change.
+        create: create a missing store; otherwise entering it raises ``StoreError``. Stores of entry points
+            may differ.
 
     Raises:
-        ConfigurationError: unknown scheme, a URL that cannot work or that holds a credential, no key or none
-            that is a :class:`StoreKey`.
+        ConfigurationError: unknown scheme, a URL that is invalid or holds a credential, or a key that is
+            missing or not a :class:`StoreKey`.
     """
     url = StoreUrl.of(url)
     kinds = {type(one).__name__ for one in (key, other_key) if not isinstance(one, StoreKey | None)}

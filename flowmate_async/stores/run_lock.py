@@ -10,11 +10,11 @@ from flowmate_async.stores.database_file import open_file, prepare_file
 
 
 class RunLock:
-    """Advisory lock: an exclusive transaction on a database of its own, which dies with the process.
+    """Advisory lock: an exclusive transaction on a separate database, released when the process dies.
 
     Args:
         path: the store's path; the lock is a file beside it.
-        suffix: what its name ends with.
+        suffix: the suffix of the lock file's name.
         wait_seconds: how long to wait for it.
     """
 
@@ -24,7 +24,7 @@ class RunLock:
         self._connection: sqlite3.Connection | None = None
 
     def acquire(self) -> None:
-        """Take the lock, in time or not at all.
+        """Take the lock, or fail after the waiting time.
 
         Raises:
             CheckpointError: another run holds it.
@@ -47,7 +47,7 @@ class RunLock:
         )
 
     def is_held(self) -> bool:
-        """Return whether somebody holds the lock, without taking it."""
+        """Return whether the lock is held, without taking it."""
         if not self.path.exists():
             return False
         try:
@@ -60,7 +60,7 @@ class RunLock:
         return False
 
     def release(self) -> None:
-        """Let go; harmless when not held."""
+        """Release the lock; does nothing if it is not held."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -1,4 +1,4 @@
-"""Bringing a store of an older version up to date: never by itself, always on request and after a backup."""
+"""Upgrade of a store to the current format: only on request and after a backup."""
 
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -9,12 +9,12 @@ from flowmate_async.errors import StoreError
 
 
 class Upgraded(msgspec.Struct, frozen=True, kw_only=True):
-    """What an upgrade did.
+    """The result of an upgrade.
 
     Attributes:
-        before: the format that the store had.
-        after: the format that it has now.
-        backup: the copy of the store as it was; ``None`` when the store keeps none.
+        before: the store's previous format.
+        after: the store's new format.
+        backup: the copy of the store before the upgrade; ``None`` when the store makes none.
     """
 
     before: int
@@ -27,16 +27,16 @@ class Upgradable(Protocol):
     """A store whose format may be older than this version's.
 
     Attributes:
-        makes_backups: whether an upgrade first copies the store as it is.
+        makes_backups: whether an upgrade first copies the store.
     """
 
     makes_backups: bool
 
     async def upgrade(self) -> Upgraded:
-        """Bring the store up to date; hold the run lock, and end every other process that uses the store.
+        """Upgrade the store. Hold the run lock, and stop every other process that uses the store first.
 
         Raises:
-            StoreError: the backup cannot be made, or the store cannot be written; it stays as it was.
+            StoreError: the backup cannot be made, or the store cannot be written; it stays unchanged.
         """
         ...
 
@@ -46,12 +46,12 @@ def require_format(found: int, current: int, *, where: str, url: str) -> None:
 
     Args:
         found: the store's format.
-        current: the format that this version writes.
+        current: this version's format.
         where: the store, for messages.
         url: its URL, for the advice.
 
     Raises:
-        StoreError: it is older.
+        StoreError: the format is older.
     """
     if found != current:
         raise StoreError(

@@ -1,6 +1,6 @@
-"""A store's URL before it is known to be harmless: somebody may have put a password or a token into it.
+"""A store's URL before it is checked: it may contain a password or a token by mistake.
 
-It travels in a redacted struct from the first line on, since the locals of frames that raise are printed.
+It is wrapped in a redacted struct from the start, since tracebacks may print the locals of frames.
 """
 
 import re
@@ -12,7 +12,7 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Redacted, shown_path
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
-# Deliberately wide: a password may hold slashes and question marks that were not escaped.
+# Deliberately broad: a password may contain unescaped slashes and question marks.
 _CREDENTIALS = re.compile(
     r"^[^:]+://[^/@:]*:.*@|[?&](?!token_file=)[^=&]*(password|passwd|passphrase|pwd|secret|token)[^=&]*=",
     re.DOTALL | re.IGNORECASE,
@@ -23,8 +23,8 @@ class UrlParts(Redacted, frozen=True, gc=True):
     """The parts of a URL, see :func:`urllib.parse.urlsplit`.
 
     Attributes:
-        user: who logs in; empty when left out.
-        netloc: user, host and port as they are written.
+        user: the login name; empty when left out.
+        netloc: user, host and port as written.
         host: the host; empty when left out.
         port: the port, if there is one.
         path: the path.
@@ -44,7 +44,7 @@ class UrlParts(Redacted, frozen=True, gc=True):
 
 
 class StoreUrl(Redacted, frozen=True):
-    """A store's URL; never shows.
+    """A store's URL; never printed.
 
     Attributes:
         text: the URL.
@@ -54,7 +54,7 @@ class StoreUrl(Redacted, frozen=True):
 
     @classmethod
     def of(cls, url: "str | StoreUrl") -> Self:
-        """Wrap a URL, unless it is wrapped already.
+        """Wrap a URL, unless it is already wrapped.
 
         Args:
             url: assign the result to the same name, so that the text is no longer a local.
@@ -91,7 +91,7 @@ class StoreUrl(Redacted, frozen=True):
         """Return the absolute path of a file's URL; ``None`` for other URLs.
 
         Args:
-            prefix: what the URL begins with, as ``sqlite:///``; other URLs are not of a file.
+            prefix: the prefix of file URLs, as ``sqlite:///``; for other URLs the result is ``None``.
 
         Raises:
             ConfigurationError: the path is relative, and the working directory is gone.

@@ -1,1 +1,1 @@
-"""The store in files that age encrypts."""
+"""The store in age-encrypted files."""

@@ -1,4 +1,4 @@
-"""Lines in files that age has encrypted: written at once or not at all, read piece by piece.
+"""Lines in age-encrypted files: written atomically, read piece by piece.
 
 A store's key is an age identity (X25519) as it is, so that ``age --decrypt --identity store.key`` opens
 these files, too. Nothing here knows what the lines say.
@@ -23,16 +23,16 @@ _PATIENCE_SECONDS = 0.1
 
 
 class Identity(Redacted, frozen=True):
-    """A key as the driver wants it; its text never prints."""
+    """The key in the driver's form; its text never prints."""
 
     text: str
 
     def secret(self) -> Any:
-        """Return what decrypts."""
+        """Return the driver's object that decrypts."""
         return driver().x25519.Identity.from_str(self.text)
 
     def recipient(self) -> Any:
-        """Return what encrypts."""
+        """Return the driver's object that encrypts."""
         return self.secret().to_public()
 
 
@@ -42,7 +42,7 @@ def identity_of(key: StoreKey) -> Identity:
 
 
 def driver() -> Any:
-    """Return the driver, an extra.
+    """Return the driver, which is an optional extra.
 
     Raises:
         ConfigurationError: it is not installed.
@@ -55,7 +55,7 @@ def driver() -> Any:
 
 
 def write_lines(path: Path, lines: Iterable[bytes], identity: Identity) -> None:
-    """Write a private file so that a reader, or a crash, finds the old lines or the new ones.
+    """Replace a private file atomically: after a crash it holds the old lines or the new ones.
 
     Raises:
         StoreError: it cannot be written.
@@ -72,7 +72,7 @@ def write_lines(path: Path, lines: Iterable[bytes], identity: Identity) -> None:
 
 
 class _Source:
-    """What encrypts reads from this; keeps the error of the lines, which the driver would turn into text."""
+    """What the driver reads from. Keeps the original error of the lines, which the driver would stringify."""
 
     def __init__(self, lines: Iterable[bytes]) -> None:
         self._lines = iter(lines)
@@ -80,7 +80,7 @@ class _Source:
         self.failure: Exception | None = None
 
     def read(self, size: int) -> bytes:
-        """At most so many bytes; none at the end."""
+        """Return at most this many bytes; empty at the end."""
         try:
             while len(self._rest) < size and (line := next(self._lines, None)) is not None:
                 self._rest += line + b"\n"
@@ -92,11 +92,11 @@ class _Source:
 
 
 def read_lines(path: Path, identity: Identity) -> Generator[bytes, None, None]:
-    """Yield the lines of a file; close the iterator when not all of them are taken.
+    """Yield the lines of a file; close the iterator if you stop early.
 
     Raises:
-        FileNotFoundError: there is none.
-        StoreError: another key, or damaged.
+        FileNotFoundError: the file does not exist.
+        StoreError: the key is wrong, or the file is damaged.
     """
     with path.open("rb") as file, contextlib.closing(_Decryption(file, identity)) as decryption:
         rest = b""
@@ -109,7 +109,7 @@ def read_lines(path: Path, identity: Identity) -> Generator[bytes, None, None]:
 
 
 class _Decryption:
-    """A thread that decrypts ahead of who reads, a few pieces at most: the driver pushes, a reader pulls."""
+    """A thread that decrypts a few pieces ahead of the reader: the driver pushes, the reader pulls."""
 
     def __init__(self, file: Any, identity: Identity) -> None:
         self.failure: str | None = None
@@ -119,14 +119,14 @@ class _Decryption:
         self._thread.start()
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield what is decrypted; ends early when something fails."""
+        """Yield the decrypted pieces; end early if something fails."""
         while (piece := self._queue.get()) is not None:
             yield piece
 
     def close(self) -> None:
-        """Stop; the thread has ended when this returns, unless that would block an event loop.
+        """Stop. The thread has ended when this returns, unless waiting for it would block an event loop.
 
-        A reading that nobody closed is closed by the garbage collector, in whichever thread that runs.
+        The garbage collector closes a reader that was left open, in any thread.
         """
         self._ended.set()
         try:
@@ -165,7 +165,7 @@ class WrongKeyError(StoreError):
 
 
 class _Enough(Exception):  # noqa: N818 - no error: nobody reads any further
-    """Ends a decryption of which nobody wants the rest."""
+    """Ends a decryption whose remaining output is not needed."""
 
 
 def _unreadable(path: Path, failure: str | None) -> StoreError:

@@ -1,8 +1,8 @@
-"""The files of a jsonl+age store: a base, and beside it a segment for each write since the base was made.
+"""The files of a jsonl+age store: a base, and one segment for each write since the base was made.
 
-A write is one new segment, there at once or not at all. When a run is finished, and when the segments have
-grown, they are compacted into a new base, which replaces the old one at once and says which segments it holds
-already. Writers take turns under a lock that dies with its process;
+A write atomically adds one segment. When a run is finished, and when the segments have grown, they are
+compacted into a new base, which replaces the old one atomically and names the segments it already contains.
+Writers take turns under a lock that dies with its process;
 readers take none. Nothing here awaits.
 """
 
@@ -48,7 +48,7 @@ _TRIES = 5
 
 
 class _Signature(msgspec.Struct, frozen=True):
-    """Tells one base from the next."""
+    """Distinguishes one base from the next."""
 
     number: int
     size: int
@@ -60,7 +60,7 @@ class AgeFolder:
 
     Args:
         path: the base; segments are in a folder beside it.
-        keys: the store's key, which is the age identity, and perhaps another one that it may have as well.
+        keys: the store's key, which is the age identity, and optionally another key that may be its key.
     """
 
     def __init__(self, path: Path, *keys: StoreKey) -> None:
@@ -74,10 +74,10 @@ class AgeFolder:
         self._last = 0
 
     def open(self, *, create: bool) -> None:
-        """Read what is there, or make it.
+        """Read the existing files, or make them.
 
         Raises:
-            StoreError: none there, another key, a newer version, not private, damaged.
+            StoreError: missing, another key, a newer version, not private, or damaged.
         """
         if not self.path.exists():
             if not create:
@@ -90,7 +90,7 @@ class AgeFolder:
         self._check(self.index.store)
 
     def refresh(self) -> None:
-        """Take in what others have written since."""
+        """Read what other processes have written since."""
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):  # compacted away by another process: look again
                 self._take_in()
@@ -100,14 +100,14 @@ class AgeFolder:
         )
 
     def commit(self, plan: Planner[T], *, compact: bool = False) -> T:
-        """Write the lines of a plan as one segment; the plan sees everything that was written before.
+        """Write the lines of a plan as one segment. The plan sees all earlier writes.
 
         Args:
             plan: from the index to lines and a result.
-            compact: compact afterwards in any case, not only when the segments have grown.
+            compact: always compact afterwards, not only when the segments have grown.
 
         Raises:
-            StoreError: nothing was written; or it was, and could not be compacted, which harms nothing.
+            StoreError: nothing was written; or it was written but not compacted, which does no harm.
         """
         with self._writing():
             self.refresh()
@@ -118,7 +118,7 @@ class AgeFolder:
             return result
 
     def find(self, username: str, secret_id: str) -> SecretLine | None:
-        """Return the line of one credential, which takes reading through its file."""
+        """Return the line of one credential. This scans the credential's file."""
         for _ in range(_TRIES):
             self.refresh()
             entry = self.index.find(username, secret_id)
@@ -137,7 +137,7 @@ class AgeFolder:
         )
 
     def newest(self, places: Collection[RecordKey]) -> dict[RecordKey, SecretLine]:
-        """Return the lines of those of these credentials that are stored; call it within a plan."""
+        """Return the lines of those of these credentials that are stored. Call it within a plan."""
         files = {entry.file for place in places if (entry := self.index.find(*place)) is not None}
         found: dict[RecordKey, SecretLine] = {}
         for line in (line for file in sorted(files) for line in self._secrets(file)):
@@ -146,9 +146,9 @@ class AgeFolder:
         return found
 
     def secrets(self) -> Iterator[SecretLine]:
-        """Yield every credential's line in order, as of now; close the iterator when not all are taken.
+        """Yield every credential's line in order, as of now. Close the iterator if you stop early.
 
-        Nothing is written and nothing is locked: what is in segments is held in memory meanwhile.
+        Nothing is written or locked. Lines from segments are held in memory meanwhile.
         """
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):  # compacted away by another process: look again
@@ -170,7 +170,7 @@ class AgeFolder:
     def rewrite(
         self, key: StoreKey, recast: Callable[[Fingerprints, Fingerprints, SecretLine], SecretLine]
     ) -> bool:
-        """Write the whole store anew for another key; return whether it had a different one.
+        """Rewrite the whole store for another key. Return whether it had a different one.
 
         Args:
             key: the new key.
@@ -216,7 +216,7 @@ class AgeFolder:
                 self._last = number
 
     def _take_in_base(self) -> None:
-        """Read the base with the key that it has now."""
+        """Read the base with its current key."""
         for key in (self.key, *self._keys):
             index, identity = Index(), identity_of(key)
             try:
@@ -248,7 +248,7 @@ class AgeFolder:
         self._clear()
 
     def _clear(self) -> None:
-        """Remove the segments that the base holds, also those that a crash has left, and half a segment."""
+        """Remove the segments that the base contains, including leftovers of a crash and partial segments."""
         through = self.index.store.through
         for path in (*self.segments.glob("[0-9]*.age"), *self.segments.glob(".*.new")):
             if path.suffix == ".new" or int(path.stem) <= through:
@@ -265,7 +265,7 @@ class AgeFolder:
             yield encode_line(recast(secret))
 
     def _merged(self) -> Generator[SecretLine, None, None]:
-        """Yield the newest line of every credential, with what is noted of it."""
+        """Yield the newest line of every credential, with the notes about it."""
         newest = self._newest_of_segments()
         with closing(self._secrets(0)) as of_base:
             for username, secret_id, entry in list(self.index.places()):
@@ -274,7 +274,7 @@ class AgeFolder:
                 yield replace(line, missing_run=entry.missing_run, removed_at=entry.removed_at)
 
     def _newest_of_segments(self) -> dict[RecordKey, SecretLine]:
-        """Return the credentials that are in segments; no more than those hold."""
+        """Return the credentials that are in segments."""
         lines = (line for number in self._numbers() for line in self._secrets(number))
         return {(line.username, line.secret_id): line for line in lines}
 
@@ -290,7 +290,7 @@ class AgeFolder:
         return self.segments / f"{number:08}.age"
 
     def _numbers(self) -> list[int]:
-        """Return the segments that the base does not hold yet, in order."""
+        """Return the segments that the base does not contain yet, in order."""
         through = self.index.store.through
         numbers = sorted(int(path.stem) for path in self.segments.glob("[0-9]*.age"))
         return [number for number in numbers if number > through]
@@ -317,7 +317,7 @@ class AgeFolder:
 
 
 def _apply(index: Index, path: Path, identity: Identity, *, file: int) -> None:
-    """Take in a whole file; a line that is refused does not leave its decryption to the garbage collector."""
+    """Apply a whole file. Close its decryption explicitly, even if a line is refused."""
     with closing(read_lines(path, identity)) as lines:
         for data in lines:
             index.apply(decode_line(data), file=file)

@@ -1,4 +1,4 @@
-"""The lines of a jsonl+age store about the health of credentials: what to write, as plans over the index."""
+"""The lines of a jsonl+age store about credential health, as plans over the index."""
 
 from collections.abc import Collection, Sequence
 
@@ -25,7 +25,7 @@ def plan_settle(index: Index, judge: Judge) -> tuple[list[Line], list[Notice]]:
 def plan_note(
     index: Index, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float
 ) -> tuple[list[Line], None]:
-    """Return the lines that keep what was observed outside of a run."""
+    """Return the lines that record observations made outside of a run."""
     records = (record for name in users_of(sightings) for record in index.health_records(name))
     changes = noted(sightings, records, policy=policy, at=at)
     put = [HealthLine(username=one.username, secret_id=one.secret_id, record=one) for one in changes.put]
@@ -36,7 +36,7 @@ def plan_note(
 def plan_put(
     index: Index, records: Sequence[HealthRecord], notices: Sequence[Notice]
 ) -> tuple[list[Line], None]:
-    """Return the lines that put records and notices as they are."""
+    """Return the lines that store records and notices unchanged."""
     lines: list[Line] = [
         HealthLine(username=record.username, secret_id=record.secret_id, record=record) for record in records
     ]
@@ -44,6 +44,6 @@ def plan_put(
 
 
 def plan_forget(index: Index, ids: Collection[str]) -> tuple[list[Line], None]:
-    """Return the line that takes notices out of the outbox."""
+    """Return the line that removes notices from the outbox."""
     known = sorted(index.outbox.keys() & set(ids))
     return ([DeliveredLine(ids=tuple(known))] if known else []), None

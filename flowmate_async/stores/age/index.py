@@ -1,4 +1,4 @@
-"""What a jsonl+age store holds, without the credentials: built from lines, asked for everything but them.
+"""The index of a jsonl+age store: built from its lines, it answers everything except credential values.
 
 About half a kilobyte of memory for each credential and each checkpoint. Nothing here reads or writes files.
 """
@@ -42,7 +42,7 @@ from flowmate_async.stores.health import health_changes
 
 
 class Index:
-    """The state that the lines so far amount to."""
+    """The state that results from the lines so far."""
 
     def __init__(self) -> None:
         self._store: StoreLine | None = None
@@ -54,7 +54,7 @@ class Index:
 
     @property
     def store(self) -> StoreLine:
-        """What the store says of itself.
+        """The store's header.
 
         Raises:
             StoreError: its first line is missing.
@@ -64,7 +64,7 @@ class Index:
         return self._store
 
     def apply(self, line: Line, *, file: int) -> None:
-        """Take in a line of a segment, or of the base when ``file`` is 0."""
+        """Apply a line of a segment, or of the base when ``file`` is 0."""
         match line:
             case StoreLine():
                 self._store = line
@@ -101,13 +101,13 @@ class Index:
 
     def _apply_run(self, run: Run) -> None:
         if run.id not in self.runs:
-            # All but the last run's checkpoints of a selection are forgotten: they would grow for ever.
+            # Only the last run's checkpoints of a selection are kept; otherwise they would grow forever.
             for old in [old for old in self.runs.values() if old.selection == run.selection][:-1]:
                 self.checkpoints.pop(old.id, None)
         self.runs[run.id] = run
 
     def lines(self) -> Iterator[Line]:
-        """Yield all but the credentials, in an order in which they can be applied."""
+        """Yield every line except credentials, in an order in which they can be applied."""
         yield self.store
         for run in self.runs.values():
             yield RunLine(run=run)
@@ -120,7 +120,7 @@ class Index:
             yield NoticeLine(notice=notice)
 
     def health_records(self, username: str | None = None) -> Iterator[HealthRecord]:
-        """Yield every record of health, in order."""
+        """Yield every health record, in order."""
         for name in sorted(self.health) if username is None else [username]:
             for _, record in sorted(self.health.get(name, {}).items()):
                 yield record
@@ -133,11 +133,11 @@ class Index:
                 yield name, secret_id, entry
 
     def find(self, username: str, secret_id: str) -> Entry | None:
-        """Return what is kept of one credential."""
+        """Return the index entry of one credential."""
         return self.entries.get(username, {}).get(secret_id)
 
     def last_run(self, selection: str | None) -> Run | None:
-        """Return the run that began last, of a selection or of any."""
+        """Return the most recently begun run, of a selection or of any."""
         latest_first = reversed(self.runs.values())
         return next((run for run in latest_first if selection in (None, run.selection)), None)
 
@@ -146,7 +146,7 @@ class Index:
         return self.checkpoints.get(run.id, {})
 
     def seen(self, usernames: Sequence[str]) -> dict[str, str]:
-        """Return what the newest checkpoints of these users keep."""
+        """Return the ``seen`` of these users' newest checkpoints."""
         found: dict[str, Checkpoint] = {}
         for checkpoints in self.checkpoints.values():
             for name in usernames:
@@ -160,7 +160,7 @@ class Index:
         return totals_of(list(self.of_run(run).values()))
 
     def missing(self, run: Run) -> Missing:
-        """Return what a run noted as missing, among what it could judge."""
+        """Return what a run noted as missing, out of what it could judge."""
         gone = stored = 0
         for username, entries in self.entries.items():
             proven = is_proven(self.of_run(run).get(username))
@@ -170,10 +170,10 @@ class Index:
         return Missing(missing=gone, stored=stored)
 
     def require(self, run: Run) -> Run:
-        """Return the run as it is now.
+        """Return the run in its current state.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: the run does not exist.
         """
         if run.id not in self.runs:
             raise no_such_run()
@@ -193,7 +193,7 @@ def plan_write(
     batch: Sequence[UserWrite],
     renamed: Mapping[RecordKey, SecretLine],
 ) -> tuple[list[Line], Written]:
-    """Return the lines that write whole users: what differs from what is stored, notes, checkpoints.
+    """Return the lines that write whole users: changed credentials, notes and checkpoints.
 
     Args:
         index: what is stored.
@@ -229,7 +229,7 @@ def plan_write(
 
 
 def _health_lines(index: Index, batch: Sequence[UserWrite], lines: Sequence[Line]) -> list[HealthLine]:
-    """Return what a batch does to the health of its users' credentials."""
+    """Return the health changes that a batch makes for its users' credentials."""
     names = {user.checkpoint.username for user in batch}
     records = (record for name in names for record in index.health_records(name))
     changed = ((line.username, line.secret_id) for line in lines if isinstance(line, SecretLine))
@@ -244,7 +244,7 @@ def _renamed(
     draft: Mapping[str, Entry],
     stored: Mapping[RecordKey, SecretLine],
 ) -> Iterator[SecretLine]:
-    """Yield the lines of stored credentials under their new names, unless this batch has replaced them."""
+    """Yield the lines of renamed stored credentials that this batch does not replace."""
     username = user.checkpoint.username
     for secret_id, name in user.renamed.items():
         line = stored.get((username, secret_id))
@@ -267,7 +267,7 @@ def _notes(run: Run, user: UserWrite, draft: dict[str, Entry]) -> list[NoteLine]
 
 
 def plan_note_missing(index: Index, run: Run, usernames: Sequence[str]) -> tuple[list[Line], None]:
-    """Return the lines that note everything of these users as missing, and drop the records of its health."""
+    """Return the lines that note all credentials of these users as missing and drop their health records."""
     index.require(run)
     notes: list[Line] = [
         _missing_note(run, username, secret_id, entry)
@@ -286,7 +286,7 @@ def _missing_note(run: Run, username: str, secret_id: str, entry: Entry) -> Note
 
 
 def plan_removal(index: Index, run: Run, how: Removal, at: float) -> tuple[list[Line], int]:
-    """Return the lines that mark or delete what a run noted as missing, and how many credentials that are."""
+    """Return the lines that mark or delete what a run noted as missing, and the number of credentials."""
     found = [place for place in index.places() if place[2].missing_run == run.id]
     if how == "delete":
         return [GoneLine(username=name, secret_id=secret_id) for name, secret_id, _ in found], len(found)

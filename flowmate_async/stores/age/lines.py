@@ -1,7 +1,7 @@
-"""The lines of a jsonl+age store, and what makes a credential's line genuine.
+"""The lines of a jsonl+age store, and how a credential's line is authenticated.
 
-Anybody who knows the public half of a key can encrypt for it; so each credential's line has a fingerprint
-under a subkey, which names store, upstream, user and secret. Pure values; nothing here reads or writes.
+Anyone who knows a public key can encrypt for it. So each credential's line has a fingerprint under a subkey,
+bound to store, upstream, user and secret. Pure values; nothing here reads or writes.
 """
 
 import hmac
@@ -20,7 +20,7 @@ from flowmate_async.values.secrets import Secret
 
 
 class StoreLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="store"):
-    """What a store says of itself; ``through`` is the last segment that the file holds already."""
+    """The store's header; ``through`` is the last segment that the file already contains."""
 
     format: int
     store_id: str
@@ -30,7 +30,7 @@ class StoreLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
 
 
 class RunLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="run"):
-    """A run, as it is now."""
+    """The current state of a run."""
 
     run: Run
 
@@ -43,7 +43,7 @@ class CheckpointLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"
 
 
 class SecretLine(Redacted, frozen=True, kw_only=True, tag_field="kind", tag="secret"):
-    """A credential, as upstream writes it, and what may be shown of it."""
+    """A credential in upstream's form, and its metadata that may be shown."""
 
     username: str
     secret_id: str
@@ -59,7 +59,7 @@ class SecretLine(Redacted, frozen=True, kw_only=True, tag_field="kind", tag="sec
 
 
 class NoteLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="note"):
-    """What has become known of a credential since it was written."""
+    """What was learned about a credential after it was written."""
 
     username: str
     secret_id: str
@@ -75,7 +75,7 @@ class GoneLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
 
 class HealthLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="health"):
-    """What is kept of a credential's health; ``None`` when nothing is any more."""
+    """A credential's health record; ``None`` when it was dropped."""
 
     username: str
     secret_id: str
@@ -83,7 +83,7 @@ class HealthLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
 
 
 class NoticeLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="notice"):
-    """A notice that waits in the outbox."""
+    """A notice waiting in the outbox."""
 
     notice: Notice
 
@@ -110,12 +110,12 @@ _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
 
 def encode_line(line: Line) -> bytes:
-    """Return a line as it is written."""
+    """Encode a line."""
     return msgspec.json.encode(line)
 
 
 def decode_line(data: bytes) -> Line:
-    """Return a line as it was written.
+    """Decode a line.
 
     Raises:
         StoreError: it is none.
@@ -130,7 +130,7 @@ def decode_line(data: bytes) -> Line:
 
 
 class Fingerprints:
-    """Makes and checks the lines of credentials, for one store of one upstream."""
+    """Makes and authenticates credential lines, for one store of one upstream."""
 
     def __init__(self, key: StoreKey, *, store_id: str, origin: str) -> None:
         self._subkey = subkey(key, "jsonl+age fingerprint", store_id, origin)
@@ -154,13 +154,13 @@ class Fingerprints:
         )
 
     def fingerprinted(self, line: SecretLine) -> SecretLine:
-        """Return the same credential's line, made genuine here."""
+        """Return the same credential's line, authenticated for this store."""
         plaintext = Plaintext(bytes(line.secret))
         fingerprint = self._fingerprint(line.username, line.secret_id, plaintext)
         return msgspec.structs.replace(line, fingerprint=fingerprint)
 
     def opened(self, line: SecretLine) -> Secret | None:
-        """Return the credential in a line; ``None`` when the line was made or changed by somebody else."""
+        """Return the credential in a line; ``None`` when the line was forged or changed."""
         plaintext = Plaintext(bytes(line.secret))
         genuine = self._fingerprint(line.username, line.secret_id, plaintext)
         if not hmac.compare_digest(genuine, line.fingerprint):
@@ -173,12 +173,12 @@ class Fingerprints:
 
 
 def fingerprints_of(store: StoreLine, key: StoreKey) -> Fingerprints:
-    """Return what makes and checks the lines of a store's credentials."""
+    """Return the object that makes and authenticates the credential lines of a store."""
     return Fingerprints(key, store_id=store.store_id, origin=store.origin or "")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept in memory of a stored credential; ``file`` is the segment it is in, 0 for the base."""
+    """The index entry of a stored credential; ``file`` is the segment it is in, 0 for the base."""
 
     type: str
     expires_at: str | None
@@ -189,7 +189,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     removed_at: float | None = None
 
     def item(self, username: str, secret_id: str) -> StoredItem:
-        """Return what may be shown of it."""
+        """Return the metadata that may be shown."""
         return StoredItem(
             username=username,
             secret_id=secret_id,
@@ -201,7 +201,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def entry_of(line: SecretLine, file: int) -> Entry:
-    """Return what is kept in memory of a line."""
+    """Return the index entry for a line."""
     return Entry(
         type=line.type,
         expires_at=line.expires_at,

@@ -1,8 +1,7 @@
-"""The portable store: JSON lines encrypted with age, to hand over, to archive, to read with other tools.
+"""The portable store: JSON lines encrypted with age, for handing over, archiving and other tools.
 
-``age --decrypt --identity store.key credentials.jsonl.age`` opens what is compacted. Blocking work is
-done in a worker thread. Nothing here knows the files (``folder.py``) or what the lines amount to
-(``index.py``).
+``age --decrypt --identity store.key credentials.jsonl.age`` opens the compacted file. Blocking work is done
+in a worker thread. Nothing here knows the files (``folder.py``) or what the lines mean (``index.py``).
 """
 
 # ruff: noqa: D102 - the protocol documents the methods
@@ -62,12 +61,12 @@ _PREFIX = "jsonl+age:///"
 
 
 class AgeStore:
-    """A store in files that age encrypts, see :class:`~flowmate_async.stores.Store` for the methods.
+    """A store in age-encrypted files, see :class:`~flowmate_async.stores.Store` for the methods.
 
     Args:
         path: the file; made, with mode 0600, when missing.
-        key: the key, which is an age identity as well.
-        other_key: another key that the store may have as well, while it is given a new one.
+        key: the key, which is also the age identity.
+        other_key: another key that the store may have during a key change.
         create: make the store when it is missing; otherwise that is an error.
     """
 
@@ -82,7 +81,7 @@ class AgeStore:
         self._in_use = Lock()
 
     async def __aenter__(self) -> Self:
-        """Open the files, and read them once for the index."""
+        """Open the files and read them once to build the index."""
         self._turn = SerialThread(self._in_use)
         folder = AgeFolder(self.path, *self._keys)
         await self._in_thread(partial(folder.open, create=self._create))
@@ -201,7 +200,7 @@ class AgeStore:
         return Verification(intact=intact, damaged=tuple(damaged))
 
     async def rekey(self, key: StoreKey, *, on_progress: Progress | None = None) -> Rekeyed:
-        """Rewrite all at once: a new file takes the place of the old one."""
+        """Rewrite everything at once: a new file replaces the old one."""
         return await finish_despite_cancellation(self._in_thread(lambda: self._rekey(key, on_progress)))
 
     def _rekey(self, key: StoreKey, on_progress: Progress | None) -> Rekeyed:
@@ -224,12 +223,13 @@ class AgeStore:
         return Rekeyed(resealed=done - len(damaged), damaged=tuple(damaged))
 
     async def _lines(self) -> AsyncIterator[tuple[Fingerprints, SecretLine]]:
-        """Yield the line of every credential, a page at a time, and what tells whether it is genuine."""
+        """Yield every credential's line, a page at a time, and the object that authenticates it."""
         lines = self._opened().secrets()
         fingerprints: Fingerprints | None = None
         try:
             while page := await self._in_thread(lambda: list(islice(lines, PAGE))):
-                # Those of the file that the lines come from, whatever key the store is given meanwhile.
+                # The fingerprints of the file that the lines come from, even if the store gets a new key
+                # meanwhile.
                 if fingerprints is None:
                     fingerprints = await self._look(self._bound, refresh=False)
                 for line in page:
@@ -275,7 +275,7 @@ def age_store(
     """Return the store behind ``jsonl+age:///relative.age`` or ``jsonl+age:////absolute.age``.
 
     Raises:
-        ConfigurationError: no such URL, or no driver.
+        ConfigurationError: the URL is invalid, or the driver is not installed.
     """
     url = StoreUrl.of(url)
     driver()

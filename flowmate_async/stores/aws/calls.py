@@ -1,7 +1,7 @@
-"""Calls of AWS Secrets Manager: the address, the client, its refusals in words.
+"""Calls to AWS Secrets Manager: the address, the client and its error messages.
 
-Credentials come from where the driver looks for them: the environment, a profile, the machine's role. Nothing
-here knows what is in a secret, and nothing here logs one.
+The driver finds AWS credentials in the environment, a profile or the machine's role. Nothing here knows what
+is in a secret, and nothing here logs one.
 """
 
 import logging
@@ -41,12 +41,12 @@ _ADVICE = {
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A region and how names begin.
+    """A region and a name prefix.
 
     Attributes:
         region: empty for the environment's or the profile's.
-        prefix: how the names of secrets begin.
-        kms_key_id: the key that the service encrypts with, where it is not the default one.
+        prefix: the prefix of the secrets' names.
+        kms_key_id: the key that the service encrypts with, if not the default one.
         trust_env: take proxies from the environment.
     """
 
@@ -57,18 +57,18 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def where(self) -> str:
-        """The same for messages."""
+        """The address as text for messages."""
         return f"awssm://{self.region}/{self.prefix}"
 
 
 class AwsResponse(Redacted, frozen=True, gc=True):
-    """What the service answers, which may hold credentials."""
+    """The service's answer, which may hold credentials."""
 
     fields: Mapping[str, Any]
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a call was refused: the service's word for it, without ``Exception``, and what it says."""
+    """Why a call was refused: the service's error code without ``Exception``, and its message."""
 
     kind: str
     message: str
@@ -80,7 +80,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
     @property
     def has_no_value(self) -> bool:
-        """Return whether there is such a secret, and no value in it."""
+        """Return whether the secret exists but has no value."""
         return self.kind == "ResourceNotFound" and "secret value" in self.message
 
 
@@ -91,7 +91,7 @@ def parse_address(url: str | StoreUrl) -> Address:
     the environment with ``trust_env=on`` only.
 
     Raises:
-        ConfigurationError: no such URL.
+        ConfigurationError: the URL is invalid.
     """
     url = StoreUrl.of(url)
     parts = url.parts()
@@ -138,7 +138,7 @@ class AwsCalls:
             )
 
     async def close(self) -> None:
-        """Close the client; harmless when it is not open."""
+        """Close the client; does nothing if it is not open."""
         self._client = None
         with DriverBoundary():
             await self._stack.aclose()
@@ -152,7 +152,7 @@ class AwsCalls:
             options: the other parameters of the operation.
 
         Raises:
-            StoreError: refused, or not reached after several tries.
+            StoreError: the call was refused, or the service was not reached after several tries.
         """
         answer = await self.attempt(operation, text, **options)
         if isinstance(answer, Refusal):
@@ -162,7 +162,7 @@ class AwsCalls:
     async def attempt(
         self, operation: str, text: Plaintext | None = None, *, allowed: tuple[str, ...] = (), **options: Any
     ) -> "AwsResponse | Refusal":
-        """Return the service's answer, or its refusal, when it is one of the allowed kinds.
+        """Return the service's answer, or its refusal if that is one of the allowed kinds.
 
         Args:
             operation: as for :meth:`call`.
@@ -215,7 +215,7 @@ class AwsCalls:
             return Refusal(type(failure).__name__, safe_text(str(failure)))
 
     def _way_is_open(self) -> str:
-        """Return why the endpoint must not be used, or nothing."""
+        """Return why the endpoint must not be used; empty if it may be."""
         parts = urlsplit(self._client.meta.endpoint_url)
         if parts.scheme == "https":
             return ""
@@ -231,7 +231,7 @@ class AwsCalls:
 
 
 def _is_of_one_secret(refusal: Refusal) -> bool:
-    """Return whether this is about one secret: its many versions of one day, its key, its own state."""
+    """Return whether this concerns one secret only: too many versions in a day, its key, or its state."""
     versions = refusal.kind == "LimitExceeded" and "version" in refusal.message
     return versions or refusal.kind in ("DecryptionFailure", "EncryptionFailure", "InvalidRequest")
 
@@ -241,7 +241,7 @@ def _errors() -> Any:
 
 
 def _hush() -> None:
-    """At the level DEBUG the driver logs whole requests and answers, credentials included."""
+    """Disable the driver's DEBUG logs, which contain whole requests and answers, credentials included."""
     for name in ("botocore", "aiobotocore"):
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.INFO))

@@ -1,4 +1,4 @@
-"""A document that is too long for one secret: its parts, and the head that names them. Pure."""
+"""A document too long for one secret: its parts, and the head that lists them. Pure."""
 
 import msgspec
 
@@ -6,20 +6,20 @@ from flowmate_async.redaction import Redacted
 from flowmate_async.stores.encoding import Plaintext
 
 LARGEST_SECRET = 65_536
-"""The most bytes that Secrets Manager keeps in a secret."""
+"""Maximum size of a secret in Secrets Manager, in bytes."""
 
 _HEAD_BEGINS = b'{"parts":['
 
 
 class PartAt(msgspec.Struct, frozen=True, array_like=True):
-    """Where a part is: the secret's name, and the version of it that belongs to the head."""
+    """Where a part is: the secret's name, and the version that belongs to the head."""
 
     name: str
     version: str
 
 
 class Head(Redacted, frozen=True):
-    """What stands in the place of a document that is in parts."""
+    """What is stored in place of a document that was split."""
 
     parts: tuple[PartAt, ...]
 
@@ -28,11 +28,11 @@ _head_decoder = msgspec.json.Decoder(Head)
 
 
 def split(text: Plaintext, *, largest: int = LARGEST_SECRET) -> list[Plaintext]:
-    """Return a document's text in parts of at most so many bytes, none of which ends within a character.
+    """Split a document's text into parts of limited size, never within a character.
 
     Args:
-        text: the text; one that fits as it is comes back alone.
-        largest: the most bytes of a part.
+        text: the text; if it fits, it is the only part.
+        largest: maximum size of a part, in bytes.
     """
     data, parts, first = text.data, [], 0
     while first < len(data):
@@ -45,7 +45,7 @@ def split(text: Plaintext, *, largest: int = LARGEST_SECRET) -> list[Plaintext]:
 
 
 def head_of(text: Plaintext) -> Head | None:
-    """Return the head in a secret's text; ``None`` when it is a document as it is."""
+    """Return the head in a secret's text; ``None`` when the text is a whole document."""
     if not text.data.startswith(_HEAD_BEGINS):
         return None
     try:
@@ -55,5 +55,5 @@ def head_of(text: Plaintext) -> Head | None:
 
 
 def encoded(head: Head) -> Plaintext:
-    """Return a head as it is written."""
+    """Encode a head."""
     return Plaintext(msgspec.json.encode(head))

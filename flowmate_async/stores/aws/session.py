@@ -1,6 +1,6 @@
 """The driver's session with AWS, by the library's rules for TLS and proxies.
 
-By itself the driver takes proxies from the environment, also for plain HTTP, and its TLS contexts honour
+By default the driver takes proxies from the environment, even for plain HTTP, and its TLS contexts honour
 ``SSLKEYLOGFILE``. Nothing here knows which service is called.
 """
 
@@ -14,7 +14,7 @@ CONNECTIONS = 20
 
 
 def driver() -> Any:
-    """Return the driver, an extra.
+    """Return the driver, which is an optional extra.
 
     Raises:
         ConfigurationError: it is not installed.
@@ -29,7 +29,7 @@ def driver() -> Any:
 
 
 def aws_session(*, trust_env: bool) -> Any:
-    """Return a new session; its rules also hold for the clients that fetch AWS credentials.
+    """Return a new session. Its rules also apply to the clients that fetch AWS credentials.
 
     Args:
         trust_env: take proxies from the environment.
@@ -43,7 +43,7 @@ def aws_session(*, trust_env: bool) -> Any:
 
 @cache
 def _loader() -> Any:
-    """Return the driver's descriptions of services, which are large, and the same for every session."""
+    """Return the driver's service descriptions. They are large, and all sessions share them."""
     return driver().get_session().get_component("data_loader")
 
 
@@ -51,7 +51,7 @@ def _config(*, trust_env: bool) -> Any:
     from aiobotocore.config import AioConfig  # noqa: PLC0415 - an extra
 
     class Config(AioConfig):  # type: ignore[misc]
-        """The driver's own, whose HTTP session survives merging with another one's options."""
+        """The driver's config, whose HTTP session class survives merging with other options."""
 
         def merge(self, other_config: Any) -> Any:
             merged = super().merge(other_config)
@@ -73,7 +73,7 @@ def _http_session() -> Any:
     from aiobotocore.httpsession import AIOHTTPSession  # noqa: PLC0415 - an extra
 
     class HttpSession(AIOHTTPSession):  # type: ignore[misc]
-        """The driver's own, with the library's TLS rules; it adds the authorities by itself."""
+        """The driver's HTTP session with the library's TLS rules; it adds the authorities itself."""
 
         def _get_ssl_context(self) -> Any:
             return client_context(system=False)
@@ -82,7 +82,7 @@ def _http_session() -> Any:
 
 
 def _reach_metadata_directly(session: Any) -> None:
-    """Keep proxies away from the machine's metadata service: it answers credentials in plain HTTP."""
+    """Bypass proxies for the machine's metadata service, which returns credentials over plain HTTP."""
     for provider in session.get_component("credential_provider").providers:
         fetcher: Any = getattr(provider, "_role_fetcher", None)
         if hasattr(fetcher, "_session"):

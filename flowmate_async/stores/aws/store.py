@@ -1,7 +1,8 @@
 """The store in AWS Secrets Manager: one secret per user, since secrets are billed.
 
-What is too long for a secret is in several (``chunking.py``). Writes are check-and-set: the id of a version
-is made from the id of the one it replaces, and the service refuses a second one of the same id. Nothing here
+Documents too long for one secret are split (``chunking.py``). Writes are check-and-set: a version's id is
+derived from the id of the version it replaces, and the service refuses a second version with the same id.
+Nothing here
 knows what is in a document (``documents/``).
 """
 
@@ -20,11 +21,11 @@ from flowmate_async.stores.documents.writes import gather_limited
 from flowmate_async.stores.encoding import Plaintext
 from flowmate_async.stores.url import StoreUrl
 
-# A secret may have 100 versions a day, so the run lock in the store's own must not be renewed too often.
+# A secret may have 100 versions a day, so the run lock in the store's document is renewed rarely.
 _LEASE_SECONDS = 1800.0
 _IN_DELETION = "in deletion"
 _NO_VALUE = "no value"
-"""What stands for the version of a secret that has none that can be read."""
+"""Placeholder version of a secret that has no readable version."""
 
 _UNREADABLE = ("ResourceNotFound", "InvalidRequest", "DecryptionFailure")
 _AT_ONCE = 20
@@ -60,7 +61,7 @@ class AwsDocuments:
         await self._calls.close()
 
     async def read(self, name: str) -> Document | None:
-        """Return a document, or ``None``; of one without a value, or in deletion, only the place is left."""
+        """Return a document, or ``None``. A secret without a value or in deletion counts as gone."""
         secret = self._secret_of(name)
         for _ in range(_REREADS):
             answer = await self._calls.attempt("get_secret_value", allowed=_UNREADABLE, SecretId=secret)
@@ -69,11 +70,11 @@ class AwsDocuments:
             found = _document(answer.fields)
             if (whole := await self._whole(found)) is not None:
                 return whole
-        # Parts that stay lost make a damaged document, which the next write of its user replaces.
+        # If parts stay missing, the document is damaged; the user's next write replaces it.
         return Document(NOT_OURS, found.version)
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
-        """Return those of these documents that there are."""
+        """Return those of these documents that exist."""
         batches = [names[first : first + _AT_ONCE] for first in range(0, len(names), _AT_ONCE)]
         found = {
             name: one
@@ -83,7 +84,7 @@ class AwsDocuments:
         return {name: found[name] for name in names if name in found}
 
     async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:
-        """Write a document in place of the one that was read, or where there was none."""
+        """Write a document over the one that was read, or create it."""
         secret, parts = self._secret_of(name), split(text)
         if replacing is not None and replacing.version == _IN_DELETION:
             await self._restore(secret)
@@ -108,7 +109,7 @@ class AwsDocuments:
         self._made.discard(name)
 
     async def names(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the names that begin so, own new ones included, which the service lists after a while."""
+        """Yield the names with this prefix, including our own new ones, which the service lists late."""
         made = {name for name in self._made if name.startswith(prefix)}
         async for secret in self._listed(self._secret_of(prefix)):
             name = secret.removeprefix(f"{self._address.prefix}/")
@@ -130,14 +131,14 @@ class AwsDocuments:
             whole = await self._whole(one.document) or await self.read(name)
             if whole is not None:
                 found[name] = whole
-        # A batch is cut short when it grows too large for one answer, and when one of it may not be read.
+        # The service truncates a batch if the answer grows too large or one secret may not be read.
         for name in set(names) - set(found) - _not_found(answer, secrets):
             if (one_more := await self.read(name)) is not None:
                 found[name] = one_more
         return found
 
     async def _whole(self, document: Document) -> Document | None:
-        """Return the document, put together from its parts; ``None`` when new ones have just been written."""
+        """Return the document joined from its parts; ``None`` when new parts have just been written."""
         head = head_of(Plaintext(document.data))
         if head is None:
             return document
@@ -193,7 +194,7 @@ class AwsDocuments:
         return PartAt(secret, answer.fields["VersionId"])
 
     async def _restore(self, secret: str) -> None:
-        """Take back that a secret is scheduled for deletion: no other of its name can be made for days."""
+        """Cancel a secret's scheduled deletion: its name cannot be reused for days."""
         answer = await self._calls.attempt("restore_secret", allowed=("AccessDenied",), SecretId=secret)
         if isinstance(answer, Refusal):
             raise DocumentRefused(
@@ -219,7 +220,7 @@ class AwsDocuments:
             page = {"NextToken": answer.fields["NextToken"]}
 
     def _new(self) -> dict[str, Any]:
-        """Return what a new secret is made with."""
+        """Return the parameters for creating a secret."""
         key = {"KmsKeyId": self._address.kms_key_id} if self._address.kms_key_id else {}
         return {"Description": _DESCRIPTION, "ClientRequestToken": str(uuid.uuid4()), **key}
 
@@ -231,7 +232,7 @@ def aws_store(url: str | StoreUrl, *, create: bool = True) -> DocumentStore:
     """Return the store behind a URL.
 
     Raises:
-        ConfigurationError: no such URL, or no driver.
+        ConfigurationError: the URL is invalid, or the driver is not installed.
     """
     url = StoreUrl.of(url)
     driver()
@@ -252,13 +253,13 @@ def _values(answer: AwsResponse | Refusal) -> list[_Value]:
 
 
 def _document(fields: Mapping[str, Any]) -> Document:
-    """Return a secret as a document; a binary one is of another program."""
+    """Return a secret as a document; a binary one belongs to another program."""
     text = fields.get("SecretString")
     return Document(NOT_OURS if not text else text.encode(), fields["VersionId"])
 
 
 def _part(secret: str, at: int | str) -> str:
-    """Return the name of a part; no user's name has a plus sign."""
+    """Return the name of a part; users' document names never contain a plus sign."""
     return f"{secret}+{at}"
 
 
@@ -268,7 +269,7 @@ def _parts_of(parts: Sequence[Plaintext]) -> int:
 
 
 def _not_found(answer: AwsResponse | Refusal, secrets: Mapping[str, str]) -> set[str]:
-    """Return the names of documents that are certainly not there."""
+    """Return the names of documents that certainly do not exist."""
     errors = () if isinstance(answer, Refusal) else answer.fields.get("Errors", ())
     missing = [one for one in errors if "NotFound" in one.get("ErrorCode", "")]
     return {secrets[one["SecretId"]] for one in missing if one.get("SecretId") in secrets}

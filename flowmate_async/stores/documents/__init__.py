@@ -1,1 +1,1 @@
-"""What stores share that keep one document per user in a service that encrypts server-side."""
+"""Shared code of stores that keep one document per user in a service that encrypts server-side."""

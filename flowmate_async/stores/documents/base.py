@@ -1,7 +1,7 @@
-"""The seam to services that keep documents: one for each user, one for the store itself.
+"""The protocol for services that keep documents: one per user, one for the store itself.
 
-A service seals what it keeps and decides who may read it, so documents are plain JSON, which other programs
-with its permission can read. Nothing here knows a service, and no service knows what is in a document.
+The service encrypts and controls access, so documents are plain JSON, which other programs with permission
+can read. Nothing here knows a service, and no service knows what is in a document.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from flowmate_async.values.secrets import Secret
 
 FORMAT = 1
 STATE = "store"
-"""The name of the document that says what the store is and which runs there were."""
+"""The name of the document that describes the store and its runs."""
 
 _USERS = "users/"
 _LONGEST_NAME = 400
@@ -37,9 +37,8 @@ class Document(Redacted, frozen=True):
     """A document as it was read.
 
     Attributes:
-        data: its JSON; ``NOT_OURS`` when it has another form; empty when only its place is left, as it was
-            deleted or never had a value.
-        version: what the service calls this version of it.
+        data: its JSON; ``NOT_OURS`` when it has another form; empty when it was deleted or never had a value.
+        version: the service's id of this version.
     """
 
     data: bytes
@@ -49,20 +48,20 @@ class Document(Redacted, frozen=True):
 
     @property
     def is_gone(self) -> bool:
-        """Return whether nothing but the place is left."""
+        """Return whether the document is gone and only its name is left."""
         return not self.data
 
 
 NOT_OURS = b"{}"
-"""The data of a document that has not the form of ours, as a binary one, or one without the field."""
+"""The data of a document that does not have our form, for example a binary one."""
 
 
 class Conflict(Exception):  # noqa: N818 - no error: the document is read again
-    """The document is no longer the one that was to be replaced."""
+    """The document has changed since it was read."""
 
 
 class DocumentRefused(StoreError):  # noqa: N818 - a StoreError, and named so for those who use the library
-    """Raised when the service refuses one document, and not because of all."""
+    """Raised when the service refuses this document, but not others."""
 
 
 class Documents(Protocol):
@@ -70,7 +69,7 @@ class Documents(Protocol):
 
     Attributes:
         where: the service and the place in it, for messages.
-        lease_seconds: how long the run lock of a process that vanished is held.
+        lease_seconds: how long a vanished process still holds the run lock.
     """
 
     where: str
@@ -82,19 +81,19 @@ class Documents(Protocol):
     ) -> None: ...
 
     async def read(self, name: str) -> Document | None:
-        """Return a document, or ``None``; what was deleted and keeps its place comes as one that is gone."""
+        """Return a document, or ``None``. A deleted document that keeps its name is returned as gone."""
         ...
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
-        """Return those of these documents that there are; those that are gone may be among them."""
+        """Return those of these documents that exist; documents that are gone may be included."""
         ...
 
     async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:
-        """Write a document in place of the one that was read, even if that is gone, or where there was none.
+        """Write a document over the one that was read, even if that is gone, or create it.
 
         Raises:
-            Conflict: it has been written by somebody else since.
-            DocumentRefused: the service refuses this one, as when it is too large.
+            Conflict: another writer has changed it since.
+            DocumentRefused: the service refuses this document, for example because it is too large.
         """
         ...
 
@@ -103,12 +102,12 @@ class Documents(Protocol):
         ...
 
     def names(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the names that begin so, in any order."""
+        """Yield the names with this prefix, in any order."""
         ...
 
 
 class RunLease(msgspec.Struct, frozen=True):
-    """Who holds the run lock, and until when, in seconds since the Unix epoch, unless it is renewed."""
+    """The holder of the run lock, and its expiry in seconds since the Unix epoch unless it is renewed."""
 
     owner: str
     until: float
@@ -119,7 +118,7 @@ class StoreState(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         format: the format of all documents.
-        origin: the upstream it is bound to, if any yet.
+        origin: the upstream it is bound to, if it is.
         runs: the runs that are remembered.
         lease: who holds the run lock.
         refused: the checkpoints of users whose own documents were refused, by run and user.
@@ -133,7 +132,7 @@ class StoreState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredSecret(Redacted, frozen=True, kw_only=True, omit_defaults=True):
-    """A credential in its user's document, as upstream writes it."""
+    """A credential in its user's document, in upstream's form."""
 
     secret: msgspec.Raw
     stored_at: float
@@ -144,9 +143,9 @@ class StoredSecret(Redacted, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class UserDocument(Redacted, frozen=True, kw_only=True):
-    """The document of a user: the credentials, how the user ended in the last runs, health, and an outbox.
+    """The document of a user: credentials, recent checkpoints, health and an outbox.
 
-    A document without health and outbox reads the same to versions that do not know them.
+    Versions that do not know health and outbox can still read a document without them.
     """
 
     username: str
@@ -158,7 +157,7 @@ class UserDocument(Redacted, frozen=True, kw_only=True):
     __shown__: ClassVar[tuple[str, ...]] = ("username",)
 
     def items(self) -> list[StoredItem]:
-        """Return what may be shown of the credentials, in order."""
+        """Return the entries of the credentials, in order."""
         return [
             StoredItem(
                 username=self.username,
@@ -195,7 +194,7 @@ def state_of(document: Document, *, where: str) -> StoreState:
 
 
 def decoded_user(document: Document) -> UserDocument | None:
-    """Return a document as some user's; ``None`` when it has another form."""
+    """Decode a document as a user's; ``None`` when it has another form."""
     try:
         return _user_decoder.decode(document.data)
     except msgspec.MsgspecError:
@@ -203,29 +202,29 @@ def decoded_user(document: Document) -> UserDocument | None:
 
 
 def user_of(document: Document, name: str) -> UserDocument | None:
-    """Return a user's document; ``None`` when it has another form, or says that it is another user's.
+    """Return a user's document; ``None`` when it has another form or names another user.
 
     Args:
         document: what was read.
-        name: where it was read; a copy, a restored version or a rename may have put it there.
+        name: the name it was read under; a copy, a restored version or a rename may have put it there.
     """
     user = decoded_user(document)
     return user if user is not None and name_of(user.username) == name else None
 
 
 def plaintext_of(value: StoreState | UserDocument) -> Plaintext:
-    """Return a document as it is written."""
+    """Encode a document."""
     return Plaintext(msgspec.json.encode(value))
 
 
 def opened(stored: StoredSecret, secret_id: str) -> Secret | None:
-    """Return the credential; ``None`` when it is damaged, or another secret's."""
+    """Decode the credential; ``None`` when it is damaged or belongs to another secret."""
     secret = secret_of(Plaintext(bytes(stored.secret)))
     return secret if secret is not None and secret.id == secret_id else None
 
 
 def stored_secret(username: str, secret: Secret, *, at: float) -> StoredSecret:
-    """Return a credential as it is written.
+    """Encode a credential.
 
     Raises:
         StoreError: it cannot be encoded.
@@ -240,7 +239,7 @@ def stored_secret(username: str, secret: Secret, *, at: float) -> StoredSecret:
 
 
 def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocument, int]:
-    """Return a user's document after a write, and how many credentials of it are new or changed."""
+    """Return a user's document after a write, and the number of new or changed credentials."""
     username, at = user.checkpoint.username, user.checkpoint.at
     secrets = dict(found.secrets)
     changed: list[str] = []
@@ -282,7 +281,7 @@ def judged(user: UserDocument, run: Run) -> list[StoredSecret]:
 
 
 def name_of(username: str) -> str:
-    """Return the name of a user's document: all but plain letters is escaped, very long names are hashed."""
+    """Return the name of a user's document: special characters are escaped, very long names are hashed."""
     encoded = "".join(chr(one) if one in _PLAIN else f"={one:02X}" for one in username.encode())
     if len(encoded) > _LONGEST_NAME:
         encoded = _HASHED + hashlib.sha256(username.encode()).hexdigest()
@@ -300,9 +299,9 @@ def username_of(name: str) -> str | None:
 
 
 def is_hashed(name: str) -> bool:
-    """Return whether this is the name of a document whose user's name is too long for a name."""
+    """Return whether this document name is hashed because the username is too long."""
     return _HASHED_NAME.fullmatch(name) is not None
 
 
 USERS = _USERS
-"""What the names of users' documents begin with."""
+"""The prefix of the names of users' documents."""

@@ -17,7 +17,7 @@ def records_of(user: UserDocument) -> list[HealthRecord]:
 
 
 def settled(user: UserDocument, judge: Judge) -> tuple[UserDocument, list[Notice]]:
-    """Return a document with every record settled, and the notices that were put into it."""
+    """Return a document with every record settled, and the notices added to it."""
     records = dict(user.health or {})
     notices: list[Notice] = []
     for record in records_of(user):
@@ -34,7 +34,7 @@ def settled(user: UserDocument, judge: Judge) -> tuple[UserDocument, list[Notice
 def with_sightings(
     user: UserDocument, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float
 ) -> UserDocument:
-    """Return a document after what was observed outside of a run."""
+    """Return a document updated with observations made outside of a run."""
     changes = noted(sightings, records_of(user), policy=policy, at=at)
     records = {**(user.health or {}), **{record.secret_id: record for record in changes.put}}
     for _, secret_id in changes.gone:
@@ -43,19 +43,19 @@ def with_sightings(
 
 
 def with_records(user: UserDocument, records: Iterable[HealthRecord]) -> UserDocument:
-    """Return a document with these records, as they are."""
+    """Return a document with these records, unchanged."""
     return replace(user, health={**(user.health or {}), **{record.secret_id: record for record in records}})
 
 
 def with_notices(user: UserDocument, notices: Sequence[Notice]) -> UserDocument:
-    """Return a document in whose outbox these notices are as well."""
+    """Return a document with these notices added to its outbox."""
     waiting = user.notices or ()
     known = {notice.id for notice in waiting}
     return replace(user, notices=(*waiting, *(one for one in notices if one.id not in known)) or UNSET)
 
 
 def without_notices(user: UserDocument, ids: Collection[str]) -> UserDocument:
-    """Return a document from whose outbox these notices were taken."""
+    """Return a document with these notices removed from its outbox."""
     left = tuple(notice for notice in user.notices or () if notice.id not in ids)
     if len(left) == len(user.notices or ()):
         return user
@@ -63,5 +63,5 @@ def without_notices(user: UserDocument, ids: Collection[str]) -> UserDocument:
 
 
 def oldest_first(users: Iterable[UserDocument]) -> list[Notice]:
-    """Return all notices of some documents by time; those of one credential stay in their order."""
+    """Return all notices of some documents by time; notices of one credential keep their order."""
     return sorted((notice for user in users for notice in user.notices or ()), key=lambda one: one.at)

@@ -1,4 +1,4 @@
-"""What a document store does with what it read: pure rules, and the errors of documents that are not ours."""
+"""Pure rules of document stores, and the errors for documents that are not ours."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,11 +18,11 @@ from flowmate_async.values.secrets import Secret
 _RUNS_KEPT_OF_A_SELECTION = 2
 _RUNS_KEPT = 40
 _REFUSED_DOCUMENTS = 50
-"""More refused users in a run than this: something is wrong with all of them."""
+"""With more refused users in a run than this, something is wrong with all of them."""
 
 
 def kept(runs: tuple[Run, ...]) -> tuple[Run, ...]:
-    """Return the last two runs of each selection, and not too many: the list would grow for ever."""
+    """Return the last two runs of each selection, up to a limit: the list would grow forever."""
     of_selection: dict[str, int] = {}
     kept: list[Run] = []
     for run in reversed(runs):
@@ -33,7 +33,7 @@ def kept(runs: tuple[Run, ...]) -> tuple[Run, ...]:
 
 
 def without_missing(user: UserDocument, run: Run, *, how: Removal, at: float) -> UserDocument:
-    """Return a user's document without what a run noted as missing, or with that marked."""
+    """Return a user's document with what a run noted as missing deleted or marked."""
     secrets = dict(user.secrets)
     for secret_id, stored in user.secrets.items():
         if stored.missing_run == run.id and how == "delete":
@@ -57,13 +57,13 @@ def opened_secret(user: UserDocument, secret_id: str) -> Secret:
 
 
 def refuse(name: str, found: UserDocument | None) -> None:
-    """Refuse what is damaged or foreign; another user's document is passed over, as if it were not there."""
+    """Refuse a damaged or foreign document; another user's document counts as absent."""
     if found is None:
         raise damaged_document(username_of(name) or name, None)
 
 
 def damaged_document(username: str, secret_id: str | None) -> StoreError:
-    """Return the error of a document, or of a credential in it, that is not the user's."""
+    """Return the error for a document, or a credential in it, that is not the user's."""
     return StoreError(
         "what is stored is not this user's: it was damaged, moved here, or written by another program",
         advice="Sync this user again, which replaces it, or remove it if there is no such user",
@@ -92,9 +92,9 @@ def refused_ends(batch: Sequence[UserWrite], refused: Mapping[str, DocumentRefus
 def with_refused(
     state: StoreState, run: Run, ends: Mapping[str, Checkpoint], written: frozenset[str]
 ) -> StoreState:
-    """Return the store's own document with these checkpoints of a run, less those of users written since.
+    """Return the store's own document with these checkpoints of a run, without users written since.
 
-    What is noted of runs that the store has forgotten goes.
+    Drops the notes about runs that the store has forgotten.
     """
     of_run = {**state.refused.get(run.id, {}), **ends}
     of_run = {name: end for name, end in of_run.items() if name not in written}
@@ -104,7 +104,7 @@ def with_refused(
 
 
 def require_few(state: StoreState, run: Run, refused: Mapping[str, DocumentRefused]) -> None:
-    """Refuse to go on when it is not about single documents any more.
+    """Refuse to go on once the refusals are no longer about single documents.
 
     Raises:
         DocumentRefused: the service has refused many of this run.

@@ -1,7 +1,7 @@
 """The run lock of a service that has no locks: a lease in the store's own document, renewed while held.
 
-A process that vanished holds it until the lease ends, by the clocks of those who wait. Clocks that disagree
-by more than two thirds of it would let two in.
+A vanished process holds it until the lease ends by the waiting processes' clocks. If clocks differ by more
+than two thirds of the lease, two processes could hold it.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ Change = Callable[[Callable[[StoreState], StoreState]], Coroutine[Any, Any, Stor
 
 @asynccontextmanager
 async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str) -> AsyncIterator[None]:
-    """Hold the lease; should it be lost, the task that holds it is ended.
+    """Hold the lease. If it is lost, cancel the task that holds it.
 
     Args:
         change: changes the store's own document by check-and-set.
-        clock: tells when a lease ends.
+        clock: decides when a lease ends.
         seconds: how long it lasts unless it is renewed.
         where: the store, for messages.
 
@@ -69,7 +69,7 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
 async def _renewed(
     holder: LockHolder, renew: Callable[[], Awaitable[StoreState]], *, clock: Clock, seconds: float
 ) -> None:
-    """Renew a lease until that fails, which ends its holder."""
+    """Renew a lease until that fails, then cancel its holder."""
     while True:
         await clock.sleep(seconds)
         try:

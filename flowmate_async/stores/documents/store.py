@@ -1,7 +1,7 @@
 """A store over a service that keeps documents: one per user, written with check-and-set.
 
-A user's credentials and checkpoint are one document, so they are there together or not at all. A batch of
-several users has no transaction: after a failure some of them are written, each wholly. Sums over a run read
+A user's credentials and checkpoint are one document, so they are written together or not at all. A batch of
+several users has no transaction: after a failure some users are written, each wholly. Sums over a run read
 every user's document. Nothing here knows a service.
 """
 
@@ -65,7 +65,7 @@ from flowmate_async.values.secrets import Secret
 _PAGE = 100
 
 OnRejected = Callable[[str, UserDocument | None], object]
-"""Called with the name of a document and what is in it: another user's document, or ``None``."""
+"""Called with the name of a document and its content: another user's document, or ``None``."""
 
 
 class DocumentStore:
@@ -89,7 +89,7 @@ class DocumentStore:
         self._refused: Mapping[str, Mapping[str, Checkpoint]] = {}
 
     async def __aenter__(self) -> Self:
-        """Connect; read what the store says of itself, or make it."""
+        """Connect; read the store's own document, or create it."""
         await self._documents.__aenter__()
         try:
             await self._prepare()
@@ -305,7 +305,7 @@ class DocumentStore:
         return self._note(state_of(found, where=self._documents.where))
 
     async def _change(self, change: Callable[[StoreState], StoreState]) -> StoreState:
-        """Change the store's own document, after whatever others have made of it."""
+        """Change the store's own document, on top of what others have written."""
 
         def changed(found: Document | None) -> StoreState:
             before = StoreState() if found is None else state_of(found, where=self._documents.where)
@@ -320,7 +320,7 @@ class DocumentStore:
         return state
 
     async def _require(self, run: Run) -> None:
-        """Look up a run that is not known yet."""
+        """Look up a run that this process does not know yet."""
         if not self._open:
             raise not_open(self._documents.where)
         if run.id not in self._runs or not self._bound:
@@ -346,7 +346,7 @@ class DocumentStore:
     async def _note_refused(
         self, run: Run, refused: Mapping[str, DocumentRefused], batch: Sequence[UserWrite]
     ) -> None:
-        """Checkpoint users whose documents were refused in the store's own; forget those written since."""
+        """Checkpoint refused users in the store's own document; drop those written since."""
         ends = rules.refused_ends(batch, refused)
         written = frozenset(user.checkpoint.username for user in batch).difference(ends)
         if ends or written & self._refused.get(run.id, {}).keys():
@@ -359,7 +359,7 @@ class DocumentStore:
         def changed(found: Document | None) -> UserDocument:
             if found is None:
                 return change(UserDocument(username=username)) if create else UserDocument(username=username)
-            # What is damaged, foreign or another user's is replaced by what is written now, so it heals.
+            # A damaged or foreign document is overwritten by this write, so it heals.
             return change(user_of(found, name) or UserDocument(username=username))
 
         name = name_of(username)
@@ -395,7 +395,7 @@ class DocumentStore:
     async def _users(
         self, username: str | None = None, *, on_rejected: OnRejected | None = None
     ) -> AsyncIterator[UserDocument]:
-        """Yield every user's document by username, or one user's; see :meth:`_read` for ``on_rejected``."""
+        """Yield all users' documents by username, or one user's; see :meth:`_read` for ``on_rejected``."""
         names = await self._names() if username is None else [name_of(username)]
         for first in range(0, len(names), _PAGE):
             page = await self._read(names[first : first + _PAGE], on_rejected=on_rejected)
@@ -403,7 +403,7 @@ class DocumentStore:
                 yield user
 
     async def _named(self, usernames: Sequence[str]) -> AsyncIterator[UserDocument]:
-        """Yield the documents of these users, as far as there are any."""
+        """Yield the existing documents of these users."""
         for first in range(0, len(usernames), _PAGE):
             for user in await self._read(name_of(name) for name in usernames[first : first + _PAGE]):
                 yield user
@@ -411,7 +411,7 @@ class DocumentStore:
     async def _names(self) -> list[str]:
         """Return the names of all users' documents, in the order of the usernames.
 
-        Names that cannot be a user's are of other programs, as those of folders.
+        Names that cannot be a user's, such as folders, belong to other programs.
         """
         if not self._open:
             raise not_open(self._documents.where)
@@ -435,7 +435,7 @@ class DocumentStore:
 
         Args:
             names: the documents' names.
-            on_rejected: told of what is not a user's document. Without it such a document is passed over, so
+            on_rejected: called with what is not a user's document. Without it such a document is skipped, so
                 that it does not stop the others.
         """
         if not self._open:

@@ -1,4 +1,4 @@
-"""Writing documents that others write as well: check-and-set, and several at a time."""
+"""Writing documents that other processes also write: check-and-set, several at a time."""
 
 import random
 from collections.abc import Awaitable, Callable, Iterable
@@ -33,16 +33,16 @@ async def check_and_set(
     *,
     sleep: Callable[[float], Awaitable[None]],
 ) -> Value:
-    """Read a document, change it, write it; all of it again when somebody else was faster.
+    """Read a document, change it and write it; start over if another writer was faster.
 
     Args:
-        documents: where it is.
-        name: which it is.
-        change: what becomes of what was read, or of nothing; may be called several times.
+        documents: the service.
+        name: the document's name.
+        change: returns the new document for the one that was read, if any; may be called several times.
         sleep: waits.
 
     Raises:
-        StoreError: others were faster every time.
+        StoreError: another writer was faster every time.
     """
     for _ in range(_TRIES):
         found = await documents.read(name)
@@ -63,9 +63,9 @@ async def check_and_set(
 
 
 async def gather_limited(work: Callable[[Thing], Awaitable[Result]], things: Iterable[Thing]) -> list[Result]:
-    """Do the work for each thing, a few at a time. Return the results in any order.
+    """Do the work for each item, a few at a time. Return the results in any order.
 
-    After a failure nothing more is begun; what has begun is finished, and the first failure raised.
+    After a failure no further item is started; started ones are finished, and the first failure is raised.
     """
     results: list[Result] = []
     failures: list[Exception] = []

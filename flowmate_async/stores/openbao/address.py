@@ -1,7 +1,7 @@
 """Where an OpenBao or Vault store is, and the token for it.
 
-Never a token in the URL: it comes from a private file that the URL names, from ``BAO_TOKEN`` or
-``VAULT_TOKEN``, or from ``~/.vault-token``, where ``bao login`` leaves it.
+The URL never contains a token: it comes from a private file that the URL names, from ``BAO_TOKEN`` or
+``VAULT_TOKEN``, or from ``~/.vault-token``, where ``bao login`` writes it.
 """
 
 import os
@@ -36,7 +36,7 @@ class Token(Redacted, frozen=True):
 
     @property
     def is_header_value(self) -> bool:
-        """Return whether a header can carry it."""
+        """Return whether a header can carry the token."""
         return all("!" <= letter <= "~" for letter in self.text)
 
 
@@ -63,7 +63,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def where(self) -> str:
-        """The same for messages."""
+        """The address as text for messages."""
         return f"{self.origin}/{self.mount}/{self.path}"
 
     def context(self) -> ssl.SSLContext | None:
@@ -77,7 +77,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return client_context(ca_file=self.ca_file or None)
 
     def token(self) -> Token:
-        """Return the token, read anew each time.
+        """Read the token; each call reads it again.
 
         Raises:
             ConfigurationError: there is none.
@@ -108,11 +108,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 def parse_address(url: str | StoreUrl) -> Address:
     """Return the address in ``openbao://host:8200/mount/path``.
 
-    TLS is the rule; ``?tls=off`` is for this machine only. A host that is left out comes from ``BAO_ADDR`` or
-    ``VAULT_ADDR``.
+    TLS is required; ``?tls=off`` works for this machine only. Without a host, ``BAO_ADDR`` or ``VAULT_ADDR``
+    is used.
 
     Raises:
-        ConfigurationError: no such URL.
+        ConfigurationError: the URL is invalid.
     """
     url = StoreUrl.of(url)
     parts = url.parts()
@@ -135,7 +135,7 @@ def parse_address(url: str | StoreUrl) -> Address:
 
 
 def _default_token_file() -> Path | None:
-    """Return the file that ``bao login`` writes, if there is one and a home whose files may be seen."""
+    """Return the file that ``bao login`` writes, if it exists in a readable home."""
     home = home_folder()
     found = None if home is None else home / _TOKEN_FILE
     return None if found is None or not is_file(found) else found

@@ -31,7 +31,7 @@ _REFUSED = 403
 _NOT_FOUND = 404
 _TOO_LARGE = 413
 _STANDBY = frozenset({307, 472, 473})
-"""A standby redirects to the active node; one for disaster recovery or reading refuses."""
+"""A standby redirects to the active node; a disaster-recovery or read replica refuses."""
 
 _PASSING = frozenset({412, 429, 500, 502, 503, 504}) | _STANDBY
 _LATER = "Run again once it answers: what was acknowledged is kept"
@@ -55,7 +55,7 @@ class _Metadata(msgspec.Struct):
 
 
 class _Fields(Redacted, frozen=True):
-    """One field with the document's JSON as text: the server limits how many strings there may be.
+    """One field with the document's JSON as text: the server limits the number of strings.
 
     Documents of other programs have other fields.
     """
@@ -142,7 +142,7 @@ class OpenBaoDocuments:
                 await session.close()
 
     async def read(self, name: str) -> Document | None:
-        """Return a document, or ``None``; of a deleted, destroyed or expired one its version is left."""
+        """Return a document, or ``None``. A deleted, destroyed or expired one keeps its version."""
         answer = await self._ask("GET", "data", name)
         if answer is None:
             return None
@@ -153,7 +153,7 @@ class OpenBaoDocuments:
         return Document(text.encode() if isinstance(text, str) else NOT_OURS, found.metadata.version)
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
-        """Return those of these documents that there are."""
+        """Return those of these documents that exist."""
 
         async def read(name: str) -> tuple[str, Document | None]:
             return name, await self.read(name)
@@ -162,7 +162,7 @@ class OpenBaoDocuments:
         return {name: document for name in names if (document := found[name]) is not None}
 
     async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:
-        """Write a document in place of the one that was read, or where there was none."""
+        """Write a document over the one that was read, or create it."""
         if replacing is None:
             await self._bound_versions(name)
         cas = 0 if replacing is None else replacing.version
@@ -177,7 +177,7 @@ class OpenBaoDocuments:
         await self._ask("DELETE", "metadata", name)
 
     async def names(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the names that begin so, which the prefix is a folder of."""
+        """Yield the names with this prefix, which is a folder."""
         answer = await self._ask("LIST", "metadata", prefix)
         if answer is not None:
             for key in self._decoded(answer, _ListAnswer).data.keys:
@@ -190,11 +190,11 @@ class OpenBaoDocuments:
     async def _ask(
         self, method: str, kind: str, name: str, text: Plaintext | None = None
     ) -> _Response | None:
-        """Return a good answer, or ``None`` for what is not there; what may pass is tried again.
+        """Return a good answer, or ``None`` if it does not exist; retry transient failures.
 
         Raises:
             Conflict: check-and-set found another version.
-            StoreError: refused, or still failing.
+            StoreError: the request was refused, or still fails after retries.
         """
         path = f"/v1/{self._address.mount}/{kind}/{self._address.path}/{name}"
         answer, reason = None, ""
@@ -211,7 +211,7 @@ class OpenBaoDocuments:
         raise self._failure(reason, _NAME_THE_ACTIVE_NODE if standby else _LATER)
 
     async def _send(self, method: str, path: str, text: Plaintext | None) -> tuple[_Response | None, str]:
-        """Return the answer, if one came, and what it says is wrong."""
+        """Return the answer, if any, and the problem it reports."""
         if self._session is None or self._token is None:
             raise StoreError(f"the store {self.where} is not open", advice="Enter it with async with")
         headers = _headers(self._token, self._address.namespace)
@@ -230,7 +230,7 @@ class OpenBaoDocuments:
         return answer, _complaint(answer)
 
     def _has_newer_token(self) -> bool:
-        """Return whether an agent has written a newer token meanwhile, which is used from now on."""
+        """Switch to a newer token if an agent has written one meanwhile. Return whether it has."""
         before, self._token = self._token, self._address.token()
         return self._token != before
 
@@ -276,7 +276,7 @@ async def _received(response: aiohttp.ClientResponse) -> _Response:
 
 
 def _complaint(answer: _Response) -> str:
-    """Return what a bad answer says is wrong."""
+    """Return the problem that a bad answer reports."""
     if answer.status < 300:
         return ""
     if answer.status in _STANDBY:
@@ -289,7 +289,7 @@ def _complaint(answer: _Response) -> str:
 
 
 def _has_version(answer: _Response) -> bool:
-    """Return whether this 404 is about a document that is there, without its content."""
+    """Return whether this 404 is about a document that exists without content."""
     try:
         return msgspec.json.decode(answer.body, type=_GoneAnswer).data.metadata.version > 0
     except msgspec.MsgspecError:
@@ -300,7 +300,7 @@ def openbao_store(url: str | StoreUrl, *, create: bool = True) -> DocumentStore:
     """Return the store behind a URL.
 
     Raises:
-        ConfigurationError: no such URL.
+        ConfigurationError: the URL is invalid.
     """
     url = StoreUrl.of(url)
     return DocumentStore(OpenBaoDocuments(parse_address(url)), create=create)

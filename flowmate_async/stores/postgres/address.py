@@ -1,6 +1,7 @@
-"""Where a PostgreSQL store is: its URL, how the driver is told, and its errors in words.
+"""The address of a PostgreSQL store: its URL, the driver's options, and readable errors.
 
-Never a password: the driver looks for it in ``PGPASSWORD``, in the file named by ``PGPASSFILE``, or in
+It never contains a password: the driver looks for that in ``PGPASSWORD``, in the file named by
+``PGPASSFILE``, or in
 ``~/.pgpass``. Nothing here knows the tables.
 """
 
@@ -44,7 +45,7 @@ class Address(msgspec.Struct, frozen=True):
     """A database and the schema in it.
 
     Attributes:
-        dsn: what the driver is told.
+        dsn: the driver's connection string.
         schema: where the tables are.
         where: the same for messages.
     """
@@ -55,7 +56,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class Connection(Protocol):
-    """What the statements need of the driver's connections, which are not typed."""
+    """The part of the driver's untyped connections that the statements need."""
 
     async def execute(self, query: str, *args: object) -> str: ...  # noqa: D102
     async def fetch(self, query: str, *args: object) -> list[Any]: ...  # noqa: D102
@@ -67,11 +68,11 @@ class Connection(Protocol):
 def parse_address(url: str | StoreUrl) -> Address:
     """Return the address in ``postgresql://user@host:5432/database?schema=name``.
 
-    What is left out the driver takes from ``PGHOST``, ``PGUSER`` and so on. TLS with a verified certificate
-    is required of other machines, unless ``sslmode`` or ``PGSSLMODE`` says otherwise.
+    The driver takes missing parts from ``PGHOST``, ``PGUSER`` and so on. Other machines need TLS with a
+    verified certificate, unless ``sslmode`` or ``PGSSLMODE`` says otherwise.
 
     Raises:
-        ConfigurationError: no such URL.
+        ConfigurationError: the URL is invalid.
     """
     url = StoreUrl.of(url)
     parts = url.parts(keep_blank=True)
@@ -96,7 +97,7 @@ def _is_local(hosts: str) -> bool:
 
 
 def driver() -> Any:
-    """Return the driver, an extra.
+    """Return the driver, which is an optional extra.
 
     Raises:
         ConfigurationError: it is not installed.
@@ -113,7 +114,7 @@ def driver() -> Any:
 
 
 async def guarded(work: Awaitable[T], address: Address) -> T:
-    """Await the driver; its errors become one line for the reader, and none of its frames get out.
+    """Await the driver. Turn its errors into one-line messages without its stack frames.
 
     Raises:
         StoreError: the server refused, or could not be reached.

@@ -1,4 +1,4 @@
-"""The statements of a PostgreSQL store for the health of credentials; ``rows.py`` has all others."""
+"""PostgreSQL statements for credential health; ``rows.py`` has all others."""
 
 # ruff: noqa: S608 - statements are made of constants
 
@@ -53,7 +53,7 @@ _FORGET = "DELETE FROM outbox WHERE id = ANY ($1::text[])"
 
 
 async def write(connection: Connection, batch: Sequence[UserWrite], rows: Sequence[SecretRow]) -> None:
-    """Keep what a batch says of its users' credentials, within the transaction of their checkpoints.
+    """Store a batch's observations, within the transaction of its checkpoints.
 
     Args:
         connection: within the transaction.
@@ -68,7 +68,7 @@ async def write(connection: Connection, batch: Sequence[UserWrite], rows: Sequen
 
 
 async def drop(connection: Connection, usernames: Sequence[str]) -> None:
-    """Drop the records of these users, within somebody's transaction."""
+    """Drop the records of these users, within the caller's transaction."""
     await connection.execute(_DROP_USERS, sorted(usernames))
 
 
@@ -81,7 +81,7 @@ async def after(
 
 
 async def settle(connection: Connection, judge: Judge) -> list[Notice]:
-    """Settle every record, a page in a transaction."""
+    """Settle every record, one transaction per page."""
     notices: list[Notice] = []
     last: RecordKey = ("", "")
     while page := await _settle_page(connection, judge, last, notices):
@@ -108,7 +108,7 @@ async def _settle_page(
 async def note(
     connection: Connection, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float
 ) -> None:
-    """Keep what was observed outside of a run."""
+    """Record observations made outside of a run."""
     async with connection.transaction():
         found = [record_of(tuple(row)) for row in await connection.fetch(_FIND, users_of(sightings))]
         changes = noted(sightings, found, policy=policy, at=at)
@@ -116,7 +116,7 @@ async def note(
 
 
 async def put(connection: Connection, records: Sequence[HealthRecord], notices: Sequence[Notice]) -> None:
-    """Put records and notices as they are."""
+    """Store records and notices unchanged."""
     async with connection.transaction():
         await _put(connection, records, [])
         await _put_notices(connection, notices)
@@ -128,7 +128,7 @@ async def find_notices(connection: Connection, limit: int) -> list[Notice]:
 
 
 async def forget_notices(connection: Connection, ids: Collection[str]) -> None:
-    """Take notices out of the outbox."""
+    """Remove notices from the outbox."""
     await connection.execute(_FORGET, sorted(ids))
 
 
@@ -147,5 +147,5 @@ async def _put(connection: Connection, records: Sequence[HealthRecord], gone: Se
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    """Rows as the arrays that ``unnest`` makes rows of again."""
+    """Return rows as column arrays for ``unnest``."""
     return [list(column) for column in zip(*rows, strict=True)]

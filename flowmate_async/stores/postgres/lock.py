@@ -1,8 +1,8 @@
-"""The run lock of a PostgreSQL store: an advisory lock, watched, and a fence for what is written under it.
+"""The run lock of a PostgreSQL store: a monitored advisory lock, and a fence for writes under it.
 
-The lock goes with its connection, so it can be lost while the run goes on: a failover, a pooler, a timeout of
-the server, a machine in between that forgets the connection. Then the run is ended at once. Should it write
-before it knows, the fence refuses that: ``meta`` names who took the lock last.
+The lock belongs to its connection, so it can be lost during a run: by a failover, a pooler, a server timeout,
+or a firewall that drops the connection. Then the run is ended at once. If it writes before it notices, the
+fence refuses that: ``meta`` names the last holder of the lock.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ _BEAT_SECONDS = 15.0
 _ANSWER_SECONDS = 10.0
 _GOODBYE_SECONDS = 5.0
 
-# A server ends sessions that are idle for long, if it is told to; this one is idle by design.
+# A server may be configured to end idle sessions; this one is idle by design.
 _STAY = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
-# Behind a pooler that hands a session to others after each transaction, the lock stays with another session.
+# Behind a pooler in transaction mode, the lock stays with a session that others then use.
 _IS_HELD = """
     SELECT EXISTS (
         SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()
@@ -42,11 +42,11 @@ _IS_HELD_BY_ANY = """
 
 
 class Fence(msgspec.Struct, frozen=True):
-    """What lets a write pass only while its store still holds the run lock.
+    """Fence: lets a write pass only while its store still holds the run lock.
 
     Attributes:
-        holder: whom ``meta`` must name; ``None`` for stores that do not hold the lock themselves, as those of
-            a run's worker processes.
+        holder: the holder that ``meta`` must name; ``None`` for stores that do not hold the lock themselves,
+            such as those of a run's worker processes.
         where: the store, for messages.
     """
 
@@ -57,10 +57,10 @@ class Fence(msgspec.Struct, frozen=True):
         """Refuse a write after another run has taken the lock.
 
         Args:
-            found: whom ``meta`` names.
+            found: the holder that ``meta`` names.
 
         Raises:
-            CheckpointError: somebody else.
+            CheckpointError: it is another holder.
         """
         if self.holder is not None and found != self.holder:
             raise lock_lost(self.where, "another run has taken it")
@@ -80,7 +80,7 @@ async def held_lock(
         number: the advisory lock's.
         options: how to connect.
         address: the store's.
-        announce: writes down, where every write looks, who holds the lock now.
+        announce: records the new holder where every write checks it.
 
     Raises:
         CheckpointError: another run holds it, or it was lost.
@@ -108,7 +108,7 @@ async def held_lock(
 
 
 async def is_held(connection: Any, number: int) -> bool:
-    """Return whether some run holds the lock, without taking it."""
+    """Return whether a run holds the lock, without taking it."""
     return bool(await connection.fetchval(_IS_HELD_BY_ANY, number))
 
 
@@ -127,7 +127,7 @@ async def _take(connection: Any, number: int, address: Address) -> None:
 
 
 async def _watch(connection: Any, number: int, holder: LockHolder) -> None:
-    """Ask now and then whether the lock is still held, also to keep the connection in use."""
+    """Check periodically whether the lock is still held; this also keeps the connection in use."""
     while True:
         await asyncio.sleep(_BEAT_SECONDS)
         try:

@@ -1,4 +1,4 @@
-"""The statements of a PostgreSQL store for manifests; ``rows.py`` has all others."""
+"""PostgreSQL statements for manifests; ``rows.py`` has all others."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from flowmate_async.stores.postgres.address import Connection
 from flowmate_async.stores.sealed.manifests import Changes, ManifestRow
 from flowmate_async.stores.sealed.sealing import Sealing
 
-# Locked in the order of their names, so that two who change the same users take turns. One that is not there
-# yet is made first: what is not there cannot be locked.
+# Rows are locked in the order of their names, so that two writers of the same users take turns. A missing row
+# is created first, since only existing rows can be locked.
 _FIND = """
     SELECT username, counter, entries, mac FROM manifests WHERE username = ANY ($1::text[])
     ORDER BY username FOR UPDATE
@@ -25,7 +25,7 @@ _PUT = """
 
 
 async def changes(connection: Connection, sealing: Sealing, usernames: Sequence[str]) -> Changes:
-    """Begin to change rows of these users, sorted, within a transaction."""
+    """Begin to change rows of these sorted users, within a transaction."""
     found = await connection.fetch(_FIND, list(usernames))
     if len(found) < len(usernames):
         await connection.execute(_MAKE, list(usernames))

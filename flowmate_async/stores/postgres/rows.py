@@ -1,7 +1,7 @@
-"""The statements of a PostgreSQL store: rows in, rows out, over a connection that somebody else guards.
+"""The statements of a PostgreSQL store: rows in, rows out, over a connection that the caller guards.
 
-Batches travel as arrays, a statement a batch. A batch begins with its checkpoints, sorted by name: two
-writers of the same users in a run take turns there, and never wait for each other in a circle. Nothing here
+Batches are sent as arrays, one statement per batch. A batch begins with its checkpoints, sorted by name: two
+writers of the same users in a run take turns there and cannot deadlock. Nothing here
 opens a credential.
 """
 
@@ -60,7 +60,7 @@ _ROWS = {
     False: f"SELECT {_COLUMNS} FROM secrets",
     True: f"SELECT {_COLUMNS}, counter, entries, mac FROM secrets LEFT JOIN manifests USING (username)",
 }
-"""Credentials as they are stored, with their users' manifests in a store that has any."""
+"""Stored credentials with their users' manifests, in a store that has manifests."""
 
 _FIND_MANY = f"""
     SELECT {_COLUMNS} FROM secrets
@@ -146,13 +146,13 @@ _ITEMS = "SELECT username, secret_id, type, expires_at, stored_at, removed_at FR
 
 
 async def last_run(connection: Connection, *, selection: str | None) -> Run | None:
-    """Return the run that began last, of a selection or of any."""
+    """Return the most recently begun run, of a selection or of any."""
     row = await connection.fetchrow(_LAST_RUN, selection)
     return None if row is None else msgspec.convert(dict(row), Run)
 
 
 async def begin_run(connection: Connection, *, at: float, selection: str) -> Run:
-    """Begin a run, and forget what all but the one before it checkpointed: that would grow for ever."""
+    """Begin a run. Keep only the previous run's checkpoints: they would grow forever."""
     run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
     async with connection.transaction():
         number = await connection.fetchval(_BEGIN_RUN, run.id, at, selection)
@@ -161,7 +161,7 @@ async def begin_run(connection: Connection, *, at: float, selection: str) -> Run
 
 
 async def finish_run(connection: Connection, run: Run, *, at: float | None) -> None:
-    """Set or take away the completion mark."""
+    """Set or remove the completion mark."""
     if await connection.execute("UPDATE runs SET finished_at = $2 WHERE id = $1", run.id, at) != "UPDATE 1":
         raise no_such_run()
 
@@ -176,7 +176,8 @@ async def write(
     async with connection.transaction():
         await _require_run(connection, run)
         await _require_key(connection, sealing, fence)
-        # First, since it has other writers of the same users wait: what is read then is what is written over.
+        # First, since it makes other writers of the same users wait: what is read next is what gets
+        # overwritten.
         await _write_checkpoints(connection, run, [checkpoints[name] for name in sorted(checkpoints)])
         stored = [tuple(row) for row in await connection.fetch(_STORED, sorted(checkpoints))]
         changes = await manifests.changes(connection, sealing, sorted(checkpoints))
@@ -214,7 +215,7 @@ async def _note(connection: Connection, run: Run, changes: Changes, notes: Missi
 
 
 async def note_missing(connection: Connection, run: Run, usernames: Sequence[str]) -> None:
-    """Note everything of these users as missing, and forget their tokens."""
+    """Note all credentials of these users as missing and drop their tokens."""
     async with connection.transaction():
         await _require_run(connection, run)
         await connection.execute(_NOTE_ALL_MISSING, run.id, sorted(usernames))
@@ -231,11 +232,11 @@ async def missing(connection: Connection, run: Run) -> Missing:
 async def remove_missing(
     connection: Connection, sealing: Callable[[], Sealing], run: Run, *, how: Removal, at: float
 ) -> int:
-    """Mark or delete what this run noted as missing, some at a time; return how many that were.
+    """Mark or delete what this run noted as missing, in batches. Return the number of credentials.
 
     Args:
         connection: one of the store's.
-        sealing: the store's; a store that was never bound has none, and nothing to remove.
+        sealing: the store's; ``None`` for a store that was never bound and has nothing to remove.
         run: the run.
         how: whether to mark or to delete.
         at: the mark, in seconds since the Unix epoch.
@@ -270,7 +271,7 @@ async def _remove(
 async def find(
     connection: Connection, username: str, secret_id: str, *, has_manifests: bool
 ) -> StoredRow | None:
-    """Return what is stored in one place."""
+    """Return the stored row of one credential."""
     row = await connection.fetchrow(
         f"{_ROWS[has_manifests]} WHERE username = $1 AND secret_id = $2", username, secret_id
     )
@@ -278,12 +279,12 @@ async def find(
 
 
 async def statuses(connection: Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
-    """Return how those of these users ended that have a checkpoint."""
+    """Return the statuses of those of these users that have a checkpoint."""
     return dict(await connection.fetch(_STATUSES, run.id, list(usernames)))
 
 
 async def seen(connection: Connection, usernames: Sequence[str]) -> Mapping[str, str]:
-    """Return what the newest checkpoints of these users keep."""
+    """Return the ``seen`` of these users' newest checkpoints."""
     return dict(await connection.fetch(_SEEN, list(usernames)))
 
 
@@ -303,7 +304,7 @@ async def checkpoints_after(connection: Connection, run: Run, username: str, lim
 async def items_after(
     connection: Connection, username: str, secret_id: str, limit: int, *, only: bool
 ) -> list[StoredItem]:
-    """Return the next page of what is stored; with ``only``, of that user alone."""
+    """Return the next page of entries; with ``only``, of that user alone."""
     rows = await connection.fetch(f"{_ITEMS} {_AFTER[only]}", username, secret_id, limit)
     return [msgspec.convert(dict(row), StoredItem) for row in rows]
 
@@ -317,7 +318,7 @@ async def sealed_after(
 
 
 async def reseal(connection: Connection, sealing: Sealing, page: Sequence[Resealed]) -> None:
-    """Put credentials sealed anew in the place of those that are still as they were found."""
+    """Replace credentials with re-encrypted ones, unless they have changed since they were read."""
     new = {(one.username, one.secret_id): one for one in page}
     async with connection.transaction():
         changes = await manifests.changes(connection, sealing, sorted({one.username for one in page}))
@@ -333,7 +334,7 @@ async def reseal(connection: Connection, sealing: Sealing, page: Sequence[Reseal
 
 
 async def _require_key(connection: Connection, sealing: Sealing, fence: Fence) -> None:
-    """Refuse to write with a key that the store no longer has, or after the run lock was lost."""
+    """Refuse to write with a replaced key, or after the run lock was lost."""
     key_id, holder = await connection.fetchrow("SELECT key_id, run_holder FROM meta FOR SHARE")
     fence.require(holder)
     if key_id != sealing.key_id:
@@ -346,5 +347,5 @@ async def _require_run(connection: Connection, run: Run) -> None:
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    """Rows as the arrays that ``unnest`` makes rows of again."""
+    """Return rows as column arrays for ``unnest``."""
     return [list(column) for column in zip(*rows, strict=True)]

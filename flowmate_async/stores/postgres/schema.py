@@ -1,6 +1,6 @@
-"""The tables of a PostgreSQL store, who may open it, how they are made and brought up to date.
+"""The tables of a PostgreSQL store: checks on opening, creation and upgrades.
 
-Names are compared byte by byte (``COLLATE "C"``), as every store orders them. Knows nothing of single
+Names are compared bytewise (``COLLATE "C"``), the order of every store. Knows nothing of single
 credentials or of runs.
 """
 
@@ -66,7 +66,7 @@ MIGRATIONS: Mapping[int, str] = {
     2: _MANIFESTS + "ALTER TABLE meta ADD COLUMN run_holder text;",
     3: _HEALTH + "ALTER TABLE checkpoints ADD COLUMN renewed text NOT NULL DEFAULT '';",
 }
-"""What brings the tables of a store of that format to the next one."""
+"""The statements that upgrade the tables of a store of that format to the next one."""
 
 TABLES = (
     """
@@ -127,10 +127,10 @@ TABLES = (
 
 
 async def prepare(connection: Connection, keys: Sequence[StoreKey], address: Address, create: bool) -> Meta:  # noqa: FBT001
-    """Check the tables that are there, which changes nothing, or make them if ``create``.
+    """Check the existing tables without changing them, or create them if ``create``.
 
     Raises:
-        StoreError: none there, of a newer version, another key, or not a store's tables.
+        StoreError: tables missing, of a newer version, with another key, or not a store's.
     """
     if not await _is_there(connection, address):
         if not create:
@@ -148,7 +148,7 @@ async def prepare(connection: Connection, keys: Sequence[StoreKey], address: Add
 
 
 async def _is_there(connection: Connection, address: Address) -> bool:
-    # Asked of the catalogue: to_regclass() may remember that there was none.
+    # From the catalogue, since to_regclass() may cache that there was no table.
     return bool(
         await connection.fetchval(
             "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = 'meta')",
@@ -192,12 +192,12 @@ async def checked_format(connection: Connection, address: Address) -> int:
 
 
 def checked_of(found: int) -> str:
-    """Return what the key check of a store is of: the format, since there are manifests that depend on it."""
+    """Return what a store's key check covers: the format, in formats with manifests."""
     return f"format {found}" if found >= FORMAT_WITH_MANIFESTS else ""
 
 
 async def read_meta(connection: Connection) -> Meta:
-    """Return what the store says of itself now."""
+    """Return the store's current metadata."""
     row = await connection.fetchrow(
         "SELECT store_id, key_id, key_check, origin, previous_key_id, previous_key, format FROM meta"
     )
@@ -210,7 +210,7 @@ async def read_meta(connection: Connection) -> Meta:
 
 
 async def write_meta(connection: Connection, meta: Meta) -> None:
-    """Write what the store says of itself."""
+    """Write the store's metadata."""
     await connection.execute(
         "UPDATE meta SET key_id = $1, key_check = $2, origin = $3, previous_key_id = $4, previous_key = $5",
         meta.key_id,
@@ -222,10 +222,10 @@ async def write_meta(connection: Connection, meta: Meta) -> None:
 
 
 async def rewrite_tables(connection: Connection) -> str:
-    """Write the tables with credentials anew, so that no dead row of theirs is left.
+    """Rewrite the tables with credentials, so that no dead rows are left.
 
     Returns:
-        Where dead rows are left; empty when they are gone.
+        Where dead rows are left; empty if nowhere.
     """
     left = []
     await connection.execute("SET lock_timeout = '30s'")
@@ -244,6 +244,6 @@ async def rewrite_tables(connection: Connection) -> str:
 
 
 def lock_number(purpose: str, name: str) -> int:
-    """Return the number of an advisory lock, which is all that PostgreSQL knows it by."""
+    """Return the number that identifies the advisory lock in PostgreSQL."""
     digest = hashlib.sha256(f"flowmate_async {purpose} {name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

@@ -1,7 +1,7 @@
-"""The store for many machines: a schema of a PostgreSQL database, credentials sealed on their way there.
+"""The store for many machines: a schema of a PostgreSQL database, with client-side encryption.
 
-A batch is one transaction. Everybody may write at once; only the run lock is exclusive, an advisory lock that
-goes with its connection. Nothing here knows the statements (``rows.py``), the tables
+A batch is one transaction. All processes may write at once; only the run lock is exclusive, an advisory lock
+that belongs to its connection. Nothing here knows the statements (``rows.py``), the tables
 (``schema.py``), the address (``address.py``) or the ciphers (``sealed/sealing.py``).
 """
 
@@ -71,19 +71,19 @@ _CONNECTIONS = 4
 _CONNECT_SECONDS = 10.0
 _STATEMENT_SECONDS = 120.0
 _GOODBYE_SECONDS = 5.0
-# A machine that vanished holds the run lock no longer than this, in seconds: idle + interval * count.
+# A vanished machine holds the run lock for at most idle + interval * count seconds.
 _KEEPALIVES = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
 
 
 class PostgresStore:
     """A store in one schema of a database, see :class:`~flowmate_async.stores.Store` for the methods.
 
-    Cancellation: a write that has begun is finished, so it happened wholly or not at all.
+    Cancellation: a write that has begun is finished, so it happens wholly or not at all.
 
     Args:
         address: which database and schema; see :func:`~.postgres_address.parse_address`.
         key: the key that credentials are sealed with.
-        other_key: another key that the store may have as well, while it is given a new one.
+        other_key: another key that the store may have during a key change.
         create: make the tables when they are missing; otherwise that is an error.
     """
 
@@ -104,7 +104,7 @@ class PostgresStore:
         self._pool: Any = None
 
     async def __aenter__(self) -> Self:
-        """Connect; make the tables where there are none."""
+        """Connect; create the tables if they are missing."""
         pool = driver().create_pool(
             min_size=0, max_size=_CONNECTIONS, reset=_nothing_to_reset, **self._options()
         )
@@ -144,7 +144,7 @@ class PostgresStore:
         return await self._on_connection(is_held, lock_number("run", self._opened_keys.store_id))
 
     async def _announce(self, holder: str) -> None:
-        """Write down that this store's runs are from now on those that may write."""
+        """Record that from now on this store's runs may write."""
         if self._opened_keys.has_manifests:  # the upgrade of an older format holds the lock as well
             await self._on_connection(_put_holder, holder)
             self._holder = holder
@@ -267,7 +267,7 @@ class PostgresStore:
         return await self._on_connection(self._reopened, row) if secret is None else secret
 
     async def _reopened(self, connection: Connection, row: StoredRow) -> Secret:
-        """Return the credential as it is now, with the key that the store has now."""
+        """Return the current credential, with the store's current key."""
         self._opened_keys.use(await read_meta(connection))
         return self._opened_keys.open(await self._find(connection, row.username, row.secret_id) or row)
 
@@ -360,7 +360,7 @@ def postgres_store(
     """Return the store behind a URL.
 
     Raises:
-        ConfigurationError: no such URL, or no driver.
+        ConfigurationError: the URL is invalid, or the driver is not installed.
     """
     url = StoreUrl.of(url)
     driver()
@@ -377,4 +377,4 @@ async def _put_holder(connection: Any, holder: str) -> None:
 
 
 async def _nothing_to_reset(connection: object) -> None:
-    """No statement of a store leaves anything behind on its connection; asking costs a round trip."""
+    """Skip the reset: no statement leaves state on its connection, and a reset costs a round trip."""

@@ -1,4 +1,4 @@
-"""The statements of a PostgreSQL store for kept tokens, sealed; ``rows.py`` has all others."""
+"""PostgreSQL statements for kept tokens, sealed; ``rows.py`` has all others."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ _RESEAL = """
 
 
 async def write(connection: Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> None:
-    """Keep these users' tokens, or none, within the transaction of their checkpoints."""
+    """Store or drop these users' tokens, within the transaction of their checkpoints."""
     rows, without = sealed_tokens(sealing, run.id, batch)
     if rows:
         await connection.execute(
@@ -49,17 +49,17 @@ async def after(connection: Connection, username: str, limit: int) -> list[Token
 
 
 async def forget(connection: Connection, usernames: Sequence[str]) -> None:
-    """Forget these users' tokens."""
+    """Drop these users' tokens."""
     await connection.execute(_FORGET, sorted(usernames))
 
 
 async def forget_used_before(connection: Connection, used_before: float) -> None:
-    """Forget the tokens that nobody used since."""
+    """Drop the tokens that were not used since."""
     await connection.execute("DELETE FROM tokens WHERE used_at < $1", used_before)
 
 
 async def reseal(connection: Connection, page: Sequence[ResealedToken]) -> None:
-    """Put tokens sealed anew in the place of those that are still as they were found."""
+    """Replace tokens with re-encrypted ones, unless they have changed since they were read."""
     if page:
         names, found, sealed = zip(*((one.username, one.found, one.sealed) for one in page), strict=True)
         await connection.execute(_RESEAL, list(names), list(found), list(sealed))

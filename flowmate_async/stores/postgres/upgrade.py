@@ -1,4 +1,4 @@
-"""Bringing a PostgreSQL store of an older version up to date, in one transaction."""
+"""Upgrade of a PostgreSQL store to the current format, in one transaction."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -31,7 +31,7 @@ _USERS_AT_ONCE = 256
 
 
 async def upgrade(connection: Connection, keys: Sequence[StoreKey], address: Address) -> Upgraded:
-    """Change the tables of a store, and authenticate what is there.
+    """Change the tables of a store and authenticate the existing rows.
 
     Raises:
         StoreError: the role may not change the tables; nothing has changed.
@@ -52,7 +52,7 @@ async def upgrade(connection: Connection, keys: Sequence[StoreKey], address: Add
 async def _authenticate(
     connection: Connection, keys: Sequence[StoreKey], address: Address, *, before: int
 ) -> None:
-    """Write down the new format. Of a format without manifests, take what is stored as written last."""
+    """Record the new format. For a format without manifests, trust the stored rows as the newest."""
     meta = await read_meta(connection)
     key = pick_key(meta, keys, where=address.where)
     await write_meta(connection, upgraded_meta(meta, key, checked=checked_of(FORMAT)))

@@ -1,1 +1,1 @@
-"""What stores share that encrypt what they keep: sealing, manifests, paging, changing the key."""
+"""Shared code of stores that encrypt client-side: sealing, manifests, paging, key changes."""

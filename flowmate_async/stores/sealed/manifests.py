@@ -1,9 +1,10 @@
-"""Which rows of a user were written last, so that an older row put back in its place does not pass for one.
+"""Manifests: which rows of a user are the newest, to detect older rows that were put back.
 
-A user's manifest has the digest of each of their rows and a counter that grows with every change; a MAC under
+A user's manifest holds the digest of each of the user's rows and a counter that grows with every change; a
+MAC under
 a subkey of the store's key authenticates it. A row's digest covers its type, expiry, run, time, mark of
-removal and sealed credential. Rows and manifests change in the same transaction. What a manifest cannot
-notice: that all of a user's rows and the manifest, or the whole store, are put back together. Nothing here
+removal and sealed credential. Rows and manifests change in the same transaction. A manifest cannot detect
+that all of a user's rows and the manifest, or the whole store, were put back together. Nothing here
 knows where rows are.
 """
 
@@ -27,7 +28,7 @@ class ManifestRow(msgspec.Struct, frozen=True, gc=False):
     """A manifest as it is stored; its fields are the columns, in their order.
 
     Attributes:
-        username: whose it is.
+        username: the user.
         counter: grows with every change.
         entries: the digests by secret id, encoded.
         mac: authenticates all of it.
@@ -69,7 +70,7 @@ class StoredRow(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def digest(self) -> bytes:
-        """The digest of what a manifest authenticates of this row; empty when a column has another type."""
+        """The digest that a manifest holds for this row; empty when a column has another type."""
         try:
             return digest_of(
                 self.type, self.expires_at, self.run_id, self.stored_at, self.data, removed_at=self.removed_at
@@ -79,7 +80,7 @@ class StoredRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """A user's manifest that was authenticated; empty when there is none, or it was tampered with."""
+    """An authenticated manifest; empty when it is missing or was tampered with."""
 
     counter: int = 0
     entries: Mapping[str, bytes] = {}
@@ -97,7 +98,7 @@ def digest_of(
     *,
     removed_at: float | None = None,
 ) -> bytes:
-    """Return the digest of a row; of the sealed credential its tag, which only the key makes."""
+    """Return the digest of a row. It covers the sealed credential's tag, which only the key can make."""
     facts = _encode((type_, expires_at, run_id, float(stored_at), removed_at))
     return hashlib.blake2b(facts + data[_TAG], digest_size=_DIGEST_BYTES).digest()
 
@@ -135,12 +136,12 @@ class Changes:
         self._digests: dict[str, dict[str, bytes | None]] = {}
 
     def is_current(self, row: StoredRow) -> bool:
-        """Return whether a row was written last in its place."""
+        """Return whether a row is the newest for its credential."""
         manifest = self._before.get(row.username, _NONE)
         return manifest.entries.get(row.secret_id) == row.digest
 
     def current(self, rows: Iterable[StoredRow]) -> dict[RecordKey, Sealed]:
-        """Return those of these rows that were written last in their places."""
+        """Return those of these rows that are the newest for their credentials."""
         return {(row.username, row.secret_id): row.sealed for row in rows if self.is_current(row)}
 
     def put(self, rows: Iterable[SecretRow]) -> None:
@@ -150,14 +151,14 @@ class Changes:
             self._note(row.username, row.secret_id, digest)
 
     def marked(self, row: StoredRow, removed_at: float | None) -> None:
-        """Note that a row gets a mark of removal, or loses it."""
-        # An older row that was put back must not pass for the newest by this.
+        """Note that a row gains or loses its mark of removal."""
+        # This must not make an older row that was put back pass for the newest.
         if row.removed_at != removed_at and self.is_current(row):
             new = msgspec.structs.replace(row, removed_at=removed_at)
             self._note(row.username, row.secret_id, new.digest)
 
     def resealed(self, row: StoredRow, sealed: Sealed) -> None:
-        """Note that a row was sealed with another key."""
+        """Note that a row was re-encrypted with another key."""
         if self.is_current(row):
             new = msgspec.structs.replace(row, data=sealed.data)
             self._note(row.username, row.secret_id, new.digest)

@@ -1,7 +1,7 @@
-"""What a sealed store says of itself, and whom it lets in.
+"""The metadata of a sealed store, and the checks on opening it.
 
-Pure values and their checks; where they are kept is the store's business. Errors name the store as ``where``
-has it, fit for a message.
+Pure values and their checks; the store decides where they are kept. Errors name the store by ``where``, a
+text fit for messages.
 """
 
 import hmac
@@ -18,17 +18,16 @@ from flowmate_async.values.secrets import Secret
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """What a store says of itself.
+    """The store's metadata.
 
     Attributes:
         store_id: random, made with the store.
         key_id: the public name of the key it is sealed with.
-        key_check: the record that only this key makes.
-        origin: the upstream it is bound to, if any yet.
-        previous_key_id: the public name of the key it had before, while some credentials are still sealed
-            with that.
-        previous_key: that key itself, sealed with the new one.
-        checked: what ``key_check`` is of besides key and store: the format, in stores that authenticate it.
+        key_check: a record that only this key can make.
+        origin: the upstream it is bound to, if it is.
+        previous_key_id: the public name of the previous key, while some credentials are still sealed with it.
+        previous_key: the previous key, sealed with the new one.
+        checked: what ``key_check`` covers besides key and store: the format, in stores that authenticate it.
     """
 
     store_id: str
@@ -41,17 +40,17 @@ class Meta(msgspec.Struct, frozen=True):
 
 
 def new_meta(key: StoreKey, *, checked: str = "") -> Meta:
-    """Return what a store says of itself that is made with this key."""
+    """Return the metadata of a new store with this key."""
     store_id = os.urandom(16).hex()
     check = key_check(key, store_id=store_id, checked=checked)
     return Meta(store_id, key.key_id, check, checked=checked)
 
 
 def upgraded_meta(meta: Meta, key: StoreKey, *, checked: str) -> Meta:
-    """Return what a store says of itself once it has a newer format.
+    """Return the metadata of a store upgraded to a newer format.
 
     Args:
-        meta: what it says now.
+        meta: the current metadata.
         key: the key it has.
         checked: see :class:`Meta`.
     """
@@ -60,16 +59,16 @@ def upgraded_meta(meta: Meta, key: StoreKey, *, checked: str) -> Meta:
 
 
 def rekeying_meta(meta: Meta, old: StoreKey, new: StoreKey, *, where: str) -> Meta:
-    """Return what a store says of itself while it is being given a new key.
+    """Return the metadata of a store during a key change.
 
     Args:
-        meta: what it says now.
-        old: the key it has.
-        new: the key it is given.
+        meta: the current metadata.
+        old: the current key.
+        new: the new key.
         where: the store, for messages.
 
     Raises:
-        StoreError: it is being given another key already.
+        StoreError: a change to another key is already in progress.
     """
     if new.key_id == meta.key_id:
         return meta  # begun already, and perhaps done
@@ -88,10 +87,10 @@ def rekeying_meta(meta: Meta, old: StoreKey, new: StoreKey, *, where: str) -> Me
 
 
 class OpenedKeys:
-    """The keys of an opened store, and the sealing that they make with what the store says of itself.
+    """The keys of an opened store, and the sealing derived from them and the metadata.
 
     Args:
-        keys: the key, and optionally another one that the store may have.
+        keys: the key, and optionally another key that the store may have.
         where: the store, for messages.
     """
 
@@ -115,10 +114,10 @@ class OpenedKeys:
         return self._meta.store_id
 
     def use(self, meta: Meta) -> None:
-        """Take note of what the store says of itself now.
+        """Take over the store's current metadata.
 
         Raises:
-            StoreError: none of the keys is its own.
+            StoreError: none of the keys is the store's.
         """
         if meta == self._meta:
             return
@@ -127,7 +126,7 @@ class OpenedKeys:
         self._meta = meta
 
     def close(self) -> None:
-        """Forget it."""
+        """Forget the metadata."""
         self._meta = self._sealing = None
 
     def sealing(self) -> Sealing:
@@ -142,7 +141,7 @@ class OpenedKeys:
 
     @property
     def checked(self) -> str:
-        """What the store's key check is of; see :class:`Meta`."""
+        """What the store's key check covers; see :class:`Meta`."""
         return "" if self._meta is None else self._meta.checked
 
     @property
@@ -151,7 +150,7 @@ class OpenedKeys:
         return self._meta is not None and bool(self._meta.checked)
 
     def is_current(self, row: StoredRow) -> bool:
-        """Return whether a row was written last in its place; older formats cannot tell, and say yes."""
+        """Return whether a row is the newest for its credential; always true for formats that cannot tell."""
         if not self.has_manifests:
             return True
         columns = (row.username, row.counter, row.entries, row.mac)
@@ -160,7 +159,7 @@ class OpenedKeys:
         return self._manifest.entries.get(row.secret_id) == row.digest
 
     def opened(self, row: StoredRow) -> Secret | None:
-        """Return a row's credential; ``None`` when it does not open, or an older row was put back."""
+        """Return a row's credential; ``None`` if it cannot be decrypted or an older row was put back."""
         if not self.is_current(row):
             return None
         return self.sealing().opened(row.username, row.secret_id, row.sealed)
@@ -169,7 +168,7 @@ class OpenedKeys:
         """Return a row's credential.
 
         Raises:
-            StoreError: it does not open, or an older row was put back.
+            StoreError: it cannot be decrypted, or an older row was put back.
         """
         secret = self.sealing().open(row.username, row.secret_id, row.sealed)
         if self.is_current(row):
@@ -196,10 +195,10 @@ def sealing_of(meta: Meta, key: StoreKey) -> Sealing | None:
 
 
 def pick_key(meta: Meta, keys: Sequence[StoreKey], *, where: str) -> StoreKey:
-    """Return the key that is the store's.
+    """Return the key that belongs to the store.
 
     Raises:
-        StoreError: none of them is, or its record was tampered with.
+        StoreError: none does, or the store's record was tampered with.
     """
     key = next((key for key in keys if key.key_id == meta.key_id), None)
     if key is None:
@@ -227,10 +226,10 @@ def require_origin(bound: str | None, origin: str, *, where: str) -> None:
 
 
 def not_bound(where: str) -> StoreError:
-    """Return the error of a write before the store was bound."""
+    """Return the error for a write before the store was bound."""
     return StoreError(f"the store {where} is not bound to an upstream", advice="Call bind(base_url) first")
 
 
 def not_open(where: str) -> StoreError:
-    """Return the error of any use of a store that was not entered."""
+    """Return the error for using a store that was not entered."""
     return StoreError(f"the store {where} is not open", advice="Enter it with async with")

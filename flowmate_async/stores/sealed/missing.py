@@ -1,6 +1,6 @@
-"""Which stored credentials a batch shows to be missing, and which to be back.
+"""Which stored credentials a batch proves missing, and which are back.
 
-For stores that write a whole batch at once; it ends as if its users were written one by one, in their order.
+For stores that write a whole batch at once; the result is the same as writing its users one by one, in order.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,12 +11,11 @@ from flowmate_async.stores.base import RecordKey, UserWrite
 
 
 class MissingChanges(msgspec.Struct, frozen=True):
-    """What to note once a batch's credentials are written: first what is back, then what is missing.
+    """What to note after writing a batch's credentials: first what is back, then what is missing.
 
     Attributes:
-        back: noted as missing or marked as removed before, and in one of the writes.
-        missing: stored, and neither in the last listing that is proven complete of their user nor in a write
-            after it.
+        back: credentials in one of the writes that were noted as missing or marked as removed before.
+        missing: stored credentials that are neither in their user's last proven listing nor in a later write.
     """
 
     back: list[RecordKey]
@@ -28,8 +27,8 @@ def missing_changes(batch: Sequence[UserWrite], stored: Iterable[tuple[str, str,
 
     Args:
         batch: the users.
-        stored: username and secret id of all that was stored of them before, and whether it was noted as
-            missing or marked as removed.
+        stored: username and secret id of all their previously stored credentials, and whether each was noted
+            as missing or marked as removed.
     """
     gone_by_user: dict[str, dict[str, bool]] = {}
     for username, secret_id, is_gone in stored:

@@ -1,4 +1,4 @@
-"""Reading what does not fit into memory, a page at a time; each page follows the last row of the last."""
+"""Reading data larger than memory, page by page; each page starts after the previous page's last row."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Protocol, TypeVar
@@ -13,7 +13,7 @@ PAGE = 256
 
 
 class HasRecordKey(Protocol):
-    """A row that says which place it is of."""
+    """A row that names its credential."""
 
     @property
     def username(self) -> str: ...  # noqa: D102
@@ -30,8 +30,8 @@ async def in_key_order(
     """Yield every row, by username and secret id.
 
     Args:
-        fetch: the page after a username and a secret id, of so many rows.
-        username: whose rows alone are fetched, if anybody's.
+        fetch: returns the page after a username and a secret id, of the given number of rows.
+        username: if given, only this user's rows are fetched.
     """
     last = (username or "", "")
     while page := await fetch(*last, PAGE):
@@ -47,14 +47,14 @@ async def opened(rows: AsyncIterable[StoredRow], open_row: OpenRow) -> AsyncIter
     """Yield every (username, credential).
 
     Raises:
-        StoreError: one does not open.
+        StoreError: one cannot be decrypted.
     """
     async for row in rows:
         yield row.username, await open_row(row)
 
 
 async def verified(rows: AsyncIterable[StoredRow], open_row: OpenRow) -> Verification:
-    """Return how many open, and which do not."""
+    """Return how many can be decrypted, and which cannot."""
     intact, damaged = 0, []
     async for row in rows:
         try:

@@ -1,8 +1,7 @@
-"""Giving a store a new key: every credential is sealed anew, a page at a time, and the store stays in use.
+"""Key changes: every credential is re-encrypted, page by page, while the store stays in use.
 
-The store says from the first step on that it has the new key, and keeps the old one, sealed with the new
-one, until the last step. So the new key opens all of it at any time, and a call that was interrupted is
-resumed by the next one.
+From the first step on, the store names the new key and keeps the old one, sealed with the new one, until the
+last step. So the new key opens everything at any time, and the next call resumes an interrupted one.
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable
@@ -25,14 +24,14 @@ class KeyChanged(Exception):  # noqa: N818 - no error: the store is asked which 
 
 
 class Rekeyed(msgspec.Struct, frozen=True, kw_only=True):
-    """What giving a store a new key did.
+    """The result of a key change.
 
     Attributes:
         resealed: credentials sealed with the new key by this call.
-        already: credentials that were so before, as an earlier call was interrupted.
-        damaged: user and secret of those that neither key opens, which are left as they are, or that were put
-            back from an older store.
-        left: where something that the old key sealed may be left, in words; empty when there is nothing.
+        already: credentials that an interrupted earlier call had sealed with it.
+        damaged: user and secret of credentials that neither key opens, which are left unchanged, or that were
+            put back from an older store.
+        left: where data sealed with the old key may remain, as text; empty if nowhere.
     """
 
     resealed: int = 0
@@ -42,7 +41,7 @@ class Rekeyed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resealed(msgspec.Struct, frozen=True):
-    """A credential in its place, as it was found and as it becomes."""
+    """A credential as it was read, and its replacement."""
 
     username: str
     secret_id: str
@@ -55,16 +54,16 @@ class Rekeyable(Protocol):
     """A store that can be given a new key."""
 
     async def rekey(self, key: StoreKey, *, on_progress: Progress | None = None) -> Rekeyed:
-        """Seal everything with this key; go on where an earlier call was interrupted.
+        """Seal everything with this key; resume an interrupted earlier call.
 
-        Hold the run lock meanwhile. Others may read, and write if they have the new key at hand, too.
+        Hold the run lock meanwhile. Other processes may read, and write if they also have the new key.
 
         Args:
             key: the new key.
-            on_progress: called now and then with how many credentials have been looked at.
+            on_progress: called periodically with the number of credentials checked.
 
         Raises:
-            StoreError: the store is being given another key already, or cannot be written.
+            StoreError: a change to another key is in progress, or the store cannot be written.
         """
         ...
 
@@ -75,12 +74,12 @@ async def reseal_all(
     put: Callable[[list[Resealed]], Awaitable[object]],
     on_progress: Progress | None,
 ) -> Rekeyed:
-    """Seal every row anew that is not yet.
+    """Re-encrypt every row that does not have the new key yet.
 
     Args:
         rows: everything that is stored.
         keys: has the sealing with the new key and the previous one.
-        put: writes some rows, each only if it is still as it was found.
+        put: writes some rows, each only if it has not changed since it was read.
         on_progress: see :meth:`Rekeyable.rekey`.
     """
     page: list[Resealed] = []

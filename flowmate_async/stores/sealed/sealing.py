@@ -1,12 +1,13 @@
-"""Sealing: authenticated encryption of single credentials and user tokens, each bound to its place.
+"""Sealing: authenticated encryption of credentials and user tokens, each bound to its user and secret.
 
-AES-256-GCM. Every run has a subkey of its own for either (HKDF-SHA256), every record a random 96-bit nonce.
+AES-256-GCM. Every run has its own subkey for each of the two (HKDF-SHA256), every record a random 96-bit
+nonce.
 The associated data names the place of the record, so that a record moved to another user, secret, store or
-upstream does not open. Lengths are rounded up in steps. A record that is put back in its own place as it was
-earlier opens; ``manifests.py`` notices that. Nothing here knows where records are kept.
+upstream does not open. Lengths are rounded up in steps. An older record that is put back in its own place
+does open; ``manifests.py`` detects that. Nothing here knows where records are kept.
 
 Plaintext and keys live in :class:`~flowmate_async.redaction.Redacted` structs only, and errors are raised
-once those are gone: trackers of errors print the locals of every frame.
+once those are gone: error trackers print the locals of every frame.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ _SMALLEST_STEP = 256
 _STEPS_OF_A_POWER = 3
 _SUBKEYS_KEPT = 1024
 _CREDENTIAL, _TOKEN = "seal", "seal a user's token"
-"""What a run's subkeys are for."""
+"""The purpose of a run's subkeys."""
 
 
 class Sealed(msgspec.Struct, frozen=True, gc=False):
@@ -47,7 +48,7 @@ class Sealed(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         run_id: the run under whose subkey it is sealed.
         data: nonce, ciphertext and tag.
-        fingerprint: the same for the same credential in the same place, whatever the run.
+        fingerprint: equal for the same credential of the same user and secret in any run.
     """
 
     run_id: str
@@ -68,7 +69,7 @@ class Sealing:
         key: the store's key.
         store_id: the store's random id.
         origin: the upstream's base URL.
-        previous: the key that the store had before, which still opens what is sealed with it.
+        previous: the store's previous key, which still opens what is sealed with it.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Sealing:
     def seal_unless_same(
         self, username: str, secret: Secret, *, run_id: str, stored: Sealed | None
     ) -> Sealed | None:
-        """Seal one credential, or ``None`` when what is stored is the same and opens; see :meth:`changed`."""
+        """Seal one credential; ``None`` if it is stored already and can be decrypted; see :meth:`changed`."""
         before = {} if stored is None else {(username, secret.id): stored}
         changed = self.changed(username, (secret,), run_id=run_id, stored=before)
         return next((sealed for _, sealed in changed), None)
@@ -99,14 +100,14 @@ class Sealing:
         run_id: str,
         stored: Mapping[RecordKey, Sealed],
     ) -> Iterator[tuple[Secret, Sealed]]:
-        """Seal those of a user's credentials that are not stored as they are.
+        """Seal those of a user's credentials that differ from the stored ones.
 
         Args:
             username: whose credentials they are.
             secrets: the credentials.
             run_id: the run to seal under.
-            stored: what the store holds, by username and secret id; a damaged record counts as different, so
-                it heals.
+            stored: the stored records, by username and secret id; a damaged record counts as different, so it
+                heals.
 
         Raises:
             StoreError: a credential cannot be encoded.
@@ -145,14 +146,14 @@ class Sealing:
         return secret
 
     def opened(self, username: str, secret_id: str, sealed: Sealed) -> Secret | None:
-        """Return the credential; ``None`` when it does not open."""
+        """Return the credential; ``None`` if it cannot be decrypted."""
         plaintext = self._opened(username, secret_id, sealed)
         if plaintext is None and self._before is not None:
             return self._before.opened(username, secret_id, sealed)
         return None if plaintext is None else secret_of(plaintext)
 
     def resealed(self, username: str, secret_id: str, sealed: Sealed) -> Sealed | None:
-        """Return the same credential sealed with the store's new key; ``None`` when it is already.
+        """Return the credential sealed with the store's new key; ``None`` if it already is.
 
         Raises:
             StoreError: it was damaged, moved or tampered with.
@@ -166,7 +167,7 @@ class Sealing:
         """Seal a user's token.
 
         Args:
-            username: whose it is.
+            username: the user.
             kept: the token.
             run_id: the run to seal under.
 
@@ -176,26 +177,26 @@ class Sealing:
         return self._encrypted(encode_token(username, kept), _TOKEN, run_id, length_prefixed(username))
 
     def opened_token(self, username: str, run_id: str, data: bytes) -> KeptToken | None:
-        """Return a user's token; ``None`` when it does not open."""
+        """Return a user's token; ``None`` if it cannot be decrypted."""
         plaintext = self._decrypted(data, _TOKEN, run_id, length_prefixed(username))
         if plaintext is None and self._before is not None:
             return self._before.opened_token(username, run_id, data)
         return None if plaintext is None else token_of(plaintext)
 
     def resealed_token(self, username: str, run_id: str, data: bytes) -> bytes | None:
-        """Return a token sealed with the store's new key; ``None`` when it is already, or does not open."""
+        """Return a token sealed with the store's new key; ``None`` if it already is or does not decrypt."""
         if self._decrypted(data, _TOKEN, run_id, length_prefixed(username)) is not None:
             return None
         kept = self.opened_token(username, run_id, data)
         return None if kept is None else self.seal_token(username, kept, run_id=run_id)
 
     def mac(self, username: str, counter: int, entries: bytes) -> bytes:
-        """Authenticate a user's manifest, see ``manifests.py``, by keyed BLAKE2b: HMACs take longer."""
+        """Return the MAC of a user's manifest (``manifests.py``): keyed BLAKE2b is faster than HMAC."""
         text = length_prefixed(username) + counter.to_bytes(8, "big") + entries
         return hashlib.blake2b(text, key=self._manifests.material, digest_size=_MAC_BYTES).digest()
 
     def has_made(self, mac: bytes, username: str, counter: int, entries: bytes) -> bool:
-        """Return whether this is the MAC of a manifest, with the store's key or the one it had before."""
+        """Return whether this is the MAC of a manifest, with the store's current or previous key."""
         if hmac.compare_digest(mac, self.mac(username, counter, entries)):
             return True
         return self._before is not None and self._before.has_made(mac, username, counter, entries)
@@ -222,7 +223,7 @@ class Sealing:
             return None
 
     def _bound(self, place: bytes, run_id: str) -> bytes:
-        """Return the associated data of a record: its store, its place there, and the run."""
+        """Return the associated data of a record: its store, its key there, and the run."""
         return self._store + place + _prefixed(run_id)
 
     def _cipher_of_run(self, purpose: str, run_id: str) -> AESGCM:
@@ -230,7 +231,7 @@ class Sealing:
 
 
 def padded(plaintext: Plaintext) -> Plaintext:
-    """Return JSON with blanks after it, so that its length says little about the credential's.
+    """Return JSON padded with blanks, so that its length reveals little about the credential's.
 
     Lengths are rounded up to 256 bytes, and long ones to an eighth of the power of two below them.
     """
@@ -242,24 +243,24 @@ def padded(plaintext: Plaintext) -> Plaintext:
 
 
 def key_check(key: StoreKey, *, store_id: str, checked: str = "") -> bytes:
-    """Return a record that only this key makes for this store, to tell a wrong key before anything is opened.
+    """Return a record that only this key makes for this store, to detect a wrong key before opening anything.
 
     Args:
         key: the key.
         store_id: the store's random id.
-        checked: what else the record is of, as the store's format, so that nobody can set that back.
+        checked: what else the record covers, such as the store's format, so that it cannot be set back.
     """
     return hmac.digest(subkey(key, "key check", store_id).material, checked.encode(), "sha256")
 
 
 def sealed_key(key: StoreKey, other: StoreKey, *, store_id: str) -> bytes:
-    """Return a key sealed with another one, for a store that is being given that."""
+    """Return a key sealed with another key, for a key change."""
     nonce = os.urandom(NONCE_BYTES)
     return nonce + _key_cipher(key, store_id).encrypt(nonce, other.material, store_id.encode())
 
 
 def opened_key(key: StoreKey, sealed: bytes | None, *, store_id: str) -> StoreKey | None:
-    """Return the key that was sealed so, if any was.
+    """Return the previous key from its sealed form, if there is one.
 
     Raises:
         StoreError: it was damaged or tampered with.
@@ -279,13 +280,13 @@ def _key_cipher(key: StoreKey, store_id: str) -> AESGCM:
 
 
 def subkey(key: StoreKey, purpose: str, *context: str) -> Subkey:
-    """Return a key for one purpose in one context, from which neither the store's key nor another follows."""
+    """Derive a key for one purpose in one context; it reveals neither the store's key nor another one."""
     info = length_prefixed("flowmate_async", purpose, *context)
     return Subkey(HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key.material))
 
 
 def length_prefixed(*texts: str) -> bytes:
-    """Length-prefixed, so that no two lists of texts give the same bytes."""
+    """Join texts with length prefixes, so that no two lists give the same bytes."""
     return b"".join(map(_prefixed, texts))
 
 

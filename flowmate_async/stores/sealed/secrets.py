@@ -1,4 +1,4 @@
-"""The credentials of a batch as stores of rows write them: sealed, and only what differs from what is stored.
+"""The rows that a batch writes: sealed credentials, and only those that differ from the stored ones.
 
 Nothing here knows where the rows are.
 """
@@ -17,8 +17,8 @@ class SecretRow(msgspec.Struct, frozen=True, gc=False):
     """A credential as it is written; its fields are the columns, in their order.
 
     Attributes:
-        username: whose it is.
-        secret_id: which it is.
+        username: the user.
+        secret_id: the secret.
         type: upstream's word for its type.
         expires_at: when it expires, in ISO 8601; ``None`` when it does not, or when that is not known.
         run_id: the run under whose subkey it is sealed.
@@ -38,11 +38,11 @@ class SecretRow(msgspec.Struct, frozen=True, gc=False):
 
 
 def stored_keys(batch: Sequence[UserWrite], stored: Sequence[tuple[str, str, bool]]) -> list[RecordKey]:
-    """Where credentials of a batch belong that are stored already, each place once, in order.
+    """Return the keys of a batch's credentials that are already stored, each once, in order.
 
     Args:
         batch: the credentials.
-        stored: username and secret id of all that is stored of their users, and something more.
+        stored: username and secret id of all stored credentials of these users, and further data.
     """
     if not stored:
         return []
@@ -60,10 +60,10 @@ def sealed_secrets(
         sealing: seals them.
         run: the run they were read in.
         batch: the credentials.
-        stored: what is stored in :func:`stored_keys` of them.
+        stored: the stored records at their :func:`stored_keys`.
 
     Returns:
-        The rows, and how many of the fetched credentials differed, doubles counted each.
+        The rows, and how many of the fetched credentials differed, counting duplicates.
     """
     now = dict(stored)
     rows: dict[RecordKey, SecretRow] = {}
@@ -83,7 +83,7 @@ def sealed_secrets(
 
 
 def _renamed(sealing: Sealing, user: UserWrite, stored: Mapping[RecordKey, Sealed]) -> Iterator[Secret]:
-    """Yield the stored credentials of a user under their new names; a damaged one is left as it is."""
+    """Yield the renamed stored credentials of a user; a damaged one is left unchanged."""
     username = user.checkpoint.username
     for secret_id, name in user.renamed.items():
         sealed = stored.get((username, secret_id))

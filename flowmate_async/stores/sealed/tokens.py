@@ -1,4 +1,4 @@
-"""Kept tokens as the sealed stores hold them: rows to write, to open and to seal anew with another key.
+"""Kept tokens in sealed stores: rows to write, to open and to re-encrypt with another key.
 
 Nothing here knows where the rows are.
 """
@@ -14,10 +14,10 @@ from flowmate_async.values.models import KeptToken
 
 
 class TokenRow(msgspec.Struct, frozen=True):
-    """A user's token as it is kept: sealed.
+    """A user's sealed token.
 
     Attributes:
-        username: whose it is.
+        username: the user.
         run_id: the run under whose subkey it is sealed.
         used_at: when it was last accepted, in seconds since the Unix epoch.
         sealed: nonce, ciphertext and tag.
@@ -43,13 +43,13 @@ def sealed_tokens(
 
 
 def opened_tokens(sealing: Sealing, rows: Sequence[TokenRow]) -> dict[str, KeptToken]:
-    """Return those of these tokens that open, by user. The others are replaced by the next sync."""
+    """Return the tokens that can be decrypted, by user. The next sync replaces the others."""
     opened = {row.username: sealing.opened_token(row.username, row.run_id, row.sealed) for row in rows}
     return {name: kept for name, kept in opened.items() if kept is not None}
 
 
 class ResealedToken(msgspec.Struct, frozen=True):
-    """A token as it was found and as it becomes, both sealed."""
+    """A token as it was read, and its replacement, both sealed."""
 
     username: str
     found: bytes
@@ -61,12 +61,12 @@ async def reseal_tokens(
     sealing: Callable[[], Sealing],
     put: Callable[[list[ResealedToken]], Awaitable[object]],
 ) -> None:
-    """Seal every token anew that is not yet; one that does not open is left to be written over.
+    """Re-encrypt every token that does not have the new key yet; skip those that cannot be decrypted.
 
     Args:
-        fetch: the page after a username, of so many rows.
+        fetch: returns the page after a username, of the given number of rows.
         sealing: the sealing with the new key and the previous one.
-        put: writes some tokens, each only if it is still as it was found.
+        put: writes some tokens, each only if it has not changed since it was read.
     """
     last = ""
     while page := await fetch(last, PAGE):

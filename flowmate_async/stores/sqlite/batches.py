@@ -1,8 +1,8 @@
 """Statements over many rows at once.
 
-SQLite is stepped without the interpreter's lock, and after each step a thread has to get it back: beside an
-event loop that never rests that takes up to ``sys.getswitchinterval()``, 5 ms. So it is statements that cost,
-and the rows they return; how many rows they write matters little.
+SQLite steps without the GIL, and after each step the thread has to reacquire it: next to a busy event loop
+that takes up to ``sys.getswitchinterval()``, 5 ms. So statements and returned rows are expensive; the number
+of written rows matters little.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ from typing import Any
 
 _EIGHT = 8
 _MOST = 64
-"""Most rows of one statement: with eleven columns 704 variables, of the 999 that any SQLite takes."""
+"""Maximum rows per statement: with eleven columns 704 variables, of the 999 that any SQLite accepts."""
 
 
 def insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -21,7 +21,7 @@ def insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, 
 
     Args:
         connection: within a transaction.
-        into: the statement up to its ``VALUES``; it replaces rows that are there, since some come twice.
+        into: the statement up to its ``VALUES``; it replaces existing rows, since some may occur twice.
         rows: their columns.
     """
     for chunk in _chunks(rows):
@@ -31,13 +31,13 @@ def insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, 
 def with_keys(
     connection: sqlite3.Connection, statement: str, keys: Sequence[str], *before: object
 ) -> list[tuple[Any, ...]]:
-    """Carry out a statement for the rows with these keys; what it returns of them.
+    """Execute a statement for the rows with these keys. Return the rows it returns.
 
     Args:
         connection: where.
         statement: it ends with ``column IN``.
         keys: the keys.
-        before: the values of other variables, which come before.
+        before: the values of the variables before them.
     """
     found: list[tuple[Any, ...]] = []
     for start in range(0, len(keys), _MOST):
@@ -51,9 +51,9 @@ def with_keys(
 def with_rows(
     connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]
 ) -> list[tuple[Any, ...]]:
-    """Carry out a statement that has these rows as a table, ``wanted``; return what it returns.
+    """Execute a statement with these rows as a table, ``wanted``. Return the rows it returns.
 
-    Some of the rows may be there twice, and so may what is returned of them.
+    Some of the rows may occur twice, and so may the returned ones.
 
     Args:
         connection: where.
@@ -68,9 +68,9 @@ def with_rows(
 
 
 def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Yield pieces of a few lengths only, so that their statements are prepared once.
+    """Yield chunks of only a few lengths, so that their statements are prepared once.
 
-    The last row of a piece is repeated where that makes one statement of several: a row costs far less.
+    The last row is repeated where that saves a statement: a row costs far less.
     """
     for start in range(0, len(rows), _MOST):
         chunk = list(rows[start : start + _MOST])

@@ -1,7 +1,7 @@
-"""The files of a sqlite store: their paths, their permissions, connections to them, SQLite's errors in words.
+"""The files of a sqlite store: paths, permissions, connections, and readable SQLite errors.
 
-The database is never opened except through SQLite: closing a file drops every POSIX lock that the process
-holds on it, those of other connections too. Which tables are inside is ``schema.py``'s business.
+Only SQLite opens the database: closing a file drops every POSIX lock that the process holds on it, including
+those of other connections. ``schema.py`` knows the tables.
 """
 
 import os
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _PREFIX = "sqlite:///"
 _TURN_SECONDS = (0.0005, 0.002)
-"""How often to ask for the turn to write, at least and at most."""
+"""Minimum and maximum interval between attempts to get the write lock."""
 
 _ADVICE = {
     "SQLITE_FULL": "Free some disk space, then run again: what was acknowledged is kept",
@@ -40,7 +40,7 @@ def path_of_url(url: str | StoreUrl) -> Path:
     """Return the path in ``sqlite:///relative.db`` or ``sqlite:////absolute.db``, made absolute.
 
     Raises:
-        ConfigurationError: no such URL, or the working directory is gone.
+        ConfigurationError: the URL is invalid, or the working directory is gone.
     """
     url = StoreUrl.of(url)
     path = url.path_after(_PREFIX)
@@ -53,17 +53,17 @@ def path_of_url(url: str | StoreUrl) -> Path:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse to make a store where SQLite could not write it.
+    """Refuse to create a store where SQLite could not write it.
 
     Raises:
-        StoreError: its folder cannot be written.
+        StoreError: its folder is not writable.
     """
     if path.parent.is_dir() and not _may(path.parent, os.W_OK | os.X_OK):
         raise StoreError(f"the store {shown_path(path)} cannot be written", advice=_ADVICE["SQLITE_READONLY"])
 
 
 def is_writable(path: Path) -> bool:
-    """Return whether SQLite can write a store that is there."""
+    """Return whether SQLite can write an existing store."""
     return _may(path, os.W_OK) and _may(path.parent, os.W_OK | os.X_OK)
 
 
@@ -77,11 +77,11 @@ def connect(path: Path, *, busy_timeout_seconds: float, writable: bool = True) -
     Args:
         path: the store.
         busy_timeout_seconds: how long to wait while another process writes.
-        writable: whether the file and its folder can be written. Otherwise the store is only read, and taken
-            for one that no process writes, as on a read-only mount.
+        writable: whether the file and its folder can be written. Otherwise the store is opened read-only and
+            assumed to have no writers, as on a read-only mount.
     """
     if not writable:
-        # Without a log nothing is in use, and SQLite would need to write beside it to read it otherwise.
+        # Without a log the store is not in use; otherwise SQLite would need to write next to it to read it.
         options = "mode=ro" if has_write_ahead_log(path) else "mode=ro&immutable=1"
         return open_file(path, options, busy_timeout_seconds=busy_timeout_seconds)
     connection = open_file(path, "mode=rw", busy_timeout_seconds=busy_timeout_seconds)
@@ -91,13 +91,13 @@ def connect(path: Path, *, busy_timeout_seconds: float, writable: bool = True) -
 
 
 def inspect(path: Path, check: Callable[[sqlite3.Connection], T]) -> T:
-    """Look inside without touching anything: no lock, no recovery, no ``-wal`` or ``-shm`` left behind."""
+    """Read without side effects: no lock, no recovery, no ``-wal`` or ``-shm`` left behind."""
     with closing(open_file(path, "mode=ro&immutable=1", busy_timeout_seconds=0)) as connection:
         return check(connection)
 
 
 def has_rollback_journal(path: Path) -> bool:
-    """Return whether the making of the store was interrupted, which only SQLite itself can put right."""
+    """Return whether the store's creation was interrupted, which only SQLite itself can repair."""
     return Path(f"{path}-journal").exists()
 
 
@@ -108,7 +108,7 @@ def has_write_ahead_log(path: Path) -> bool:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Yield everything or nothing; no transaction stays open, whatever happens."""
+    """Run the block in a transaction: commit all or roll back; no transaction stays open."""
     _begin(connection)
     try:
         yield
@@ -120,10 +120,10 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _begin(connection: sqlite3.Connection) -> None:
-    """Wait for the turn to write, for as long as the connection's timeout says.
+    """Wait for the write lock, up to the connection's timeout.
 
-    SQLite's own waiting sleeps for ever longer, up to 100 ms; meanwhile another writer that never pauses has
-    its turn again and again.
+    SQLite's own waiting backs off up to 100 ms; meanwhile a writer that never pauses gets the lock again and
+    again.
     """
     (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
     until = time.monotonic() + milliseconds / 1000
@@ -143,7 +143,7 @@ def _begin(connection: sqlite3.Connection) -> None:
 
 
 def guarded(work: Callable[[], T], *, path: Path) -> T:
-    """Do the work; SQLite's errors become one line for the reader, without the frames they came from.
+    """Do the work. Turn SQLite's errors into one-line messages without their stack frames.
 
     Raises:
         StoreError: SQLite refused.

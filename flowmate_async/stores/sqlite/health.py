@@ -1,4 +1,4 @@
-"""The statements of a sqlite store for the health of credentials; ``rows.py`` has all others."""
+"""SQLite statements for credential health; ``rows.py`` has all others."""
 
 # ruff: noqa: S608 - statements are made of constants
 
@@ -40,7 +40,7 @@ _FORGET = "DELETE FROM outbox WHERE id IN"
 
 
 def write(connection: sqlite3.Connection, batch: Sequence[UserWrite], rows: Sequence[SecretRow]) -> None:
-    """Keep what a batch says of its users' credentials, within the transaction of their checkpoints.
+    """Store a batch's observations, within the transaction of its checkpoints.
 
     Args:
         connection: within the transaction.
@@ -55,7 +55,7 @@ def write(connection: sqlite3.Connection, batch: Sequence[UserWrite], rows: Sequ
 
 
 def drop(connection: sqlite3.Connection, usernames: Sequence[str]) -> None:
-    """Drop the records of these users, within somebody's transaction."""
+    """Drop the records of these users, within the caller's transaction."""
     with_keys(connection, _DROP_USERS, usernames)
 
 
@@ -68,7 +68,7 @@ def after(
 
 
 def settle(connection: sqlite3.Connection, judge: Judge) -> list[Notice]:
-    """Settle every record, a page in a transaction."""
+    """Settle every record, one transaction per page."""
     notices: list[Notice] = []
     last: RecordKey = ("", "")
     while page := _settle_page(connection, judge, last, notices):
@@ -95,7 +95,7 @@ def _settle_page(
 def note(
     connection: sqlite3.Connection, sightings: Sequence[Sighting], *, policy: HealthPolicy, at: float
 ) -> None:
-    """Keep what was observed outside of a run."""
+    """Record observations made outside of a run."""
     with transaction(connection):
         found = map(record_of, with_keys(connection, _FIND, users_of(sightings)))
         changes = noted(sightings, found, policy=policy, at=at)
@@ -103,14 +103,14 @@ def note(
 
 
 def put(connection: sqlite3.Connection, records: Sequence[HealthRecord], notices: Sequence[Notice]) -> None:
-    """Put records and notices as they are."""
+    """Store records and notices unchanged."""
     with transaction(connection):
         _put(connection, records, [])
         put_notices(connection, notices)
 
 
 def put_notices(connection: sqlite3.Connection, notices: Sequence[Notice]) -> None:
-    """Put notices into the outbox, within somebody's transaction; those that are there already stay."""
+    """Put notices into the outbox, within the caller's transaction; existing ones stay."""
     insert(connection, _PUT_NOTICE, [(notice.id, encoded_notice(notice)) for notice in notices])
 
 
@@ -120,7 +120,7 @@ def find_notices(connection: sqlite3.Connection, limit: int) -> list[Notice]:
 
 
 def forget_notices(connection: sqlite3.Connection, ids: Collection[str]) -> None:
-    """Take notices out of the outbox."""
+    """Remove notices from the outbox."""
     with transaction(connection):
         with_keys(connection, _FORGET, sorted(ids))
 

@@ -1,4 +1,4 @@
-"""The statements of a sqlite store for manifests; ``rows.py`` has all others."""
+"""SQLite statements for manifests; ``rows.py`` has all others."""
 
 import sqlite3
 from collections.abc import Sequence

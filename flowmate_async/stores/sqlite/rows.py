@@ -1,4 +1,4 @@
-"""The statements of a sqlite store: rows in, rows out, over a connection that somebody else guards.
+"""The statements of a sqlite store: rows in, rows out, over a connection that the caller guards.
 
 Nothing here opens a credential, and nothing here awaits. Pages follow keys, so no cursor outlives a call.
 """
@@ -44,7 +44,7 @@ _LAST_RUN = """
 _COLUMNS = "username, secret_id, run_id, sealed, fingerprint, type, expires_at, stored_at, removed_at"
 _WITH_MANIFEST = f"SELECT {_COLUMNS}, counter, entries, mac FROM secrets LEFT JOIN manifests USING (username)"
 _FIND = f"{_WITH_MANIFEST} WHERE username = ? AND secret_id = ?"
-# The wanted ones first, so that each is looked up by the primary key.
+# The wanted rows first, so that each is looked up by the primary key.
 _FIND_WANTED = f"""
     SELECT {_COLUMNS} FROM wanted CROSS JOIN secrets ON username = column1 AND secret_id = column2
 """
@@ -123,13 +123,13 @@ _SEALED_OF_ONE = f"{_WITH_MANIFEST} WHERE username = ? AND secret_id > ? ORDER B
 
 
 def last_run(connection: sqlite3.Connection, *, selection: str | None) -> Run | None:
-    """Return the run that began last, of a selection or of any."""
+    """Return the most recently begun run, of a selection or of any."""
     row = connection.execute(_LAST_RUN, {"selection": selection}).fetchone()
     return None if row is None else _struct(Run, row)
 
 
 def begin_run(connection: sqlite3.Connection, *, at: float, selection: str) -> Run:
-    """Begin a run, and forget what all but the one before it checkpointed: that would grow for ever."""
+    """Begin a run. Keep only the previous run's checkpoints: they would grow forever."""
     run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
     with transaction(connection):
         number = connection.execute(_BEGIN_RUN, (run.id, at, selection)).lastrowid
@@ -138,7 +138,7 @@ def begin_run(connection: sqlite3.Connection, *, at: float, selection: str) -> R
 
 
 def finish_run(connection: sqlite3.Connection, run: Run, *, at: float | None) -> None:
-    """Set or take away the completion mark."""
+    """Set or remove the completion mark."""
     with transaction(connection):
         _require_run(connection, run)
         connection.execute("UPDATE runs SET finished_at = ? WHERE id = ?", (at, run.id))
@@ -171,7 +171,7 @@ def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Seq
 
 
 def _note_present(connection: sqlite3.Connection, changes: Changes, places: Sequence[RecordKey]) -> None:
-    """Note that these are not missing, and take their marks of removal away."""
+    """Clear the missing notes and marks of removal of these credentials."""
     if places:
         for row in _rows_at(connection, places):
             changes.marked(row, None)
@@ -183,7 +183,7 @@ def _rows_at(connection: sqlite3.Connection, places: Sequence[RecordKey]) -> lis
 
 
 def note_missing(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> None:
-    """Note everything of these users as missing, and forget their tokens."""
+    """Note all credentials of these users as missing and drop their tokens."""
     with transaction(connection):
         _require_run(connection, run)
         connection.executemany(_NOTE_ALL_MISSING, [(run.id, username) for username in usernames])
@@ -200,11 +200,11 @@ def missing(connection: sqlite3.Connection, run: Run) -> Missing:
 def remove_missing(
     connection: sqlite3.Connection, sealing: Callable[[], Sealing], run: Run, *, how: Removal, at: float
 ) -> int:
-    """Mark or delete what this run noted as missing, some at a time; return how many that were.
+    """Mark or delete what this run noted as missing, in batches. Return the number of credentials.
 
     Args:
         connection: the store's.
-        sealing: the store's; a store that was never bound has none, and nothing to remove.
+        sealing: the store's; ``None`` for a store that was never bound and has nothing to remove.
         run: the run.
         how: whether to mark or to delete.
         at: the mark, in seconds since the Unix epoch.
@@ -243,15 +243,15 @@ def find(connection: sqlite3.Connection, username: str, secret_id: str) -> Store
 
 
 def statuses(connection: sqlite3.Connection, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
-    """Return how those of these users ended that have a checkpoint."""
+    """Return the statuses of those of these users that have a checkpoint."""
     return dict(with_keys(connection, _STATUSES, usernames, run.id))
 
 
 def seen(connection: sqlite3.Connection, usernames: Sequence[str]) -> Mapping[str, str]:
     """Return what the newest checkpoints of these users keep.
 
-    Run by run, of which a few have checkpoints: in one statement with the runs, the planner looks through
-    the checkpoints of everybody for each user.
+    One statement per run, since few runs have checkpoints: in a join with the runs, the planner would scan
+    everyone's checkpoints for each user.
     """
     found: dict[str, str] = {}
     for (run_id,) in connection.execute(_RUNS_KEPT).fetchall():
@@ -278,7 +278,7 @@ def checkpoints_after(
 def items_after(
     connection: sqlite3.Connection, username: str, secret_id: str, limit: int, *, only: bool
 ) -> list[StoredItem]:
-    """Return the next page of what is stored; with ``only``, of that user alone."""
+    """Return the next page of entries; with ``only``, of that user alone."""
     rows = connection.execute(_ITEMS_OF_ONE if only else _ITEMS_OF_ALL, (username, secret_id, limit))
     return [_struct(StoredItem, row) for row in rows]
 
@@ -292,7 +292,7 @@ def sealed_after(
 
 
 def reseal(connection: sqlite3.Connection, sealing: Sealing, page: Sequence[Resealed]) -> None:
-    """Put credentials sealed anew in the place of those that are still as they were found."""
+    """Replace credentials with re-encrypted ones, unless they have changed since they were read."""
     new = {(one.username, one.secret_id): one for one in page}
     with transaction(connection):
         changes = manifests.changes(connection, sealing, sorted({one.username for one in page}))
@@ -306,7 +306,7 @@ def reseal(connection: sqlite3.Connection, sealing: Sealing, page: Sequence[Rese
 
 
 def _begun(connection: sqlite3.Connection, sealing: Sealing, run: Run) -> bool:
-    """Check, in one statement, that the store has this run and this key. Return whether it has tokens."""
+    """Check in one statement that the store has this run and this key. Return whether it has tokens."""
     has_run, key_id, has_tokens = connection.execute(_BEGUN, (run.id,)).fetchone()
     if not has_run:
         raise no_such_run()

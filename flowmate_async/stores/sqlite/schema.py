@@ -1,7 +1,6 @@
-"""The tables of a sqlite store, and who may open it. Opening never changes a store that is there.
+"""The tables of a sqlite store, and the checks on opening it. Opening never changes an existing store.
 
-Knows nothing of single credentials or of runs. How an older store is brought up to date is in
-``upgrade.py``.
+Knows nothing of single credentials or of runs. ``upgrade.py`` upgrades older stores.
 """
 
 import os
@@ -28,7 +27,7 @@ from flowmate_async.stores.sqlite.files import (
 from flowmate_async.system.private_files import require_private
 
 APPLICATION_ID = 0x464D4153
-"""Marks the database file as one of ours; ``FMAS`` in ASCII."""
+"""Application id that marks the database file as ours; ``FMAS`` in ASCII."""
 
 FORMAT = 6
 """The format this version writes, kept in ``PRAGMA user_version``."""
@@ -88,7 +87,7 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     4: (_MANIFESTS,),
     5: (_HEALTH, _OUTBOX, "ALTER TABLE checkpoints ADD COLUMN renewed TEXT NOT NULL DEFAULT ''"),
 }
-"""What brings the tables of a store of that format to the next one."""
+"""The statements that upgrade the tables of a store of that format to the next one."""
 
 _LACKING: Mapping[int, tuple[str, ...]] = {
     1: (
@@ -104,11 +103,11 @@ _LACKING: Mapping[int, tuple[str, ...]] = {
         "CREATE TEMP VIEW IF NOT EXISTS checkpoints AS SELECT *, '' AS renewed FROM main.checkpoints",
     ),
 }
-"""What a store of that format lacks, for this connection only, so that one can read it as it is."""
+"""Statements that add what a store of that format lacks, for this connection only."""
 
-# Tables with large rows have a rowid, so that rows are appended. Without one they lie in the index, and users
-# in any but alphabetical order split its pages at random. No statement depends on it: older stores keep the
-# layout that they were made with.
+# Tables with large rows have a rowid, so that rows are appended. Without one they are stored in the index,
+# and users in non-alphabetical order split its pages at random. No statement depends on it: older stores keep
+# the layout they were created with.
 TABLES = (
     """
     CREATE TABLE meta (
@@ -172,9 +171,9 @@ class Opened(NamedTuple):
     """A store that was opened.
 
     Attributes:
-        connection: for this process.
-        meta: what the store says of itself.
-        format: the format it has.
+        connection: this process's connection.
+        meta: the store's metadata.
+        format: the store's format.
     """
 
     connection: sqlite3.Connection
@@ -185,10 +184,11 @@ class Opened(NamedTuple):
 def open_database(
     path: Path, keys: Sequence[StoreKey], *, create: bool, busy_timeout_seconds: float
 ) -> Opened:
-    """Open a store. One that is there is only read, whatever its format; one that is missing is made.
+    """Open a store. An existing store is only read, whatever its format; a missing one is created.
 
     Raises:
-        StoreError: missing and not to be made, not a store, of a newer version, another key, or not private.
+        StoreError: missing and not to be created, not a store, of a newer version, another key, or not
+            private.
     """
     if create and not os.path.lexists(path):
         require_writable(path)
@@ -209,7 +209,7 @@ def open_database(
 
 def _opened(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path) -> Opened:
     if _is_blank(connection):
-        # Tables are made before the write-ahead log is switched on, so that meta is always in the file.
+        # Tables are created before the write-ahead log is switched on, so that meta is always in the file.
         with transaction(connection):
             if _is_blank(connection):
                 _create(connection, keys[0])
@@ -223,10 +223,10 @@ def _opened(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path
 
 
 def _look(path: Path, keys: Sequence[StoreKey]) -> None:
-    """Check without touching anything, as far as that is possible while others write.
+    """Check without side effects, as far as possible while others write.
 
-    A reader without a lock may see half of a change, which looks like damage. Then the check that follows
-    counts, which is made over the connection.
+    A reader without a lock may see a partial change, which looks like damage. Then the following check over
+    the connection decides.
     """
     try:
         inspect(path, lambda connection: _check(connection, keys, path))
@@ -236,7 +236,7 @@ def _look(path: Path, keys: Sequence[StoreKey]) -> None:
 
 
 def _check(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path) -> None:
-    """Refuse what must not be opened."""
+    """Refuse a file that must not be opened."""
     if _is_blank(connection):
         return
     _check_format(connection, path)
@@ -282,17 +282,17 @@ def format_of(connection: sqlite3.Connection) -> int:
 
 
 def checked_of(found: int) -> str:
-    """Return what the key check of a store is of: the format, since there are manifests that depend on it."""
+    """Return what a store's key check covers: the format, in formats with manifests."""
     return f"format {found}" if found >= FORMAT_WITH_MANIFESTS else ""
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
-    """Return what the store says of itself now."""
+    """Return the store's current metadata."""
     return _meta(connection, ", previous_key_id, previous_key")
 
 
 def write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
-    """Have the store say something else of itself."""
+    """Replace the store's metadata."""
     connection.execute(
         "UPDATE meta SET key_id = ?, key_check = ?, origin = ?, previous_key_id = ?, previous_key = ?",
         (meta.key_id, meta.key_check, meta.origin, meta.previous_key_id, meta.previous_key),

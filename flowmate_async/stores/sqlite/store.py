@@ -1,7 +1,7 @@
-"""The embedded store: one SQLite file, credentials sealed, nothing but the standard library to talk to it.
+"""The embedded store: one SQLite file with sealed credentials, using only the standard library.
 
 One connection, used from one worker thread at a time. Every write is one transaction with
-``synchronous = FULL``: what was acknowledged survives ``kill -9`` and a power cut. The event loop never waits
+``synchronous = FULL``: acknowledged writes survive ``kill -9`` and a power cut. The event loop never waits
 for the disk. Nothing here knows the statements (``rows.py``), the tables (``schema.py``) or the
 ciphers (``sealed/sealing.py``).
 """
@@ -60,13 +60,13 @@ T = TypeVar("T")
 class SqliteStore:
     """A store in one SQLite file, see :class:`~flowmate_async.stores.Store` for the methods.
 
-    Cancellation: work that has begun in the thread is finished there, so a cancelled write happened wholly or
-    not at all, and whatever comes next waits for it.
+    Cancellation: work that has begun in the thread is finished there, so a cancelled write happens wholly or
+    not at all, and the next operation waits for it.
 
     Args:
         path: the database file; made, with mode 0600, when missing.
         key: the key that credentials are sealed with.
-        other_key: another key that the store may have as well, while it is given a new one.
+        other_key: another key that the store may have during a key change.
         create: make the database when it is missing; otherwise that is an error.
         busy_timeout_seconds: how long to wait while another process writes.
     """
@@ -89,7 +89,7 @@ class SqliteStore:
         self._turn: SerialThread | None = None
         self._connection: sqlite3.Connection | None = None
         self._format = FORMAT
-        # A task cancelled from outside leaves its thread at work; this keeps the next one off the connection.
+        # A cancelled task leaves its thread running; this keeps the next one off the connection.
         self._in_use = Lock()
 
     async def __aenter__(self) -> Self:
@@ -242,7 +242,7 @@ class SqliteStore:
         return await self._on_connection(self._reopened, row) if secret is None else secret
 
     def _reopened(self, connection: sqlite3.Connection, row: StoredRow) -> Secret:
-        """Return the credential as it is now, with the key that the store has now."""
+        """Return the current credential, with the store's current key."""
         self._opened_keys.use(read_meta(connection))
         return self._opened_keys.open(rows.find(connection, row.username, row.secret_id) or row)
 
@@ -267,7 +267,7 @@ class SqliteStore:
             write_meta(connection, replace(read_meta(connection), previous_key_id=None, previous_key=None))
             meta = read_meta(connection)
         self._opened_keys.use(meta)
-        # The pages that are replaced hold what the old key sealed, until the log is copied over them.
+        # The replaced pages hold data sealed with the old key until the log is copied over them.
         busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise StoreError(

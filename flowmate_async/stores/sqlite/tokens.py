@@ -1,4 +1,4 @@
-"""The statements of a sqlite store for kept tokens, sealed; ``rows.py`` has all others."""
+"""SQLite statements for kept tokens, sealed; ``rows.py`` has all others."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _RESEAL = "UPDATE tokens SET sealed = ? WHERE username = ? AND sealed = ?"
 
 
 def write(connection: sqlite3.Connection, sealing: Sealing, run: Run, batch: Sequence[UserWrite]) -> None:
-    """Keep these users' tokens, or none, within the transaction of their checkpoints."""
+    """Store or drop these users' tokens, within the transaction of their checkpoints."""
     rows, without = sealed_tokens(sealing, run.id, batch)
     insert(connection, _PUT, [msgspec.structs.astuple(row) for row in rows])
     forget(connection, without)
@@ -36,17 +36,17 @@ def after(connection: sqlite3.Connection, username: str, limit: int) -> list[Tok
 
 
 def forget(connection: sqlite3.Connection, usernames: Sequence[str]) -> None:
-    """Forget these users' tokens, within somebody's transaction."""
+    """Drop these users' tokens, within the caller's transaction."""
     with_keys(connection, _FORGET, usernames)
 
 
 def forget_used_before(connection: sqlite3.Connection, used_before: float) -> None:
-    """Forget the tokens that nobody used since."""
+    """Drop the tokens that were not used since."""
     with transaction(connection):
         connection.execute("DELETE FROM tokens WHERE used_at < ?", (used_before,))
 
 
 def reseal(connection: sqlite3.Connection, page: Sequence[ResealedToken]) -> None:
-    """Put tokens sealed anew in the place of those that are still as they were found."""
+    """Replace tokens with re-encrypted ones, unless they have changed since they were read."""
     with transaction(connection):
         connection.executemany(_RESEAL, [(one.sealed, one.username, one.found) for one in page])

@@ -1,4 +1,4 @@
-"""Bringing a sqlite store of an older version up to date, after a copy of it as it was."""
+"""Upgrade of a sqlite store to the current format, after a backup copy."""
 
 import os
 import sqlite3
@@ -34,7 +34,7 @@ _USERS_AT_ONCE = 256
 
 
 def upgrade(path: Path, keys: Sequence[StoreKey], *, busy_timeout_seconds: float) -> Upgraded:
-    """Copy the store, then change its tables in one transaction.
+    """Back up the store, then change its tables in one transaction.
 
     Raises:
         StoreError: the copy cannot be made, or the store cannot be written; nothing has changed.
@@ -81,7 +81,7 @@ def _sync(path: Path) -> None:
 def _authenticate(
     connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path, *, before: int
 ) -> None:
-    """Write down the new format. Of a format without manifests, take what is stored as written last."""
+    """Record the new format. For a format without manifests, trust the stored rows as the newest."""
     meta = read_meta(connection)
     key = pick_key(meta, keys, where=shown_path(path))
     write_meta(connection, upgraded_meta(meta, key, checked=checked_of(FORMAT)))

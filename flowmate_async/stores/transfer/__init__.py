@@ -1,1 +1,1 @@
-"""Credentials from one store to another, to exports and from them."""
+"""Copies credentials between stores and reads exports."""

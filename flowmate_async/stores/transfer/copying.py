@@ -1,11 +1,11 @@
-"""Copying a store into another one: credentials with the times they were stored at, then compared.
+"""Copying a store into another one: credentials with their storage times, then compared.
 
-Their health goes along, and notices that still wait; a store without health has none to copy.
+Health records and pending notices are copied too, if both stores keep health.
 
-Runs and checkpoints stay behind: the next sync of the copy begins anew, and finds most credentials
-unchanged. Marks of removal stay behind as well; the next sync marks again. A copy is a run of its own, which
-is finished once both stores were compared, so an interrupted one is recognised and gone on with. Nothing here
-knows any store.
+Runs and checkpoints are not copied: the next sync of the copy starts over and finds most credentials
+unchanged. Marks of removal are not copied either; the next sync marks again. A copy is a run of its own,
+which is finished once both stores were compared, so an interrupted copy is recognised and resumed. Nothing
+here knows any store.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ from flowmate_async.stores.health import KeepsHealth
 from flowmate_async.values.secrets import Secret
 
 SELECTION = "copy"
-"""How the selection of a run begins under which a copy is written; no sync resumes it."""
+"""Prefix of the selection of a copy's run; no sync resumes it."""
 
 _BATCH = 256
 _NOTICES = 100_000
 
 
 class Copied(msgspec.Struct, frozen=True, kw_only=True):
-    """What a copy did.
+    """The result of a copy.
 
     Attributes:
         users: users with credentials.
         secrets: credentials, each read back from the copy and found the same.
-        changed: how many of them the other store did not have, or had otherwise.
+        changed: how many of them were missing or different in the other store.
     """
 
     users: int = 0
@@ -43,7 +43,7 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Held(Redacted, frozen=True):
-    """A credential, whose it is, and when it was stored."""
+    """A credential, its user, and when it was stored."""
 
     username: str
     secret: Secret
@@ -58,17 +58,17 @@ async def copy_store(
     source_url: str = "",
     on_progress: Callable[[int], object] | None = None,
 ) -> Copied:
-    """Copy every credential, and read each back. An interrupted copy is gone on with when it is repeated.
+    """Copy every credential and read each back. Repeating an interrupted copy resumes it.
 
     Args:
-        source: entered; nothing may be written to it meanwhile, so hold its run lock.
-        target: entered; what it has besides stays.
+        source: entered; hold its run lock, since nothing may be written to it meanwhile.
+        target: entered; its other contents stay.
         at: the time, in seconds since the Unix epoch.
-        source_url: tells this source from others; a copy of another one is not gone on with.
-        on_progress: called now and then with how many credentials were copied.
+        source_url: identifies this source; a copy of another source is not resumed.
+        on_progress: called periodically with the number of credentials copied.
 
     Raises:
-        StoreError: the source holds nothing, either store failed, or the copy is not the same.
+        StoreError: the source is empty, either store failed, or the copy differs.
     """
     origin = await source.origin()
     if origin is None:
@@ -92,19 +92,19 @@ async def copy_store(
 
 
 async def unfinished_copy(store: Store) -> Run | None:
-    """Return the run of a copy that was interrupted, if nothing but that was written to the store since."""
+    """Return the run of an interrupted copy, if nothing else was written to the store since."""
     run = await store.last_run()
     is_copy = run is not None and run.selection.startswith(SELECTION)
     return run if is_copy and run is not None and run.finished_at is None else None
 
 
 async def is_copy_of(store: Store, source_url: str, *, finished: bool) -> bool:
-    """Return whether the last that was written to the store is a copy of this source.
+    """Return whether the store's last run is a copy of this source.
 
     Args:
         store: entered.
-        source_url: tells the source from others.
-        finished: whether a complete copy counts as well as an interrupted one.
+        source_url: identifies the source.
+        finished: whether a complete copy counts too, not only an interrupted one.
     """
     run = await store.last_run()
     if run is None or run.selection != _selection(source_url):
@@ -125,10 +125,10 @@ async def is_empty(store: Store) -> bool:
 
 
 def require_target(*, empty: bool, backup: bool) -> None:
-    """Refuse to write into a store that holds something and of which there will be no backup.
+    """Refuse to write into a store that is not empty and will have no backup.
 
     Raises:
-        ConfigurationError: so it is.
+        ConfigurationError: the store is such a store.
     """
     if not empty and not backup:
         raise ConfigurationError(
@@ -138,7 +138,7 @@ def require_target(*, empty: bool, backup: bool) -> None:
 
 
 async def _batches(source: Store) -> AsyncIterator[list[_Held]]:
-    """Yield everything stored, some at a time, all of a user's in one batch."""
+    """Yield everything stored in batches, with all credentials of a user in one batch."""
     batch: list[_Held] = []
     async with aclosing(source.items()) as items:  # type: ignore[type-var] # a generator
         async for username, secret in source.secrets():
@@ -154,7 +154,7 @@ async def _batches(source: Store) -> AsyncIterator[list[_Held]]:
 
 
 async def _copy_health(source: Store, target: Store) -> None:
-    """Copy what is known of the credentials' health, and the notices that wait, if both stores keep them."""
+    """Copy health records and pending notices, if both stores keep them."""
     if not (isinstance(source, KeepsHealth) and isinstance(target, KeepsHealth)):
         return
     batch: list[HealthRecord] = []
@@ -188,7 +188,7 @@ def _done_of(batch: list[_Held], at: float) -> list[UserWrite]:
 
 
 async def _compare(source: Store, target: Store) -> None:
-    """Read both in order, side by side; the target may have more."""
+    """Compare both in order, side by side; the target may have more."""
     async with aclosing(target.secrets()) as copies:  # type: ignore[type-var] # a generator
         async for username, secret in source.secrets():
             if not await _has(copies, username, secret):

@@ -1,4 +1,4 @@
-"""Exports that somebody's own code has written: CSV or JSON, each record checked before anything is stored.
+"""Exports written by the user's own code: CSV or JSON, each record checked before anything is stored.
 
 Errors name the record and the field, and never repeat a value. Nothing here knows any store.
 """
@@ -45,9 +45,9 @@ class Exported(Redacted, frozen=True):
     """A credential of an export.
 
     Attributes:
-        username: whose it is.
+        username: the user.
         secret: the credential.
-        place: which record it is, for messages.
+        place: the record's position, for messages.
     """
 
     username: str
@@ -58,13 +58,13 @@ class Exported(Redacted, frozen=True):
 
 
 class Export(Redacted, frozen=True):
-    """The bytes of an export, which hold credentials in clear."""
+    """The bytes of an export, which hold credentials in plaintext."""
 
     data: bytes
 
 
 class _Record(Redacted, frozen=True):
-    """A record as it was written down, which it is, and what is wrong with it at first sight."""
+    """A raw record, its position, and any obvious problem with it."""
 
     fields: dict[str, Any]
     place: str
@@ -76,10 +76,10 @@ def read_export(export: Export, *, kind: str) -> list[Exported]:
 
     Args:
         export: what the file holds.
-        kind: ``csv`` or ``json``; JSON is one array, or an object a line.
+        kind: ``csv`` or ``json``; JSON is one array, or one object per line.
 
     Raises:
-        ConfigurationError: a record is not one, is there twice, or is masked; nothing of its value is said.
+        ConfigurationError: a record is invalid, duplicate or masked; the message does not contain its value.
     """
     export = _in_utf_8(export)
     records = _csv_records(export) if kind == "csv" else _json_records(export)
@@ -99,7 +99,7 @@ def read_export(export: Export, *, kind: str) -> list[Exported]:
 
 
 def _in_utf_8(export: Export) -> Export:
-    """Return the export without the byte order mark that editors and PowerShell write on Windows."""
+    """Return the export without the byte order mark that Windows editors and PowerShell write."""
     if not export.data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return Export(export.data.removeprefix(codecs.BOM_UTF8))
     try:
@@ -144,7 +144,7 @@ def _problem_of_secret(secret: Secret) -> str:
 
 
 def _decoded(record: _Record) -> Secret:
-    """Return the secret, as upstream would have written it."""
+    """Return the secret in upstream's form."""
     encoded = _encoded(record)
     if encoded is None:
         raise ProtocolError("the record cannot be encoded as JSON")
@@ -162,7 +162,7 @@ def _encoded(record: _Record) -> msgspec.Raw | None:
 
 
 def _upstreams(name: str) -> str:
-    """Return a field's name as upstream writes it: ``accessToken`` for ``access_token``."""
+    """Return upstream's name of a field: ``accessToken`` for ``access_token``."""
     camel = _SNAKE.sub(lambda found: found[1].upper(), name)
     return camel if camel in _OF_VALUES else name
 
@@ -207,7 +207,7 @@ def _csv_records(export: Export) -> tuple[_Record, ...]:
 
 
 def _csv_parsed(export: Export) -> tuple[tuple[_Record, ...], str]:
-    """Return the records, or why there are none. Raises nothing: its frame holds credentials in clear."""
+    """Return the records, or why there are none. Never raises: its frame holds plaintext credentials."""
     try:
         rows = csv.DictReader(io.StringIO(export.data.decode("utf-8-sig"), newline=""), strict=True)
         return tuple(_row_record(row, place=f"line {rows.line_num}") for row in rows), ""

@@ -1,4 +1,4 @@
-"""Storing what an export holds; what the store has already stays as it is, unless it is to be replaced."""
+"""Storing the contents of an export; existing credentials are kept unless they are to be replaced."""
 
 import msgspec
 
@@ -6,19 +6,19 @@ from flowmate_async.stores.base import Checkpoint, Store, UserWrite
 from flowmate_async.stores.transfer.exports import Exported
 
 SELECTION = "import"
-"""The selection of the run under which an import is written; no sync resumes it."""
+"""The selection of an import's run; no sync resumes it."""
 
 _BATCH = 64
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
-    """What an import did.
+    """The result of an import.
 
     Attributes:
         users: users with credentials in the export.
         written: credentials that were written.
-        unchanged: credentials that the store had just so.
-        kept: credentials that the store had already, and that were not to be replaced.
+        unchanged: credentials that were already stored with this value.
+        kept: credentials that were already stored and were not to be replaced.
     """
 
     users: int = 0
@@ -35,9 +35,9 @@ async def import_export(
     Args:
         exported: all of them.
         store: entered; hold its run lock.
-        origin: the upstream that they are of.
+        origin: the upstream they belong to.
         at: the time, in seconds since the Unix epoch.
-        replace: replace what the store has already; FlowMate's own answers are newer than any export.
+        replace: replace stored credentials; FlowMate's own answers are newer than any export.
 
     Raises:
         StoreError: the store belongs to another upstream, or cannot be written.
