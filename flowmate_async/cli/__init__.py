@@ -1,1 +1,1 @@
-"""The ``flowmate`` command: arguments in, exit code out. Every rule it follows is the library's."""
+"""The ``flowmate`` command: arguments in, exit code out. The library implements all rules."""

@@ -1,4 +1,4 @@
-"""The command line: commands, and how each ends."""
+"""The command line: the commands and their exit codes."""
 
 import inspect
 import os
@@ -28,7 +28,7 @@ app: App = App(
 )
 _HELP = frozenset({"--help", "-h"})
 
-# By name, so that a command imports what it needs and nothing of the others.
+# By name, so that a command imports only what it needs.
 for _name, _where in {
     "demo": "demo_command:demo",
     "sync": "sync_command:sync",
@@ -48,7 +48,7 @@ app.register_install_completion_command(help="Install completion for your shell 
 
 
 def main() -> NoReturn:
-    """Run the command of this process's arguments, and exit as it ended."""
+    """Run the command in this process's arguments, and exit with its exit code."""
     prepare_streams()
     sys.exit(run(sys.argv[1:]))
 

@@ -1,4 +1,4 @@
-"""``flowmate bench``: what a credential costs on this machine, without anything else to install."""
+"""``flowmate bench``: what a credential costs on this machine, without extra packages."""
 
 import importlib.util
 from typing import Annotated

@@ -1,8 +1,8 @@
-"""Becoming the command that ``flowmate run`` was asked for, with nothing of this library left.
+"""Replaces this process by the command of ``flowmate run``.
 
-On POSIX the process is replaced, so that signals and the exit code are the command's by nature. Where that
-does not exist the command is a child whose exit code is passed on. What it is given is decided in
-``run_command.py``.
+On POSIX the process is replaced, so that signals and the exit code are the command's own. Elsewhere the
+command is a child process, and its exit code is passed on. ``run_command.py`` decides what the command is
+given.
 """
 
 import os
@@ -23,26 +23,26 @@ _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFSZ")
 
 
 class Environment(Redacted, frozen=True):
-    """A command's environment; its values never show."""
+    """A command's environment; its values are never printed."""
 
     variables: dict[str, str]
 
 
 class Payload(Redacted, frozen=True):
-    """Bytes for a command to read; they never show."""
+    """Bytes for a command to read; never printed."""
 
     data: bytes
 
 
 def replace_process(command: Sequence[str], environment: Environment) -> int:
-    """Replace this process by a command. Return only if that fails, or where the platform cannot do it.
+    """Replace this process by a command. Return only on failure, or where the platform cannot do it.
 
     Args:
         command: the program and its arguments.
-        environment: all of its environment.
+        environment: its whole environment.
 
     Returns:
-        The exit code: the command's, or 127 when there is no such program, 126 when it cannot be executed.
+        The exit code: the command's, 127 if the program does not exist, or 126 if it cannot be executed.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -60,8 +60,8 @@ def replace_process(command: Sequence[str], environment: Environment) -> int:
 
 
 def wait_for(command: Sequence[str], environment: Environment) -> int:
-    """Run a command as a child, where a process cannot be replaced, and return its exit code."""
-    # Ctrl-C reaches the child as well, and how it ends is its decision; also while it is being started.
+    """Run a command as a child process and return its exit code."""
+    # Ctrl-C also reaches the child, even while it is starting, and the child decides how to end.
     raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if raises:
         signal.signal(signal.SIGINT, _left_to_the_child)
@@ -74,11 +74,11 @@ def wait_for(command: Sequence[str], environment: Environment) -> int:
 
 
 def _left_to_the_child(*_: object) -> None:
-    """Do nothing: unlike an ignored signal, one that is handled so is not ignored by the child, too."""
+    """Do nothing: unlike an ignored signal, a handled one is not ignored in the child too."""
 
 
 def _restore_signals() -> None:
-    """Undo what Python ignores at its start: ignored signals, unlike handled ones, outlive an exec."""
+    """Restore the signals that Python ignores: ignored signals, unlike handled ones, survive an exec."""
     for name in _IGNORED_BY_PYTHON:
         number = getattr(signal, name, None)
         if number is not None:
@@ -86,14 +86,14 @@ def _restore_signals() -> None:
 
 
 def offer(payload: Payload, *, fd: int) -> None:
-    """Put bytes where the command finds them: a pipe whose reading end is its file descriptor ``fd``.
+    """Pass bytes to the command: a pipe whose read end is its file descriptor ``fd``.
 
     Args:
-        payload: read once, and then gone.
+        payload: can be read once.
         fd: the file descriptor, 3 or above.
 
     Raises:
-        ConfigurationError: the platform has no such thing, or the bytes do not fit into a pipe.
+        ConfigurationError: the platform does not support this, or the bytes do not fit into a pipe.
     """
     if os.name != "posix":
         raise ConfigurationError("--fd needs POSIX", advice="Leave it out: the environment works everywhere")
@@ -109,7 +109,7 @@ def offer(payload: Payload, *, fd: int) -> None:
 
 
 def _filled(writing: int, payload: Payload) -> bool:
-    """Write without waiting: nobody reads before the command runs."""
+    """Write without blocking, since the command does not read before it runs."""
     os.set_blocking(writing, False)
     with suppress(OSError):
         _widen(writing, len(payload.data))

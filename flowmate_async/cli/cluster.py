@@ -1,4 +1,4 @@
-"""``--celery`` and ``flowmate worker``: a sync by many workers on many machines, wired."""
+"""``--celery`` and ``flowmate worker``: wires a sync by many workers on many machines."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @Parameter(name="*", group="Cluster")
 @dataclass(frozen=True, kw_only=True)
 class ClusterFlags:
-    """What all workers of a cluster and whoever follows them have in common."""
+    """Flags shared by all workers of a cluster and the process that follows them."""
 
     processes: Annotated[
         int,
@@ -79,10 +79,10 @@ class ClusterFlags:
     ] = False
 
     def policy(self) -> SharingPolicy:
-        """Return what the library needs to know.
+        """Return the flags as the library's options.
 
         Raises:
-            ConfigurationError: a number that cannot be.
+            ConfigurationError: a number is out of range.
         """
         if min(self.processes, self.shard_users) < 1 or not self.visibility >= 1:
             raise ConfigurationError("--processes, --shard-users and --visibility must be at least 1")
@@ -99,16 +99,16 @@ class ClusterFlags:
 
 
 class Cluster:
-    """A cluster as one of its processes sees it.
+    """A cluster, as seen by one of its processes.
 
     Args:
         connection: how FlowMate is reached.
-        store: where the credentials go; its key also seals what is in Redis.
+        store: where the credentials go; its key also seals the data in Redis.
         flags: see :class:`ClusterFlags`.
-        delta: what is fetched again, for whoever submits.
+        delta: what is fetched again, for the submitter.
 
     Raises:
-        ConfigurationError: broker, Redis or key are not named, or an extra is not installed.
+        ConfigurationError: broker, Redis or key is not given, or an extra is not installed.
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class Cluster:
         self._app = make_app(self._broker, self._keyspace, flags.queueing())
 
     def client(self) -> FlowMate:
-        """A client that shares with all the others, not yet entered."""
+        """A client that shares with all other processes, not yet entered."""
         coordination = RedisCoordination(self._redis_url, key=self._key, policy=self._policy)
         return self._connection.client(coordination=coordination)
 
     def aggregate(self, fm: FlowMate) -> "Observable":
-        """The follower's own client: what the workers of the cluster do is theirs to tell.
+        """The follower's own client; it does not include what the workers do.
 
         Args:
             fm: entered.
@@ -145,7 +145,7 @@ class Cluster:
         return fm
 
     def executor(self, store: Store) -> Executor:
-        """The workers of the cluster, for whoever submits and follows.
+        """The workers of the cluster, for the process that submits and follows.
 
         Args:
             store: entered by the follower.
@@ -162,10 +162,10 @@ class Cluster:
         )
 
     def work(self, watch: WatchFlags) -> Exit:
-        """Work until a signal says stop.
+        """Work until a signal stops it.
 
         Args:
-            watch: who may look on.
+            watch: the monitoring flags.
         """
         runner = ShardRunner(
             self.client,

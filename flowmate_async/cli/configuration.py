@@ -1,8 +1,8 @@
 """The configuration file: defaults for flags, below flags and ``FLOWMATE_*``. Never a credential.
 
 It is the file named by ``--config``, or ``config.toml`` in the user's configuration folder; never one from
-the working directory, which another user may have put there. It and its folder must belong to this user or to
-root, and nobody else may be able to write to them.
+the working directory, which another user may have put there. The file and its folder must belong to this user
+or to root, and must not be writable by others.
 """
 
 import os
@@ -38,7 +38,7 @@ _KEYS = frozenset(
 
 
 def default_path() -> Path | None:
-    """Return where the user's configuration file is, whether or not it exists; ``None`` without a home."""
+    """Return the path of the user's configuration file, whether or not it exists; ``None`` without a home."""
     base, home = None, home_folder()
     if sys.platform == "win32":
         base = _absolute("APPDATA") or _below(home, "AppData", "Roaming")
@@ -50,7 +50,7 @@ def default_path() -> Path | None:
 
 
 def _absolute(variable: str) -> Path | None:
-    """Return the folder that a variable names; a relative one would be in the working directory."""
+    """Return the folder named by a variable; ignore relative paths, which depend on the working directory."""
     named = Path(os.environ.get(variable, ""))
     return named if named.is_absolute() else None
 
@@ -60,11 +60,11 @@ def _below(folder: Path | None, *names: str) -> Path | None:
 
 
 def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Give arguments that neither a flag nor the environment has set the file's values.
+    """Apply the file's values to arguments that neither a flag nor the environment has set.
 
     Raises:
-        ConfigurationError: the file is missing though it was named, could be changed by another user, is not
-            TOML, or has unknown keys.
+        ConfigurationError: the file was named but is missing, can be changed by another user, is not TOML, or
+            has unknown keys.
     """
     named = next((argument.tokens for argument in arguments if argument.name == "--config"), [])
     path = Path(named[0].value) if named else default_path()
@@ -78,7 +78,8 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
         config.pop("admin_token_file", None)
     if {"FLOWMATE_STORE_KEY", "FLOWMATE_STORE_KEY_FILE"} & set(os.environ):
         config.pop("store_key_file", None)
-    # Below its command: at the top, cyclopts takes a key for the command of its name, as "store" would be.
+    # Nested below its command: at the top level, cyclopts takes a key such as "store" for the command of that
+    # name.
     for command in reversed(commands):
         config = {command: config}
     Dict(config, source=str(path), allow_unknown=True)(app, commands, arguments)

@@ -1,4 +1,4 @@
-"""What a sync fetches again, from flags."""
+"""Flags for what a sync fetches again."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -48,10 +48,10 @@ class DeltaFlags:
     ] = False
 
     def policy(self) -> DeltaPolicy:
-        """The same for the library.
+        """Return the flags as the library's options.
 
         Raises:
-            ConfigurationError: a staleness that is none.
+            ConfigurationError: a staleness is invalid.
         """
         hours = {"": DEFAULT_STALENESS_SECONDS / 3600} | dict(map(_staleness, self.max_staleness))
         seconds = {kind: value * 3600 for kind, value in hours.items()}
@@ -65,7 +65,7 @@ class DeltaFlags:
 
 
 def _staleness(text: str) -> tuple[str, float]:
-    """The type, or nothing for all, and the hours."""
+    """Return the type (empty for all types) and the hours."""
     kind, _, hours = text.rpartition("=")
     try:
         value = float(hours)

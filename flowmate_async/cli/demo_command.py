@@ -1,4 +1,4 @@
-"""``flowmate demo``: the main job on the built-in twin, interrupted half-way, resumed and verified."""
+"""``flowmate demo``: the main job against the built-in sandbox, interrupted halfway, resumed and verified."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ _START_SECONDS = 30.0
 
 
 class _Twin(Redacted, frozen=True):
-    """Where the twin listens, and its admin token."""
+    """Where the sandbox listens, and its admin token."""
 
     url: str
     admin_token: str
@@ -36,7 +36,7 @@ class _Twin(Redacted, frozen=True):
 
 
 class _Truth(Redacted, frozen=True):
-    """One credential as the twin has it."""
+    """One credential in the sandbox."""
 
     username: str
     secret_id: str
@@ -79,7 +79,7 @@ async def demo(
 
 
 async def _sync_half(fm: FlowMate, store: Store) -> None:
-    """Sync, and cancel it without warning when half of the users are acknowledged."""
+    """Sync, and cancel without warning once half of the users are acknowledged."""
     with anyio.CancelScope() as scope, display() as shown:
         stored, half = 0, 0
 
@@ -99,7 +99,7 @@ async def _sync_half(fm: FlowMate, store: Store) -> None:
 
 @asynccontextmanager
 async def _twin_process(users: int, seed: int) -> AsyncIterator[_Twin]:
-    """The twin in a process of its own, as FlowMate would be."""
+    """Run the sandbox in its own process, as FlowMate would be."""
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,
@@ -137,7 +137,7 @@ async def _announced(process: asyncio.subprocess.Process) -> _Twin:
 
 
 async def _compare(store: Store, twin: _Twin) -> tuple[int, int]:
-    """How many of the twin's credentials the store holds unchanged, and how many the twin has."""
+    """Count the sandbox's credentials that the store holds unchanged, and all of them."""
     equal = total = 0
     async for truth in _truths(twin):
         total += 1
@@ -161,7 +161,7 @@ async def _truths(twin: _Twin) -> AsyncIterator[_Truth]:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """A stored value in upstream's words."""
+    """Return a stored value with upstream's field names."""
     fields: dict[str, Any] = msgspec.to_builtins(value)
     return _present(fields | fields.pop("_extra", {}))
 

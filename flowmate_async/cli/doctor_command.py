@@ -1,4 +1,4 @@
-"""``flowmate doctor``: looks at everything a sync needs, and says what to do about what is wrong."""
+"""``flowmate doctor``: checks everything a sync needs, and says how to fix problems."""
 
 import io
 import os
@@ -77,7 +77,7 @@ async def doctor(
 
 
 async def run_checks(connection: Connection, store: StoreFlags, options: Options) -> AsyncIterator[Finding]:
-    """Every check, in the order in which one needs another."""
+    """Run every check, in the order of their dependencies."""
     ready = True
     for finding in check_environment(connection, os.environ):
         ready = ready and not (finding.status == "error" and finding.check in _PRECEDING)
@@ -107,7 +107,7 @@ def _base_url(connection: Connection) -> str | None:
 
 
 def _shown(finding: Finding) -> str:
-    """A finding for people: wrapped to the terminal, or one line each where there is none."""
+    """Format a finding for people: wrapped to the terminal, or one line if there is none."""
     terminal = sys.stdout is not None and sys.stdout.isatty()
     width = min(shutil.get_terminal_size().columns, _WIDEST) if terminal else _UNBOUNDED
     paper = io.StringIO()

@@ -1,6 +1,6 @@
-"""The examples of each command, shown by its ``--help``: those of its docstring, so that there is one place.
+"""The examples of each command, shown by its ``--help`` and taken from its docstring.
 
-The parser of docstrings drops that section; it is put back below the help of the command.
+The docstring parser drops that section; this puts it back below the command's help.
 """
 
 import inspect
@@ -14,7 +14,7 @@ _HEADING = "Examples:"
 
 
 def examples(command: Callable[..., Any]) -> list[str]:
-    """The command lines in the section ``Examples:`` of a command's docstring."""
+    """Return the command lines in the ``Examples:`` section of a command's docstring."""
     lines = (inspect.getdoc(command) or "").splitlines()
     if _HEADING not in lines:
         return []
@@ -25,7 +25,7 @@ def examples(command: Callable[..., Any]) -> list[str]:
 
 
 def show_examples(app: App) -> None:
-    """Put the examples of every command below its help, however deep.
+    """Add the examples of every command, at any depth, below its help.
 
     Args:
         app: with all its commands.

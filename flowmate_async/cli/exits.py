@@ -1,4 +1,4 @@
-"""How a command ends: one line on stderr and an exit code, never a traceback for a user's mistake."""
+"""How a command ends: one line on stderr and an exit code, without a traceback for user errors."""
 
 import contextlib
 import os
@@ -68,9 +68,9 @@ def print_status(text: str, *, limit: int = 4000) -> None:
 
 
 def print_data(text: str) -> None:
-    """Write a line of data to stdout, with foreign characters that command a terminal escaped.
+    """Write a line of data to stdout, with untrusted control characters escaped.
 
-    Once the reader has gone, as ``head`` does, nothing is written and nothing fails.
+    Once the reader has closed the pipe, as ``head`` does, nothing is written and nothing fails.
 
     Raises:
         ConfigurationError: it cannot be written, as on a full disk.
@@ -79,7 +79,7 @@ def print_data(text: str) -> None:
 
 
 def print_styled(text: str) -> None:
-    """Write a line whose terminal styles are the command's own; foreign text in it is escaped already.
+    """Write a line with terminal styles; untrusted text in it must be escaped already.
 
     Raises:
         ConfigurationError: it cannot be written, as on a full disk.
@@ -90,7 +90,7 @@ def print_styled(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         reason = error.strerror
-        # What is still buffered must not be tried again while exiting.
+        # The remaining buffer must not be flushed again while exiting.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise ConfigurationError(f"standard output cannot be written: {reason}") from None
 
@@ -101,5 +101,5 @@ def print_json(value: object) -> None:
 
 
 def json_text(value: object) -> str:
-    """Return a value as JSON in which characters that command a terminal are escaped."""
+    """Return a value as JSON with terminal control characters escaped."""
     return escaped(msgspec.json.encode(value).decode())

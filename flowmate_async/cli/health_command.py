@@ -25,15 +25,15 @@ _FINE = (HealthState.HEALTHY, HealthState.UNVERIFIED)
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """A credential as it is shown.
+    """A credential as shown.
 
     Attributes:
         username: the user.
         secret_id: the secret's id.
         type: upstream's word for its type.
         auth_client_id: the OAuth client behind it, if one is known.
-        state: as ``broken``.
-        reason: why.
+        state: the state, as ``broken``.
+        reason: why it has this state.
         since: when the state began, in ISO 8601; ``None`` when that is not known.
         action: what to do, and who should do it.
     """
@@ -67,12 +67,12 @@ class Which:
     ] = None
 
     def matches(self, credential: Credential, health: Health, *, earliest: float) -> bool:
-        """Return whether a credential is shown.
+        """Return whether to show a credential.
 
         Args:
-            credential: which it is.
+            credential: the credential.
             health: its health.
-            earliest: when the state may have begun at the earliest, in seconds since the Unix epoch.
+            earliest: the earliest start of the state, in seconds since the Unix epoch.
         """
         states = (HealthState.BROKEN,) if self.broken else self.state
         return (
@@ -158,7 +158,7 @@ async def health(
 async def _stored(
     store: Store | None, names: Sequence[str] | None
 ) -> AsyncIterator[tuple[Credential, Health] | str]:
-    """Yield what the store has."""
+    """Yield the store's records."""
     if store is None:
         return
     keeper = require_health_keeper(store)
@@ -170,7 +170,7 @@ async def _stored(
 async def _live(
     connection: Connection, store: Store | None, names: Sequence[str] | None
 ) -> AsyncIterator[tuple[Credential, Health] | str]:
-    """Yield what listings show, and why a user cannot be listed."""
+    """Yield what listings show, or why a user cannot be listed."""
     async with connection.client() as fm, aclosing(fm.health(names, store=store)) as users:
         async for user in users:
             if user.error is not None:

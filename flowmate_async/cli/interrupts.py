@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a sync: the first drains, the second leaves sooner; both keep what is stored."""
+"""Ctrl-C and SIGTERM during a sync: the first drains, the second stops sooner; both keep stored data."""
 
 import asyncio
 import signal
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from flowmate_async.cli.exits import print_status
 
 _DRAIN_SECONDS = 5.0
-"""For users that were begun; the client then gives requests on the wire as long again."""
+"""Drain time for users in flight; the client then allows the same again for requests on the wire."""
 
 
 @contextmanager
 def graceful(stop: asyncio.Event) -> Iterator[None]:
-    """Within, a first signal sets ``stop``; a second one, or five seconds, cancel the current task.
+    """In the block, a first signal sets ``stop``; a second one, or five seconds, cancel the current task.
 
     Args:
         stop: tells the sync to begin no further user.

@@ -1,4 +1,4 @@
-"""``--workers``: the parent's client and the worker processes, wired to one rate."""
+"""``--workers``: wires the parent's client and the worker processes to one rate."""
 
 import sys
 from contextlib import AbstractContextManager
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 
 class LocalPool:
-    """A parent and its workers; made inside the event loop.
+    """A parent and its workers; create it inside the event loop.
 
     Args:
-        connection: how FlowMate is reached, by all of them.
+        connection: how all of them reach FlowMate.
         store: where the credentials go.
         count: how many workers.
         delta: what is fetched again.
 
     Raises:
-        ConfigurationError: the platform has no such processes, or the rate cannot be.
+        ConfigurationError: the platform does not support this, or the rate is invalid.
     """
 
     def __init__(self, connection: Connection, store: StoreFlags, *, count: int, delta: DeltaPolicy) -> None:
@@ -75,7 +75,7 @@ class LocalPool:
         return ProcessExecutor(self._plan, store=store, shared=self._shared, totals=self._totals)
 
     def aggregate(self, fm: FlowMate) -> "Observable":
-        """Parent and workers as one client, for whoever looks on.
+        """Parent and workers as one client, for monitoring.
 
         Args:
             fm: the parent's client, entered.
@@ -84,7 +84,7 @@ class LocalPool:
 
 
 class _AggregateStats:
-    """The parent's client, with what its workers count added to what it counts."""
+    """The parent's client, with its workers' counters added to its own."""
 
     def __init__(self, fm: FlowMate, totals: WorkerTotals) -> None:
         self._fm = fm

@@ -1,4 +1,4 @@
-"""The event loop of a command: started, run to its end, closed. What runs on it is the command's business."""
+"""Runs a command's coroutine on an event loop and closes the loop."""
 
 import importlib.util
 from collections.abc import Awaitable, Callable
@@ -10,5 +10,5 @@ T = TypeVar("T")
 
 
 def run_async(main: Callable[[], Awaitable[T]]) -> T:
-    """Run a coroutine function to its end; on uvloop when it is installed."""
+    """Run a coroutine function to completion; on uvloop if it is installed."""
     return anyio.run(main, backend_options={"use_uvloop": importlib.util.find_spec("uvloop") is not None})

@@ -1,4 +1,4 @@
-"""The flags that say who hears of broken credentials, and what they make: something that takes messages."""
+"""The flags for notices about broken credentials, and the receiver that they configure."""
 
 import asyncio
 import os
@@ -52,10 +52,10 @@ class NotifyFlags:
     ] = False
 
     def notifier(self) -> Notifier | None:
-        """What takes the messages; ``None`` if nobody wants them.
+        """Return the receiver of messages; ``None`` if none is configured.
 
         Raises:
-            ConfigurationError: there is no key, the URL or the command cannot be used, or both are given.
+            ConfigurationError: the key is missing, the URL or the command is invalid, or both are given.
         """
         if self.notify is not None and self.notify_command is not None:
             raise ConfigurationError(
@@ -88,7 +88,7 @@ class ProgramNotifier:
         command: the program and its arguments, quoted as in a shell.
 
     Raises:
-        ConfigurationError: it is empty, or its quotes do not match.
+        ConfigurationError: it is empty, or its quotes are unbalanced.
     """
 
     def __init__(self, command: str) -> None:
@@ -103,7 +103,7 @@ class ProgramNotifier:
         """Run the program.
 
         Raises:
-            NotDeliveredError: it did not end with 0, or took a minute.
+            NotDeliveredError: it did not exit with 0, or took longer than a minute.
         """
         try:
             process = await asyncio.create_subprocess_exec(
@@ -126,7 +126,7 @@ class ProgramNotifier:
 
 
 async def deliver(flags: NotifyFlags, notifier: Notifier | None, fm: FlowMate, store: Store) -> None:
-    """Deliver what waits in the store's outbox, and say how that went. A failure does not end the command."""
+    """Deliver the notices in the store's outbox and report the result. A failure does not end the command."""
     if notifier is None:
         return
     async with AsyncExitStack() as entered:

@@ -1,4 +1,4 @@
-"""Flags that let others look on: a metrics port, a metrics file, OpenTelemetry; each imported when used."""
+"""Monitoring flags: a metrics port, a metrics file, OpenTelemetry; each is imported only when used."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,10 +21,10 @@ _BEGINS = b"# HELP flowmate_"
 
 
 class Observed:
-    """What is known of a command's end, for the metrics file; the default is an unexpected one.
+    """How a command ended, for the metrics file; the default is an unexpected end.
 
     Attributes:
-        exit_code: what the command ends with.
+        exit_code: the command's exit code.
         complete: whether every user was tried.
     """
 
@@ -37,7 +37,7 @@ class Observed:
 @Parameter(name="*", group="Metrics")
 @dataclass(frozen=True, kw_only=True)
 class WatchFlags:
-    """Who may look on; nobody by default, and then nothing of this is even imported."""
+    """Monitoring flags; all off by default, and then nothing of this is imported."""
 
     metrics_port: Annotated[
         int | None,
@@ -59,10 +59,10 @@ class WatchFlags:
     ] = False
 
     def check(self) -> None:
-        """Refuse what cannot work before anything is sent.
+        """Validate the flags before anything is sent.
 
         Raises:
-            ConfigurationError: a port or a missing extra.
+            ConfigurationError: a port is invalid, or an extra is missing.
         """
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
             raise ConfigurationError("--metrics-port is from 0 to 65535")
@@ -75,12 +75,12 @@ class WatchFlags:
     async def watched(
         self, fm: "Observable", *, leaving: Callable[[], bool], problem: Callable[[], str] = lambda: ""
     ) -> AsyncIterator[None]:
-        """Within, serve metrics and make spans, as the flags say.
+        """In the block, serve metrics and create spans as the flags say.
 
         Args:
             fm: the entered client.
-            leaving: whether the command is on its way out, or not ready for work for another reason.
-            problem: what is not as it should be besides the client's own trouble, for ``/readyz``.
+            leaving: whether the command is shutting down, or not ready for work for another reason.
+            problem: problems besides the client's own, for ``/readyz``.
 
         Raises:
             ConfigurationError: the port is taken.
@@ -116,7 +116,7 @@ class WatchFlags:
 @Parameter(name="*", group="Metrics")
 @dataclass(frozen=True, kw_only=True)
 class MetricsFlags(WatchFlags):
-    """The same of a command that ends by itself, and can leave its metrics behind."""
+    """The same flags for a command that ends by itself and can write a metrics file at the end."""
 
     metrics_file: Annotated[
         Path | None,
@@ -127,10 +127,10 @@ class MetricsFlags(WatchFlags):
     ] = None
 
     def check(self) -> None:
-        """Refuse what cannot work before anything is sent.
+        """Validate the flags before anything is sent.
 
         Raises:
-            ConfigurationError: a port, a path or a missing extra.
+            ConfigurationError: a port or a path is invalid, or an extra is missing.
         """
         super().check()
         if self.metrics_file is not None:
@@ -139,11 +139,11 @@ class MetricsFlags(WatchFlags):
 
     @asynccontextmanager
     async def observing(self, fm: "Observable", *, leaving: Callable[[], bool]) -> AsyncIterator[Observed]:
-        """Within, whoever was asked for looks on; afterwards the metrics are in the file.
+        """In the block, run the configured monitoring; afterwards write the metrics file.
 
         Args:
             fm: the entered client.
-            leaving: whether the command is on its way out, and so not ready for work.
+            leaving: whether the command is shutting down, and so not ready for work.
 
         Raises:
             ConfigurationError: the port is taken, or the file cannot be written.

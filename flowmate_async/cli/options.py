@@ -1,4 +1,4 @@
-"""The flags that commands share, and what they make: a client, an entered store."""
+"""The flags that commands share, and the client and the store that they configure."""
 
 import os
 from dataclasses import dataclass, field
@@ -67,10 +67,10 @@ class Connection:
         """A client, not yet entered.
 
         Args:
-            coordination: what it shares with other processes.
+            coordination: what the client shares with other processes.
 
         Raises:
-            ConfigurationError: a flag cannot work, or there is no admin token.
+            ConfigurationError: a flag is invalid, or the admin token is missing.
         """
         base_url = checked_base_url(self.base_url)
         return FlowMate(
@@ -91,7 +91,7 @@ class Connection:
             return self.admin_token_file
         if token := os.environ.get("FLOWMATE_ADMIN_TOKEN"):
             return token
-        # Kept for this origin: a token must never be sent to another one.
+        # Saved for this origin: a token must never be sent to another one.
         found = ask_keyring(_KEYRING_SERVICE, base_url)
         if found.text:
             return found.text
@@ -123,11 +123,11 @@ class StoreFlags:
         """The store, not yet entered.
 
         Args:
-            create: make it when it is missing.
-            other_key: another key that it may have; without one the environment may name one.
+            create: create it if it is missing.
+            other_key: another key that it may have; by default, one from the environment.
 
         Raises:
-            ConfigurationError: no store is named, or its key is not found.
+            ConfigurationError: no store is given, or its key is not found.
         """
         if not self.store:
             raise ConfigurationError(
@@ -141,10 +141,10 @@ class StoreFlags:
         return open_store(self.store, key=self.key(), other_key=other_key, create=create)
 
     def key(self) -> StoreKey:
-        """The key of the store, or of what processes keep in Redis.
+        """Return the key of the store, or of the data that processes keep in Redis.
 
         Raises:
-            ConfigurationError: it is not found.
+            ConfigurationError: the key is not found.
         """
         return load_key(os.environ, store_url=self.store or "", key_file=self.store_key_file)
 
@@ -152,6 +152,6 @@ class StoreFlags:
 @Parameter(name="*", group="Store")
 @dataclass(frozen=True, kw_only=True)
 class StoreAlone(StoreFlags):
-    """The same of a command that does not ask FlowMate."""
+    """The same flags for a command that does not contact FlowMate."""
 
     config: ConfigFile = None

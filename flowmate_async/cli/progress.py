@@ -23,28 +23,28 @@ from flowmate_async.redaction import one_line
 
 _LINE_EVERY_SECONDS = 2.0
 _NARROW = 64
-"""Columns of a terminal below which there is no room for a bar."""
+"""Minimum terminal width for a bar, in columns."""
 
 
 class Display(Protocol):
-    """What shows a sync's events; a context manager and a listener."""
+    """Shows a sync's events; a context manager and a listener."""
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start the display."""
         ...
 
     def __exit__(self, *details: object) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         ...
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event."""
+        """Handle an event."""
         ...
 
 
 def display(*, stream: TextIO | None = None) -> Display:
-    """A bar if the stream is a terminal, JSON lines if not."""
-    stream = stream or sys.stderr or io.StringIO()  # there is none when it was closed
+    """Return a bar if the stream is a terminal, JSON lines otherwise."""
+    stream = stream or sys.stderr or io.StringIO()  # None if stderr was closed
     return _Bar(stream) if stream.isatty() else _Lines(stream)
 
 
@@ -89,7 +89,7 @@ class _Bar:
 
 
 def _columns(width: int) -> list[ProgressColumn]:
-    """What a line of that many characters has room for."""
+    """Return what fits into a line of that many characters."""
     counts: list[ProgressColumn] = [MofNCompleteColumn(), TextColumn("users")]
     errors = TextColumn("{task.fields[errors]}")
     if width < _NARROW:

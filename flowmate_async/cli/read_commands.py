@@ -1,4 +1,4 @@
-"""``flowmate users``, ``list`` and ``get``: looking at one tenant, user or secret."""
+"""``flowmate users``, ``list`` and ``get``: show a tenant, a user or a secret."""
 
 from typing import Annotated, Any
 
@@ -86,7 +86,7 @@ async def get(
 
 
 def rendered(secret: Secret, *, reveal: bool) -> str:
-    """A secret as indented JSON; the values of its credential hidden unless they are to be revealed."""
+    """Return a secret as indented JSON; its credential values are hidden unless revealed."""
     if reveal:
         return msgspec.json.format(msgspec.json.encode(secret)).decode()
     fields: dict[str, Any] = msgspec.to_builtins(secret)

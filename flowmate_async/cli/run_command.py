@@ -1,6 +1,6 @@
 """``flowmate run``: a command with a user's credential in its environment, or on a file descriptor.
 
-Nothing is ever put among the command's arguments, where every process of the machine could read it.
+Nothing is ever added to the command's arguments, which every process on the machine can read.
 """
 
 import os
@@ -25,10 +25,10 @@ _FIELDS = {
     "access_token_secret": "CREDENTIAL_ACCESS_TOKEN_SECRET",
     "payload": "CREDENTIAL_PAYLOAD",
 }
-"""Fields of values and the variables they are given in. Fixed: upstream never chooses a variable's name."""
+"""Value fields and the variables that carry them. Fixed, so that upstream cannot choose a variable name."""
 
 NAMES = frozenset({*_FIELDS.values(), "CREDENTIAL_TYPE", "CREDENTIAL_EXPIRES_AT", "CREDENTIAL_VALUE"})
-"""Every variable that may be set; none of them is passed on from outside."""
+"""Every variable that may be set; none of them is inherited."""
 
 _OWN = "FLOWMATE_"
 
@@ -83,10 +83,10 @@ def _without_ours(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def credential_variables(secret: Secret) -> Environment:
-    """A secret as environment variables.
+    """Return a secret as environment variables.
 
     Raises:
-        ConfigurationError: a value that no environment can carry; nothing of it shows.
+        ConfigurationError: an environment cannot carry a value; the message does not contain it.
     """
     expires_at = secret.expires_at
     variables = {

@@ -1,6 +1,6 @@
-"""Requests of commands to the admin API of a running sandbox, on this machine only.
+"""Requests to the admin API of a running sandbox, on this machine only.
 
-A real FlowMate is never asked to change or remove anything, and never sees these requests.
+These requests never reach a real FlowMate.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class _Refusal(msgspec.Struct):
 @Parameter(name="*", group="Connection")
 @dataclass(frozen=True, kw_only=True)
 class RunningSandbox:
-    """Where the sandbox listens, as ``flowmate sandbox`` printed it."""
+    """The sandbox's URL, as ``flowmate sandbox`` printed it."""
 
     base_url: Annotated[
         str | None, Parameter(env_var="FLOWMATE_BASE_URL", help="The sandbox's URL, on this machine.")
@@ -67,7 +67,7 @@ class RunningSandbox:
     async def _exchange(self, method: str, url: str, body: object) -> _Reply | None:
         headers = {"Authorization": f"Bearer {self._admin_token()}"}
         data = None if body is None else msgspec.json.encode(body)
-        # Errors end here: the frame holds the token.
+        # Errors stop here: the frame holds the token.
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT) as session,

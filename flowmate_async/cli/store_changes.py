@@ -1,4 +1,4 @@
-"""``flowmate store rekey``, ``upgrade``, ``migrate``, ``import``: what changes a store other than a sync."""
+"""``flowmate store rekey``, ``upgrade``, ``migrate``, ``import``: commands that change a store."""
 
 import os
 import sys

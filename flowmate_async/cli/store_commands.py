@@ -1,4 +1,4 @@
-"""``flowmate store``: looking into a store, and making its key."""
+"""``flowmate store``: inspect a store, and create its key."""
 
 from pathlib import Path
 from typing import Annotated

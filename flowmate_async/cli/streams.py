@@ -1,4 +1,4 @@
-"""The standard streams of a command: there in every environment, and able to write every character."""
+"""The standard streams of a command: always open, and able to write every character."""
 
 import codecs
 import contextlib
@@ -14,10 +14,10 @@ _MODES = {0: "r", 1: "w", 2: "w"}
 
 
 def prepare_streams() -> None:
-    """Open the standard streams that are missing, and write as escapes what a terminal cannot show.
+    """Open missing standard streams, and escape what a terminal cannot show.
 
-    A descriptor from 0 to 2 that was closed when the process began would be given to the next file or socket
-    that is opened, and what is printed would end up in there.
+    A descriptor from 0 to 2 that was closed at the start would be reused for the next file or socket, which
+    would then receive the printed output.
     """
     codecs.register_error(_ESCAPING, _escape)
     for number in _MODES:

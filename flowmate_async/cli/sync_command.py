@@ -45,10 +45,10 @@ class Selection:
     ] = None
 
     def usernames(self, named: tuple[str, ...]) -> list[str] | None:
-        """The usernames; ``None`` for all.
+        """Return the usernames; ``None`` for all.
 
         Raises:
-            ConfigurationError: not exactly one way of naming users was used, or a username is malformed.
+            ConfigurationError: not exactly one way of selecting users was used, or a username is malformed.
         """
         ways = [bool(named), self.all_users, self.users_file is not None]
         if sum(ways) != 1:
@@ -105,13 +105,13 @@ class RunFlags:
     json: Annotated[bool, Parameter(negative=(), help="Print the totals as JSON.")] = False
 
     def options(self, delta: DeltaPolicy) -> SyncOptions:
-        """The same for the library.
+        """Return the flags as the library's options.
 
         Args:
             delta: what is fetched again.
 
         Raises:
-            ConfigurationError: a number that cannot be.
+            ConfigurationError: a number is out of range.
         """
         if not self.max_age >= 0 or (self.max_failures or 0) < 0:
             raise ConfigurationError("--max-age and --max-failures cannot be negative")
@@ -214,7 +214,7 @@ def _pool(
 
 
 def _aggregate(pool: LocalPool | Cluster | None, fm: FlowMate) -> "Observable":
-    """This process together with its workers, for whoever looks on."""
+    """This process together with its workers, for monitoring."""
     return fm if pool is None else pool.aggregate(fm)
 
 
@@ -226,7 +226,7 @@ async def _dry_run(
     *,
     as_json: bool,
 ) -> Exit:
-    """Say what would be fetched; without a store everything would be."""
+    """Report what would be fetched; without a store that is everything."""
     async with store.open() as opened, connection.client() as fm:
         plan = await fm.plan_sync(opened, names, delta=delta)
     if as_json:
@@ -247,12 +247,12 @@ def _exit(report: SyncReport | None, error: FlowMateError | None) -> Exit:
 async def _ended(
     job: Callable[..., Awaitable[SyncReport]], stop: asyncio.Event
 ) -> tuple[SyncReport | None, FlowMateError | None]:
-    """The report, or the error that ended the run, or neither when it was interrupted the hard way."""
+    """The report, or the error that ended the run, or neither if it was cancelled."""
     with graceful(stop), display() as shown:
         try:
             return await job(on_event=shown), None
         except FlowMateError as error:
-            # Whoever was refused the store or the configuration has no run to report on.
+            # If the store or the configuration was refused, there is no run to report on.
             if exit_code(error) is Exit.USAGE:
                 raise
             return None, error

@@ -1,4 +1,4 @@
-"""What a sync did or would do, in words."""
+"""Text output about what a sync did or would do."""
 
 from flowmate_async.cli.exits import print_data, print_json, print_status
 from flowmate_async.sync.dry_run import SyncPlan
@@ -28,7 +28,7 @@ def show(report: SyncReport, *, as_json: bool) -> None:
 
 
 def summary(report: SyncReport) -> str:
-    """The totals in a line."""
+    """Return the totals in one line."""
     how = "complete" if report.complete else "incomplete"
     text = (
         f"Run {report.run_id} {how}: {report.synced:,} users synced, {report.failed:,} failed; "
@@ -54,7 +54,7 @@ def _written(report: SyncReport) -> str:
 
 
 def planned(plan: SyncPlan) -> str:
-    """The plan in a line."""
+    """Return the plan in one line."""
     fetch, left = _counts(plan.fetch), _counts(plan.left)
     text = (
         f"{plan.users:,} users: {sum(plan.fetch.values()):,} credentials to fetch{fetch and f' ({fetch})'}, "

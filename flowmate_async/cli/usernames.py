@@ -15,11 +15,11 @@ def read_usernames(path: Path) -> list[str]:
     """Return the usernames of a file in UTF-8, one per line; ``-`` is standard input.
 
     Raises:
-        ConfigurationError: it cannot be read, or a line is empty, malformed or a duplicate; says which line.
+        ConfigurationError: it cannot be read, or a line is empty, malformed or a duplicate; names the line.
     """
     try:
         if path == STDIN:
-            # As bytes: what is piped in is UTF-8, whatever the terminal's encoding is.
+            # As bytes, since piped input is UTF-8 regardless of the terminal's encoding.
             piped = io.TextIOWrapper(io.BytesIO(sys.stdin.buffer.read()), encoding="utf-8-sig")
             return checked_usernames(piped, what="standard input")
         with path.open(encoding="utf-8-sig") as lines:
@@ -35,7 +35,7 @@ def checked_usernames(lines: Iterable[str], *, what: str, unit: str = "line") ->
     """Return the usernames of some lines.
 
     Raises:
-        ConfigurationError: a line is empty, malformed or a duplicate, or there is none.
+        ConfigurationError: a line is empty, malformed or a duplicate, or there are no lines.
     """
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):

@@ -1,4 +1,4 @@
-"""The environment of a command: which ``FLOWMATE_*`` variables there are, which are empty or misspelled."""
+"""The environment of a command: known, empty and misspelled ``FLOWMATE_*`` variables."""
 
 import difflib
 import os
@@ -49,7 +49,7 @@ KNOWN = frozenset(
 _PREFIX = re.compile(r"FLOWMATE[_-]?", re.IGNORECASE)
 _LIKENESS = 0.6
 _SERVICE_LINK = re.compile(r"FLOWMATE_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
-"""What Kubernetes sets in every pod for a service called flowmate."""
+"""Variables that Kubernetes sets in every pod for a service called flowmate."""
 
 
 def drop_empty_variables() -> None:
@@ -63,7 +63,7 @@ def drop_empty_variables() -> None:
 
 
 def misspelled(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the variables that nothing reads and that look like one that is read, with that one's name.
+    """Yield unknown variables that resemble a known one, with the known name.
 
     Args:
         environ: the environment.

@@ -1,6 +1,6 @@
-"""A worker of ``flowmate sync --workers``: started by its parent, served over its standard input, no command.
+"""A worker of ``flowmate sync --workers``: started by its parent and served over standard input.
 
-It is set up by the parent's flags, which come over the channel, and by the same environment and files.
+The parent's flags, sent over the channel, and the same environment and files configure it.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ COMMAND = (sys.executable, "-P", "-c", f"from {__name__} import main; main()")
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The flags of the parent that its workers need; nothing secret is ever a flag.
+    """The parent's flags that its workers need; flags never hold secrets.
 
     Attributes:
         connection: how FlowMate is reached.
@@ -39,12 +39,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     delta: DeltaPolicy
 
     def encoded(self) -> bytes:
-        """As bytes."""
+        """Encode as bytes."""
         return msgspec.json.encode(self, enc_hook=str)  # paths
 
     @classmethod
     def decoded(cls, data: bytes) -> "WorkerSettings":
-        """From bytes."""
+        """Decode from bytes."""
         return msgspec.json.decode(data, type=cls, dec_hook=_path)
 
 
@@ -53,8 +53,8 @@ def _path(kind: type, value: Any) -> Any:
 
 
 def main() -> None:
-    """Serve the parent at the other end of standard input, and end with it."""
-    # Ctrl-C and a service manager's SIGTERM reach the whole group; the parent decides what follows.
+    """Serve the parent at the other end of standard input, until it ends."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole process group; the parent decides what to do.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(BrokenPipeError):

@@ -1,4 +1,4 @@
-"""This machine and its settings: base URL, variables, token, what the process may open. Nothing is sent."""
+"""This machine and its settings: base URL, variables, token, open-file limit. Nothing is sent."""
 
 import importlib.util
 import platform
@@ -17,11 +17,11 @@ from flowmate_async.transport.factory import chosen_transport
 from flowmate_async.values.settings import checked_base_url
 
 _SPARE_DESCRIPTORS = 64
-"""For the store, the interpreter and what the process was started with."""
+"""File descriptors for the store, the interpreter and whatever the process started with."""
 
 
 def check_environment(connection: Connection, env: Mapping[str, str]) -> Iterator[Finding]:
-    """Everything that can be said before a packet is sent.
+    """Run every check that needs no network.
 
     Args:
         connection: the flags.
@@ -44,14 +44,14 @@ def _check_configuration(connection: Connection) -> Finding:
         base_url = checked_base_url(connection.base_url)
         connection.client()
     except ConfigurationError as problem:
-        if problem.message != "there is no admin token":  # which has a line of its own
+        if problem.message != "there is no admin token":  # which has its own finding
             return failed("configuration", problem)
     rate = f"{connection.rate:g} requests/s" if connection.rate else "no rate limit"
     return ok("configuration", f"{base_url}, {rate}, {_transport(connection)}; {_file(connection)}")
 
 
 def _transport(connection: Connection) -> str:
-    """Return the transport as configured, and which one that means."""
+    """Return the configured transport, and the one it resolves to."""
     chosen = chosen_transport(
         connection.transport, connection.base_url, proxy=connection.proxy, trust_env=connection.trust_env
     )
@@ -95,7 +95,7 @@ def _check_token_file(path: Path, *, in_variable: bool) -> Finding:
 
 
 def _check_descriptors(connection: Connection) -> Iterator[Finding]:
-    """Whether the process may open as many connections as it wants to."""
+    """Check whether the process may open enough connections."""
     try:
         import resource  # noqa: PLC0415 - POSIX only
     except ImportError:

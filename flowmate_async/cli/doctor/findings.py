@@ -1,4 +1,4 @@
-"""Finding: what one check found, and what to do about it."""
+"""Findings: what a check found, and what to do about it."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -14,14 +14,14 @@ Status = Literal["ok", "warning", "error", "skipped"]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the doctor's.
+    """One line of the doctor's output.
 
     Attributes:
-        check: what was looked at, in a word.
-        status: how it stands.
+        check: what was checked, in one word.
+        status: the result.
         message: what was found.
-        fix: what to do; empty when nothing need be done.
-        exit_code: what the command ends with when this is its first error.
+        fix: what to do; empty if nothing needs to be done.
+        exit_code: the command's exit code if this is its first error.
     """
 
     check: str
@@ -37,7 +37,7 @@ def ok(check: str, message: str) -> Finding:
 
 
 def warning(check: str, message: str, fix: str) -> Finding:
-    """It works, and might not for long, or not well."""
+    """It works, but perhaps not for long or not well."""
     return Finding(check=check, status="warning", message=message, fix=fix)
 
 
@@ -47,17 +47,17 @@ def error(check: str, message: str, fix: str, *, code: Exit = Exit.USAGE) -> Fin
 
 
 def skipped(check: str, because: str) -> Finding:
-    """It could not be looked at."""
+    """It could not be checked."""
     return Finding(check=check, status="skipped", message=because)
 
 
 def failed(check: str, failure: FlowMateError, *, fix: str = "") -> Finding:
-    """What the library itself said is wrong.
+    """Return a finding for an error of the library.
 
     Args:
-        check: what was looked at.
+        check: what was checked.
         failure: the error, which carries its own advice.
-        fix: what to do when the error gives no advice.
+        fix: what to do if the error gives no advice.
     """
     advice, message = failure.advice or fix, str(failure)
     if failure.advice:
@@ -66,7 +66,7 @@ def failed(check: str, failure: FlowMateError, *, fix: str = "") -> Finding:
 
 
 def worst_exit(findings: Iterable[Finding], *, strict: bool) -> Exit:
-    """How the command ends: as its first error says; warnings count only when ``strict``."""
+    """Return the exit code of the first error; warnings count only if ``strict``."""
     warned = False
     for finding in findings:
         if finding.status == "error":

@@ -1,4 +1,4 @@
-"""The way to FlowMate: its address, a connection, its certificate. No token is sent."""
+"""The network path to FlowMate: address, connection, certificate. No token is sent."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ _DAY_SECONDS = 86_400
 
 
 class _Goal(msgspec.Struct, frozen=True):
-    """What is connected to: FlowMate, or the proxy before it."""
+    """The host that is connected to: FlowMate, or the proxy in front of it."""
 
     host: str
     port: int
@@ -32,7 +32,7 @@ class _Goal(msgspec.Struct, frozen=True):
 
 
 async def check_network(connection: Connection, base_url: str) -> AsyncIterator[Finding]:
-    """Whether FlowMate's host is found, can be connected to and is who it says.
+    """Check that FlowMate's host resolves, accepts connections and has a valid certificate.
 
     Args:
         connection: the flags.
@@ -69,7 +69,7 @@ def _goal(connection: Connection, base_url: str) -> _Goal:
 
 
 def _host_and_port(url: str) -> tuple[str, int | None]:
-    """Of a URL that may be the environment's and hold a password: nothing else of it, and no error."""
+    """Return only host and port of a URL, which may come from the environment and hold a password."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -121,7 +121,7 @@ async def _check_certificate(connection: Connection, goal: _Goal) -> Finding:
 
 
 def _judged(seen: dict[str, Any]) -> Finding:
-    """A certificate that is accepted, by how long it still will be."""
+    """Judge a valid certificate by its remaining lifetime."""
     days = (ssl.cert_time_to_seconds(seen["notAfter"]) - time.time()) / _DAY_SECONDS
     text = f"{seen['version']}, and the certificate is trusted for another {days:,.0f} days"
     if days >= _EXPIRES_SOON_DAYS:
@@ -130,7 +130,7 @@ def _judged(seen: dict[str, Any]) -> Finding:
 
 
 async def _connected(goal: _Goal, tls: ssl.SSLContext | None) -> dict[str, Any]:
-    """Connect and close; the certificate's ``notAfter`` and the TLS version, if there are any."""
+    """Connect and close. Return the certificate's ``notAfter`` and the TLS version, if there are any."""
     async with asyncio.timeout(_SECONDS):
         _, writer = await asyncio.open_connection(goal.host, goal.port, ssl=tls)
         channel = writer.get_extra_info("ssl_object")

@@ -1,6 +1,6 @@
-"""Whether the tenant's users can be read: a sample of them, since the permission belongs to each user.
+"""Whether the tenant's users can be read, by a sample, since the permission is per user.
 
-What is asked is harmless: a listing for each user, and secrets of types that no GET refreshes
+The requests are harmless: a listing for each user, and secrets of types that no GET refreshes
 (docs/contract/OBSERVED.md § One secret), until one shows whether values come masked (§ Second look).
 """
 
@@ -19,17 +19,17 @@ from flowmate_async.redaction import one_line
 from flowmate_async.values.models import SecretSummary
 
 SAMPLE = 5
-"""How many users are looked at."""
+"""How many users are sampled."""
 
 _ONE_LINE_TYPES = ("SIMPLE", "OA2_AUTHORIZATION_CODE")
-"""Looked at first: values of several lines may arrive unmasked, so they show nothing."""
+"""Types to try first: values of several lines may arrive unmasked, so they prove nothing."""
 
 _GRANT = "Grant these users the permission secrets.secret.readRaw"
 _SHOWN = 3
 
 
 def sample_of(usernames: Sequence[str]) -> list[str]:
-    """Return at most :data:`SAMPLE` of these users, spread evenly, the first and the last included."""
+    """Return at most :data:`SAMPLE` of these users, evenly spread, including the first and the last."""
     last = len(usernames) - 1
     if last < SAMPLE:
         return list(usernames)
@@ -37,14 +37,14 @@ def sample_of(usernames: Sequence[str]) -> list[str]:
 
 
 class Looked(msgspec.Struct):
-    """What looking at some users found.
+    """What sampling some users found.
 
     Attributes:
-        busiest: the user with most secrets.
-        secrets: how many those are.
-        readable: users whose credentials come in clear.
-        masked: users whose credentials come masked.
-        unclear: users of whom no secret shows either.
+        busiest: the user with the most secrets.
+        secrets: how many secrets that user has.
+        readable: users whose credentials arrive in plaintext.
+        masked: users whose credentials arrive masked.
+        unclear: users with no secret that shows which.
         failed: users that cannot be read at all, and why.
     """
 
@@ -57,10 +57,10 @@ class Looked(msgspec.Struct):
 
 
 async def look_at(fm: FlowMate, usernames: Sequence[str]) -> Looked:
-    """Look at these users.
+    """Sample these users.
 
     Args:
-        fm: asks FlowMate.
+        fm: the client.
         usernames: at least one.
 
     Raises:
@@ -84,7 +84,7 @@ async def look_at(fm: FlowMate, usernames: Sequence[str]) -> Looked:
 
 
 def permission_finding(looked: Looked) -> Finding:
-    """Return what is to be said of the users that were looked at."""
+    """Return the findings about the sampled users."""
     users = [*looked.readable, *looked.masked, *looked.unclear, *looked.failed]
     if len(looked.masked) == len(users):
         text = f"credentials come masked, not in clear: {_counted(looked.masked, users)}"
@@ -109,7 +109,7 @@ def permission_finding(looked: Looked) -> Finding:
 
 
 async def _reads_raw(fm: FlowMate, username: str, secrets: Sequence[SecretSummary]) -> bool | None:
-    """Return whether a user's credentials come in clear; ``None`` when no secret shows it."""
+    """Return whether a user's credentials arrive in plaintext; ``None`` if no secret shows it."""
     now = time.time()
     harmless = [
         summary for summary in secrets if shows_masking(summary.type) and not may_refresh(summary, now=now)

@@ -1,4 +1,4 @@
-"""The store: that it opens with its key, belongs to this upstream and is free. Nothing is written."""
+"""Whether the store opens with its key, belongs to this upstream and is not locked. Nothing is written."""
 
 import time
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ _SQLITE = "sqlite:///"
 
 
 async def check_store(flags: StoreFlags, base_url: str | None) -> AsyncIterator[Finding]:
-    """Whether a sync could use the store.
+    """Check whether a sync could use the store.
 
     Args:
         flags: the store's.
@@ -42,7 +42,7 @@ async def check_store(flags: StoreFlags, base_url: str | None) -> AsyncIterator[
 
 
 def _missing(url: str) -> Path | None:
-    """The file of an embedded store that does not exist yet."""
+    """Return the file of an embedded store that does not exist yet."""
     if not url.startswith(_SQLITE):
         return None
     path = Path(url.removeprefix(_SQLITE))

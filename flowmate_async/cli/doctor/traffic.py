@@ -1,4 +1,4 @@
-"""Whether the configured rate and concurrency fit: some listings, sent as a sync sends them."""
+"""Whether the configured rate and concurrency fit, tested with some listings sent as in a sync."""
 
 import time
 
@@ -14,7 +14,7 @@ _ENOUGH = 0.9
 
 
 async def check_rate(fm: FlowMate, username: str, *, probe: int) -> Finding:
-    """Send some listings of one user, and judge by the throttling and the latency.
+    """Send some listings of one user, and judge the throttling and the latency.
 
     Args:
         fm: an entered client with the rate to be judged.

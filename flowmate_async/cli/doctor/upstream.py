@@ -1,6 +1,6 @@
-"""FlowMate itself: that it is FlowMate, its clock, and what the admin token may do.
+"""FlowMate itself: its identity, its clock, and what the admin token may do.
 
-What is asked of it is harmless: listings, and secrets that no GET refreshes (``permission.py``). Usernames
+The requests are harmless: listings, and secrets that no GET refreshes (``permission.py``). Usernames
 come from its own list: impersonating a name that is not on it may create a user (docs/contract/OBSERVED.md
 § Impersonation).
 """
@@ -31,11 +31,11 @@ _AFTER = ("clock", "token", "permission", "pages", "rate")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of FlowMate.
+    """Options of the checks against FlowMate.
 
     Attributes:
-        username: the user that is looked at; ``None`` for a sample of the tenant's.
-        probe: requests that the rate is tried with; 0 for none.
+        username: the user to check; ``None`` for a sample of the tenant's.
+        probe: how many requests test the rate; 0 for none.
         wall: the local time, in seconds since the Unix epoch.
     """
 
@@ -45,7 +45,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def check_upstream(connection: Connection, base_url: str, options: Options) -> AsyncIterator[Finding]:
-    """Whether it is FlowMate, and what the token may do there.
+    """Check that it is FlowMate, and what the token may do there.
 
     Args:
         connection: the flags.
@@ -73,7 +73,7 @@ async def check_upstream(connection: Connection, base_url: str, options: Options
 
 
 async def _check_api(transport: Transport) -> tuple[Response | None, Finding]:
-    """Ask without a token; FlowMate says that it misses one (§ Errors)."""
+    """Send a request without a token; FlowMate answers that it is missing (§ Errors)."""
     request = list_secrets(number=1, size=1)
     try:
         answer = await transport.send(request.method, request.path, Headers(), None, _LIMITS)
@@ -125,7 +125,7 @@ async def _check_token(fm: FlowMate, transport: Transport, options: Options) -> 
 
 
 async def _usernames(fm: FlowMate, named: str | None) -> tuple[list[str], Finding]:
-    """Return whom to look at: the user that was named, or a sample of the tenant's."""
+    """Return the users to check: the given one, or a sample of the tenant's."""
     try:
         accounts = [account async for account in fm.users()]
     except PermissionDeniedError as problem:
@@ -143,7 +143,7 @@ async def _usernames(fm: FlowMate, named: str | None) -> tuple[list[str], Findin
 
 
 async def _check_pages(fm: FlowMate, transport: Transport, username: str, expected: int) -> Finding:
-    """Whether listings can be counted and page sizes are obeyed (§ Listing)."""
+    """Check whether listings have totals and page sizes are respected (§ Listing)."""
     headers = (await fm.impersonate(username)).headers()
     try:
         small = await _page(transport, headers, size=1)
