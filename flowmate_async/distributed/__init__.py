@@ -1,5 +1,5 @@
-"""Processes on many machines that act as one: Redis coordinates them, Celery hands out the work.
+"""Processes on many machines that act as one: Redis coordinates them, Celery distributes the work.
 
-Redis holds nothing that is worth stealing: names are keyed hashes, credentials are sealed, and the broker
-carries usernames and run ids only.
+Redis holds nothing worth stealing: names are keyed hashes, credentials are sealed, and the broker carries
+only usernames and run ids.
 """

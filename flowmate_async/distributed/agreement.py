@@ -1,8 +1,8 @@
-"""Settings on which the processes that share must agree: key, rate, burst and number of processes.
+"""Settings on which sharing processes must agree: key, rate, burst and number of processes.
 
-Every process writes its settings into one list in Redis, once a second, and reads those of the others. Until
-all agree, the lowest rate and burst hold for all of them: the script that lends the rate reads them.
-Processes with different keys cannot share, so each keeps to its share of the rate. So a rolling change
+Once a second every process writes its settings into one list in Redis and reads those of the others. Until
+all agree, the lowest rate and burst apply to all of them: the script that lends the rate reads them.
+Processes with different keys cannot share, so each uses only its share of the rate. So a rolling change
 exceeds neither the old limit nor the new one. A process that vanished counts for ten seconds.
 """
 
@@ -50,21 +50,21 @@ if burst > 0 then
 end
 return reply
 """
-"""Write this process's settings and forget those of processes that vanished; return the time and the rest."""
+"""Write this process's settings and drop those of vanished processes; return the time and all settings."""
 
 _NAMES = ("key", "rate", "burst", "processes")
 
 
 class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one process was told.
+    """The settings of one process.
 
     Attributes:
-        key: the id of its key, which tells nothing about the key.
-        emission: microseconds a request at its rate; 0 without a rate.
+        key: the id of its key, which reveals nothing about the key.
+        emission: microseconds per request at its rate; 0 without a rate.
         capacity: tokens that are lent at once; 0 without a rate.
         rate: requests/s; 0 without a rate.
-        burst: requests that upstream takes at once; 0 without a rate.
-        processes: how many it was told share the rate.
+        burst: requests that upstream accepts at once; 0 without a rate.
+        processes: how many processes share the rate, by its configuration.
     """
 
     key: str
@@ -97,14 +97,14 @@ class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agreement:
-    """The settings of all processes that share, as this one knows them.
+    """The settings of all sharing processes, as known to this one.
 
     Args:
         redis: the connection.
-        keyspace: what the list is called.
+        keyspace: names the list.
         mine: this process's settings; see :meth:`limit`.
         redis_clock: set by each answer.
-        on_change: called when other settings differ from before, with the names of those that differ.
+        on_change: called with the names of the differing settings, whenever they change.
 
     Attributes:
         differing: the settings in which live processes differ, by name.
@@ -133,7 +133,7 @@ class Agreement:
         self.members: int = 1
 
     def limit(self, *, rate: float, burst: int, capacity: int, emission: int) -> None:
-        """Note the rate that this process was told; see :class:`SharedSettings`."""
+        """Set this process's configured rate; see :class:`SharedSettings`."""
         self._mine = structs.replace(self._mine, rate=rate, burst=burst, capacity=capacity, emission=emission)
         self._all = [self._mine]
 
@@ -141,7 +141,7 @@ class Agreement:
         """Write this process's settings and read all others.
 
         Raises:
-            RedisError: Redis is away, or does not permit this.
+            RedisError: Redis is unavailable, or does not permit this.
         """
         args = [self._process, self._mine.encoded(), int(_LIFE_SECONDS * 1000)]
         now, *lines = await self._beat(keys=[self._list, self._terms], args=args)
@@ -156,10 +156,10 @@ class Agreement:
             self._on_change(differing)
 
     async def leave(self) -> None:
-        """Take this process off the list.
+        """Remove this process from the list.
 
         Raises:
-            RedisError: Redis is away; then it is forgotten after ten seconds.
+            RedisError: Redis is unavailable; the entry then expires after ten seconds.
         """
         await self._redis.hdel(self._list, self._process)
 
@@ -180,7 +180,7 @@ class Agreement:
 
     @property
     def processes(self) -> int:
-        """How many processes may share the rate: as many as there are, and as any was told."""
+        """How many processes may share the rate: the maximum of the live and the configured numbers."""
         return max(len(self._all), *(one.processes for one in self._all), self._mine.processes)
 
     def _limited(self) -> list[SharedSettings]:

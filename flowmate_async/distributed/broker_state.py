@@ -1,4 +1,4 @@
-"""How a broker fares, as one worker sees it, and what the errors of its driver mean."""
+"""The broker's state as one worker sees it, and the meaning of its driver's errors."""
 
 import logging
 import ssl
@@ -11,20 +11,20 @@ from flowmate_async.redaction import one_line
 BROKER_VARIABLE = "FLOWMATE_BROKER_URL"
 
 _REJECTING = ("AccessRefused", "NotAllowed", "AuthenticationError")
-"""Names of the exceptions with which drivers of other brokers than Redis say that a login is rejected."""
+"""Names of the exceptions for a rejected login, in drivers of brokers other than Redis."""
 
 _log = logging.getLogger("flowmate_async")
 
 
 class BrokerState:
-    """The state of the connection to the broker; told by Celery's thread, read by others.
+    """The state of the connection to the broker; written by Celery's thread, read by others.
 
     Args:
         on_ready: called once, when the worker can take its first shard.
 
     Attributes:
-        problem: why no shard can be taken; empty while it can.
-        refusal: the error to end with, if the broker never accepted this worker and says why.
+        problem: why no shard can be taken; empty if one can.
+        refusal: the error to end with, if the broker never accepted this worker and gave a reason.
     """
 
     def __init__(self, on_ready: Callable[[], object]) -> None:
@@ -47,7 +47,7 @@ class BrokerState:
         self.problem = ""
 
     def lost(self, trouble: Trouble) -> bool:
-        """Note that the broker cannot be used. Return whether there is no point in trying again."""
+        """Note that the broker cannot be used. Return whether retrying is pointless."""
         # A login that worked before may work again.
         if trouble.kind != "away" and self._on_ready is not None:
             self.refusal = broker_refused(trouble)
@@ -79,7 +79,7 @@ def broker_trouble(error: BaseException) -> Trouble:
 
 
 def broker_refused(trouble: Trouble) -> ConfigurationError:
-    """Return the error of a broker that does not let this process work."""
+    """Return the error for a broker that refuses this process."""
     return ConfigurationError(
         f"the broker cannot be used: {trouble.text}",
         advice=f"Check {BROKER_VARIABLE} and what its user may do",
@@ -87,7 +87,7 @@ def broker_refused(trouble: Trouble) -> ConfigurationError:
 
 
 def broker_error(error: BaseException) -> FlowMateError:
-    """Return the error of a broker that took no message.
+    """Return the error for a broker that did not accept a message.
 
     Args:
         error: the driver's, with its chain.

@@ -1,7 +1,7 @@
 """One rate for all processes: pyrate-limiter's GCRA in Redis, leased a few tokens at a time.
 
-The moment is Redis' own, since the clocks of many machines differ. While Redis is away each process keeps to
-its share of the rate, or sends nothing, as was chosen; when it is back each keeps to its share for a while
+The time is Redis' own, since the machines' clocks differ. While Redis is unavailable, each process uses its
+share of the rate or sends nothing, as configured. Once Redis is back, each keeps to its share a little
 longer, until all the others have certainly noticed as well.
 """
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 OnOutage = Literal["share", "error"]
-"""What a process does without Redis: ``share``, keep to its share of the rate; ``error``, send nothing."""
+"""What a process does without Redis: ``share``, use its share of the rate; ``error``, send nothing."""
 
 _AFTERWARDS_SECONDS = NOTICED_SECONDS + BEAT_SECONDS
-"""Until every process has noticed that Redis is back, and has read all others' settings."""
+"""Time until every process has noticed that Redis is back and has read all others' settings."""
 
 _MAX_VOID = 100
 
@@ -46,7 +46,7 @@ if paused > 0 then
     return {0, paused}
 end
 """
-"""Goes before the script of GCRA, whose arguments are: now, weight, life of the state, 1, interval, burst."""
+"""Prefix of the GCRA script, whose arguments are: now, weight, lifetime of the state, 1, interval, burst."""
 
 
 class RedisBudget:
@@ -59,7 +59,7 @@ class RedisBudget:
         terms: the rate, and how it is lent.
         agreement: the rate and the number of all processes.
         on_outage: see :data:`OnOutage`.
-        clock: the time it keeps.
+        clock: tells the time.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class RedisBudget:
         """See :meth:`RateBudget.lease`.
 
         Raises:
-            UpstreamUnavailableError: Redis is away, and nothing may be sent without it.
-            ConfigurationError: Redis is too far away for this burst, or does not let this process work.
+            UpstreamUnavailableError: Redis is unavailable, and nothing may be sent without it.
+            ConfigurationError: Redis is too slow to reach for this burst, or refuses this process.
         """
         if self._circuit.away and self._on_outage == "error":
             raise unreachable(Trouble("away", self._circuit.problem))
@@ -98,12 +98,12 @@ class RedisBudget:
             if lease is not None:
                 return lease
         await self._take_of_share(terms)
-        # When Redis is back, both hold for a while: the others may not have noticed yet.
+        # Once Redis is back, both limits apply for a while: the others may not have noticed yet.
         lease = None if self._circuit.away else await self._borrowed(1, terms)
         return lease or TokenLease(1, self._clock.monotonic() + terms.life_seconds)
 
     async def _borrowed(self, tokens: int, terms: LeaseTerms) -> TokenLease | None:
-        """Return tokens of Redis, as soon as there are; ``None`` if Redis goes away."""
+        """Return tokens from Redis once there are any; ``None`` if Redis becomes unavailable."""
         while True:
             asked_at = self._clock.monotonic()
             check = partial(self._state.check, self._algorithm, self._rates, 0, tokens)
@@ -122,7 +122,7 @@ class RedisBudget:
         return None
 
     def _lent(self, tokens: int, asked_at: float, life_seconds: float) -> TokenLease:
-        """Return a lease that ends as if Redis had lent it at once: only Redis knows when it did."""
+        """Return a lease that ends as if Redis had granted it at once, since only Redis knows when it did."""
         until = asked_at + life_seconds
         self._void = self._void + 1 if until <= self._clock.monotonic() else 0
         if self._void >= _MAX_VOID:
@@ -145,17 +145,17 @@ class RedisBudget:
         rate, burst = terms.rate / processes, max(1, self._agreement.burst // processes)
         if self._share is None or self._share.rate != rate:
             self._share = share = TokenBucket(rate, burst)
-            # Its tokens would come on top of those that Redis has lent.
+            # Its tokens would be in addition to those that Redis has lent.
             await share.drain(rate, burst)
         await self._share.take()
 
     def _strictest(self) -> LeaseTerms:
-        """Return the terms that hold now: its own, unless another process was told a lower rate or burst."""
+        """Return the current terms: its own, unless another process has a lower rate or burst."""
         return lease_terms(self._agreement.rate, self._agreement.burst)
 
 
 def _gcra(terms: LeaseTerms) -> tuple[Any, list[Any]]:
-    """Return pyrate-limiter's algorithm by Redis' time, and its rate in units that lose nothing."""
+    """Return pyrate-limiter's algorithm on Redis' time, with its rate in lossless units."""
     algorithm, limiter = driver("pyrate_limiter.abstracts.algorithm"), driver("pyrate_limiter")
 
     class ServerTimeGCRA(algorithm.GCRA):  # type: ignore[name-defined,misc]

@@ -1,8 +1,8 @@
-"""Circuit breaker of one Redis: nothing waits for a Redis that is away, and its return is noticed at once.
+"""Circuit breaker of one Redis: nothing waits while it is unavailable, and its return is noticed at once.
 
 Budget, turns and cache send their commands through the same circuit. The first command without an answer
-opens it: all others under way fail at once, and so does every later one. A watch asks Redis several times a
-second until it answers again. Nothing here knows what the commands are.
+opens it: all commands in flight fail at once, and so does every later one. A watch probes Redis several times
+a second until it answers again. Nothing here knows what the commands are.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from flowmate_async.system.driver_boundary import DriverBoundary
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 1.0
-"""Without an answer for so long, Redis is away."""
+"""After this long without an answer, Redis counts as unavailable."""
 
 BEAT_SECONDS = 1.0
-"""How often the watch looks at a Redis that answers."""
+"""How often the watch probes a Redis that answers."""
 
 NOTICED_SECONDS = 0.75
-"""So long after Redis is back, every process has noticed: a pause between two probes, and one probe."""
+"""Time until every process has noticed that Redis is back: a pause between two probes, and one probe."""
 
 _PROBE_SECONDS = 0.5
 _PROBE_PAUSE_SECONDS = NOTICED_SECONDS - _PROBE_SECONDS
@@ -51,15 +51,15 @@ class Circuit:
     """Circuit breaker in front of one Redis.
 
     Args:
-        clock: tells for how long Redis was away.
-        on_lost: called with the reason when Redis goes away.
-        on_back: called with the seconds it was away when it is back.
+        clock: measures how long Redis was unavailable.
+        on_lost: called with the reason when Redis becomes unavailable.
+        on_back: called with the seconds of the outage when Redis is back.
 
     Attributes:
         away: whether Redis cannot be used now.
-        problem: why not; empty while it can.
-        outages: how often it went away.
-        back_at: when it came back last, in monotonic seconds.
+        problem: why not; empty if it can.
+        outages: how many outages there were.
+        back_at: when the last outage ended, in monotonic seconds.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class Circuit:
         """Send a command and return the answer.
 
         Raises:
-            RedisAwayError: Redis is away, or does not answer within a second, or refuses this command.
-            ConfigurationError: Redis has never accepted this process, and says why.
+            RedisAwayError: Redis is unavailable, does not answer within a second, or refuses this command.
+            ConfigurationError: Redis has never accepted this process and gives a reason.
         """
         if self._refusal is not None:
             raise self._refusal.clone()
@@ -105,15 +105,15 @@ class Circuit:
         self._later.append(command)
 
     async def begin(self, beat: Callable[[], Awaitable[object]], *, needed: bool) -> None:
-        """Reach Redis for the first time.
+        """Contact Redis for the first time.
 
         Args:
-            beat: asks Redis for all that this process needs of it.
-            needed: whether nothing can be done without Redis.
+            beat: sends one probe with everything that this process needs from Redis.
+            needed: whether the process cannot work without Redis.
 
         Raises:
-            ConfigurationError: Redis answers, and does not let this process work.
-            UpstreamUnavailableError: Redis is away, and needed.
+            ConfigurationError: Redis answers, but refuses this process.
+            UpstreamUnavailableError: Redis is unavailable, and needed.
         """
         try:
             await self._answer(beat, PATIENCE_SECONDS)
@@ -129,10 +129,10 @@ class Circuit:
         self._open(trouble)
 
     async def watch(self, beat: Callable[[], Awaitable[object]]) -> None:
-        """Notice when Redis goes away and when it is back, until cancelled.
+        """Detect outages of Redis and their end, until cancelled.
 
         Args:
-            beat: asks Redis for all that this process needs of it.
+            beat: sends one probe with everything that this process needs from Redis.
         """
         while True:
             with suppress(TimeoutError):

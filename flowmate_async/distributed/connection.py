@@ -23,14 +23,14 @@ _SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class RedisUrl(SecretUrl, frozen=True):
-    """Where Redis is, with what it takes to log in; never shows.
+    """Where Redis is, with its login data; never printed.
 
     Attributes:
         text: ``rediss://`` (TLS), ``redis://`` or ``unix://``, with ACL user and password if there are any.
         allow_plaintext: accept ``redis://`` to another machine.
 
     Raises:
-        ConfigurationError: the URL cannot work, or the connection would not be private.
+        ConfigurationError: the URL is invalid, or the connection would not be private.
     """
 
     allow_plaintext: bool = False
@@ -68,7 +68,7 @@ def url_from(environ: Mapping[str, str] = os.environ, *, allow_plaintext: bool =
 
 
 def connect(url: RedisUrl) -> "Redis":
-    """Return a client that has not connected yet; it does not wait for a Redis that does not answer.
+    """Return a client that has not connected yet; it does not wait for an unresponsive Redis.
 
     Raises:
         ConfigurationError: the URL or its certificates cannot be used, or the extra ``redis`` is missing.
@@ -81,8 +81,8 @@ def connect(url: RedisUrl) -> "Redis":
             url.text,
             socket_timeout=_PATIENCE_SECONDS,
             socket_connect_timeout=_PATIENCE_SECONDS,
-            # Once, for connections that broke while they were idle. Not after a timeout: Redis may still
-            # carry out what it was sent.
+            # Retry once, for connections that broke while idle. Not after a timeout: Redis may still execute
+            # the command.
             retry=retry.Retry(backoff.NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,)),
         )
     except ValueError:
@@ -123,7 +123,7 @@ def _verified(connection: type[Any], tls: ssl.SSLContext) -> type[Any]:
 
 
 def driver(module: str) -> Any:
-    """A module of the extra ``redis``.
+    """Return a module of the extra ``redis``.
 
     Raises:
         ConfigurationError: the extra is not installed.
@@ -137,7 +137,7 @@ def driver(module: str) -> Any:
 
 
 def redis_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions of a Redis that is away, refuses or misbehaves."""
+    """Return the exceptions for a Redis that is unavailable, refuses or misbehaves."""
     return (driver("redis.exceptions").RedisError, OSError)
 
 
@@ -145,7 +145,7 @@ class Trouble(msgspec.Struct, frozen=True):
     """What is wrong with Redis.
 
     Attributes:
-        kind: ``away``, nothing works for now; ``refused``, Redis does not let this process work; ``command``,
+        kind: ``away``, nothing works for now; ``refused``, Redis refuses this process; ``command``,
             Redis answered one command with an error.
         text: the reason, for people; holds no credential.
     """
@@ -165,7 +165,7 @@ _PASSING = (
     "READONLY",
     "TRYAGAIN",
 )
-"""Error codes of a Redis that is as good as away; it may well work again later."""
+"""Error codes that count as an outage of Redis; it may work again later."""
 
 _NOT_TLS = "WRONG_VERSION_NUMBER"
 
@@ -196,14 +196,14 @@ def trouble_of(error: Exception) -> Trouble:
 
 
 def _is_passing(error: Exception) -> bool:
-    # The driver takes the code away where it has a class for it.
+    # The driver strips the error code where it has a class for it.
     named = driver("redis.exceptions")
     by_class = (named.ReadOnlyError, named.OutOfMemoryError, named.ClusterDownError, named.TryAgainError)
     return isinstance(error, by_class) or str(error).startswith(_PASSING)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and those that it is chained to.
+    """Yield an exception and its chain.
 
     Args:
         error: the last one.
@@ -214,7 +214,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def refused(trouble: Trouble) -> ConfigurationError:
-    """Return the error of a Redis that does not let this process work."""
+    """Return the error for a Redis that refuses this process."""
     return ConfigurationError(
         f"Redis cannot be used: {trouble.text}",
         advice=f"Check {URL_VARIABLES[0]} and what its user may do: all keys, channels and scripts",
@@ -222,7 +222,7 @@ def refused(trouble: Trouble) -> ConfigurationError:
 
 
 def unreachable(trouble: Trouble) -> FlowMateError:
-    """Return the error of a Redis that is needed and cannot be used."""
+    """Return the error for a Redis that is needed but unavailable."""
     return UpstreamUnavailableError(
         f"Redis cannot be used: {trouble.text}",
         advice="Check that it runs; with on_outage='share' processes go on without it",

@@ -1,4 +1,4 @@
-"""Celery's consumer, for workers: it tells how its broker fares, and ends when the broker rejects the login.
+"""Celery's consumer, for workers: it reports the broker's state, and ends if the broker rejects the login.
 
 Imported by workers only.
 """
@@ -22,12 +22,12 @@ def consumer(state: BrokerState) -> type[Any]:
     """Return the class of a worker's consumer.
 
     Args:
-        state: told how the broker fares.
+        state: receives the broker's state.
     """
 
     class WatchedConsumer(Consumer):  # type: ignore[misc]
         def ensure_connected(self, conn: Any) -> Any:
-            """Connect, however long the broker is away."""
+            """Connect, however long the broker is unavailable."""
             while True:
                 maybe_shutdown()
                 with DriverBoundary():

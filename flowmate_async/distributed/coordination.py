@@ -1,4 +1,4 @@
-"""What the processes of one application share over Redis, wired; handed to a client as its coordination."""
+"""Wires what an application's processes share over Redis; a client takes it as its coordination."""
 
 import asyncio
 import logging
@@ -49,12 +49,12 @@ class SharingPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How processes share over Redis.
 
     Attributes:
-        processes: how many share the rate at most; what each of them has without Redis.
-        on_outage: ``share``, without Redis each process keeps to its share of the rate and asks upstream for
-            itself; ``error``, it sends nothing that would have to be shared, and raises.
-        namespace: tells applications apart that share key, Redis and upstream.
+        processes: maximum number of processes that share the rate; sets each one's share without Redis.
+        on_outage: ``share``, without Redis each process uses its share of the rate and fetches for itself;
+            ``error``, it raises instead of sending anything that would have to be shared.
+        namespace: separates applications that share key, Redis and upstream.
         freshness: how long credentials without an expiry are used.
-        allow_plaintext: accept ``redis://`` to another machine, on a network that is trusted.
+        allow_plaintext: accept ``redis://`` to another machine, on a trusted network.
     """
 
     processes: int = 1
@@ -74,12 +74,12 @@ class RedisCoordination:
 
     Args:
         url: ``rediss://user:password@host:port/0`` (TLS), ``redis://`` to this machine, or ``unix://``.
-        key: seals what is kept in Redis, and hashes what it is called; the same for all processes.
+        key: seals the data in Redis and hashes its names; the same for all processes.
         policy: see :class:`SharingPolicy`.
-        clock: the time it keeps.
+        clock: tells the time.
 
     Raises:
-        ConfigurationError: the URL cannot work, TLS is missing, or the extra ``redis`` is not installed.
+        ConfigurationError: the URL is invalid, TLS is missing, or the extra ``redis`` is not installed.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class RedisCoordination:
 
 
 class _Named(Redacted, frozen=True):
-    """A URL as it was passed in, kept out of the locals of frames that raise."""
+    """A URL as passed in, kept out of the locals of frames that raise."""
 
     url: str | RedisUrl
 
@@ -240,7 +240,7 @@ class _Named(Redacted, frozen=True):
 
 
 async def _end(task: asyncio.Task[None]) -> None:
-    # Again and again: a driver may take a cancellation for its own timeout's.
+    # Repeatedly: a driver may mistake a cancellation for its own timeout.
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=_ENDING_SECONDS)

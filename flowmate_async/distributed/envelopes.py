@@ -1,8 +1,8 @@
-"""Messages as they lie in a Redis broker: which of them a worker takes.
+"""Messages in a Redis broker, and which of them a worker accepts.
 
-Anybody who can write to the broker can put anything there. So a message is checked before Celery unpacks it.
-It must be small, uncompressed and one call of the one task, with nothing to call afterwards, and its shard
-must be sealed with this application's key.
+Anyone who can write to the broker can put anything there. So a message is checked before Celery unpacks it.
+It must be small, uncompressed and one call of the one task, without callbacks, and its shard must be sealed
+with this application's key.
 """
 
 import base64
@@ -50,7 +50,7 @@ def is_shard(message: bytes, keyspace: Keyspace) -> bool:
     """Return whether a message is one call of the task, with a shard of this application.
 
     Args:
-        message: as it lies in the broker.
+        message: as stored in the broker.
         keyspace: opens shards.
     """
     if len(message) > MAX_MESSAGE_BYTES:

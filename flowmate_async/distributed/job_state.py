@@ -1,7 +1,7 @@
 """The state of jobs in Redis: whether a job was submitted, and why it ended early.
 
-Nothing depends on it. Without Redis a job is submitted again, which is safe since shards are idempotent. A
-worker then finds out by itself that a job cannot go on.
+This is an optimisation. Without Redis a job is submitted again, which is safe since shards are idempotent,
+and a worker finds out by itself that a job cannot go on.
 """
 
 from contextlib import suppress
@@ -42,7 +42,7 @@ class JobState:
         await self._set(name, self._keyspace.seal(record, kind=name))
 
     async def abort_reason(self, run_id: str) -> FlowMateError | None:
-        """Return why the job ended early; ``None`` if it did not, or if Redis is away."""
+        """Return why the job ended early; ``None`` if it did not, or if Redis is unavailable."""
         name = self._keyspace.of("ended", run_id)
         sealed = await self._get(name)
         record = None if sealed is None else self._keyspace.open(sealed, kind=name)
@@ -53,7 +53,7 @@ class JobState:
         await self._set(self._keyspace.of("handed-in", run_id), b"1")
 
     async def is_submitted(self, run_id: str) -> bool:
-        """Return whether the broker has all shards of the job; False if Redis is away."""
+        """Return whether the broker has all shards of the job; False if Redis is unavailable."""
         return await self._get(self._keyspace.of("handed-in", run_id)) is not None
 
     async def forget(self, run_id: str) -> None:

@@ -1,8 +1,8 @@
-"""What things are called in Redis, and how what must not be read there is sealed.
+"""Names of keys in Redis, and the encryption of messages there.
 
-Every name is an HMAC under a subkey of the application's key, so that nobody who reads Redis learns a
-username, and two applications, tenants or upstreams never meet under one name. Only the list of processes has
-a name without the key, so that processes with different keys notice each other.
+Every name is an HMAC under a subkey of the application's key, so that reading Redis reveals no username, and
+applications, tenants and upstreams never share a name. Only the name of the process list does not depend on
+the key, so that processes with different keys notice each other.
 """
 
 import hashlib
@@ -32,18 +32,18 @@ class _Subkey(Redacted, frozen=True):
 
 
 class Keyspace:
-    """The names of one upstream's things in Redis, and the seal of short messages about them.
+    """The names of one upstream's keys in Redis, and the encryption of short messages about them.
 
     A message is sealed with AES-256-GCM under a subkey of the process that sealed it, so that random nonces
     suffice for any number of messages.
 
     Args:
         key: the application's key.
-        namespace: tells applications apart that share key and Redis.
+        namespace: separates applications that share key and Redis.
         base_url: FlowMate's.
 
     Attributes:
-        prefix: the beginning of all names.
+        prefix: the prefix of all names.
         processes: the name of the list of processes.
     """
 
@@ -60,18 +60,18 @@ class Keyspace:
         self.prefix: str = f"{here}:{self._hashed(b'upstream')}"
 
     def of(self, kind: str, *parts: str) -> str:
-        """Return the name of a thing.
+        """Return the name of a key.
 
         Args:
-            kind: what it is, in clear.
-            parts: which one, hashed.
+            kind: its kind, in plaintext.
+            parts: what identifies it, hashed.
         """
         if not parts:
             return f"{self.prefix}:{kind}"
         return f"{self.prefix}:{kind}:{self._hashed(msgspec.json.encode(parts))}"
 
     def fingerprint(self, username: str, secret_id: str, secret: Secret) -> bytes:
-        """Return 32 bytes that are equal for what an app cannot tell apart; useless without the key."""
+        """Return 32 bytes, equal for credentials that an app cannot tell apart; useless without the key."""
         shown = msgspec.json.encode([username, secret_id, presented(secret)])
         return hmac.digest(self._values.material, self._place + shown, "sha256")
 
@@ -80,14 +80,14 @@ class Keyspace:
 
         Args:
             message: the message.
-            kind: what it is and what it is about; it opens as nothing else.
+            kind: its kind and subject; it cannot be opened as any other.
         """
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._cipher(self._sender).encrypt(nonce, message.data, self._place + kind.encode())
         return self._sender + nonce + sealed
 
     def open(self, sealed: bytes, *, kind: str) -> Plaintext | None:
-        """Decrypt a message. Return ``None`` unless :meth:`seal` made it, of the same kind."""
+        """Decrypt a message. Return ``None`` unless :meth:`seal` made it with the same kind."""
         sender, rest = sealed[:_SENDER_BYTES], sealed[_SENDER_BYTES:]
         try:
             return Plaintext(

@@ -1,8 +1,8 @@
-"""Locks in Redis that decide which process may refresh a secret. Each has its owner's token.
+"""Locks in Redis that decide which process may refresh a secret. Each holds its owner's token.
 
-The lock of a process that died expires, later than upstream's own lock of the secret. A live process renews
-it for as long as upstream takes. A Redis that hangs runs later what it was sent. So a command that takes a
-lock has a deadline by Redis' own clock, and a lock that could not be released is released once Redis is back.
+The lock of a dead process expires, later than upstream's own lock of the secret. A live process renews it for
+as long as upstream takes. A Redis that hangs executes commands late. So a command that takes a lock has a
+deadline by Redis' own clock, and a lock that could not be released is released once Redis is back.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ end
 for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
 return 1
 """
-"""1: all taken, 0: one is held by another, below 0: too late, and Redis' time. Harmless when sent twice."""
+"""1: all taken, 0: one is held by another, below 0: too late, and Redis' time. Idempotent."""
 
 _RENEW = """
 for _, key in ipairs(KEYS) do
@@ -68,10 +68,10 @@ class RefreshLocks:
         self._release_script: Any = redis.register_script(_RELEASE)
 
     def lock(self, *names: str) -> "RefreshLock":
-        """Return a lock that is not taken yet.
+        """Return a lock that has not been taken yet.
 
         Args:
-            names: names in Redis; all of them are taken, or none.
+            names: names in Redis; all or none of them are taken.
         """
         return RefreshLock(self, names)
 
@@ -79,10 +79,10 @@ class RefreshLocks:
         """Take a lock unless another owner holds one of its names. Return whether it was taken.
 
         Raises:
-            RedisAwayError: Redis is away.
+            RedisAwayError: Redis is unavailable.
         """
         life = int(LIFE_SECONDS * 1000)
-        for _ in range(2):  # the second time with the time that Redis told
+        for _ in range(2):  # the second time with the time that Redis returned
             answer: int = await self._circuit.call(
                 lambda: self._acquire_script(keys=names, args=[token, life, self._clock.deadline()])
             )
@@ -95,14 +95,14 @@ class RefreshLocks:
         """Restart its lifetime, if this owner still holds it.
 
         Raises:
-            RedisAwayError: Redis is away.
+            RedisAwayError: Redis is unavailable.
         """
         await self._circuit.call(
             lambda: self._renew_script(keys=names, args=[token, int(LIFE_SECONDS * 1000)])
         )
 
     async def release(self, names: tuple[str, ...], token: str) -> None:
-        """Release it, if this owner holds it. Do so later if Redis is away."""
+        """Release it, if this owner holds it. Do so later if Redis is unavailable."""
 
         def command() -> Any:
             return self._release_script(keys=names, args=[token])
@@ -141,7 +141,7 @@ class RefreshLock:
         """Take it if no other owner holds it. Return whether it was taken.
 
         Raises:
-            RedisAwayError: Redis is away.
+            RedisAwayError: Redis is unavailable.
         """
         self._tried = True
         return await self._locks.acquire(self._names, self._token)

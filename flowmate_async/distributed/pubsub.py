@@ -1,8 +1,8 @@
 """Announcements to every process: an app rejected a credential, or upstream asked to wait.
 
-They are published over Redis, sealed. A process that is not connected at that moment misses them, and
-finds out for itself: the app rejects the credential again, upstream throttles again, and the rate is not lent
-during a pause.
+They are published over Redis, sealed. A process that is not connected at that moment misses them, but finds
+out by itself: the app rejects the credential again, upstream throttles again, and the rate is not lent during
+a pause.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
 
 
 class PauseNews(msgspec.Struct, frozen=True, tag="Paused"):
-    """Upstream asked everybody to wait for so many seconds."""
+    """Upstream asked everyone to wait for this many seconds."""
 
     seconds: float
 
@@ -50,14 +50,14 @@ class _Envelope(msgspec.Struct, frozen=True):
 
 
 class Announcements:
-    """The channel of one upstream's processes. Sending never waits.
+    """The channel of one upstream's processes. Sending never blocks.
 
     Args:
         redis: the connection.
         circuit: in front of it.
         redis_clock: Redis' time.
-        keyspace: what the channel is called, and the seal.
-        sender: this process, which does not hear itself.
+        keyspace: names the channel and seals messages.
+        sender: the id of this process, which ignores its own messages.
     """
 
     def __init__(
@@ -74,15 +74,15 @@ class Announcements:
         self._on_pause: Callable[[float], object] = lambda _seconds: None
 
     def on_rejected(self, listener: Callable[[Rejected], object]) -> None:
-        """Have this called with what others announce."""
+        """Register a callback for announcements of other processes."""
         self._on_rejected = listener
 
     def on_pause(self, listener: Callable[[float], object]) -> None:
-        """Have this called with what others announce."""
+        """Register a callback for announcements of other processes."""
         self._on_pause = listener
 
     def rejection(self, username: str, secret_id: str, secret: Secret) -> Rejected:
-        """Return the news that an app has just rejected a credential."""
+        """Return the announcement that an app has just rejected a credential."""
         fingerprint = self._keyspace.fingerprint(username, secret_id, secret)
         return Rejected(username, secret_id, fingerprint, self._redis_clock.now())
 
@@ -91,21 +91,21 @@ class Announcements:
         self._enqueue(news)
 
     def paused(self, seconds: float) -> None:
-        """Announce that upstream asked everybody to wait."""
+        """Announce that upstream asked everyone to wait."""
         self._enqueue(PauseNews(seconds))
 
     async def send(self) -> None:
-        """Send what is announced, until cancelled."""
+        """Send announcements, until cancelled."""
         while True:
             news = await self._waiting.get()
             with suppress(RedisAwayError):
                 await self._publish(news)
 
     async def listen(self, first: "asyncio.Future[Trouble | None]") -> None:
-        """Hear what others announce, until cancelled; connects again whenever the connection breaks.
+        """Receive the others' announcements, until cancelled; reconnect whenever the connection breaks.
 
         Args:
-            first: set once it listens, or to what is wrong with Redis.
+            first: set once it is subscribed, or to the problem with Redis.
         """
         while True:
             trouble = await self._listen_until_broken(first)
@@ -128,7 +128,7 @@ class Announcements:
                 return trouble_of(error)
 
     async def _receive(self, channel: Any) -> NoReturn:
-        """Pass on what comes; a connection whose other end has vanished is noticed by unanswered pings."""
+        """Forward what arrives; unanswered pings reveal a dead connection."""
         silent = False
         while True:
             message = await channel.get_message(timeout=_PING_SECONDS)
@@ -154,7 +154,7 @@ class Announcements:
                 self._on_pause(seconds)
 
     def _enqueue(self, news: Rejected | PauseNews) -> None:
-        with suppress(asyncio.QueueFull):  # Redis has been away for long
+        with suppress(asyncio.QueueFull):  # a long outage of Redis
             self._waiting.put_nowait(news)
 
     async def _publish(self, news: Rejected | PauseNews) -> None:

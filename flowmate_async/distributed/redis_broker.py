@@ -1,8 +1,7 @@
 """A Redis as Celery's broker, for workers: bounded messages, and unacknowledged ones by Redis' own clock.
 
-Kombu's transport stamps a message that a worker takes with that worker's clock, looks only every 100 seconds
-for those whose worker has vanished, and reads and unpacks whatever lies in the queue. Imported by workers
-only.
+Kombu's transport stamps a taken message with the worker's clock, looks only every 100 seconds for messages of
+vanished workers, and reads and unpacks anything in the queue. Imported by workers only.
 """
 
 import logging
@@ -25,14 +24,14 @@ kombu_redis: Any = import_module("kombu.transport.redis")  # untyped
 virtual: Any = import_module("kombu.transport.virtual")
 
 RESTORE_SECONDS = 1.0
-"""How often a worker looks for messages whose worker has vanished."""
+"""How often a worker looks for messages of vanished workers."""
 
 _LOCK_SECONDS = 10
 _log = logging.getLogger("flowmate_async")
 
 
 class _BoundedBuffer(SocketBuffer):
-    """Refuses a reply as soon as its length is known, before it is read."""
+    """Refuses an oversized reply by its length, before reading it."""
 
     def read(self, length: int, *args: Any, **options: Any) -> bytes:
         if length > 2 * MAX_MESSAGE_BYTES:
@@ -60,7 +59,7 @@ def _bounded(connection: type[Any]) -> type[Any]:
 
 
 class _QoS(kombu_redis.QoS):  # type: ignore[misc]
-    """Unacknowledged messages, by the time at which Redis says they were taken."""
+    """Unacknowledged messages, by the time they were taken on Redis' clock."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
         info = message.delivery_info
@@ -72,10 +71,10 @@ class _QoS(kombu_redis.QoS):  # type: ignore[misc]
         virtual.QoS.append(self, message, delivery_tag)
 
     def restore_visible(self, *_: object, **__: object) -> None:
-        """Leave that to :class:`Restorer`: this worker's loop stands still while it carries out a shard."""
+        """Leave that to :class:`Restorer`: this worker's loop is blocked while it runs a shard."""
 
     def restore_vanished(self) -> None:
-        """Put back what was taken longer ago than the visibility timeout, and not acknowledged."""
+        """Requeue messages that were taken before the visibility timeout and not acknowledged."""
         with self.channel.conn_or_acquire() as client:
             latest = _now(client) - self.visibility_timeout
             with (
@@ -92,7 +91,7 @@ class _QoS(kombu_redis.QoS):  # type: ignore[misc]
             if small:
                 self.restore_by_tag(tag, client)
                 return
-        # Nothing that a worker has taken looks like that; it would stand in the way of all others.
+        # No message that a worker took looks like that; it would block all others.
         _log.warning("an unacknowledged message that is no shard of this application was dropped")
         self._remove_from_indices(tag).execute()
 
@@ -121,7 +120,7 @@ def transport(accepts: Callable[[bytes], bool]) -> type[Any]:
     """Return the transport for workers.
 
     Args:
-        accepts: whether a message is taken; all others are dropped.
+        accepts: returns whether to take a message; others are dropped.
     """
     return type(
         "Transport", (kombu_redis.Transport,), {"Channel": _Channel, "accepts": staticmethod(accepts)}
@@ -129,10 +128,10 @@ def transport(accepts: Callable[[bytes], bool]) -> type[Any]:
 
 
 class Restorer:
-    """A thread that gives messages whose worker has vanished to other workers; used as a context manager.
+    """A thread that requeues messages of vanished workers; used as a context manager.
 
     Args:
-        connect: makes a connection to the broker, with :func:`transport`.
+        connect: creates a connection to the broker, with :func:`transport`.
     """
 
     def __init__(self, connect: Callable[[], Any]) -> None:
@@ -149,7 +148,7 @@ class Restorer:
 
     def _run(self) -> None:
         while not self._ended.wait(RESTORE_SECONDS):
-            # Whatever the broker's trouble is, the worker itself meets it as well, and tells.
+            # The worker itself meets the same broker problem and reports it.
             with suppress(Exception), self._connect() as connection:
                 channel = connection.default_channel
                 while not self._ended.wait(RESTORE_SECONDS):

@@ -1,7 +1,7 @@
-"""How a worker acknowledges a shard: for as long as it takes, since Celery tries once.
+"""How a worker acknowledges a shard: it retries until it succeeds, since Celery tries only once.
 
-After one failed acknowledgement Celery counts the message as being worked on for ever; with a prefetch of one
-the worker would never take another. Imported by Celery's workers only.
+After one failed acknowledgement Celery counts the message as in progress forever; with a prefetch of one the
+worker would never take another. Imported by Celery's workers only.
 """
 
 import time
@@ -13,22 +13,22 @@ _AGAIN_SECONDS = 0.5
 
 
 class PatientRequest(Request):  # type: ignore[misc]
-    """A request whose acknowledgement outlasts an outage of the broker; until the worker is told to stop.
+    """A request whose acknowledgement is retried through broker outages, until the worker is told to stop.
 
     Attributes:
-        acknowledged: whether the broker has heard.
+        acknowledged: whether the broker has the acknowledgement.
     """
 
     acknowledged: bool
 
     def acknowledge(self) -> None:
-        """Acknowledge it, again and again until the broker has heard."""
+        """Acknowledge it; retry until the broker has the acknowledgement."""
         while not self.acknowledged:
             try:
                 self.message.ack()
             except self._connection_errors:
                 if state.should_stop is not None or state.should_terminate is not None:
-                    return  # it comes back when its visibility ends, and finds everybody synced
+                    return  # it is redelivered after its visibility timeout, and finds all users synced
                 time.sleep(_AGAIN_SECONDS)
             else:
                 self.acknowledged = True

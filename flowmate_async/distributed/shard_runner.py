@@ -1,6 +1,6 @@
 """The working side of a job: one event loop, one client and one store per process, shard after shard.
 
-Celery decides which shards come, and what becomes of one that is not finished (``tasks.py``).
+Celery delivers the shards, and decides what happens to an unfinished one (``tasks.py``).
 """
 
 import asyncio
@@ -33,11 +33,11 @@ class ShardRunner:
     """Runs shards in one worker process: an event loop in a thread, with a client and a store.
 
     Args:
-        client: makes the client, which shares over Redis.
-        store: makes the store.
-        redis_url: the Redis that has the state of jobs.
+        client: creates the client, which shares over Redis.
+        store: creates the store.
+        redis_url: the Redis with the state of jobs.
         keyspace: names and seals that state.
-        shard_seconds: after this long, a shard's remaining users are left for another shard.
+        shard_seconds: after this time, a shard's remaining users are left for another shard.
         watched: entered with the client and left before it.
 
     Attributes:

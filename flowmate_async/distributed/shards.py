@@ -1,4 +1,4 @@
-"""Shards: what a job is cut into, and how one travels through a broker that must not read it."""
+"""Shards: the parts of a job, and their encryption for the broker, which must not read them."""
 
 import base64
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ _KIND = "shard"
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """Some users of a run. Carrying it out twice does no harm: the store is the checkpoint.
+    """Some users of a run. Running it twice is harmless: the store has the checkpoints.
 
     Attributes:
         run: the run they are checkpointed in.
@@ -28,12 +28,12 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 def sealed(shard: Shard, keyspace: Keyspace) -> str:
-    """A shard as text for a broker: encrypted, since usernames are nobody's business there."""
+    """Encrypt a shard as text for a broker, which must not see usernames."""
     return base64.b64encode(keyspace.seal(Plaintext(msgspec.msgpack.encode(shard)), kind=_KIND)).decode()
 
 
 def opened(text: str, keyspace: Keyspace) -> Shard | None:
-    """The shard; ``None`` when it was not sealed with this key for this upstream."""
+    """Decrypt a shard; ``None`` if it was not sealed with this key for this upstream."""
     try:
         message = keyspace.open(base64.b64decode(text, validate=True), kind=_KIND)
         return None if message is None else msgspec.msgpack.decode(message.data, type=Shard)

@@ -1,8 +1,8 @@
-"""What upstream answered one process, for others to use: sealed in Redis, gone when it expires.
+"""The shared cache: answers that one process got from upstream, sealed in Redis until they expire.
 
-A record says when and in which flight it was answered, and how it was asked for; all of that is sealed with
-it and bound to its user and secret. So a record that somebody puts back, or moves, is older than the question
-or does not open.
+A record says when and in which flight it was answered, and how it was requested. All of that is sealed with
+it and bound to its user and secret. So a record that was put back or moved is older than the request or does
+not open.
 """
 
 import time
@@ -40,7 +40,7 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 if KEYS[2] then redis.call('DEL', KEYS[2]) end
 return 1
 """
-"""Set the first key and delete the second, unless Redis hung: something newer may be there by now."""
+"""Set the first key and delete the second, unless Redis hung and a newer value may exist by now."""
 
 _TAKE_BACK = """
 local held = redis.call('GET', KEYS[1])
@@ -49,20 +49,20 @@ if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
 if held then redis.call('DEL', KEYS[1], KEYS[2]) end
 return 0
 """
-"""Return whether upstream is known to have no other than the rejected value; if not, delete that one.
+"""Return whether upstream is known to have only the rejected value; otherwise delete that value.
 
-Once a process was answered with another one, nothing is known of an earlier one any more.
+Once a process got another value, nothing is known about an earlier one.
 """
 
 
 class Answer(msgspec.Struct, Generic[T], frozen=True):
-    """One answer of upstream.
+    """One answer from upstream.
 
     Attributes:
-        what: a credential, or a failure.
+        what: a credential or a failure.
         landed: when upstream had answered, in milliseconds of Redis' clock.
-        flight: which flight it was answered in.
-        forced: whether it was asked for since an app had rejected a credential.
+        flight: the flight that got the answer.
+        forced: whether it was requested because an app had rejected a credential.
         fingerprint: of the credential.
     """
 
@@ -74,13 +74,13 @@ class Answer(msgspec.Struct, Generic[T], frozen=True):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """What processes were answered by upstream: the last credential, and whether asking failed since.
+    """The latest answers from upstream: the last credential, and any failure since.
 
     Attributes:
         now: when this was read, in milliseconds of Redis' clock.
         credential: the credential, if there is one.
         failure: the failure, if there is one.
-        facts: what upstream showed of the secret to any of its owners.
+        facts: what upstream showed about the secret to any of its owners.
     """
 
     now: int
@@ -108,13 +108,13 @@ class _Failure(msgspec.Struct, frozen=True, array_like=True):
 class SharedCache:
     """Answers by secret.
 
-    A credential's record is the fingerprint of what apps are presented, then what is sealed.
+    A credential's record is the fingerprint of what apps are presented, followed by the sealed data.
 
     Args:
         redis: the connection.
         circuit: in front of it.
         redis_clock: Redis' time.
-        keyspace: what records are called, and their seal.
+        keyspace: names and seals the records.
         freshness: how long credentials without an expiry are used.
         wall: seconds since the Unix epoch.
     """
@@ -139,10 +139,10 @@ class SharedCache:
         self._take_back: Any = redis.register_script(_TAKE_BACK)
 
     async def read(self, username: str, secret_id: str) -> Answers:
-        """Return the last answers. A record that does not open counts as missing.
+        """Return the latest answers. A record that cannot be decrypted counts as missing.
 
         Raises:
-            RedisAwayError: Redis is away.
+            RedisAwayError: Redis is unavailable.
         """
         answer, failure = self._keys("answer", "failure", username, secret_id)
         facts = self._facts_key(secret_id)
@@ -157,20 +157,20 @@ class SharedCache:
         )
 
     async def put(self, username: str, secret_id: str, secret: Secret, *, forced: bool, flight: str) -> int:
-        """Let others use a credential for as long as it is valid.
+        """Share a credential with other processes for as long as it is valid.
 
         Args:
             username: the user.
             secret_id: the secret.
-            secret: what upstream answered.
-            forced: whether it was asked for since an app had rejected one.
-            flight: which flight it was answered in.
+            secret: upstream's answer.
+            forced: whether it was requested because an app had rejected a credential.
+            flight: the flight that got the answer.
 
         Returns:
-            The moment it landed, in milliseconds of Redis' clock; 0 if others cannot use it.
+            The time it landed, in milliseconds of Redis' clock; 0 if others cannot use it.
 
         Raises:
-            RedisAwayError: Redis is away.
+            RedisAwayError: Redis is unavailable.
         """
         life = self._life(secret)
         if life <= 0:
@@ -191,40 +191,40 @@ class SharedCache:
         return landed
 
     async def put_failure(self, username: str, secret_id: str, error: FlowMateError, *, flight: str) -> None:
-        """Let those who wait for the same answer share a failure. What is still valid may be used as before.
+        """Share a failure with processes that wait for the same answer. A valid credential stays usable.
 
         Raises:
-            RedisAwayError: Redis is away.
+            RedisAwayError: Redis is unavailable.
         """
         name = self._keyspace.of("failure", username, secret_id)
         record = Plaintext(msgspec.msgpack.encode(_Failure(await self._now(), flight, ErrorRecord.of(error))))
         await self._write([name], self._keyspace.seal(record, kind=name), _FAILURE_SECONDS)
 
     async def put_facts(self, secret_id: str, facts: SecretFacts) -> None:
-        """Let others know what upstream showed of a secret, whichever owner they ask for.
+        """Share what upstream showed about a secret with all processes, for all of its owners.
 
         Raises:
-            RedisAwayError: Redis is away.
+            RedisAwayError: Redis is unavailable.
         """
         name = self._facts_key(secret_id)
         value = self._keyspace.seal(Plaintext(msgspec.msgpack.encode(facts)), kind=name)
         await self._write([name], value, _FACTS_SECONDS)
 
     async def take_back(self, username: str, secret_id: str, rejected: Secret) -> bool:
-        """Drop a credential that an app rejected. Return whether upstream is known to have no other.
+        """Drop a credential that an app rejected. Return whether upstream is known to have no other one.
 
         Raises:
-            RedisAwayError: Redis is away.
+            RedisAwayError: Redis is unavailable.
         """
         keys = self._keys("answer", "rejected", username, secret_id)
         fingerprint = self._keyspace.fingerprint(username, secret_id, rejected)
         return bool(await self._circuit.call(lambda: self._take_back(keys=keys, args=[fingerprint])))
 
     async def confirm(self, username: str, secret_id: str, rejected: Secret, *, seconds: float) -> None:
-        """Let it be known that upstream has no other than this rejected one.
+        """Record that upstream has only this rejected credential.
 
         Raises:
-            RedisAwayError: Redis is away.
+            RedisAwayError: Redis is unavailable.
         """
         fingerprint = self._keyspace.fingerprint(username, secret_id, rejected)
         await self._write([self._keyspace.of("rejected", username, secret_id)], fingerprint, seconds)
@@ -265,7 +265,7 @@ class SharedCache:
         fingerprint = None if secret is None else self._keyspace.fingerprint(username, secret_id, secret)
         if secret is None or fingerprint != raw[:_FINGERPRINT_BYTES]:
             return None
-        # The older of both clocks' ages: either clock may be wrong.
+        # The greater age by the two clocks, since either clock may be wrong.
         age = max(0.0, self._wall() - record.wall, (now - record.landed) / 1000)
         shared = SharedSecret(secret, age, newest=False)
         return Answer(shared, record.landed, record.flight, record.forced, fingerprint)

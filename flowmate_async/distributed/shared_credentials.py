@@ -1,4 +1,4 @@
-"""Single flight of credentials across processes: one asks upstream, the others take what it was answered."""
+"""Single flight across processes: one fetches a credential from upstream, the others use its answer."""
 
 import asyncio
 import os
@@ -42,12 +42,12 @@ class RedisCredentials:
     """A :class:`~flowmate_async.engine.coordination.SharedCredentials` in Redis.
 
     Args:
-        locks: decide which process may ask.
-        cache: what others were answered.
-        keyspace: what things are called.
+        locks: decide which process may fetch.
+        cache: the other processes' answers.
+        keyspace: names the keys.
         announcements: to every process.
-        on_outage: without Redis, ``share`` lets each process ask alone; ``error`` lets none ask.
-        clock: the time it keeps.
+        on_outage: without Redis, ``share`` lets each process fetch for itself; ``error`` lets none fetch.
+        clock: tells the time.
     """
 
     def __init__(
@@ -85,20 +85,21 @@ class RedisCredentials:
         return await self._without_redis(flight, away)
 
     async def _in_turn(self, flight: "_Flight", acceptable: Acceptable | None) -> SharedSecret:
-        """Return what another process was answered, or will be while this one waits; else ask, alone."""
+        """Return another process's answer, waiting for one in flight; otherwise fetch as the only one."""
         before = await self._answers(flight)
         if (shared := _usable(before, acceptable)) is not None:
             return shared
-        async with flight.ask.turn():  # first of all in this process, where interactive requests go first
+        async with flight.ask.turn():  # this process's own queue first, where interactive requests go first
             return await self._elected(flight, before, acceptable)
 
     async def _elected(
         self, flight: "_Flight", before: Answers, acceptable: Acceptable | None
     ) -> SharedSecret:
-        """Wait until another process was answered, or until this one may ask.
+        """Wait until another process has an answer, or until this one may fetch.
 
         A plain read takes turns with the requests of its own user, whose answers it can use; a GET that may
-        refresh with those of all owners of the secret as well. What others learn can turn one into the other.
+        refresh with those of all owners of the secret as well. What others learn can change which of the two
+        applies.
         """
         patience = _Patience(self._clock, before.facts)
         while True:
@@ -126,10 +127,10 @@ class RedisCredentials:
         return self._locks.lock(*names)
 
     async def _answers(self, flight: "_Flight") -> Answers:
-        """Return what processes were answered last, without a credential that is known to be no answer.
+        """Return the latest answers, without a credential that is known to be outdated or rejected.
 
         Raises:
-            RedisAwayError: Redis is away.
+            RedisAwayError: Redis is unavailable.
         """
         username, secret_id = flight.username, flight.secret_id
         answers = await self._cache.read(username, secret_id)
@@ -143,7 +144,7 @@ class RedisCredentials:
         return answers
 
     async def reject(self, username: str, secret_id: str, rejected: Secret) -> bool:
-        """See :meth:`SharedCredentials.reject`; when Redis is away, others find out for themselves."""
+        """See :meth:`SharedCredentials.reject`; without Redis, others find out by themselves."""
         news = self._announcements.rejection(username, secret_id, rejected)
         self._memory.rejected(news)
         try:
@@ -151,7 +152,7 @@ class RedisCredentials:
         except RedisAwayError:
             known = False
         if not known:
-            # Taken back first: other processes ask as soon as they hear, and must not find it any more.
+            # Dropped first: other processes fetch as soon as they hear, and must not find it any more.
             self._announcements.rejected(news)
         return known
 
@@ -177,7 +178,7 @@ class RedisCredentials:
         self._announcements.on_rejected(heard)
 
     async def _without_redis(self, flight: "_Flight", away: RedisAwayError) -> SharedSecret:
-        if flight.landed is not None:  # Redis went away afterwards
+        if flight.landed is not None:  # Redis became unavailable afterwards
             return SharedSecret(flight.landed)
         if self._on_outage == "error":
             raise unreachable(away.trouble)
@@ -190,7 +191,7 @@ class _Known(msgspec.Struct):
 
 
 class _Memory:
-    """What this process knows of each secret, so that a record put back is not taken for an answer."""
+    """What this process knows about each secret, to recognise old records that were put back."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
@@ -200,12 +201,12 @@ class _Memory:
         self._of(news.username, news.secret_id).rejected = news
 
     def landed(self, username: str, secret_id: str, moment: int) -> None:
-        """Remember that an answer of this moment was seen."""
+        """Remember that an answer with this time was seen."""
         known = self._of(username, secret_id)
         known.landed = max(known.landed, moment)
 
     def forbids(self, username: str, secret_id: str, answer: Answer[SharedSecret]) -> bool:
-        """Return whether a newer answer was seen already, or this one was rejected after it had landed."""
+        """Return whether a newer answer was already seen, or this one was rejected after it landed."""
         known = self._of(username, secret_id)
         news = known.rejected
         rejected = news is not None and answer.fingerprint == news.fingerprint and answer.landed < news.at
@@ -220,7 +221,7 @@ class _Memory:
 
 
 class _Flight:
-    """One asking of upstream, and telling the others; upstream is asked once, whatever Redis does."""
+    """One fetch from upstream, shared with the others; it is sent once, whatever Redis does."""
 
     def __init__(self, cache: SharedCache, memory: _Memory, username: str, secret_id: str, ask: Ask) -> None:
         self._cache = cache
@@ -232,14 +233,14 @@ class _Flight:
         self._id = os.urandom(8).hex()
 
     async def fly(self, lock: RefreshLock, *, in_turn: bool) -> SharedSecret:
-        """Ask, and let those who wait have the answer.
+        """Fetch, and share the answer with waiting processes.
 
         Args:
             lock: held by this process.
-            in_turn: whether it is the secret's turn, and not only the user's.
+            in_turn: whether it holds the secret's turn, not only the user's.
 
         Raises:
-            FlowMateError: what asking raised.
+            FlowMateError: what fetching raised.
         """
         try:
             async with lock.renewed():
@@ -264,7 +265,7 @@ class _Flight:
 
 
 class _Patience:
-    """How long a process waits for others: longer whenever another owner was answered, so that none hangs."""
+    """How long a process waits for others; extended whenever another owner gets an answer."""
 
     def __init__(self, clock: Clock, facts: SecretFacts | None) -> None:
         self._clock = clock
@@ -288,14 +289,14 @@ def _waited_in_vain(flight: _Flight) -> RefreshFailedError:
 
 
 def _usable(answers: Answers, acceptable: Acceptable | None) -> SharedSecret | None:
-    """Return a credential that another process was answered, if it will do."""
+    """Return a credential that another process got, if it is good enough."""
     if answers.credential is None or acceptable is None or not acceptable(answers.credential.what):
         return None
     return answers.credential.what
 
 
 def _joined(answers: Answers, before: Answers, *, forced: bool) -> SharedSecret | None:
-    """Return the answer of a flight that ended while this process waited; ``None`` if it has to ask itself.
+    """Return the answer of a flight that ended during the wait; ``None`` if this process must fetch itself.
 
     Raises:
         FlowMateError: what that flight failed with.
@@ -311,5 +312,5 @@ def _joined(answers: Answers, before: Answers, *, forced: bool) -> SharedSecret 
 
 
 def _ended_since(before: Answers, answer: Answer[Any], known: Answer[Any] | None) -> bool:
-    """Return whether upstream gave an answer after the question: one that is put back is older."""
+    """Return whether an answer is newer than the request; a record that was put back is older."""
     return answer.landed >= before.now and (known is None or answer.flight != known.flight)

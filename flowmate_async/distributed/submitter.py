@@ -1,7 +1,8 @@
-"""The submitting side of a job: cut it into shards, hand them to the broker, and follow it in the store.
+"""The submitting side of a job: split it into shards, hand them to the broker, and follow it in the store.
 
 The submitter may stop at any time. The job goes on, and the next sync of the same users follows it again. If
-nothing happens for long, as when a broker lost its messages, the remaining users are submitted once more.
+nothing happens for a long time, for example because a broker lost its messages, the remaining users are
+submitted once more.
 """
 
 import asyncio
@@ -23,18 +24,18 @@ from flowmate_async.sync.usernames import safe_name
 
 _LOOK_SECONDS = 0.25
 _WINDOW = 64
-"""Shards that are looked at each time: brokers hand them out about in the order they came."""
+"""Number of shards checked each time: brokers deliver them roughly in order."""
 
 _LOOK_SHARE = 0.1
-"""Reading all checkpoints, which the failed users' take, may cost at most this share of the time."""
+"""Maximum share of time for reading all checkpoints, which finding failed users needs."""
 
 
 class FollowPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job is cut into shards and followed.
+    """How a job is split into shards and followed.
 
     Attributes:
         shard_users: users per shard.
-        stall_seconds: when no user ends for this long, the remaining users are submitted once more.
+        stall_seconds: if no user ends for this long, the remaining users are submitted once more.
     """
 
     shard_users: int = 50
@@ -42,7 +43,7 @@ class FollowPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportedError(FlowMateError):
-    """An error that a worker met, as its checkpoint tells."""
+    """An error that a worker met, read from its checkpoint."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -89,7 +90,7 @@ class CeleryExecutor:
     async def execute(
         self, run: Run, usernames: Usernames, *, stop: asyncio.Event | None = None
     ) -> AsyncGenerator[StoredBatch, None]:
-        """See :meth:`Executor.execute`; ``stop`` ends the watching, not the job.
+        """See :meth:`Executor.execute`; ``stop`` ends the following, not the job.
 
         Raises:
             FlowMateError: a worker aborted the job with this error.
@@ -116,7 +117,7 @@ class CeleryExecutor:
                     )
                     raise
             elif self._clock.monotonic() - moved_at >= self._policy.stall_seconds:
-                with suppress(UpstreamUnavailableError):  # then it is tried again later
+                with suppress(UpstreamUnavailableError):  # retried later
                     await self._submit(job)
                 moved_at = self._clock.monotonic()
             else:
@@ -132,7 +133,7 @@ class CeleryExecutor:
 
 
 class _Job:
-    """A run as the store has it: which users are outstanding, and how the others ended."""
+    """A run as seen in the store: outstanding users, and results of the others."""
 
     def __init__(self, store: Store, run: Run, *, clock: Clock) -> None:
         self.run = run
@@ -144,7 +145,7 @@ class _Job:
         self._requests_before = 0
 
     async def add(self, usernames: Sequence[str], size: int) -> None:
-        """Add users that are to be synced. Those among them that failed before are tried again."""
+        """Add users to be synced. Those that failed before are retried."""
         self.outstanding.extend(list(part) for part in in_shards(usernames, size))
         self._requests_before = (await self._store.totals(self.run)).requests
         self._failed_before = {end.username: end.at for end in await self._failed()}
@@ -205,7 +206,7 @@ def _failed_end(username: str, end: Checkpoint) -> UserResult:
 
 
 async def _first_of(stop: asyncio.Event, waiting: Awaitable[None]) -> None:
-    """Wait until one of them has happened."""
+    """Wait until one of the events is set."""
     tasks = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(waiting)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

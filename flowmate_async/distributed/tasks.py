@@ -1,7 +1,7 @@
-"""The Celery application: one queue a tenant, one task, which carries out a shard.
+"""The Celery application: one queue per tenant, and one task, which runs a shard.
 
-A message is acknowledged when its shard is done with, so that a worker that dies leaves it to another; a
-worker takes one at a time. Results are not kept: what was done is in the store.
+A message is acknowledged once its shard is done, so that another worker gets the shard of one that dies. A
+worker takes one at a time. Results are not kept: they are in the store.
 """
 
 import logging
@@ -42,9 +42,9 @@ class Queueing(msgspec.Struct, frozen=True, kw_only=True):
     """How shards are queued.
 
     Attributes:
-        visibility_seconds: after so long a shard whose worker has vanished is given to another one. Longer
-            than a shard takes: a worker leaves what it cannot do in half of it to others.
-        allow_plaintext: accept a broker on another machine without TLS, on a network that is trusted.
+        visibility_seconds: after this time the shard of a vanished worker is given to another one. Longer
+            than a shard takes: a worker leaves what it cannot do in half of this time to others.
+        allow_plaintext: accept a broker on another machine without TLS, on a trusted network.
     """
 
     visibility_seconds: float = DEFAULT_VISIBILITY_SECONDS
@@ -52,7 +52,7 @@ class Queueing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def broker_from(environ: Mapping[str, str] = os.environ) -> SecretUrl:
-    """The broker's URL from ``FLOWMATE_BROKER_URL``, or from the file named by ``FLOWMATE_BROKER_URL_FILE``.
+    """Return the broker's URL from ``FLOWMATE_BROKER_URL`` or the file in ``FLOWMATE_BROKER_URL_FILE``.
 
     Raises:
         ConfigurationError: neither is set, or the file cannot be read.
@@ -70,11 +70,11 @@ def broker_from(environ: Mapping[str, str] = os.environ) -> SecretUrl:
 
 
 def make_app(url: SecretUrl, keyspace: Keyspace, queueing: Queueing) -> "Celery":
-    """Return the application, for submitters and workers. Its settings come from here and nowhere else.
+    """Return the application, for submitters and workers. Its settings come only from here.
 
     Raises:
-        ConfigurationError: the extra ``celery``, or what this kind of broker takes, is not installed; or the
-            broker's URL cannot work, or is plaintext to another machine.
+        ConfigurationError: the extra ``celery`` or the driver of this kind of broker is not installed; or the
+            broker's URL is invalid, or plaintext to another machine.
     """
     ignore_foreign_variables()
     _require_transport(url)
@@ -140,7 +140,7 @@ def _require_transport(url: SecretUrl) -> None:
 
 
 def publisher(app: "Celery", keyspace: Keyspace) -> Callable[[Shard], Any]:
-    """What hands a shard to the broker, outside the event loop's thread.
+    """Return a function that hands a shard to the broker, outside the event loop's thread.
 
     Returns:
         An async function; raises ``UpstreamUnavailableError`` if the broker cannot be reached, and
@@ -175,17 +175,17 @@ def serve(
     on_shutdown: Callable[[], None],
     state: BrokerState,
 ) -> None:
-    """Work until a signal says stop; the running shard is finished as far as it was begun, the rest returned.
+    """Work until a signal stops it; finish the started users of the running shard, return the rest.
 
     Args:
         app: the application.
         keyspace: opens shards.
         run_shard: reads and stores the users of a shard. Returns those left for another one.
         on_shutdown: called when a signal came.
-        state: told how the broker fares.
+        state: receives the broker's state.
 
     Raises:
-        ConfigurationError: the broker never accepted this worker, and says why.
+        ConfigurationError: the broker never accepted this worker and gives a reason.
     """
     signals = _celery("celery.signals")
     refuse_compression()
@@ -205,7 +205,8 @@ def serve(
     app.task(run, name=TASK, Request="flowmate_async.distributed.requests:PatientRequest")
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     with warnings.catch_warnings(), suppress(SystemExit):
-        # Of a root user, because of pickles, of which none are accepted; and of a setting that was chosen.
+        # Warnings about running as root, because of pickles, which are not accepted, and about a chosen
+        # setting.
         for name in ("SecurityWarning", "CPendingDeprecationWarning"):
             warnings.simplefilter("ignore", getattr(_celery("celery.exceptions"), name))
         # Not through Celery's command line: it takes BROKER_URL, APP, CONFIG_MODULE and LOADER from the
@@ -228,7 +229,7 @@ def serve(
 
 
 def refuse_compression() -> None:
-    """Let this process unpack no compressed message: a few kilobytes would become gigabytes."""
+    """Disable decompression of messages: a few kilobytes could become gigabytes."""
     compression = _celery("kombu.compression")
 
     def refuse(_: bytes) -> bytes:
@@ -239,7 +240,7 @@ def refuse_compression() -> None:
 
 
 def _restoring(app: "Celery", keyspace: Keyspace) -> AbstractContextManager[None]:
-    """Have a Redis broker take messages of this application only, and restore those of lost workers."""
+    """Make a Redis broker accept only this application's messages and restore those of lost workers."""
     if not str(app.conf.broker_url).startswith(_REDIS):
         return nullcontext()
     broker = import_module("flowmate_async.distributed.redis_broker")
@@ -249,7 +250,7 @@ def _restoring(app: "Celery", keyspace: Keyspace) -> AbstractContextManager[None
 
 
 def _return(app: "Celery", text: str) -> None:
-    """Give a shard back to the broker before its message is acknowledged, however long that takes."""
+    """Return a shard to the broker before its message is acknowledged, however long that takes."""
     state, away = _celery("celery.worker.state"), _celery("kombu.exceptions").OperationalError
     while True:
         try:

@@ -1,4 +1,4 @@
-"""URLs that log in: where they are read from, and what every connection to Redis or a broker must keep to.
+"""URLs with login data: where they are read from, and the rules for connections to Redis or a broker.
 
 A connection to another machine needs TLS with a verified certificate, unless the caller allows plaintext. No
 message repeats any part of a URL that is refused: a password with an unquoted ``@`` or ``/`` ends up in what
@@ -30,7 +30,7 @@ _ALLOW = (
 
 
 class SecretUrl(Redacted, frozen=True):
-    """A URL with what it takes to log in; never shows.
+    """A URL with its login data; never printed.
 
     Attributes:
         text: the URL; empty when none is named.
@@ -45,19 +45,19 @@ class SecretUrl(Redacted, frozen=True):
 
     @property
     def tls_files(self) -> dict[str, str]:
-        """The files that its TLS options name, by option, as ``ssl_ca_certs``."""
+        """The files named by its TLS options, by option, as ``ssl_ca_certs``."""
         named = (option for parts in self._parts() for option in parse_qsl(parts.query))
         return {name: value for name, value in named if name in _FILES}
 
     def check(self, what: str, *, allow_plaintext: bool) -> None:
-        """Refuse a URL that cannot work or whose connection would not be private.
+        """Refuse a URL that is invalid or whose connection would not be private.
 
         Args:
             what: what is at the URL, for the message: ``Redis``.
             allow_plaintext: accept plaintext connections to other machines.
 
         Raises:
-            ConfigurationError: it is refused; nothing of it is shown.
+            ConfigurationError: it is refused; the message does not contain it.
         """
         problem, advice = self._problem(allow_plaintext=allow_plaintext)
         if problem:
@@ -86,7 +86,7 @@ class SecretUrl(Redacted, frozen=True):
 
 
 class NamedUrl(Redacted, frozen=True):
-    """What the environment says about a URL, kept out of the locals of frames that raise.
+    """A URL's environment variables, kept out of the locals of frames that raise.
 
     Attributes:
         variable: the variable's name.
