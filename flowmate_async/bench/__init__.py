@@ -1,6 +1,6 @@
-"""How fast this machine fetches credentials: what ``flowmate bench`` and the project's own benchmarks share.
+"""How fast this machine fetches credentials: shared code of ``flowmate bench`` and the project's benchmarks.
 
-Here are canned answers and a server for them, contenders that fetch one secret again and again, and the
-measuring of their rounds. The peers that need other packages, and everything that needs the source tree, are
-in ``benchmarks/``.
+This has canned answers and a server for them, contenders that fetch one secret repeatedly, and the timing of
+their rounds. Contenders that need other packages, and everything that needs the source tree, are in
+``benchmarks/``.
 """

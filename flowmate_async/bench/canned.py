@@ -1,7 +1,7 @@
-"""Canned answers of FlowMate, for servers that must cost nothing: a user token, five secrets, their listing.
+"""Canned answers of FlowMate, for servers with minimal cost: a user token, five secrets, their listing.
 
 They have the shape of the recorded answers of docs/contract (an OAuth secret whose ``refreshToken`` is a
-ciphertext, the headers of the real service); a test holds them against the twin's.
+ciphertext, the headers of the real service); a test compares them with the sandbox's.
 """
 
 import json
@@ -22,7 +22,7 @@ _VALUE = {
 
 
 class CannedResponse(NamedTuple):
-    """A good answer: its body, and the headers upstream has beside ``Content-Length`` and ``Date``."""
+    """A good answer: its body, and upstream's headers besides ``Content-Length`` and ``Date``."""
 
     body: bytes
     headers: tuple[tuple[str, str], ...]

@@ -1,4 +1,4 @@
-"""The contenders that every installation has: this library on each transport, and aiohttp by itself."""
+"""The contenders of every installation: this library on each transport, and plain aiohttp."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ _BATCH = 1000
 
 
 def library(transport: str) -> Contender:
-    """``fm.get_secret(...)``, whole: impersonation, flights, flow control, statistics, a typed secret.
+    """``fm.get_secret(...)``, end to end: impersonation, flights, flow control, statistics, a typed secret.
 
     Each worker is a user of its own, since flights of one secret are joined.
 
@@ -42,7 +42,7 @@ def library(transport: str) -> Contender:
 
 
 def sweep(transport: str) -> Contender:
-    """``fm.sweep(...)`` of ever new users: an impersonation, a listing and its secrets for each of them.
+    """``fm.sweep(...)`` of always new users: an impersonation, a listing and its secrets for each.
 
     Args:
         transport: ``"aiohttp"`` or ``"wire"``.
@@ -71,7 +71,7 @@ def cached(transport: str) -> Contender:
     """``fm.credential(...)`` of a credential that is held and fresh: one caller, no request.
 
     Args:
-        transport: what would carry a request.
+        transport: the transport, which sends nothing here.
     """
 
     @asynccontextmanager
@@ -112,7 +112,7 @@ def _client(transport: str, target: Target) -> FlowMate:
 
 @asynccontextmanager
 async def aiohttp_idiomatic(target: Target) -> AsyncIterator[Run]:
-    """What is commonly written: one session, a semaphore, ``gather``, ``raise_for_status``, ``json``."""
+    """Common aiohttp code: one session, a semaphore, ``gather``, ``raise_for_status``, ``json``."""
     context = ssl.create_default_context(cafile=target.ca_file)
     semaphore = asyncio.Semaphore(CONCURRENCY)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:

@@ -1,7 +1,7 @@
-"""Rounds: some seconds of one contender's work at a time, in turn, and what they come to.
+"""Rounds: the contenders work in turn for some seconds each; their results.
 
-Every contender does the same: it has as many requests in flight as the others, and each request ends with the
-access token in hand.
+Every contender does the same work: it has as many requests in flight as the others, and each request returns
+the access token.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ Fetch = Callable[[int], Awaitable[str]]
 """Fetches the secret once as worker number n, and returns its access token."""
 
 Run = Callable[[float], Awaitable[int]]
-"""Works for so many seconds, and returns how many requests were answered."""
+"""Works for this many seconds, and returns how many requests were answered."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """The server that is asked.
+    """The server under load.
 
     Attributes:
-        url: without a slash at its end.
-        ca_file: the certificate authority (PEM) that vouches for it, where it is https.
+        url: its URL without a trailing slash.
+        ca_file: its certificate authority (PEM), for https.
     """
 
     url: str
@@ -41,7 +41,7 @@ Contender = Callable[[Target], AbstractAsyncContextManager[Run]]
 
 
 class Round(msgspec.Struct, frozen=True):
-    """What one round of a contender came to.
+    """The result of one round of a contender.
 
     Attributes:
         requests: how many were answered.
@@ -60,12 +60,12 @@ class Round(msgspec.Struct, frozen=True):
 
     @property
     def cpu_us(self) -> float:
-        """Microseconds of processor time a request."""
+        """Microseconds of processor time per request."""
         return self.cpu_seconds / self.requests * 1e6
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """Many rounds in one: medians, and between which quartiles the rounds' requests/s lay."""
+    """The summary of many rounds: medians, and the quartiles of requests/s."""
 
     per_second: float
     cpu_us: float
@@ -84,7 +84,7 @@ async def measured(run: Run, seconds: float) -> Round:
 async def in_turn(
     contenders: Mapping[str, Contender], target: Target, *, rounds: int, seconds: float
 ) -> dict[str, Figure]:
-    """Open all, warm each up, and let them work in turn, round after round, in this process.
+    """Open all contenders, warm each up, and run them in turn, round by round, in this process.
 
     Args:
         contenders: by name.
@@ -104,7 +104,7 @@ async def in_turn(
 
 
 def figure(rounds: Sequence[Round]) -> Figure:
-    """What the rounds come to."""
+    """Summarise the rounds."""
     rates = [one.per_second for one in rounds]
     lower, _, upper = statistics.quantiles(rates, method="inclusive") if len(rates) > 1 else rates * 3
     return Figure(
@@ -117,7 +117,7 @@ def figure(rounds: Sequence[Round]) -> Figure:
 
 
 def in_workers(fetch: Fetch, expected: str, *, workers: int = CONCURRENCY) -> Run:
-    """A run of so many workers, each with one request in flight.
+    """Run this many workers, each with one request in flight.
 
     Args:
         fetch: makes one request.

@@ -1,6 +1,6 @@
-"""A server of canned answers, for machines without nginx: as little work for a request as Python can do.
+"""A server of canned answers, for machines without nginx: minimal work per request in Python.
 
-It trusts its clients and is for loopback alone. As a process (``python -m
+It trusts its clients and is for loopback only. As a process (``python -m
 flowmate_async.bench.static_server``) it prints its URL, and ends with stdin.
 """
 
@@ -32,7 +32,7 @@ _ANSWERS = {path.encode(): _serialised(answer) for path, answer in ANSWERS.items
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: answers each request as soon as it is whole."""
+    """One connection: answers each request as soon as it is complete."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -62,7 +62,7 @@ async def _serve() -> None:
 
 @contextmanager
 def _cores_apart(server: int) -> Iterator[None]:
-    """This process on one core and the server on another, where the system can and there are two."""
+    """Pin this process and the server to different cores, if the system supports it and has two."""
     cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
     if len(cores) < 2:
         yield
@@ -77,7 +77,7 @@ def _cores_apart(server: int) -> Iterator[None]:
 
 @asynccontextmanager
 async def running_server() -> AsyncIterator[Target]:
-    """The server as a process of its own; it has one core and this process another, where that can be.
+    """Run the server in its own process, on another core than this process if possible.
 
     Raises:
         UpstreamUnavailableError: it does not start.

@@ -1,7 +1,7 @@
-"""The report of a sync, as JSON and as a page for people: what is recorded, summed up, drawn and written.
+"""The report of a sync, as JSON and as an HTML page: recording, summary, charts and files.
 
-``recorder`` watches a call while it goes on, ``summary`` sums up the run's checkpoints, ``charts`` are pure
-geometry, ``page`` fills the template, ``files`` writes. None of it holds a credential.
+``recorder`` samples a call while it runs, ``summary`` sums up the run's checkpoints, ``charts`` is pure
+geometry, ``page`` fills the template, and ``files`` writes. None of them holds a credential.
 """
 
 from flowmate_async.reporting.files import require_report_path as require_report_path

@@ -1,7 +1,7 @@
-"""Charts as geometry: numbers in, SVG paths and axis labels out. Pure; colours and sizes are the template's.
+"""Charts as geometry: numbers in, SVG paths and axis labels out. Pure; the template sets colours and sizes.
 
-Every plot is drawn in a box of 1000 by 100, which the page stretches; labels are text beside it, so that they
-stay readable at any width.
+Every plot is drawn in a box of 1000 by 100, which the page stretches; labels are text outside the box, so
+that they stay readable at any width.
 """
 
 import math
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 1000.0, 100.0
 _SPARSE_SECONDS = 2.0
 _TINY = 1e-9
 _LEAST_POWER = -12
-"""A quarter of a millisecond: what is quicker shares the first bar."""
+"""A quarter of a millisecond: all shorter latencies share the first bar."""
 
 _LEAST_BARS = 8
 
@@ -34,11 +34,11 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         title: what it shows.
-        unit: of its numbers.
-        top: the number at its upper edge.
+        unit: the unit of its numbers.
+        top: the value at its upper edge.
         seconds: the time at its right edge.
-        lines: drawn in this order.
-        marks: horizontal positions of moments worth a mark.
+        lines: the lines, in drawing order.
+        marks: horizontal positions of marked moments.
         marked: what the marks are.
         peak: the largest number.
         mean: the mean over time.
@@ -56,7 +56,7 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True):
-    """One bar of a histogram: what it counts, how many, and its box."""
+    """One bar of a histogram: its label, its count, and its box."""
 
     upper_seconds: float
     count: int
@@ -67,7 +67,7 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
-    """The latencies of one endpoint; the axis doubles from bar to bar."""
+    """The latency histogram of one endpoint; the bars' widths double."""
 
     endpoint: str
     latency: Latency
@@ -83,12 +83,12 @@ def over_time(
     marks: tuple[str, Callable[[Sample], int]] | None = None,
     mean: float | None = None,
 ) -> Plot:
-    """A chart of how something stood at each sample.
+    """Draw a gauge: a value at each sample.
 
     Args:
         title: what it shows.
         samples: the slices of time.
-        unit: of the numbers.
+        unit: the unit of the numbers.
         series: name, look and number of each line; a number may be missing.
         marks: what is marked, and how often it happened in a slice.
         mean: over time, of a series whose numbers are smoothed; ``None`` to take it from the first series.
@@ -119,14 +119,14 @@ def over_time(
 def speed_over_time(
     title: str, samples: Sequence[Sample], *, unit: str, line: tuple[str, str], count: Callable[[Sample], int]
 ) -> Plot:
-    """A chart of how often something happened, per second.
+    """Draw how often something happened, per second.
 
     Args:
         title: what it shows.
         samples: the slices of time.
-        unit: of the speed.
+        unit: the unit of the rate.
         line: name and look of the line.
-        count: how often it happened in a slice.
+        count: returns how often it happened in a slice.
     """
     series = [(*line, per_second(count, samples))]
     seconds = samples[-1].at_seconds if samples else 0.0
@@ -135,7 +135,7 @@ def speed_over_time(
 
 
 def per_second(read: Callable[[Sample], int], samples: Sequence[Sample]) -> Callable[[Sample], float]:
-    """A count of each sample as a speed, averaged over two seconds where samples are closer than that."""
+    """Return each sample's count as a rate, averaged over two seconds if samples are closer than that."""
     speeds: dict[float, float] = {}
     for index, sample in enumerate(samples):
         first = index
@@ -147,7 +147,7 @@ def per_second(read: Callable[[Sample], int], samples: Sequence[Sample]) -> Call
 
 
 def histogram(endpoint: str, latency: Latency) -> Histogram:
-    """Bars a doubling wide, the first one from 0; their counts add up to the latency's."""
+    """Return bars whose bounds double, the first from 0; their counts add up to the latency's."""
     counts: dict[int, int] = {}
     for upper, count in latency.buckets.items():
         power = max(_LEAST_POWER, math.ceil(math.log2(upper) - _TINY))
@@ -173,7 +173,7 @@ def histogram(endpoint: str, latency: Latency) -> Histogram:
 
 
 def nice_ceiling(number: float) -> float:
-    """The next of 1, 2, 2.5, 5 and 10 times a power of ten."""
+    """Round up to the next of 1, 2, 2.5, 5 and 10 times a power of ten."""
     if number <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(number))
@@ -187,7 +187,7 @@ def _start(samples: Sequence[Sample], index: int) -> float:
 def _steps(
     edges: Sequence[float], column: Sequence[float | None], seconds: float, top: float, *, closed: bool
 ) -> str:
-    """A path of steps: each number holds since the sample before; closed to the ground for areas."""
+    """Return a step path: each number applies since the previous sample; closed at the bottom for areas."""
     parts: list[str] = []
     left, drawing = 0.0, False
     for edge, number in zip(edges, column, strict=True):

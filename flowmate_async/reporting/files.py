@@ -1,4 +1,4 @@
-"""The report on disk: JSON with a line a user, or a page, by the file's name. Readable by its owner only."""
+"""The report file: JSON with one line per user, or a page, by its name. Readable only by its owner."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ _PAGES = (".html", ".htm")
 
 
 def require_report_path(path: Path) -> None:
-    """Refuse, before anything is sent, a path where the report cannot be or must not be written.
+    """Refuse, before anything is sent, a path where the report cannot or must not be written.
 
     Args:
         path: ``.html`` for a page, any other for JSON.
@@ -41,14 +41,14 @@ async def write_report(
     error: str | None,
     observed: Observation | None = None,
 ) -> None:
-    """Write the newest run's report; replaces an earlier one at once.
+    """Write the newest run's report; atomically replaces an earlier one.
 
     Args:
         path: ``.html`` for a page, any other for JSON.
         store: the entered store.
         report: what the call returned, if it did.
         error: why the run was ended early, if it was.
-        observed: how the call went over time.
+        observed: the time series of the call.
 
     Raises:
         ConfigurationError: the file cannot be written.

@@ -1,8 +1,7 @@
-"""The report as one HTML page: everything it needs is in it, and nothing in it can run or be fetched.
+"""The report as one self-contained HTML page, which cannot run scripts or load anything.
 
-Names and messages come from upstream and are untrusted: the template escapes everything, every text that is
-printed has its control characters made visible, and the content-security policy admits this style sheet and
-nothing else.
+Names and messages come from upstream and are untrusted: the template escapes everything, control characters
+in every printed text are made visible, and the content-security policy allows only this style sheet.
 """
 
 import base64
@@ -22,15 +21,15 @@ from flowmate_async.sync.report import SyncReport
 
 MOST_LEFT_OUT = 200
 _UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co"})
-"""Unicode categories of characters that command a reader or only change how text looks."""
+"""Unicode categories of control, bidirectional and other invisible characters."""
 
 
 def render(head: Head, summary: Summary) -> bytes:
-    """The page.
+    """Return the page.
 
     Args:
         head: what is known of the run.
-        summary: of its users.
+        summary: the summary of its users.
 
     Raises:
         ConfigurationError: Jinja is not installed.
@@ -88,7 +87,7 @@ def _template() -> Any:
 
 
 def visible(value: Any) -> Any:
-    """A text with its control, bidirectional and other unseen characters written out; the rest as it is."""
+    """Return a text with its control, bidirectional and other invisible characters escaped."""
     if not isinstance(value, str) or hasattr(value, "__html__") or (value.isascii() and value.isprintable()):
         return value
     return "".join(_shown(letter) for letter in value)
@@ -101,19 +100,19 @@ def _shown(letter: str) -> str:
 
 
 def whole(number: float) -> str:
-    """A count, with separators."""
+    """Format a count with separators."""
     return f"{number:,.0f}"
 
 
 def short(number: float) -> str:
-    """A number in three digits or so."""
+    """Format a number with about three digits."""
     if number >= 100 or number == int(number):
         return f"{number:,.0f}"
     return f"{number:.1f}" if number >= 10 else f"{number:.2g}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit a reader would choose."""
+    """Format seconds in a suitable unit."""
     if seconds < 0.9995e-3:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 0.9995:
@@ -126,12 +125,12 @@ def duration(seconds: float) -> str:
 
 
 def moment(epoch: float) -> str:
-    """A moment in UTC."""
+    """Format a time in UTC."""
     return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _unreported(observed: Observation, call: SyncReport | None) -> int:
-    """Requests of the call's users that nobody told of: a worker process had died before."""
+    """Requests of the call's users that were not reported, because a worker process had died."""
     seen = sum(observed.broken.values()) + sum(sum(by.values()) for by in observed.answers.values())
     return 0 if call is None else max(0, call.requests - seen)
 

@@ -1,7 +1,7 @@
 """Recorder: how a call went over time, sampled from ``fm.stats()``, in bounded memory.
 
-Nothing is added to a request. When there are too many samples, each two are merged and the step is
-doubled, so that a minute and a day both end with some hundred samples; sums stay exact.
+Requests have no extra cost. When there are too many samples, each pair is merged and the step is doubled, so
+that a minute and a day both end with a few hundred samples; sums stay exact.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ FIRST_STEP_SECONDS = 0.25
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """A slice of time: what happened in it, and how flow control stood at its end.
+    """A slice of time: what happened in it, and the flow-control state at its end.
 
     Attributes:
         at_seconds: its end, since the call began; it begins where the one before ends.
         requests: answers.
         synced: users synced.
         failed: users that failed.
-        throttled: answers that asked everybody to wait.
+        throttled: answers that asked everyone to wait.
         retries: requests sent again.
         rate: requests/s allowed; ``None`` without a limit.
         concurrency: requests in flight allowed.
@@ -47,7 +47,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen of one call.
+    """What was observed of one call.
 
     Attributes:
         seconds: how long it was watched.
@@ -56,11 +56,11 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         samples: how it went over time.
         latency: by endpoint.
         answers: by endpoint and HTTP status.
-        broken: requests without an answer, by how they failed.
+        broken: requests without an answer, by kind of failure.
         retries: requests sent again, by kind of error.
-        throttled: answers that asked everybody to wait.
-        elsewhere: whether the requests were sent where nobody watched, by the workers of a cluster: then only
-            users are told of.
+        throttled: answers that asked everyone to wait.
+        elsewhere: whether the workers of a cluster sent the requests unobserved; then only users are
+            reported.
     """
 
     seconds: float
@@ -81,12 +81,12 @@ class Recorder:
     Args:
         stats: the client's.
         monotonic: the time, in seconds.
-        most: samples kept at most; even.
-        step_seconds: the time between two samples at first.
+        most: maximum number of samples kept; even.
+        step_seconds: the initial time between two samples.
         elsewhere: see :class:`Observation`.
 
     Attributes:
-        step_seconds: the time between two samples now.
+        step_seconds: the current time between two samples.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Recorder:
         self._samples: list[Sample] = []
 
     def sample(self) -> None:
-        """Note what has happened since the sample before."""
+        """Record what has happened since the previous sample."""
         stats = self._stats()
         now, limiter = _Counts.of(stats), stats.traffic.limiter
         was, self._before = self._before, now
@@ -133,7 +133,7 @@ class Recorder:
             self.step_seconds *= 2
 
     def observation(self) -> Observation:
-        """What was seen so far."""
+        """Return what was observed so far."""
         stats = self._stats()
         return Observation(
             seconds=self._monotonic() - self._began,
@@ -151,11 +151,11 @@ class Recorder:
 
 @contextmanager
 def recording(stats: Callable[[], Stats], *, elsewhere: bool = False) -> Iterator[Recorder]:
-    """Within, sample a fresh client, on the running loop's timer.
+    """In the block, sample a fresh client on the running loop's timer.
 
     Args:
         stats: the client's, and its worker processes'.
-        elsewhere: whether its requests are sent by processes that do not tell.
+        elsewhere: whether its requests are sent by processes that do not report.
     """
     loop = asyncio.get_running_loop()
     recorder = Recorder(stats, monotonic=loop.time, elsewhere=elsewhere)
@@ -179,7 +179,7 @@ def recording(stats: Callable[[], Stats], *, elsewhere: bool = False) -> Iterato
 
 
 class _Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """What only ever grows."""
+    """Counters that only grow."""
 
     requests: int
     synced: int
@@ -199,7 +199,7 @@ class _Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _merged(first: Sample, second: Sample) -> Sample:
-    """Two neighbours as one: sums of what happened, the later one's end, the worse of how it stood."""
+    """Merge two neighbouring samples: sums of events, the later end, the worse state."""
     rates = [rate for rate in (first.rate, second.rate) if rate is not None]
     return Sample(
         at_seconds=second.at_seconds,

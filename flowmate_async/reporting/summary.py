@@ -1,4 +1,4 @@
-"""Summary: a run in some hundred lines, however many users it has, from its checkpoints."""
+"""Summary: a run in a few hundred lines, however many users it has, from its checkpoints."""
 
 import heapq
 from collections.abc import AsyncIterator
@@ -14,17 +14,17 @@ MOST_SLOWEST = 20
 
 
 class Head(msgspec.Struct, kw_only=True):
-    """What is known of a run however it ended.
+    """What is known about a run, however it ended.
 
     Attributes:
         run_id: the run in the store.
         complete: whether every user was tried.
         started_at: when it first began, in seconds since the Unix epoch.
         finished_at: when every user had been tried.
-        totals: over all its users.
-        call: what this call did; ``None`` when it was ended early.
+        totals: sums over all its users.
+        call: what this call did; ``None`` if it was ended early.
         ended_early: why it was ended early.
-        observed: how this call went over time.
+        observed: the time series of this call.
     """
 
     run_id: str
@@ -60,7 +60,7 @@ class Head(msgspec.Struct, kw_only=True):
 
 
 class ErrorKind(msgspec.Struct, kw_only=True):
-    """The users that failed alike: how many, the first few by name, and one's message."""
+    """The users that failed with one kind of error: how many, the first few names, and one message."""
 
     kind: str
     users: int = 0
@@ -69,12 +69,12 @@ class ErrorKind(msgspec.Struct, kw_only=True):
 
 
 class Summary(msgspec.Struct, kw_only=True):
-    """What a page shows of the users.
+    """What a page shows about the users.
 
     Attributes:
-        errors: by kind, most users first.
+        errors: failures by kind, most users first.
         slowest: the checkpoints of the slowest users, slowest first.
-        unproven: users whose listing had no total to be counted against.
+        unproven: users whose listing had no total to compare the count with.
     """
 
     errors: list[ErrorKind]

@@ -1,6 +1,6 @@
-"""A sync in several processes of one machine: one parent that coordinates, workers that read and store.
+"""A sync in several processes of one machine: a parent coordinates, workers read and store.
 
-The parent holds the run lock, hands out usernames on demand, lends the rate and gathers how users ended.
-Each worker has an event loop, a client and a connection to the store of its own; credentials never leave it
-but for the store. What parent and worker say to each other is in ``messages.py``.
+The parent holds the run lock, hands out usernames on demand, lends the rate and collects the users' results.
+Each worker has its own event loop, client and store connection; it sends credentials only to the store. The
+messages between parent and worker are in ``messages.py``.
 """

@@ -1,4 +1,4 @@
-"""How the concurrency of a sync is divided among its workers: by need, never more than all of it. Pure."""
+"""Divides the concurrency of a sync among its workers by need, never exceeding the total. Pure."""
 
 from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
@@ -7,12 +7,12 @@ W = TypeVar("W", bound=Hashable)
 
 
 def fair_shares(total: int, wanted: Mapping[W, int], *, least: int) -> dict[W, int]:
-    """Divide a number among workers: each gets what it wants, or as much as any other that wants more.
+    """Divide a number among workers (max-min fairness): each gets what it wants, or an equal share.
 
     Args:
-        total: what there is; at least one for each worker.
-        wanted: how much each could use.
-        least: what each keeps, however little it wants, so that it can begin at once.
+        total: the number to divide; at least one for each worker.
+        wanted: how much each worker could use.
+        least: minimum for each worker, so that it can begin at once.
     """
     shares, left = dict.fromkeys(wanted, 0), total
     waiting = sorted(wanted, key=lambda worker: wanted[worker])
@@ -35,12 +35,12 @@ class _Allotment:
 class Allotments(Generic[W]):
     """What each worker may have in flight.
 
-    A worker that is told to use less counts for what it had until it says that it keeps to it. So all of them
-    together never use more than there is.
+    A worker that is told to use less counts with its old allotment until it confirms the new one. So all
+    workers together never exceed the total.
 
     Args:
         total: maximum requests in flight of all workers together.
-        workers: how many there will be.
+        workers: how many workers there will be.
     """
 
     def __init__(self, total: int, *, workers: int) -> None:
@@ -56,15 +56,15 @@ class Allotments(Generic[W]):
         return allotment.told
 
     def leave(self, worker: W) -> None:
-        """Take back what a worker had that will not be replaced."""
+        """Reclaim the allotment of a worker that will not be replaced."""
         self._allotments.pop(worker, None)
 
     def note(self, worker: W, *, keeps_to: int, in_flight: int, waiting: int) -> dict[W, int]:
-        """Take note of how a worker stands. Return the workers' new allotments, where they change.
+        """Update a worker's state. Return the workers' new allotments, where they change.
 
         Args:
             worker: which.
-            keeps_to: what it was told last, as far as it has heard.
+            keeps_to: the last allotment that it confirmed.
             in_flight: its requests in flight.
             waiting: its requests that wait for a slot.
         """

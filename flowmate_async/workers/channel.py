@@ -14,12 +14,12 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Channel(Generic[M]):
-    """One end of a channel; ``M`` is what comes in.
+    """One end of a channel; ``M`` is the type of incoming messages.
 
     Args:
-        reader: where messages come from.
-        writer: where messages go.
-        incoming: the type of what comes in.
+        reader: the incoming stream.
+        writer: the outgoing stream.
+        incoming: the type of incoming messages.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, incoming: Any) -> None:
@@ -29,23 +29,23 @@ class Channel(Generic[M]):
 
     @classmethod
     async def over(cls, connected: socket.socket, incoming: Any) -> Self:
-        """A channel over a connected socket, which it owns from now on."""
+        """Return a channel over a connected socket, which it owns from now on."""
         reader, writer = await asyncio.open_connection(sock=connected)
         return cls(reader, writer, incoming)
 
     def send(self, message: object) -> None:
-        """Send without waiting; lost when the other end is gone, which :meth:`receive` tells."""
+        """Send without waiting. The message is lost if the other end is gone, which :meth:`receive` reports."""
         data = _encoder.encode(message)
         if not self._writer.is_closing():
             self._writer.write(len(data).to_bytes(_PREFIX_BYTES, "big") + data)
 
     async def drained(self) -> None:
-        """Wait until what was sent is mostly on its way."""
+        """Wait until most of the sent data has left the buffer."""
         with suppress(ConnectionError):
             await self._writer.drain()
 
     async def receive(self) -> M | None:
-        """The next message; ``None`` when the other end is gone."""
+        """Return the next message; ``None`` if the other end is gone."""
         try:
             size = int.from_bytes(await self._reader.readexactly(_PREFIX_BYTES), "big")
             return self._decoder.decode(await self._reader.readexactly(size))

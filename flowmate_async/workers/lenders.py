@@ -1,4 +1,4 @@
-"""What a parent lends to the processes of one machine: tokens of the rate, and slots for refreshes."""
+"""Lenders: the parent lends rate tokens and refresh slots to the processes of one machine."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -41,18 +41,18 @@ class RateLender:
         self._paused = False
 
     async def lease(self, most: int) -> TokenLease:
-        """See :meth:`RateBudget.lease`; those who ask are served first come, first served."""
+        """See :meth:`RateBudget.lease`; requests are served first come, first served."""
         tokens = min(most, self._terms.batch)
         async with self._turn:
             while True:
                 await self._pause_passed()
                 await self._bucket.acquire(tokens)
                 now = self._clock.monotonic()
-                if self._resume_at <= now:  # otherwise a pause came meanwhile, and they are let go
+                if self._resume_at <= now:  # otherwise a pause began meanwhile, and the tokens are dropped
                     return TokenLease(tokens, now + self._terms.life_seconds)
 
     def pause(self, seconds: float) -> None:
-        """Lend nothing for that many seconds, and begin with an empty bucket then."""
+        """Lend nothing for that many seconds, then begin with an empty bucket."""
         self._resume_at = max(self._resume_at, self._clock.monotonic() + seconds)
         self._paused = True
 
@@ -90,7 +90,7 @@ class RefreshLoan:
             raise
 
     def give_back(self) -> None:
-        """Return both; once."""
+        """Return both; a second call does nothing."""
         for _, contender in self._slots.leave(self._auth_client_id):
             contender.go_on()
         self._end_turn()
@@ -136,21 +136,21 @@ class SlotLender:
 
 
 class Pauses:
-    """Spreads pauses: whoever meets one tells all the others."""
+    """Broadcasts pauses: a process that meets one tells all others."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[float], object]] = []
 
     def join(self, listener: Callable[[float], object]) -> None:
-        """Tell this one, too, for how many seconds to wait."""
+        """Add a listener, called with the number of seconds to wait."""
         self._listeners.append(listener)
 
     def leave(self, listener: Callable[[float], object]) -> None:
-        """Tell this one no more."""
+        """Remove a listener."""
         self._listeners.remove(listener)
 
     def spread(self, seconds: float, *, but: Callable[[float], object] | None = None) -> None:
-        """Tell everybody but the one it comes from."""
+        """Notify every listener except the sender."""
         for listener in self._listeners:
             if listener != but:
                 listener(seconds)
@@ -162,7 +162,7 @@ class SharedLimits(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         rate: lends tokens; ``None`` when there is no limit.
         refreshes: lends slots for refreshes.
-        pauses: to and from everyone.
+        pauses: broadcasts pauses between all processes.
         concurrency: maximum requests in flight of all workers together.
     """
 
@@ -176,7 +176,7 @@ class ParentCoordination:
     """The :class:`~flowmate_async.engine.coordination.Coordination` of the parent's own client.
 
     Args:
-        shared: what it shares with its workers.
+        shared: the lenders that it shares with its workers.
     """
 
     def __init__(self, shared: SharedLimits) -> None:
@@ -193,7 +193,7 @@ class ParentCoordination:
         """Nothing is open."""
 
     def join(self, base_url: str) -> None:
-        """See :meth:`Coordination.join`; there is but one."""
+        """See :meth:`Coordination.join`; there is only one upstream."""
 
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - lent on its own terms
         """See :meth:`Coordination.budget`."""

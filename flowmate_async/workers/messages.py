@@ -1,4 +1,4 @@
-"""What a parent and its workers say to each other: usernames, ids, counts, errors. Never a credential."""
+"""Messages between a parent and its workers: usernames, ids, counts, errors. Never a credential."""
 
 import msgspec
 
@@ -22,7 +22,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     @classmethod
     def of(cls, end: UserResult) -> "ResultRecord":
-        """The record of how a user ended."""
+        """Return the record of a user's result."""
         return cls(
             username=end.username,
             secrets=end.secrets,
@@ -34,7 +34,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         )
 
     def restored(self) -> UserResult:
-        """How the user ended."""
+        """Return the user's result."""
         return UserResult(
             username=self.username,
             secrets=self.secrets,
@@ -47,11 +47,11 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
-    """Parent to worker, first of all.
+    """Parent to worker: the first message.
 
     Attributes:
         run: the run.
-        settings: what the worker's own program sets itself up with.
+        settings: the configuration of the worker's program.
         concurrency: how many requests it may have in flight at first.
     """
 
@@ -61,17 +61,17 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
 
 
 class Assign(msgspec.Struct, frozen=True, tag=True):
-    """Parent to worker: users to read; none means that there will be no more."""
+    """Parent to worker: users to read; empty when there will be no more."""
 
     usernames: tuple[str, ...]
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """Parent to worker: begin no further user, finish those begun."""
+    """Parent to worker: start no further user, finish those in flight."""
 
 
 class Lent(msgspec.Struct, frozen=True, tag=True):
-    """Parent to worker: tokens, and until when on the machine's monotonic clock they may be used."""
+    """Parent to worker: tokens, and their expiry on the machine's monotonic clock."""
 
     tokens: int
     valid_until: float
@@ -84,31 +84,31 @@ class Allotted(msgspec.Struct, frozen=True, tag=True):
 
 
 class SlotLent(msgspec.Struct, frozen=True, tag=True):
-    """Parent to worker: the slot of this number may be used."""
+    """Parent to worker: the slot with this number may be used."""
 
     number: int
 
 
 class Paused(msgspec.Struct, frozen=True, tag=True):
-    """Either way: upstream asked everybody to wait for so many seconds."""
+    """Both directions: upstream asked everyone to wait for this many seconds."""
 
     seconds: float
 
 
 class More(msgspec.Struct, frozen=True, tag=True):
-    """Worker to parent: so many usernames, please."""
+    """Worker to parent: request for this many usernames."""
 
     most: int
 
 
 class Borrow(msgspec.Struct, frozen=True, tag=True):
-    """Worker to parent: so many tokens at most, please."""
+    """Worker to parent: request for at most this many tokens."""
 
     most: int
 
 
 class SlotWanted(msgspec.Struct, frozen=True, tag=True):
-    """Worker to parent: a slot for a refresh of this OAuth client and this secret, please."""
+    """Worker to parent: request for a slot to refresh this secret of this OAuth client."""
 
     number: int
     auth_client_id: str | None
@@ -116,7 +116,7 @@ class SlotWanted(msgspec.Struct, frozen=True, tag=True):
 
 
 class SlotReturned(msgspec.Struct, frozen=True, tag=True):
-    """Worker to parent: the slot of this number is no longer needed, whether it was lent or not."""
+    """Worker to parent: the slot with this number is not needed any more, lent or not."""
 
     number: int
 
@@ -130,23 +130,23 @@ class Stored(msgspec.Struct, frozen=True, tag=True):
 
     @classmethod
     def of(cls, batch: StoredBatch) -> "Stored":
-        """The record of a batch."""
+        """Return the record of a batch."""
         results = tuple(ResultRecord.of(end) for end in batch.results)
         return cls(results=results, changed=batch.changed, unchanged=batch.unchanged)
 
     def restored(self) -> StoredBatch:
-        """The batch."""
+        """Return the batch."""
         results = tuple(end.restored() for end in self.results)
         return StoredBatch(results=results, changed=self.changed, unchanged=self.unchanged)
 
 
 class Counted(msgspec.Struct, frozen=True, tag=True):
-    """Worker to parent: how it goes.
+    """Worker to parent: a status report.
 
     Attributes:
-        counts: what it has counted since it began.
-        traffic: how its flow control stands.
-        keeps_to: the allotment that it heard of last.
+        counts: its counters since it began.
+        traffic: the state of its flow control.
+        keeps_to: the last allotment that it received.
     """
 
     counts: Counts
@@ -155,12 +155,12 @@ class Counted(msgspec.Struct, frozen=True, tag=True):
 
     @classmethod
     def of(cls, stats: Stats, *, keeps_to: int) -> "Counted":
-        """Return what a client has counted."""
+        """Return a client's counters."""
         return cls(Counts.of(stats), TrafficSnapshot.of(stats), keeps_to)
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """Worker to parent: everything that was begun is finished."""
+    """Worker to parent: everything that was started is finished."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

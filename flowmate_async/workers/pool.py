@@ -1,7 +1,7 @@
 """The parent's side: an executor whose users are read and stored by worker processes.
 
-A worker that dies loses nothing: what it had acknowledged is in the store, and the rest of what it was handed
-goes to others. Which run that is, and when it ends early, is the engine's business.
+A worker that dies loses nothing: acknowledged users are in the store, and its other users go to other
+workers. The engine decides on the run and its early end.
 """
 
 import asyncio
@@ -42,15 +42,15 @@ from flowmate_async.workers.stats import WorkerTotals
 from flowmate_async.workers.work_queue import WorkQueue
 
 _LOSSES = 3
-"""Workers that may die one after the other without a user's end in between."""
+"""Maximum number of consecutive worker deaths without a finished user in between."""
 
 
 class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The command and the size of a pool.
 
     Attributes:
-        command: a worker's program and its arguments; nothing secret among them.
-        settings: what that program sets itself up with; nothing secret in it.
+        command: a worker's program and its arguments, without secrets.
+        settings: that program's configuration, without secrets.
         count: how many workers.
     """
 
@@ -64,9 +64,9 @@ class ProcessExecutor:
 
     Args:
         plan: see :class:`PoolOptions`.
-        store: tells what a worker had acknowledged that died.
+        store: shows what a dead worker had acknowledged.
         shared: what is shared with the workers.
-        totals: is told what the workers count.
+        totals: collects the workers' counters.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ProcessExecutor:
 
 
 class _Pool:
-    """The workers of one run, and the queue of what they stored; ``None`` in it is a worker that is done."""
+    """The workers of one run, and the queue of their results; ``None`` in it marks a worker that is done."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class _Pool:
         self._losses = 0
 
     async def batches(self, shared: SharedLimits) -> AsyncGenerator[StoredBatch, None]:
-        """Yield what is durable, as it comes."""
+        """Yield durable results as they arrive."""
         loop = asyncio.get_running_loop()
         allotments: Allotments[int] = Allotments(shared.concurrency, workers=self._plan.count)
         slots = (self._keep_serving(number, shared, allotments) for number in range(self._plan.count))
@@ -207,7 +207,7 @@ class _Pool:
                 worker.channel.send(Allotted(concurrency))
 
     async def _lost(self, worker: WorkerProcess) -> None:
-        """Report the users of a dead worker that the store has, and hand the others out again."""
+        """Report a dead worker's users that are in the store, and hand out the others again."""
         self._losses += 1
         if self._losses > _LOSSES:
             raise WorkerLostError(
@@ -245,7 +245,7 @@ class _Session:
         self._pauses.join(self._tell_pause)
 
     def handle(self, message: ToParent) -> None:
-        """Handle what the worker asks for, or tells all processes."""
+        """Handle a worker's requests and broadcasts."""
         match message:
             case More(most):
                 self._wanted.put_nowait(most)
@@ -259,7 +259,7 @@ class _Session:
                 self._pauses.spread(seconds, but=self._tell_pause)
 
     def note_results(self, batch: StoredBatch) -> None:
-        """Take note of users that are stored."""
+        """Record users as stored."""
         self.worker.has.subtract(end.username for end in batch.results)
         self._queue.ended(len(batch.results))
 
@@ -268,7 +268,7 @@ class _Session:
 
         Args:
             died: it did not end by itself, so upstream may still be refreshing for it. Its slots are lent
-                again when upstream's lock has expired.
+                again once upstream's lock has expired.
         """
         self._pauses.leave(self._tell_pause)
         tasks = [*self._tasks, *self._borrowing.values()]

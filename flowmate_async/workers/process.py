@@ -1,4 +1,4 @@
-"""One worker as its parent sees it: a process, the channel to it, the users it has."""
+"""One worker as seen by its parent: a process, the channel to it, the users it has."""
 
 import asyncio
 import socket
@@ -11,15 +11,15 @@ from flowmate_async.workers.channel import Channel
 from flowmate_async.workers.messages import Begin, ToParent
 
 _GRACE_SECONDS = 6.0
-"""For a worker whose channel was closed: a little more than its client takes for what is on the wire."""
+"""Grace period after closing the channel: slightly more than a client's drain of requests on the wire."""
 
 
 class WorkerProcess:
     """A running worker.
 
     Attributes:
-        channel: to it.
-        has: the users it was handed and has not reported.
+        channel: the channel to it.
+        has: users handed to it and not reported yet.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, channel: Channel[ToParent]) -> None:
@@ -29,10 +29,10 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, command: Sequence[str], begin: Begin) -> Self:
-        """Start one; its standard input is its end of the channel.
+        """Start a worker; its standard input is its end of the channel.
 
         Args:
-            command: the program and its arguments; nothing secret among them.
+            command: the program and its arguments, without secrets.
             begin: the first message.
         """
         ours, theirs = socket.socketpair()
@@ -45,7 +45,7 @@ class WorkerProcess:
         return cls(process, channel)
 
     async def aclose(self) -> None:
-        """Close the channel, which ends it; a worker that does not end is killed."""
+        """Close the channel, which ends the worker; kill it if it does not end."""
         await self.channel.aclose()
         try:
             await asyncio.wait_for(self._process.wait(), _GRACE_SECONDS)

@@ -1,6 +1,6 @@
-"""What worker processes have counted, told to their parent and added up: numbers only, never a name or an id.
+"""Counters of worker processes, sent to their parent and added up: numbers only, never a name or an id.
 
-How much that is depends on how many endpoints, statuses and kinds of failure there are, not on the users.
+Their size depends on the number of endpoints, statuses and kinds of failure, not on the users.
 """
 
 from collections import Counter
@@ -17,17 +17,17 @@ from flowmate_async.stats import Latency, Stats, latency_of
 K = TypeVar("K")
 
 _STATES = ("closed", "half-open", "open")
-"""Of breakers, from good to bad."""
+"""Breaker states, from best to worst."""
 
 
 class TrafficSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """How a worker's flow control stands.
+    """The state of a worker's flow control.
 
     Attributes:
         in_flight: requests on the wire.
-        waiting: requests that wait for their turn.
-        rate: requests/s that it allows itself; ``None`` without a limit.
-        concurrency: requests in flight that it allows itself.
+        waiting: queued requests.
+        rate: its current limit in requests/s; ``None`` without a limit.
+        concurrency: its current limit of requests in flight.
         breaker: ``closed``, ``open`` or ``half-open``.
     """
 
@@ -39,7 +39,7 @@ class TrafficSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True
 
     @classmethod
     def of(cls, stats: Stats) -> Self:
-        """How a client's stands."""
+        """Return the state of a client's flow control."""
         traffic = stats.traffic
         return cls(
             in_flight=traffic.in_flight,
@@ -51,7 +51,7 @@ class TrafficSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What a worker has counted since it began; :class:`~flowmate_async.Stats` has the same names."""
+    """A worker's counters since it began; :class:`~flowmate_async.Stats` has the same names."""
 
     answers: dict[str, dict[int, int]] = {}
     broken: dict[str, int] = {}
@@ -66,11 +66,11 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     @classmethod
     def of(cls, stats: Stats) -> Self:
-        """What a client has counted."""
+        """Return a client's counters."""
         return cls(**{name: getattr(stats, name) for name in cls.__struct_fields__})
 
     def plus(self, other: "Counts") -> "Counts":
-        """Both together."""
+        """Return the sum of both."""
         endpoints = sorted(self.answers.keys() | other.answers.keys())
         return Counts(
             answers={
@@ -92,31 +92,31 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class WorkerTotals:
-    """Adds up what the workers of a sync tell, those that have ended included."""
+    """Adds up the counters of a sync's workers, including those that have ended."""
 
     def __init__(self) -> None:
         self._past = Counts()
         self._present: dict[Hashable, tuple[Counts, TrafficSnapshot]] = {}
 
     def note(self, worker: Hashable, counts: Counts, traffic: TrafficSnapshot) -> None:
-        """Take note of what a worker has counted since it began.
+        """Update a worker's counters.
 
         Args:
-            worker: tells it from the others.
-            counts: all of it; replaces what it told before.
+            worker: identifies the worker.
+            counts: all its counters; they replace the previous ones.
             traffic: its flow control now.
         """
         self._present[worker] = counts, traffic
 
     def ended(self, worker: Hashable) -> None:
-        """Keep what a worker told last, and how it stood no longer."""
+        """Keep a worker's last counters, and drop its flow-control state."""
         counts, _ = self._present.pop(worker, (Counts(), None))
         self._past = self._past.plus(counts)
 
     def added_to(self, stats: Stats) -> Stats:
         """The parent's own statistics with those of its workers.
 
-        The rate is what all of them together may send at most, and a breaker is open if one is.
+        The rate is the limit for all of them together, and the breaker is open if one is.
         """
         present = [counts for counts, _ in self._present.values()]
         total = reduce(Counts.plus, [self._past, *present], Counts.of(stats))
@@ -149,7 +149,7 @@ class WorkerTotals:
 
 
 def together(latencies: Iterable[Latency]) -> Latency:
-    """Latencies of one endpoint that several processes recorded, as if one had.
+    """Merge the latencies of one endpoint that several processes recorded.
 
     Args:
         latencies: theirs.

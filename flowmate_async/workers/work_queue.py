@@ -1,4 +1,4 @@
-"""Which users are still to be handed out, which are with a worker, and which came back from one that died."""
+"""The queue of users: to be handed out, with a worker, or returned from a dead worker."""
 
 import asyncio
 from collections import deque
@@ -8,7 +8,7 @@ from flowmate_async.sync.source import Usernames
 
 
 class WorkQueue:
-    """The users of a run, a few at a time: never all in memory, none lost with a worker.
+    """The users of a run, a few at a time: never all in memory, and none lost with a worker.
 
     Args:
         usernames: any iterable or async iterable.
@@ -25,9 +25,9 @@ class WorkQueue:
         self._out = 0
 
     async def take(self, most: int) -> list[str]:
-        """Some users to read; none when all have ended, or when nobody is to begin any more.
+        """Return some users to read; empty when all have ended, or when no user may start any more.
 
-        Waits while there are none to hand out, but others have some that may come back.
+        Waits while all remaining users are with other workers and may come back.
 
         Raises:
             Exception: what the iterable of usernames raised.
@@ -43,18 +43,18 @@ class WorkQueue:
             return []
 
     def ended(self, count: int) -> None:
-        """So many of those handed out have ended."""
+        """Note that this many of the handed out users have ended."""
         self._out -= count
         self._changed.set()
 
     def give_back(self, usernames: Sequence[str]) -> None:
-        """Hand these out again, which a worker died with."""
+        """Put back the users of a dead worker."""
         self._returned.extend(usernames)
         self._out -= len(usernames)
         self._changed.set()
 
     def close(self) -> None:
-        """Hand out no more."""
+        """Stop handing out users."""
         self._closed = True
         self._changed.set()
 

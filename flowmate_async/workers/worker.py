@@ -1,6 +1,6 @@
-"""A worker's side: read the users that the parent hands out, borrow tokens from it, tell it how users ended.
+"""The worker's side: read the users that the parent hands out, borrow tokens, report results.
 
-What a worker is made of (its client, its store) is the program's business that serves it.
+The program that runs a worker creates its client and its store.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class Worker:
     """One worker of a pool; also its client's :class:`~flowmate_async.engine.coordination.Coordination`.
 
     Args:
-        channel: to the parent.
+        channel: the channel to the parent.
         limited: whether the parent lends a rate.
         concurrency: how many requests it may have in flight at first.
     """
@@ -78,10 +78,10 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The channel is the program's to close."""
+        """Do nothing: the program closes the channel."""
 
     def join(self, base_url: str) -> None:
-        """See :meth:`Coordination.join`; there is but one."""
+        """See :meth:`Coordination.join`; there is only one upstream."""
 
     def budget(self, *, rate: float, burst: int) -> RateBudget | None:  # noqa: ARG002 - on the parent's terms
         """See :meth:`Coordination.budget`."""
@@ -135,19 +135,19 @@ class Worker:
         return await self._loan
 
     async def serve(self, executor: Executor, run: Run, *, stats: Callable[[], Stats]) -> None:
-        """Read and store what the parent hands out, until it says that there is no more, or is gone.
+        """Read and store the users that the parent hands out, until there are no more or the parent is gone.
 
         Args:
             executor: reads and stores.
             run: the run.
-            stats: what the parent is told from time to time, and at the end.
+            stats: reported to the parent from time to time, and at the end.
         """
         work = asyncio.get_running_loop().create_task(self._work(executor, run, stats))
         listening = asyncio.get_running_loop().create_task(self._listen())
         try:
             await asyncio.wait({work, listening}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            # Without a parent nobody holds the run lock any more, so nothing is begun or finished.
+            # Without the parent the run lock is lost, so no work is started or finished.
             for task in (work, listening):
                 task.cancel()
             await asyncio.gather(work, listening, return_exceptions=True)
@@ -206,7 +206,7 @@ class Worker:
                 self._news.set()
 
     async def _handed_out(self) -> AsyncIterator[str]:
-        """The usernames as they are handed out, asked for a little before they run out."""
+        """Yield the usernames from the parent, requesting more shortly before they run out."""
         while True:
             if len(self._names) <= _LOW_WATER and not self._asked and not self._no_more:
                 self._asked = True
