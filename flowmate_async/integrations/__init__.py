@@ -1,5 +1,5 @@
-"""Integrations: credentials attached to the requests of the HTTP client you already use.
+"""Integrations: attach credentials to the requests of the HTTP client you already use.
 
-Each module is imported by name, since each needs the client it is for: ``integrations.aiohttp``,
-``integrations.httpx``. None of them imports ``FlowMate``: they borrow from anything that lends.
+Import each module by name, since each needs its own client library: ``integrations.aiohttp``,
+``integrations.httpx``. None of them imports ``FlowMate``: they accept any lender.
 """

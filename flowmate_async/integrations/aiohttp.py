@@ -1,7 +1,7 @@
-"""CredentialMiddleware: a user's credential on an aiohttp session's requests, and one more try after a 401.
+"""CredentialMiddleware: a user's credential on an aiohttp session's requests, with one retry after a 401.
 
-aiohttp runs its middlewares for every hop of a redirect with a request of its own, so a header that is
-attached here never outlives its hop.
+aiohttp runs its middlewares for every hop of a redirect with a separate request, so a header that is attached
+here is never sent to the next hop.
 """
 
 from collections.abc import Iterable
@@ -21,15 +21,15 @@ __all__ = [
 
 
 class CredentialMiddleware:
-    """Client middleware (aiohttp ≥ 3.12) that presents one credential to its app, and to nobody else.
+    """Client middleware (aiohttp ≥ 3.12) that presents one credential to its app only.
 
     Use it as ``ClientSession(middlewares=(CredentialMiddleware(...),))`` or for a single request. Requests to
     other origins, by a redirect or not, pass through untouched.
 
     When the app answers 401 the lease is rejected, and the request sent once more with the newer credential,
     provided its body is in memory (none, bytes, BytesIO, str, JSON, form fields): a stream, file or multipart
-    body is not sent twice. If there is no newer credential, or the body cannot be sent again, or the app
-    answers 401 again, the caller gets the app's 401.
+    body is not sent twice. Without a newer credential or a repeatable body, or if the app answers 401 again,
+    the caller gets the app's 401.
 
     A header that the credential would set and the caller has set already (``Authorization``, ``auth=``) is an
     error, never overwritten; to send one request without the credential, pass it ``middlewares=()``.
@@ -42,11 +42,11 @@ class CredentialMiddleware:
         username: the user.
         secret_id: the secret.
         origins: ``scheme://host[:port]`` of the app; https, or http to this machine.
-        default_header: the header for an API key that names none of its own.
+        default_header: the header for an API key that does not name one.
         min_valid: seconds for which the credential must be valid when a request begins.
 
     Raises:
-        ConfigurationError: the origins cannot work. While a request is sent: the credential has no header
+        ConfigurationError: the origins are invalid. While a request is sent: the credential has no header
             form, or the caller has set its header.
         FlowMateError: while a request is sent: what :meth:`FlowMate.credential` raises.
     """
@@ -82,7 +82,7 @@ class CredentialMiddleware:
             if not again:
                 return response
             response.release()
-            # A body that the app did not wait for is still being written.
+            # The app may have answered before the whole body was written.
             await request.close()
             return await self._presented(request, handler, lease.secret)
 
@@ -92,7 +92,7 @@ class CredentialMiddleware:
         headers = self._binding.headers(secret, present=request.headers)
         request.headers.update(headers.pairs)
         try:
-            with DriverBoundary():  # aiohttp's frames have the head of the request among their locals
+            with DriverBoundary():  # aiohttp's frames hold the request's headers in their locals
                 return await handler(request)
         finally:
             # aiohttp's errors and responses show the headers of their request as they are now.
@@ -101,7 +101,7 @@ class CredentialMiddleware:
 
 
 def _can_be_sent_again(request: ClientRequest) -> bool:
-    """Whether the body is in memory; a consumed stream would be sent again as an empty one."""
+    """Return whether the body is in memory; a consumed stream would be resent empty."""
     body = request.body
     if not body or isinstance(body, BytesPayload):
         return True

@@ -1,4 +1,4 @@
-"""Binding: one credential, tied to the origins that may see it. How requests travel is each client's."""
+"""Binding: one credential, tied to the origins that may see it. Each client sends its own requests."""
 
 from collections.abc import Container, Iterable
 from contextlib import AbstractAsyncContextManager
@@ -11,18 +11,18 @@ from flowmate_async.values.secrets import Secret
 
 
 class Binding:
-    """A credential and where it may be sent.
+    """A credential and the origins it may be sent to.
 
     Args:
         fm: the client that lends it, entered.
         username: the user.
         secret_id: the secret.
         origins: ``scheme://host[:port]`` of the app; https, or http to this machine.
-        default_header: the header for an API key that names none of its own.
+        default_header: the header for an API key that does not name one.
         min_valid: seconds for which the credential must be valid when a request begins.
 
     Raises:
-        ConfigurationError: the origins cannot work.
+        ConfigurationError: the origins are invalid.
     """
 
     def __init__(
@@ -43,22 +43,22 @@ class Binding:
         self.origins: frozenset[Origin] = checked_origins(origins)
 
     def covers(self, origin: Origin) -> bool:
-        """Whether a request to this origin may carry the credential."""
+        """Return whether a request to this origin may carry the credential."""
         return origin in self.origins
 
     def lease(self) -> AbstractAsyncContextManager[HeldLease]:
-        """A lease for one request."""
+        """Return a lease for one request."""
         return self._lender.lease(self._username, self._secret_id, min_valid=self._min_valid)
 
     def headers(self, secret: Secret, *, present: Container[str]) -> Headers:
-        """The headers that present the credential, none of which the request may have already.
+        """Return the headers that present the credential. The request must not have any of them yet.
 
         Args:
             secret: the credential.
-            present: the names of the request's headers; finds them in any case.
+            present: the names of the request's headers, case-insensitive.
 
         Raises:
-            ConfigurationError: it has no header form, or the caller has set such a header himself.
+            ConfigurationError: it has no header form, or the caller has set such a header.
         """
         try:
             headers = Headers(tuple(secret.auth_headers(default_header=self._default_header).items()))
@@ -77,7 +77,7 @@ class Binding:
 
 
 async def has_newer(lease: HeldLease) -> bool:
-    """Reject a lease whose credential the app answered with 401. Return whether there is a newer one to try.
+    """Reject a lease after the app's 401. Return whether a newer credential is available.
 
     Raises:
         FlowMateError: the newer one could not be fetched.

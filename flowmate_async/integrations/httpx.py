@@ -1,8 +1,8 @@
 """FlowMateTransport and FlowMateAuth: a user's credential on an httpx client's requests. Extra ``httpx``.
 
-httpx follows redirects below its ``auth`` and above its ``transport``, and strips ``Authorization``, but no
-other header, from a hop to another origin. So the transport attaches per hop, and is the one to use; the auth
-is for clients whose transport is taken, and refuses every other header.
+httpx follows redirects below its ``auth`` and above its ``transport``, and strips only ``Authorization`` from
+a hop to another origin. So the transport attaches the credential per hop and is the recommended one. The auth
+is for clients that already have a transport, and refuses every other header.
 """
 
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
@@ -38,16 +38,16 @@ _INSTEAD = "Use FlowMateTransport, which attaches the credential hop by hop"
 
 
 class FlowMateTransport(httpx.AsyncBaseTransport):
-    """Transport that presents one credential to the app it is for, and to nobody else.
+    """Transport that presents one credential to its app only.
 
     Use it as ``httpx.AsyncClient(transport=FlowMateTransport(...))``. Every hop of a redirect passes through
-    it, those to other origins untouched. The client's own request is never changed, so hooks,
+    it; hops to other origins are not changed. The client's own request is never changed, so hooks,
     ``response.request``, errors and redirects do not show the credential.
 
     When the app answers 401 the lease is rejected, and the request sent once more with the newer credential,
     provided its body is in memory (none, bytes, str, JSON, form fields): a stream or multipart body is not
-    sent twice. If there is no newer credential, or the body cannot be sent again, or the app answers 401
-    again, the caller gets the app's 401.
+    sent twice. Without a newer credential or a repeatable body, or if the app answers 401 again, the caller
+    gets the app's 401.
 
     A header that the credential would set and the caller has set already (``Authorization``, ``auth=``) is an
     error, never overwritten.
@@ -57,14 +57,15 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
         username: the user.
         secret_id: the secret.
         origins: ``scheme://host[:port]`` of the app; https, or http to this machine.
-        default_header: the header for an API key that names none of its own.
+        default_header: the header for an API key that does not name one.
         min_valid: seconds for which the credential must be valid when a request begins.
-        transport: what sends. By default :class:`httpx.AsyncHTTPTransport` with the library's TLS rules: the
+        transport: sends the requests. By default :class:`httpx.AsyncHTTPTransport` with the library's TLS
+            rules: the
             system's authorities, and ``SSLKEYLOGFILE`` is ignored. ``verify``, ``proxy``, ``http2`` and
             ``limits`` belong to it, since the client ignores them once it has a transport.
 
     Raises:
-        ConfigurationError: the origins cannot work. While a request is sent: the credential has no header
+        ConfigurationError: the origins are invalid. While a request is sent: the credential has no header
             form, or the caller has set its header.
         FlowMateError: while a request is sent: what :meth:`FlowMate.credential` raises.
     """
@@ -98,19 +99,19 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
         await self._inner.__aexit__(exc_type, exc_value, traceback)
 
     async def aclose(self) -> None:
-        """Close the transport that sends."""
+        """Close the inner transport."""
         await self._inner.aclose()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one hop, with the credential if it is for this origin.
 
         Args:
-            request: the hop's; a copy is sent, so it is never changed.
+            request: the hop's request; a copy is sent, so it is never changed.
 
         Raises:
             ConfigurationError: the credential has no header form, or the caller has set its header.
             FlowMateError: what :meth:`FlowMate.credential` raises.
-            httpx.TransportError: what the transport that sends raises.
+            httpx.TransportError: what the inner transport raises.
         """
         if not self._binding.covers(_origin(request.url)):
             return await self._inner.handle_async_request(request)
@@ -139,19 +140,19 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
 
 
 class FlowMateAuth(httpx.Auth):
-    """Auth that presents one credential as ``Authorization`` to the app it is for; refuses any other header.
+    """Auth that presents one credential as ``Authorization`` to its app; refuses any other header.
 
     For API keys use :class:`FlowMateTransport`: httpx would carry their header along a redirect to another
-    origin. A request that begins elsewhere is never given the credential, wherever a redirect leads it.
+    origin. A request that starts at another origin never gets the credential, wherever a redirect leads.
 
     When the app answers 401 the lease is rejected, and the request sent once more with the newer credential,
-    provided its body is in memory and no redirect lies in between (the first hop has done its work already).
-    Otherwise, or if there is no newer credential, the caller gets the app's 401.
+    provided its body is in memory and there was no redirect (the first hop has already had its effect).
+    Otherwise, or without a newer credential, the caller gets the app's 401.
 
     ``response.request``, those of its history and ``response.next_request`` do not hold the credential; hooks
     and errors find ``[secure]`` in its place.
 
-    An ``Authorization`` header that the caller has set himself is an error, never overwritten; to send one
+    An ``Authorization`` header that the caller has set is an error, never overwritten; to send one
     request without the credential, pass it ``auth=None``.
 
     Args:
@@ -159,11 +160,11 @@ class FlowMateAuth(httpx.Auth):
         username: the user.
         secret_id: the secret.
         origins: ``scheme://host[:port]`` of the app; https, or http to this machine.
-        default_header: the header for an API key that names none of its own; ``Authorization`` or nothing.
+        default_header: the header for an API key that does not name one; ``Authorization`` or nothing.
         min_valid: seconds for which the credential must be valid when a request begins.
 
     Raises:
-        ConfigurationError: the origins cannot work. While a request is sent: the credential is not presented
+        ConfigurationError: the origins are invalid. While a request is sent: the credential is not presented
             as ``Authorization``, or the caller has set that header, or the client is not an async one.
         FlowMateError: while a request is sent: what :meth:`FlowMate.credential` raises.
     """
@@ -184,10 +185,10 @@ class FlowMateAuth(httpx.Auth):
         _check_no_upgrade(self._binding.origins)
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Refuse: credentials are fetched by asyncio.
+        """Refuse: credentials are fetched with asyncio.
 
         Args:
-            request: not looked at.
+            request: ignored.
 
         Raises:
             ConfigurationError: always.
@@ -202,7 +203,7 @@ class FlowMateAuth(httpx.Auth):
         """Send a request, with the credential if it is for this origin.
 
         Args:
-            request: the client's, which the header is put on.
+            request: the client's request, which gets the header.
 
         Raises:
             ConfigurationError: the credential is not sent as ``Authorization``, or the caller has set it.
@@ -241,21 +242,21 @@ class FlowMateAuth(httpx.Auth):
 
 
 class _Unshown(bytes):
-    """The value of a header, as it is sent; whoever reads it as text gets something else.
+    """A header's value on the wire; reading it as text gives a stand-in.
 
-    httpx copies it into the requests that it builds for redirects, which errors carry along.
+    httpx copies it into the requests that it builds for redirects, which errors reference.
     """
 
     def __repr__(self) -> str:
         return repr(_SHOWN.encode())
 
     def decode(self, *_: object, **__: object) -> str:
-        """Return a stand-in."""
+        """Return the stand-in."""
         return _SHOWN
 
 
 def _with(request: httpx.Request, headers: Headers) -> httpx.Request:
-    """Return a copy with more headers: httpx builds the next hop from the request that it handed in."""
+    """Return a copy with more headers: httpx builds the next hop from the original request."""
     added = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.pairs]
     return httpx.Request(
         request.method,
@@ -267,9 +268,9 @@ def _with(request: httpx.Request, headers: Headers) -> httpx.Request:
 
 
 def _strip(response: httpx.Response) -> None:
-    """Take the credential off every request that the caller gets to see, those of redirects included."""
+    """Remove the credential from every request that the caller can see, including redirects."""
     requests = [one.request for one in (response, *response.history)]
-    if response.next_request is not None:  # for the caller to follow by hand
+    if response.next_request is not None:  # for the caller to follow manually
         requests.append(response.next_request)
     for request in requests:
         if isinstance(_raw(request), _Unshown):
@@ -277,16 +278,16 @@ def _strip(response: httpx.Response) -> None:
 
 
 def _raw(request: httpx.Request) -> bytes | None:
-    """Return the value of the header as it is sent."""
+    """Return the header's value on the wire."""
     return next((value for name, value in request.headers.raw if name.lower() == b"authorization"), None)
 
 
 @contextmanager
 def _frames_forgotten(request: httpx.Request) -> Iterator[None]:
-    """Within, drop the frames of what fails on the wire: they have the request's head among their locals.
+    """In the block, drop the frames of wire errors, whose locals hold the request's headers.
 
-    An auth does not see errors. httpcore reports them to the request's ``trace``, which httpx hands on to the
-    requests that it builds for redirects.
+    An auth does not see errors. httpcore reports them to the request's ``trace``, which httpx passes on to
+    the requests that it builds for redirects.
     """
     theirs = request.extensions.get("trace")
 
@@ -310,12 +311,12 @@ def _origin(url: httpx.URL) -> Origin:
 
 
 def _is_rejection(response: httpx.Response) -> bool:
-    """Whether the app answered 401 to the credential, and not somebody else to a hop without it."""
+    """Return whether the app answered 401 to the credential, not another server to a hop without it."""
     return response.status_code == 401 and _AUTHORIZATION in response.request.headers
 
 
 def _can_be_sent_again(request: httpx.Request) -> bool:
-    """Whether the body is in memory; a stream is consumed."""
+    """Return whether the body is in memory; a stream is consumed."""
     return isinstance(request.stream, httpx.ByteStream)
 
 

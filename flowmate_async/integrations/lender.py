@@ -1,4 +1,4 @@
-"""Lender: what an integration needs of a client, so that it need not import one."""
+"""Lender: what an integration needs from a client, so that it does not have to import one."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -18,16 +18,16 @@ class HeldLease(Protocol):
         """Report that the app answered 401, and get a newer credential.
 
         Raises:
-            CredentialRejectedError: there is no newer one.
+            CredentialRejectedError: upstream has no newer one.
         """
         ...
 
 
 class Lender(Protocol):
-    """Whatever lends credentials; :class:`~flowmate_async.FlowMate` does."""
+    """Anything that lends credentials; :class:`~flowmate_async.FlowMate` does."""
 
     def lease(
         self, username: str, secret_id: str, *, min_valid: float = 60.0
     ) -> AbstractAsyncContextManager[HeldLease]:
-        """A lease on a credential that is valid for ``min_valid`` seconds."""
+        """Return a lease on a credential that is valid for ``min_valid`` seconds."""
         ...

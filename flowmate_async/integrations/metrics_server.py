@@ -1,8 +1,7 @@
 """A small HTTP server on the client's own event loop: ``/metrics``, ``/healthz`` and ``/readyz``.
 
-``/healthz`` answers as long as the loop turns; ``/readyz`` says 503 while it makes no sense to send work
-here, and 200 with a reason while work is done, but not as it should be. What the metrics are is the caller's
-business.
+``/healthz`` answers as long as the loop runs; ``/readyz`` answers 503 while no work should be sent here, and
+200 with a reason while work is degraded. The caller supplies the metrics.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -30,18 +29,18 @@ async def serve_metrics(
     host: str = "127.0.0.1",
     port: int = 0,
 ) -> AsyncIterator[int]:
-    """Serve until the block is left; yields the port.
+    """Serve until the block ends; yields the port.
 
     Args:
-        metrics: the body of ``/metrics``, made on the event loop for each request.
+        metrics: returns the body of ``/metrics``; called on the event loop for each request.
         content_type: its media type.
-        ready: whether ``/readyz`` says 200.
-        degraded: what is not as it should be, for ``/readyz``; empty when all is well.
+        ready: returns whether ``/readyz`` answers 200.
+        degraded: returns the problem for ``/readyz``; empty when all is well.
         host: the address to listen on; ``0.0.0.0`` for all.
         port: 0 for a free one.
 
     Raises:
-        ConfigurationError: the port cannot be listened on.
+        ConfigurationError: cannot listen on the port.
     """
 
     async def respond(request: web.BaseRequest) -> web.Response:

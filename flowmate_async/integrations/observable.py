@@ -1,4 +1,4 @@
-"""Observable: what an observer needs of a client, so that it need not import one."""
+"""Observable: what an observer needs from a client, so that it does not have to import one."""
 
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -8,17 +8,17 @@ from flowmate_async.stats import Stats
 
 
 class Observable(Protocol):
-    """Whatever tells its events and counts them; :class:`~flowmate_async.FlowMate` does."""
+    """Anything with events and counters; :class:`~flowmate_async.FlowMate` has both."""
 
     @property
     def base_url(self) -> str:
-        """FlowMate's API."""
+        """The base URL of FlowMate's API."""
         ...
 
     def listening(self, *listeners: Listener | None) -> AbstractContextManager[None]:
-        """Within, tell these of every event."""
+        """In the block, notify these listeners of every event."""
         ...
 
     def stats(self) -> Stats:
-        """Counters and latencies since the client was made."""
+        """Return counters and latencies since the client was created."""
         ...

@@ -1,8 +1,8 @@
-"""OpenTelemetry: a client's requests as spans and metrics, by the conventions for HTTP clients.
+"""OpenTelemetry: a client's requests as spans and metrics, by the semantic conventions for HTTP clients.
 
-A listener on the client's events, present only while :func:`instrument` is. A span is made when its request
-has ended, with the times it had; it belongs to whatever span was current for the caller, or, in a sync, to
-the run's. Retries, throttling, flights and the breaker are events of the current span. Needs the extra
+A listener on the client's events, active only inside :func:`instrument`. A span is created when its request
+has ended, with the original times; its parent is the caller's current span, or, in a sync, the run's span.
+Retries, throttling, flights and the breaker are events of the current span. Needs the extra
 ``otel``; which SDK and exporter are used is the application's choice.
 
 ::
@@ -41,12 +41,12 @@ __all__ = [
 ]
 
 Ids = Literal["omit", "hash"]
-"""Whether spans name users and secrets: not at all, or by a keyed hash."""
+"""How spans name users and secrets: not at all, or by a keyed hash."""
 
 _SCOPE = "flowmate_async"
 _HASH_LETTERS = 16
 _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Seconds, as the conventions advise for ``http.client.request.duration``."""
+"""Bucket bounds in seconds that the conventions advise for ``http.client.request.duration``."""
 
 _SPAN_EVENTS: dict[type[Event], str] = {
     events.Retried: "flowmate.retry",
@@ -74,7 +74,7 @@ _FIELDS = {
     "replaced": "flowmate.replaced",
     "seconds": "flowmate.open_seconds",
 }
-"""What span events say; no field of an event that is not named here is told."""
+"""Attributes of span events; event fields that are not listed here are not exported."""
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> Iterator[None]:
-    """Within, the client's requests are spans and metrics.
+    """In the block, export the client's requests as spans and metrics.
 
     Args:
         fm: the client.
@@ -97,7 +97,7 @@ def instrument(
         meter_provider: where metrics go; likewise.
 
     Raises:
-        ConfigurationError: ``ids`` is another word.
+        ConfigurationError: ``ids`` has another value.
     """
     if ids not in ("omit", "hash"):
         raise ConfigurationError("ids is 'omit' or 'hash'")
@@ -126,16 +126,16 @@ def _server(base_url: str) -> dict[str, Any]:
 
 
 def _request(endpoint: str) -> dict[str, Any]:
-    """Method and route of an endpoint's name, as ``GET /secrets/{id}``."""
+    """Split an endpoint's name into method and route, as ``GET /secrets/{id}``."""
     method, _, template = endpoint.partition(" ")
     return {"http.request.method": method, "url.template": template}
 
 
 class _Spans:
-    """A listener that makes spans.
+    """A listener that creates spans.
 
     Args:
-        tracer: makes them.
+        tracer: creates them.
         base_url: FlowMate's.
         name: hashes an id; ``None`` when ids are left out.
     """
@@ -168,7 +168,7 @@ class _Spans:
             return
         (span, token), self._run = self._run, None
         span.set_attribute("flowmate.run.complete", complete)
-        if trace.get_current_span() is span:  # not where the run was broken off in another task
+        if trace.get_current_span() is span:  # not if the run was cancelled in another task
             context.detach(token)
         span.end()
 
@@ -177,7 +177,7 @@ class _Spans:
         span = self._tracer.start_span("flowmate.sync", attributes={"flowmate.run.resumed": event.resumed})
         if event.total is not None:
             span.set_attribute("flowmate.run.users", event.total)
-        # Whoever is started from here on, as the workers of the sweep are, makes spans below this one.
+        # Tasks started from here on, such as the sweep's workers, create child spans of this one.
         self._run = span, context.attach(trace.set_span_in_context(span))
 
     def _request(self, event: Answered | Broken) -> None:
@@ -221,10 +221,10 @@ def _told(event: Event) -> dict[str, Any]:
 
 
 class _Meters:
-    """A listener that counts, and gauges that look at the client when they are read.
+    """A listener that counts, and gauges that read the client's state on collection.
 
     Args:
-        meter: makes the instruments.
+        meter: creates the instruments.
         fm: the client.
     """
 
@@ -266,7 +266,7 @@ class _Meters:
                 self._events.add(1, {"flowmate.event": name.removeprefix("flowmate."), **kind})
 
     def close(self) -> None:
-        """Let go of the client; the gauges have nothing to tell any more."""
+        """Release the client; the gauges report nothing from then on."""
         self._fm = None
 
     def _gauges(self, meter: metrics.Meter) -> None:

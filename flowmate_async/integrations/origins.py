@@ -1,4 +1,4 @@
-"""Origins: where a credential may be sent. Pure; what is sent there is ``binding.py``'s business."""
+"""Origins: where a credential may be sent. Pure; ``binding.py`` decides what is sent."""
 
 from collections.abc import Iterable
 from urllib.parse import SplitResult, urlsplit
@@ -15,22 +15,22 @@ _EXAMPLE = "An origin looks like https://api.example.com"
 
 
 def origin_of(scheme: str, host: str, port: int | None) -> Origin:
-    """The origin of a request; a web socket's is that of the HTTP request it begins with.
+    """Return the origin of a request; for a web socket, that of its initial HTTP request.
 
     Args:
-        scheme: as the URL has it.
-        host: as the URL has it, in ASCII.
-        port: ``None`` for the scheme's own.
+        scheme: the URL's scheme.
+        host: the URL's host, in ASCII.
+        port: ``None`` for the scheme's default.
     """
     scheme = _SCHEMES.get(scheme.lower(), scheme.lower())
     return scheme, host.lower(), port if port is not None else _PORTS.get(scheme, 0)
 
 
 def checked_origins(origins: Iterable[str]) -> frozenset[Origin]:
-    """The origins of some ``scheme://host[:port]``.
+    """Parse some ``scheme://host[:port]`` into origins.
 
     Raises:
-        ConfigurationError: there is none, or one is not a plain origin, or is http to another machine.
+        ConfigurationError: none is given, or one is not a plain origin, or is http to another machine.
     """
     if isinstance(origins, str):
         raise ConfigurationError("origins is one string", advice="Pass a list of origins")
@@ -58,7 +58,7 @@ def _checked(text: str) -> Origin:
 
 
 def _is_plain(parts: SplitResult) -> bool:
-    # A name beyond ASCII goes over the wire as punycode; written so, there is nothing to mistake.
+    # Non-ASCII names are sent as punycode; writing them so avoids confusion.
     return (
         parts.scheme in _PORTS
         and bool(parts.hostname)

@@ -1,7 +1,7 @@
-"""Prometheus: a client's counters as metrics, read from ``fm.stats()`` when they are asked for.
+"""Prometheus: a client's counters as metrics, read from ``fm.stats()`` on each scrape.
 
-Nothing is counted twice and nothing is added to a request: the client counts anyway, and this collector
-translates when Prometheus scrapes. No metric names a user or a secret. Needs the extra ``prometheus``.
+Nothing is counted twice and requests have no extra cost: the client counts anyway, and this collector
+translates on each scrape. No metric names a user or a secret. Needs the extra ``prometheus``.
 
 ::
 
@@ -59,7 +59,7 @@ _BREAKER_STATES = ("closed", "open", "half-open")
 
 @contextmanager
 def instrument(fm: Observable, *, registry: CollectorRegistry = REGISTRY) -> Iterator[None]:
-    """Within, the registry collects this client's metrics.
+    """In the block, register this client's metrics.
 
     Args:
         fm: the client.
@@ -100,11 +100,11 @@ async def serve(
         fm: the client.
         host: the address to listen on; ``0.0.0.0`` for all.
         port: 0 for a free one.
-        ready: what ``/readyz`` says; :func:`is_ready` of the client when left out.
-        degraded: the reason that ``/readyz`` gives; :func:`problem_of` the client when left out.
+        ready: decides the status of ``/readyz``; :func:`is_ready` of the client when left out.
+        degraded: returns the reason in ``/readyz``; :func:`problem_of` the client when left out.
 
     Raises:
-        ConfigurationError: the port cannot be listened on.
+        ConfigurationError: cannot listen on the port.
     """
     registry = CollectorRegistry()
     with instrument(fm, registry=registry):
@@ -120,9 +120,9 @@ async def serve(
 
 
 def is_ready(fm: Observable) -> bool:
-    """Return whether work makes sense.
+    """Return whether the client can work.
 
-    It does not while the breaker is open, nor without a coordination that nothing may be sent without.
+    It cannot while the breaker is open, or while a required coordination is unavailable.
 
     Args:
         fm: the client.
@@ -150,7 +150,7 @@ class RunEnd(msgspec.Struct, frozen=True):
     """How a sync ended.
 
     Attributes:
-        exit_code: what the process ends with.
+        exit_code: the process's exit code.
         complete: whether every user was tried.
         seconds: how long it took.
     """
@@ -161,12 +161,12 @@ class RunEnd(msgspec.Struct, frozen=True):
 
 
 def write_file(path: Path, fm: Observable, run: RunEnd) -> None:
-    """Write the metrics for node_exporter's textfile collector; a reader finds the old file or the new one.
+    """Write the metrics for node_exporter's textfile collector, replacing the file atomically.
 
-    The file can be read by everybody the umask allows, as the collector must; it names no user.
+    The umask decides who can read the file, since the collector must; it names no user.
 
     Args:
-        path: ends in ``.prom``, as the collector wants.
+        path: ends in ``.prom``, as the collector requires.
         fm: the client.
         run: how the sync ended.
 
@@ -194,7 +194,7 @@ def write_file(path: Path, fm: Observable, run: RunEnd) -> None:
 class FlowMateCollector(Collector):
     """A Prometheus collector over one client.
 
-    Collect on the client's event loop or in between its steps: the counters change there.
+    Collect on the client's event loop or between its steps: the counters change there.
 
     Args:
         fm: the client.
@@ -204,11 +204,11 @@ class FlowMateCollector(Collector):
         self._fm = fm
 
     def describe(self) -> Iterator[Metric]:
-        """The metrics' names, by which a registry notices a second client."""
+        """Return the metrics' names, by which a registry detects a second client."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they stand."""
+        """Return the current metrics."""
         stats = self._fm.stats()
         yield from _requests(stats)
         yield from _flow_control(stats)
@@ -314,7 +314,7 @@ def _counters(name: str, text: str, label: str, counts: Mapping[str, int]) -> Me
 
 
 def _cumulated(latency: Latency) -> list[tuple[str, float]]:
-    """Prometheus' buckets: how many took at most so long."""
+    """Return Prometheus' cumulative buckets."""
     bounds = [(str(bound), float(_up_to(latency, bound))) for bound in _BOUNDS]
     return [*bounds, ("+Inf", float(latency.count))]
 

@@ -1,6 +1,6 @@
 """Notices as signed webhooks (Standard Webhooks), over the library's own transport.
 
-TLS is verified and redirects are not followed. Of what the receiver answers only the status counts.
+TLS is verified and redirects are not followed. Only the status of the receiver's answer counts.
 """
 
 from types import TracebackType
@@ -29,12 +29,12 @@ class Webhook:
     Args:
         url: where to send them: https, or http to this machine. Its path and query may hold a secret, so no
             message repeats them.
-        key: the key that the receiver verifies with: ``whsec_`` and base64.
+        key: the receiver's verification key: ``whsec_`` and base64.
         transport: carries the messages; by default the library's own for this URL.
-        clock: dates the messages.
+        clock: timestamps the messages.
 
     Raises:
-        ConfigurationError: the URL or the key cannot be used.
+        ConfigurationError: the URL or the key is invalid.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Webhook:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """Return the origin of a URL, and what comes after it."""
+    """Return the origin of a URL, and the rest of it."""
     try:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
