@@ -1,6 +1,6 @@
-"""The sandbox: a local server that answers like FlowMate's upstream, to try, test and measure against.
+"""The sandbox: a local server that answers like FlowMate's upstream, for trials, tests and benchmarks.
 
-Written from docs/contract alone. It imports nothing of the client, so that the two cannot share a mistake.
+Written from docs/contract alone. It imports nothing from the client, so that the two cannot share a mistake.
 
     async with Sandbox(SandboxOptions(users=50, seed=7)) as sandbox:
         print(sandbox.url, sandbox.stats())

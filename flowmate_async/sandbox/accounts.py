@@ -1,7 +1,7 @@
 """Accounts of the identity service: a pure function of the seed.
 
-A tenant user is made when somebody asks for it, from its index alone; a million of them cost
-nothing until then. What tests add or change is kept by `World`, not here.
+A tenant user is made on demand, from its index alone; a million of them cost nothing until then. `World`
+keeps what tests add or change.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Accounts:
         )
 
     def _masked(self, index: int) -> bool:
-        """Return whether a user lacks the raw-read permission: exactly the share of them, spread evenly."""
+        """Return whether a user lacks the raw-read permission: exactly the given share, spread evenly."""
         masked_before, masked_with = (
             int(count * self._masked_share + _ROUNDING) for count in (index, index + 1)
         )

@@ -1,6 +1,6 @@
 """Admin API: the sandbox's own routes below `/_sandbox/`, which the real service does not have.
 
-They need the admin token. They are not counted, limited or delayed, and no fault or outage strikes them.
+They need the admin token. They are not counted, limited or delayed, and are exempt from faults and outages.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class _Controlled(Protocol):
-    """What the admin API needs of a sandbox."""
+    """What the admin API needs from a sandbox."""
 
     @property
     def admin_token(self) -> str: ...
@@ -58,7 +58,7 @@ class AdminApi:
 
     def __init__(self, sandbox: _Controlled) -> None:
         self._sandbox = sandbox
-        # Each takes what the second part of the path names, and the body; each returns what is sent as JSON.
+        # Each takes the second part of the path and the body, and returns the value to send as JSON.
         self._routes: dict[str, Callable[[str, bytes], object]] = {
             "GET stats": lambda _name, _body: sandbox.stats(),
             "POST reset-stats": self._reset_stats,

@@ -66,11 +66,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         body: its body.
         content_type: None for an answer without a body.
         etag: None where the service sends none.
-        cache_control: likewise.
-        retry_after: likewise.
-        cross_origin: whether it has `Vary` and `Access-Control-Allow-*`, as nearly every answer of the
-            services has and no answer of the ingress (§ Second look, "Requests").
-        closes: whether the connection ends with it.
+        cache_control: as for `etag`.
+        retry_after: as for `etag`.
+        cross_origin: whether it has `Vary` and `Access-Control-Allow-*`, like nearly every answer of the
+            services and no answer of the ingress (§ Second look, "Requests").
+        closes: whether the connection closes after it.
     """
 
     status: int
@@ -105,7 +105,7 @@ def error(status: int, message: str = NOTHING_SAID, *, cache_control: str | None
 
 
 def broken_body(message: str) -> Answer:
-    """Answer to a body that is not JSON: refused before anything else is looked at."""
+    """Answer to a body that is not JSON: refused before any other check."""
     return msgspec.structs.replace(error(400, message), cross_origin=False)
 
 
@@ -136,7 +136,7 @@ def not_found_text() -> Answer:
 
 
 def unknown_route(method: str, path: str) -> Answer:
-    """Answer for a path that no route knows, below the prefix that the service really has."""
+    """Answer for a path without a route, below the service's real prefix."""
     line = html.escape(f"Cannot {method} /api/v1{path}")
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Error</title>\n'

@@ -1,7 +1,7 @@
-"""Arrivals: when requests came in, and what that proves about the rate of their sender. Pure.
+"""Arrivals: when requests arrived, and what that proves about the sender's rate. Pure.
 
-The moments are those at which the sandbox's event loop began with a request: requests that were sent
-apart may have been read together, so a proof about a sender allows for the jitter of the machine.
+The times are when the sandbox's event loop began to handle a request. Requests sent apart may have been read
+together, so a proof about a sender must allow for the machine's jitter.
 """
 
 from collections import deque
@@ -14,8 +14,8 @@ def most_in_window(moments: Iterable[float], seconds: float) -> int:
     """Return the largest number of requests in any sliding window of `seconds`, ends included.
 
     Args:
-        moments: when they came, in seconds, in order: see `Sandbox.arrivals`.
-        seconds: how long the window is.
+        moments: the arrival times, in seconds, in order: see `Sandbox.arrivals`.
+        seconds: the length of the window.
     """
     most, window = 0, deque[float]()
     for moment in moments:
@@ -30,7 +30,7 @@ def burst_needed(moments: Iterable[float], rate: float) -> float:
     """Return the smallest B with which, over *every* window of w seconds, requests <= rate * w + B.
 
     Args:
-        moments: when they came, in seconds, in order: see `Sandbox.arrivals`.
+        moments: the arrival times, in seconds, in order: see `Sandbox.arrivals`.
         rate: requests/s.
     """
     needed, lowest = 0.0, float("inf")

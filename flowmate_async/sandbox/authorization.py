@@ -1,7 +1,7 @@
 """Authorization: which token a request carries. Pure.
 
 docs/contract/OBSERVED.md § Errors and § Second look, "Requests": the scheme does not matter, and neither does
-a word after the token. Whose token it is is decided elsewhere.
+a word after the token. Other modules decide whose token it is.
 """
 
 from . import answers

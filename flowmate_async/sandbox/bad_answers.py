@@ -1,4 +1,4 @@
-"""Bad answers: what a fault sends in place of the true answer. Pure."""
+"""Bad answers: what a fault sends instead of the true answer. Pure."""
 
 import re
 from email.utils import formatdate
@@ -34,7 +34,7 @@ _INGRESS_STATUSES = {"firewall": 403, "unavailable": 503, "bad_gateway": 502, "g
 
 
 def throttle(fault: Throttle, now: float) -> Answer:
-    """Return a 429 with `Retry-After` as the fault says."""
+    """Return a 429 with the fault's `Retry-After`."""
     seconds = fault.retry_after_seconds
     said = {
         "seconds": str(seconds),
@@ -45,7 +45,7 @@ def throttle(fault: Throttle, now: float) -> Answer:
 
 
 def failed(fault: Error | ErrorAfter) -> Answer:
-    """Return a 500 as the services send it, or a 502 or 503 as gateways do; FlowMate's was never observed."""
+    """Return a 500 as services send it, or a 502 or 503 as gateways do; FlowMate's was never observed."""
     seconds = fault.retry_after_seconds
     retry_after = None if seconds is None else str(seconds)
     if fault.status == 500:
@@ -54,7 +54,7 @@ def failed(fault: Error | ErrorAfter) -> Answer:
 
 
 def ingress_page(fault: IngressPage) -> Answer:
-    """Return the page that the ingress or a firewall answers with, in the service's place."""
+    """Return the page that the ingress or a firewall sends instead of the service's answer."""
     if fault.page == "default_backend":
         body = b"default backend - 404"
         return Answer(status=404, body=body, content_type="text/plain; charset=utf-8", cross_origin=False)
@@ -66,13 +66,13 @@ def _gateway_page(status: int) -> Answer:
 
 
 def iam_down(authorization: str | None) -> Answer:
-    """Return the 401 of a secret service that cannot look up the token, or misses it (§ Errors)."""
+    """Return the 401 of a secret service that cannot look up the token, or got none (§ Errors)."""
     token = token_or_refusal(authorization)
     return token if isinstance(token, Answer) else error(401, answers.IAM_DOWN)
 
 
 def spoiled(fault: Fault, answer: Answer) -> Answer:
-    """Return the true answer after a fault has changed it; other kinds of faults leave it alone."""
+    """Return the true answer as changed by a fault; other kinds of faults do not change it."""
     match fault:
         case Html():
             return _html(200, "Sign in to the network")

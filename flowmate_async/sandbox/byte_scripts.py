@@ -1,4 +1,4 @@
-"""Byte scripts: how the bytes of an answer are broken on their way. Pure, from head and body to steps."""
+"""Byte scripts: how the bytes of an answer are corrupted in transit. Pure, from head and body to steps."""
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum

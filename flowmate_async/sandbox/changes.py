@@ -1,6 +1,6 @@
-"""Changes of the world as the admin API takes them: users and secrets that are added or changed.
+"""Changes of the world in the admin API's form: users and secrets that are added or changed.
 
-Each is a value that can be applied to a `World`. What a world holds is the business of `world.py`.
+Each is a value that can be applied to a `World`. `world.py` defines what a world holds.
 """
 
 from typing import Any
@@ -36,11 +36,11 @@ class NewUser(_Change, frozen=True, kw_only=True):
     """A user to add; see `World.add_user`.
 
     Attributes:
-        username: what it is impersonated by.
+        username: the name to impersonate it by.
         user_id: its internal id; a new one when left out.
         in_tenant: whether it belongs to the tenant.
         status: `ACTIVE`, or it cannot be impersonated.
-        confirmed: shown only.
+        confirmed: only displayed.
         roles: with any, it is an administrator.
         permissions: without `secrets.secret.readRaw` it sees masked credentials.
     """
@@ -76,7 +76,7 @@ class UserChange(_Change, frozen=True, kw_only=True):
 
     Attributes:
         status: `ACTIVE`, or it cannot be impersonated.
-        confirmed: shown only.
+        confirmed: only displayed.
         roles: with any, it is an administrator.
         permissions: all of them.
         raw_read: whether the permission to read credentials in clear is among them.
@@ -110,7 +110,7 @@ class NewSecret(_Change, frozen=True, kw_only=True):
         value: the credential; a generated one when left out.
         secret_id: its id; a new one when left out.
         name: made of type and id when left out.
-        domain: shown only.
+        domain: only displayed.
         fault: how its provider misbehaves.
     """
 
@@ -150,7 +150,7 @@ class SecretChange(_Change, frozen=True, kw_only=True):
         without: fields of the credential to remove.
         owners: usernames of all its owners from now on.
         tenant_owned: whether the tenant owns it instead.
-        fault: how its provider misbehaves; `null` for not at all.
+        fault: how its provider misbehaves; `null` for no fault.
         current_error: the last refresh's failure; `null` for none.
         looks_masked: whether its ciphertexts look like a mask.
     """
@@ -182,7 +182,7 @@ def rotate(world: World, secret: Secret) -> Secret:
     """Give a secret a new credential, as when its user changes the password or connects the app again.
 
     Raises:
-        ValueError: nothing is known about the type.
+        ValueError: the type is unknown.
     """
     new = world.new_value(secret.type)
     changed = {name: new[name] for name in _ROTATED[secret.type] if name in new and name in secret.value}

@@ -1,6 +1,6 @@
 """Endpoints: one method for each route of the contract, from a request to its answer.
 
-The checks are made in the order of the services. No endpoint knows of latency, limits or connections.
+The checks follow the services' order. Endpoints do not know about latency, limits or connections.
 """
 
 import asyncio
@@ -173,7 +173,7 @@ class Endpoints:
         return await self._shown(reader, secret)
 
     def _owned(self, reader: User, route: Route) -> Secret | Answer:
-        """Return the secret that a path names, or why this reader does not get it (§ Errors)."""
+        """Return the secret in a path, or why this reader does not get it (§ Errors)."""
         if route.object_id is None:
             return answers.broken_escape(route.parameter)
         secret_id = object_id_of(route.object_id)
@@ -213,7 +213,7 @@ class Endpoints:
         return self._account(token) or error(401, answers.TOKEN_NOT_FOUND)
 
     def _iam_caller(self, request: web.BaseRequest) -> User | Answer:
-        """Return whose token this is, as the identity service sees it; it says nothing of a missing one."""
+        """Return whose token this is, as the identity service sees it; a missing one gets no special message."""
         header = request.headers.get("Authorization")
         if not header:
             return error(401)
@@ -240,7 +240,7 @@ def _owns(reader: User, secret: Secret) -> bool:
 
 
 async def _joined(users: Iterable[User]) -> tuple[bytes, int]:
-    """Encode users slice by slice, so that a big tenant does not stop every other answer."""
+    """Encode users slice by slice, so that a large tenant does not block other answers."""
     rest, slices, total = iter(users), [], 0
     while some := list(islice(rest, _USERS_A_SLICE)):
         total += len(some)

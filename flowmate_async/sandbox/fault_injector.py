@@ -1,7 +1,7 @@
-"""Fault injector: carries out the faults that are due for a request. Endpoints know nothing of faults.
+"""Fault injector: applies the faults that are due for a request. Endpoints know nothing about faults.
 
-The order for one request: a stale connection, delay, changes of the world, an answer in place of the
-true one, the true answer, changes of it, changes of its bytes.
+The order for one request: a stale connection, delay, changes of the world, a replacement answer, the true
+answer, changes to it, changes to its bytes.
 """
 
 from collections.abc import Awaitable, Callable

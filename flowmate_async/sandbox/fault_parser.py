@@ -2,8 +2,8 @@
 
     reset=0.01; latency seconds=0.05 distribution=exponential; throttle=0.1 at_most=3 @ GET /secrets/
 
-Rules are parted by `;`: a kind with its share, fields with their values, routes behind `@` parted by
-`|`. A text that begins with `{` is the JSON of `Faults`.
+Rules are separated by `;`: a kind with its share, fields with their values, and routes after `@`, separated
+by `|`. A text that begins with `{` is the JSON of `Faults`.
 """
 
 from typing import Any
@@ -19,9 +19,9 @@ def faults_from_text(text: str, *, seed: int = 0) -> Faults:
     """Read faults as the command line takes them.
 
     Args:
-        text: rules parted by `;`, as `reset=0.01; throttle=0.1 @ GET /secrets/`; or the JSON of `Faults`,
+        text: rules separated by `;`, as `reset=0.01; throttle=0.1 @ GET /secrets/`; or the JSON of `Faults`,
             which brings its own seed.
-        seed: of all that is left to chance.
+        seed: the seed of all random decisions.
 
     Raises:
         ValueError: says what is wrong with the text.

@@ -1,7 +1,7 @@
 """Fault proxy: raw TCP in front of any upstream; it cuts, stalls, splits and delays the bytes.
 
-It knows nothing of HTTP, so it finds mistakes that a server's own faults cannot: an answer in segments
-of one byte, a cut anywhere. Whether the upstream processed a request that was cut is left to chance.
+It knows nothing about HTTP, so it finds mistakes that a server's own faults cannot: an answer in one-byte
+segments, a cut anywhere. Whether the upstream processed a request that was cut is random.
 
     async with FaultProxy(sandbox.url, ProxyOptions(seed=7, split_bytes=2000)) as proxy:
         print(proxy.url)
@@ -29,16 +29,16 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class ProxyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the proxy does. One seed draws the same for the n-th connection, in each direction."""
+    """What the proxy does. With the same seed, the n-th connection gets the same faults in each direction."""
 
     seed: int = 0
-    """The same seed draws the same."""
+    """The same seed makes the same random choices."""
 
     cut_share: float = 0.0
     """Share of connections that are reset, in one of the two directions."""
 
     cut_within_bytes: int = 2000
-    """A cut comes after any number of bytes below this."""
+    """A cut comes after a random number of bytes below this."""
 
     stall_share: float = 0.0
     """Share of connections that stop once, in one of the two directions."""
@@ -47,10 +47,10 @@ class ProxyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long such a connection stops."""
 
     stall_within_bytes: int = 2000
-    """It stops after any number of bytes below this."""
+    """It stops after a random number of bytes below this."""
 
     split_bytes: int = 0
-    """So many first bytes of each direction go out one by one, each in a segment of its own."""
+    """The number of first bytes of each direction that are sent one by one, each in its own segment."""
 
     up_delay_seconds: float = 0.0
     """Mean delay of each chunk towards the upstream, exponential: timing is reordered."""
@@ -59,18 +59,18 @@ class ProxyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The same on the way back."""
 
     max_connections: int = 1000
-    """One more is closed at once."""
+    """Further connections are closed at once."""
 
 
 class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
     """What the proxy has done so far.
 
     Attributes:
-        connections: that it took.
-        open: those that are open now.
-        turned_away: those above `max_connections`.
-        cuts: those it reset.
-        stalls: those it stopped once.
+        connections: accepted connections.
+        open: currently open connections.
+        turned_away: connections above `max_connections`.
+        cuts: connections it reset.
+        stalls: connections it stopped once.
         bytes_up: bytes it passed to the upstream.
         bytes_down: bytes it passed back.
     """
@@ -88,7 +88,7 @@ class FaultProxy:
     """TCP proxy on loopback, for `async with`; leaving the block resets what is open.
 
     Args:
-        target: URL of the upstream in front of which it stands.
+        target: URL of the upstream behind it.
         options: what it does; by default it only passes bytes on.
     """
 
@@ -108,7 +108,7 @@ class FaultProxy:
         return f"{self._scheme}://{_HOST}:{self._server.sockets[0].getsockname()[1]}"
 
     def stats(self) -> ProxyStats:
-        """Return what has been done."""
+        """Return the counters."""
         return ProxyStats(open=len(self._running), **self._counted)
 
     async def __aenter__(self) -> Self:
@@ -129,7 +129,7 @@ class FaultProxy:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running)
-        # An aborted transport lets go of its socket two turns of the loop later.
+        # An aborted transport releases its socket two loop iterations later.
         for _ in range(3):
             await asyncio.sleep(0)
         self._server = None
@@ -148,7 +148,7 @@ class FaultProxy:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await self._carry(number, reader, writer)
         finally:
-            # After an orderly end nothing is left to reset.
+            # After an orderly close nothing is left to reset.
             _reset(writer)
             self._running.discard(task)
 
@@ -165,14 +165,14 @@ class FaultProxy:
                 end.close()
                 await end.wait_closed()
         finally:
-            # Before the wait, which the end of the proxy may interrupt.
+            # Before the wait, which closing the proxy may interrupt.
             _reset(to_upstream)
             for task in carrying:
                 task.cancel()
             await asyncio.wait(carrying)
 
     def _lanes(self, number: int) -> tuple["_Lane", "_Lane"]:
-        """Draw all that happens to the n-th connection, before its first byte."""
+        """Choose everything that will happen to the n-th connection, before its first byte."""
         options = self._options
         rng = Random(f"{options.seed}/{number}")  # noqa: S311 - repeatable on purpose
         up = _Lane(rng.random(), options, self._counted, "bytes_up", options.up_delay_seconds)
@@ -228,7 +228,7 @@ class _Lane:
             self._counted["cuts"] += 1
             raise ConnectionResetError("cut by the fault proxy")
         if 0 < self._sent <= self._options.split_bytes:
-            # A turn of the loop lets the byte before leave in a segment of its own.
+            # One loop iteration lets the previous byte leave in its own segment.
             await asyncio.sleep(0)
 
     def _piece_bytes(self, available: int) -> int:

@@ -12,20 +12,20 @@ __all__ = ["Due", "FaultSchedule"]
 
 
 class Due(msgspec.Struct):
-    """What strikes one request."""
+    """The faults that strike one request."""
 
     delay_seconds: float = 0.0
     changes: list[Fault] = msgspec.field(default_factory=list)
     """Changes of the world."""
 
     one: Fault | None = None
-    """The one fault of those that exclude each other."""
+    """At most one of the mutually exclusive faults."""
 
 
 class FaultSchedule:
     """Seeded schedule. Each rule has its own generator, so that rules do not affect each other.
 
-    `struck` counts by kind what came about.
+    `struck` counts the faults that took effect, by kind.
     """
 
     __slots__ = ("_draws", "_provider_draws", "_struck")

@@ -1,10 +1,10 @@
-"""Faults: what may go wrong with a share of the requests. Values only; they decide and do nothing.
+"""Faults: what may go wrong with a share of the requests. Values only, without behaviour.
 
     Faults(seed=7, rules=(Latency(seconds=0.02), Reset(share=0.01, routes=("GET /secrets/{id}",))))
 
-Every kind says whether the endpoint had *processed* the request when the fault struck: whether a
-refresh was begun, a token issued, a page counted. A client can rarely tell; a test has to. Of the
-rules that strike one request, delays and changes of the world add up; of the others the first acts.
+Every kind says whether the endpoint had *processed* the request when the fault struck: whether a refresh was
+started, a token issued, a page counted. A client can rarely tell; a test has to. Of the rules that strike one
+request, all delays and changes of the world apply, and the first of the others.
 """
 
 from enum import StrEnum
@@ -64,7 +64,7 @@ def _snake(name: str) -> str:
 class _Rule(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag=_snake
 ):
-    """What every kind of fault has."""
+    """The fields of every kind of fault."""
 
     share: float = 1.0
     """Probability with which it strikes a request of its routes."""
@@ -73,13 +73,13 @@ class _Rule(
     """Route templates as the statistics name them (`GET /secrets/{id}`); none means every route."""
 
     skip: int = 0
-    """How many requests of its routes are spared first."""
+    """How many requests of its routes are skipped first."""
 
     at_most: int | None = None
-    """How many times it strikes; then never again."""
+    """Maximum number of times it strikes."""
 
     def __post_init__(self) -> None:
-        """Refuse what could never be obeyed."""
+        """Refuse invalid values."""
         if not 0 <= self.share <= 1:
             raise ValueError("share must be between 0 and 1")
         if self.skip < 0 or (self.at_most is not None and self.at_most < 0):
@@ -97,7 +97,7 @@ class _Rule(
 
 
 class Distribution(StrEnum):
-    """Latency distribution. `seconds` is the mean of each (but for the cap on the heavy tail)."""
+    """Latency distribution. `seconds` is the mean of each (except for the cap on the heavy tail)."""
 
     FIXED = "fixed"
     UNIFORM = "uniform"
@@ -112,9 +112,9 @@ class Latency(_Rule, frozen=True, kw_only=True):
     """The request waits before it is processed.
 
     Attributes:
-        seconds: for how long, in the mean.
-        distribution: how the delays scatter.
-        most_seconds: the longest delay.
+        seconds: the mean delay.
+        distribution: the distribution of the delays.
+        most_seconds: the maximum delay.
     """
 
     seconds: float
@@ -136,7 +136,7 @@ class Latency(_Rule, frozen=True, kw_only=True):
 
 
 class Hang(_Rule, frozen=True, kw_only=True):
-    """No answer; **not processed**. The connection closes after `seconds`, or when the caller goes."""
+    """No answer; **not processed**. The connection closes after `seconds`, or when the caller disconnects."""
 
     seconds: float | None = None
 
@@ -144,21 +144,21 @@ class Hang(_Rule, frozen=True, kw_only=True):
 class HangAfter(_Rule, frozen=True, kw_only=True):
     """No answer, although the request **was processed**: a refresh took place, a token was issued.
 
-    Nobody can prove to the caller that it was; what the answer held is lost. The connection closes after
-    `seconds`, or when the caller goes.
+    The caller cannot know that it was; what the answer held is lost. The connection closes after
+    `seconds`, or when the caller disconnects.
     """
 
     seconds: float | None = None
 
 
 class HangInBody(_Rule, frozen=True, kw_only=True):
-    """Half of an answer, then silence for `seconds`, or until the caller goes. **Processed**."""
+    """Half of an answer, then silence for `seconds`, or until the caller disconnects. **Processed**."""
 
     seconds: float | None = None
 
 
 class Throttle(_Rule, frozen=True, kw_only=True):
-    """429 from the gateway, below every limit; **not processed**. A limit is `Settings.rate`.
+    """429 from the gateway, even below the limit; **not processed**. `Settings.rate` is the limit.
 
     Attributes:
         retry_after: how the answer's `Retry-After` is written: seconds, a date, or not at all.
@@ -205,11 +205,11 @@ class ResetAfter(_Rule, frozen=True, kw_only=True):
 
 
 class ResetInHeaders(_Rule, frozen=True, kw_only=True):
-    """Connection reset in the midst of the headers. **Processed**."""
+    """Connection reset within the headers. **Processed**."""
 
 
 class ResetInBody(_Rule, frozen=True, kw_only=True):
-    """Connection reset in the midst of the body. **Processed**."""
+    """Connection reset within the body. **Processed**."""
 
 
 class Refused(_Rule, frozen=True, kw_only=True):
@@ -224,7 +224,7 @@ class Refused(_Rule, frozen=True, kw_only=True):
 class StaleKeepAlive(_Rule, frozen=True, kw_only=True):
     """Whole answer without `Connection: close`, then the connection closes at once. **Processed**.
 
-    Whether the next request meets the closed connection is a race; `StaleNextRequest` is none.
+    Whether the next request meets the closed connection is a race; with `StaleNextRequest` it always does.
     """
 
 
@@ -252,11 +252,11 @@ class WrongLength(_Rule, frozen=True, kw_only=True):
 
 
 class Html(_Rule, frozen=True, kw_only=True):
-    """200 with a page of HTML, as a captive proxy answers. **Processed**."""
+    """200 with an HTML page, like a captive portal's. **Processed**."""
 
 
 class IngressPage(_Rule, frozen=True, kw_only=True):
-    """A page of what stands in front of the service, none of the service's answers; **not processed**.
+    """A page of the infrastructure in front of the service, not the service's answer; **not processed**.
 
     docs/contract/OBSERVED.md § Second look, "Outages"
 
@@ -271,7 +271,7 @@ class IngressPage(_Rule, frozen=True, kw_only=True):
 
 
 class InvalidUtf8(_Rule, frozen=True, kw_only=True):
-    """JSON with a byte that is no UTF-8, inside of a string where there is one. **Processed**."""
+    """JSON with an invalid UTF-8 byte, inside a string if there is one. **Processed**."""
 
 
 class InvalidJson(_Rule, frozen=True, kw_only=True):
@@ -279,12 +279,12 @@ class InvalidJson(_Rule, frozen=True, kw_only=True):
 
 
 class HugeJson(_Rule, frozen=True, kw_only=True):
-    """The true answer, blown up with white space to `size_bytes`; valid JSON. **Processed**."""
+    """The true answer, padded with white space to `size_bytes`; valid JSON. **Processed**."""
 
     size_bytes: int = 8 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        """Refuse more than a test machine holds."""
+        """Refuse sizes that a test machine cannot hold."""
         super().__post_init__()
         if not 0 < self.size_bytes <= _MOST_HUGE_BYTES:
             raise ValueError(f"size_bytes must be between 1 and {_MOST_HUGE_BYTES}")
@@ -297,14 +297,14 @@ class SlowLoris(_Rule, frozen=True, kw_only=True):
     piece_bytes: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse pieces of nothing."""
+        """Refuse empty pieces."""
         super().__post_init__()
         if self.piece_bytes < 1:
             raise ValueError("piece_bytes must be at least 1")
 
 
 class TokenRevoked(_Rule, frozen=True, kw_only=True):
-    """All tokens of the request's user die just before it is processed; new ones can be had."""
+    """All tokens of the request's user expire just before it is processed; new ones can be issued."""
 
     routes: tuple[str, ...] = (LIST_SECRETS, GET_SECRET)
 
@@ -389,10 +389,10 @@ KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(Fault))
 
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Faults of a sandbox: rules, and the seed of all that is left to chance.
+    """Faults of a sandbox: rules, and the seed of all random decisions.
 
-    One seed makes the same decisions for the same sequence of requests. Set anew, even to the same
-    value, the sequence begins again.
+    The same seed makes the same decisions for the same sequence of requests. Setting it again, even to the
+    same value, restarts the sequence.
     """
 
     seed: int = 0

@@ -1,7 +1,7 @@
 """Gate: every counted request passes here before it is answered.
 
 The HTTP server's own limit, the rate limit, latency and outages are here; faults come after it
-(`fault_injector.py`), so that the limit counts every request. The endpoints stay truthful.
+(`fault_injector.py`), so that the limit counts every request. The endpoints always give true answers.
 """
 
 import anyio
@@ -20,7 +20,7 @@ _LOOK_SECONDS = 0.02
 
 
 class Gate:
-    """Gate in front of the endpoints; obeys the run-time settings."""
+    """Gate in front of the endpoints; applies the run-time settings."""
 
     __slots__ = ("_bucket", "_database_wait_seconds", "_settings")
 
@@ -30,7 +30,7 @@ class Gate:
         self._bucket = _bucket_for(settings)
 
     def configure(self, settings: Settings) -> None:
-        """Obey other settings; a changed limit starts with a full bucket."""
+        """Apply new settings; a changed limit starts with a full bucket."""
         before, self._settings = self._settings, settings
         if (before.rate, before.burst) != (settings.rate, settings.burst):
             self._bucket = _bucket_for(settings)
@@ -53,9 +53,9 @@ class Gate:
         return refusal
 
     async def _hang(self, route: Route) -> Answer | None:
-        """Wait for the end of an outage of the database, if this request does."""
+        """Wait for the end of a database outage, if this request is affected."""
         waited = 0.0
-        # Settings may change from another thread, so there is no event to wait for.
+        # Poll, since settings may change from another thread.
         while hangs(self._settings.outage, route):
             if waited >= self._database_wait_seconds and (gave_up := after_hanging(route)):
                 return gave_up

@@ -1,8 +1,8 @@
 """Object ids: 24 hex digits from which the generated user can be derived.
 
-An id looks like a database's: eight digits of time, ten of a machine, six of a counter. The first
-part carries the user's index, so that an id alone leads to its owner and nothing needs to be
-generated before it is asked for. Nothing here knows a user or a secret.
+An id looks like a database's: eight digits of time, ten of a machine, six of a counter. The first part
+encodes the user's index, so that an id alone identifies its owner and nothing has to be generated in advance.
+Nothing here knows a user or a secret.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _OBJECT_ID_BYTES = 12
 
 
 def object_id_of(text: str) -> str | None:
-    """Return the id that a text means to the database; None for a malformed one.
+    """Return the id as the database reads it; None for a malformed one.
 
     24 hexadecimal digits in either case, or any 12 bytes (docs/contract/OBSERVED.md § Second look).
     """

@@ -1,6 +1,6 @@
 """Token bucket: `burst` requests at once, then `rate` per second.
 
-The hosted gateway's limits were never observed; a strict bucket is the hardest they could be.
+The hosted gateway's limits were never observed; a strict bucket is the hardest possible limit.
 """
 
 import math
@@ -13,8 +13,8 @@ __all__ = ["TokenBucket"]
 class TokenBucket:
     """Strict token bucket, O(1) per request. It refuses and never waits.
 
-    Over any window of `w` seconds it grants at most `burst + rate * w`, and a request that it could
-    grant it does. It counts from the last moment at which it was full, so that no rounding adds up.
+    Over any window of `w` seconds it grants at most `burst + rate * w`, and it grants every request that it
+    can. It counts from the last time at which it was full, so that rounding errors do not add up.
     """
 
     __slots__ = ("_burst", "_clock", "_full_at", "_rate", "_taken")
@@ -27,7 +27,7 @@ class TokenBucket:
         self._taken = 0
 
     def take(self) -> int:
-        """Take a token: 0 when there was one, else the whole seconds until there is."""
+        """Take a token: return 0 if there was one, else the whole seconds until there is one."""
         now = self._clock()
         refilled = (now - self._full_at) * self._rate
         if refilled >= self._taken:

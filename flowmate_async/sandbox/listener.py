@@ -35,12 +35,12 @@ class Listener:
         await self._listen(bound)
 
     def refuse(self, seconds: float) -> None:
-        """Refuse connections for some seconds; a refusal that is under way is not prolonged."""
+        """Refuse connections for some seconds; an active refusal is not prolonged."""
         if self._opening is None or self._opening.done():
             self._opening = asyncio.get_running_loop().create_task(self._pause(seconds))
 
     async def close(self) -> None:
-        """End a refusal under way; the runner stops the listening itself."""
+        """End an active refusal; the runner itself stops listening."""
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.cancel()
@@ -57,7 +57,7 @@ class Listener:
             self._site = self._bound = None
         bound = await _bound_again(self.port)
         try:
-            # Bound but not listening: connections are refused, and nobody else gets the port.
+            # Bound but not listening: connections are refused, and no other process gets the port.
             await anyio.sleep(seconds)
             await self._listen(bound)
         except BaseException:
@@ -72,7 +72,7 @@ class Listener:
 
 
 async def _bound_again(port: int) -> socket.socket:
-    # The loop may need a turn to let the old socket go.
+    # The loop may need an iteration to release the old socket.
     with anyio.fail_after(5):
         while True:
             try:

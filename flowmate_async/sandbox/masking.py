@@ -1,7 +1,6 @@
 """Masks: what a reader without the raw-read permission sees.
 
-docs/contract/OBSERVED.md § One secret, "Masking is silent". Pure; who is masked is decided
-by the caller.
+docs/contract/OBSERVED.md § One secret, "Masking is silent". Pure; the caller decides who is masked.
 """
 
 import re
@@ -18,7 +17,7 @@ _ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 
 
 def mask_value(secret_type: str, value: dict[str, Any]) -> dict[str, Any]:
-    """Return a masked copy. Types that the table does not name are shown as they are."""
+    """Return a masked copy. Types that are not in the table are not masked."""
     match secret_type:
         case "SIMPLE":
             return {**value, "passphrase": "***"}

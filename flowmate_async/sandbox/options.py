@@ -20,15 +20,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Run-time settings: what `configure()` and `POST /_sandbox/settings` may change.
 
     Attributes:
-        latency_seconds: added to each answer.
+        latency_seconds: delay added to each answer.
         rate: requests/s above which it answers 429; `None` for no limit.
-        burst: requests that it takes at once under `rate`.
-        raw_read: whether the tenant's users may read credentials in clear; masked ones come otherwise
+        burst: requests that it accepts at once under `rate`.
+        raw_read: whether the tenant's users may read credentials in plaintext; otherwise they get masked ones
             (docs/contract/OBSERVED.md § One secret).
         provider_seconds: how long the providers behind the secrets take for a refresh or a login.
-        provider_fault: how all of them misbehave; `None` for not at all.
+        provider_fault: how all of them misbehave; `None` for no fault.
         outage: which service behind the gateway is down; `None` for none.
-        faults: what else goes wrong.
+        faults: the other faults.
     """
 
     latency_seconds: float = 0.0
@@ -71,7 +71,7 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             settings: as they are.
 
         Raises:
-            ValueError: settings that no server could obey.
+            ValueError: the settings are invalid.
         """
         given = {name: getattr(self, name) for name in self.__struct_fields__}
         named = {name: value for name, value in given.items() if value is not msgspec.UNSET}
@@ -79,29 +79,29 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is decided before the first request.
+    """Options that are fixed before the first request.
 
     Attributes:
-        users: active users of the tenant; administrators and service accounts come on top.
+        users: active users of the tenant; administrators and service accounts are additional.
         seed: the same seed makes the same users, secrets and faults.
-        disabled_users: come on top, too.
+        disabled_users: additional disabled users.
         port: on loopback; 0 for a free one.
-        admin_token: the tenant's; a random one when left out.
-        ssl_context: serves over TLS with this one.
-        idle_close_seconds: after so long an idle connection is closed (docs/contract/OBSERVED.md
+        admin_token: the tenant's admin token; a random one when left out.
+        ssl_context: serves over TLS with this context.
+        idle_close_seconds: idle connections are closed after this time (docs/contract/OBSERVED.md
             § Connections).
-        shutdown_seconds: how long requests under way may take once it ends.
+        shutdown_seconds: how long requests in flight may take at shutdown.
         now: the wall clock, in seconds since the Unix epoch.
         token_life_seconds: the sliding life of a user token (docs/contract/OBSERVED.md § Impersonation).
         create_users_on_impersonate: whether an unknown username becomes a user, as FlowMate's guide says.
         masked_share: share of the generated users without the raw-read permission, spread evenly over the
             tenant: the first is masked only if all are. The permission belongs to each user
             (docs/contract/OBSERVED.md § Second look).
-        shared_secrets: how many further secrets have several users as owners.
+        shared_secrets: number of additional secrets with several owners.
         owners_per_shared_secret: how many owners each of them has (fewer in a smaller tenant).
         looks_masked_share: share of the generated OAuth secrets whose ciphertext looks like a mask by chance.
         no_expires_in_share: share of the generated OAuth secrets whose provider sends no `expires_in`.
-        latency_seconds: the first value of the setting, see `Settings`, as the next seven are.
+        latency_seconds: the initial value of the setting, see `Settings`; so are the next seven.
         rate: requests/s, see there.
         burst: see there.
         raw_read: see there.
@@ -109,12 +109,12 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
         faults: see there.
         provider_seconds: see there.
         provider_fault: see there.
-        access_life_seconds: how long an access token lasts that a refresh brings.
+        access_life_seconds: lifetime of an access token from a refresh.
         refresh_below_seconds: a secret with less left is refreshed (docs/contract/OBSERVED.md § One secret).
-        lock_seconds: how long the lock of a refresh is held that did not end (docs/contract/OBSERVED.md
+        lock_seconds: how long an unfinished refresh holds its lock (docs/contract/OBSERVED.md
             § Concurrent GETs of one secret).
-        lock_wait_seconds: how long a GET that meets the lock waits before it looks again: from, to.
-        lock_wait_attempts: how often it looks before it fails.
+        lock_wait_seconds: how long a GET that meets the lock waits before it checks again: minimum, maximum.
+        lock_wait_attempts: how often it checks before it fails.
         database_wait_seconds: how long a GET of a secret waits for a database that is down
             (docs/contract/OBSERVED.md § Errors).
     """
@@ -147,7 +147,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     outage: Outage | None = None
     faults: Faults = Faults()
     record_arrivals: bool = False
-    """Keep the moment of every counted request, 8 bytes each, for `Sandbox.arrivals`."""
+    """Keep the arrival time of every counted request, 8 bytes each, for `Sandbox.arrivals`."""
 
     provider_seconds: float = 0.0
     provider_fault: ProviderFault | None = None
@@ -162,7 +162,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     database_wait_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse shares outside of 0 to 1 and impossible counts."""
+        """Refuse shares outside 0 to 1 and invalid counts."""
         for name in ("masked_share", "looks_masked_share", "no_expires_in_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1")
@@ -170,7 +170,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("shared_secrets cannot be negative, owners_per_shared_secret must be at least 1")
 
     def settings(self) -> Settings:
-        """Return the first run-time settings; raise `ValueError` when no server could obey them."""
+        """Return the first run-time settings; raise `ValueError` if they are invalid."""
         return checked(
             Settings(
                 latency_seconds=self.latency_seconds,
@@ -186,7 +186,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checked(settings: Settings) -> Settings:
-    """Refuse settings that no server could obey, before any request meets them."""
+    """Refuse invalid settings before any request meets them."""
     if settings.rate is not None and settings.rate <= 0:
         message = "rate must be above zero, or null for no limit"
         raise ValueError(message)

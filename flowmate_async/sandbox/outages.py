@@ -1,7 +1,7 @@
 """Outages: what a request gets while a service behind the gateway is down. Pure.
 
 docs/contract/OBSERVED.md § Errors and § Second look, "Outages". A fault (`faults.py`) strikes a share of the
-requests; an outage concerns every request that needs what is down.
+requests; an outage affects every request that needs the service that is down.
 """
 
 from enum import StrEnum
@@ -30,7 +30,7 @@ class Outage(StrEnum):
 
 
 def instead_of_answer(outage: Outage, route: Route, authorization: str | None) -> Answer | None:
-    """Return what comes instead of an answer; None where the outage does not matter or the request hangs."""
+    """Return the replacement answer; None if the outage does not affect the request or the request hangs."""
     concerns_secrets = route.template in (LIST_SECRETS, GET_SECRET)
     match outage:
         case Outage.IAM if concerns_secrets:
@@ -49,5 +49,5 @@ def hangs(outage: Outage | None, route: Route) -> bool:
 
 
 def after_hanging(route: Route) -> Answer | None:
-    """Return the answer to a request that has hung for 30 s; None for one that goes on hanging."""
+    """Return the answer to a request that has hung for 30 s; None if it keeps hanging."""
     return error(401) if route.template == GET_SECRET else None

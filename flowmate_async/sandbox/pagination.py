@@ -1,4 +1,4 @@
-"""Pages of a list: `page[size]` and `page[number]`, and what nonsense in them means.
+"""Pages of a list: `page[size]` and `page[number]`, and the effect of invalid values.
 
 docs/contract/OBSERVED.md § Listing and § Second look, "Requests". Pure.
 """
@@ -25,7 +25,7 @@ class NegativeSkipError(ValueError):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Which page is asked for."""
+    """The requested page."""
 
     number: int = _DEFAULT_NUMBER
     size: int = _DEFAULT_SIZE

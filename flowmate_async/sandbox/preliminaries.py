@@ -24,7 +24,7 @@ def header_bytes(request: web.BaseRequest) -> int:
 
 
 async def preliminary_answer(request: web.BaseRequest, route: Route) -> Answer | None:
-    """Return the answer to a request that gets no further; None for every other."""
+    """Return the answer to a request that stops here; None for every other."""
     if request.can_read_body and request.content_type == "application/json":
         problem = _problem_of(await request.read())
         if problem is not None:

@@ -1,7 +1,7 @@
 """Provider: the simulated OAuth or session service behind the secrets, and its misbehaviour.
 
-docs/contract/OBSERVED.md § Refresh failures. It grants tokens; what the secret service makes of
-them is `refresh.py`'s.
+docs/contract/OBSERVED.md § Refresh failures. It grants tokens; `refresh.py` does what the secret service does
+with them.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Raw response: writes the bytes of a script straight to the connection, whatever HTTP says."""
+"""Raw response: writes a script's bytes directly to the connection, valid HTTP or not."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 _LOOK_SECONDS = 0.02
 
 UNANSWERED = 0
-"""Status of a request that got no whole answer."""
+"""Status of a request that got no complete answer."""
 
 StaleConnections = weakref.WeakSet[asyncio.Transport]
 """Connections whose next request is to be reset."""

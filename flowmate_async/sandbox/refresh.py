@@ -1,8 +1,8 @@
 """Refresh on GET: when the service renews a token, and the lock that turns concurrency into 500s.
 
 docs/contract/OBSERVED.md § One secret, § Concurrent GETs and § Refresh failures. The lock is
-a timestamp in the stored secret: a waiter naps and reads again a few times, a lock that is too old
-is taken over, and a save that met another one's save is lost.
+a timestamp in the stored secret: a waiter sleeps and reads again a few times, an expired lock is taken over,
+and the later of two conflicting saves is lost.
 """
 
 from collections.abc import Callable

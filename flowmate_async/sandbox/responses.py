@@ -14,7 +14,7 @@ _KEEP_ALIVE = "timeout=5"
 
 
 def deliver(request: web.BaseRequest, answer: Answer) -> web.Response:
-    """Return the response, a 304 if the reader has this body already."""
+    """Return the response; a 304 if the reader already has this body."""
     headers = {} if answer.closes else {"Keep-Alive": _KEEP_ALIVE}
     if answer.cross_origin:
         headers |= _cross_origin_headers(request)

@@ -1,7 +1,7 @@
 """One secret as the secret service stores it, and the two shapes in which it is shown.
 
-docs/contract/OBSERVED.md § Listing and § One secret. Who may see it, what is masked and when it is
-refreshed is decided elsewhere.
+docs/contract/OBSERVED.md § Listing and § One secret. Other modules decide who may see it, what is masked and
+when it is refreshed.
 """
 
 import hashlib
@@ -44,17 +44,17 @@ class Secret(msgspec.Struct, kw_only=True):
         name: the name its user gave it.
         owners: who may fetch it.
         type: the contract's word for its type.
-        value: the credential in clear, with the contract's field names.
+        value: the credential in plaintext, with the contract's field names.
         created_at: in ISO 8601.
-        updated_at: likewise.
+        updated_at: in ISO 8601.
         sealed: the ciphertexts that readers get instead of single fields, until the next refresh.
         looks_masked: whether its ciphertexts look like a mask, as a few do by chance
             (docs/contract/OBSERVED.md § Second look).
-        domain: shown only.
-        mixed_properties: likewise.
+        domain: only displayed.
+        mixed_properties: only displayed.
         version: counts its refreshes.
         locked_at: since when a refresh holds its lock, in seconds since the epoch; `None` when none does.
-        was_locked: whether one ever did.
+        was_locked: whether a refresh ever did.
         current_error: the last refresh's failure, which no success clears.
         fault: how its own provider misbehaves.
     """
@@ -78,9 +78,10 @@ class Secret(msgspec.Struct, kw_only=True):
 
 
 def seal(plain: object, *, looks_masked: bool = False) -> str:
-    """Return what stands in a ciphertext's place: control and latin-1 characters, never a secret.
+    """Return a stand-in for a ciphertext: control and latin-1 characters, never a secret.
 
-    One block of 16 for every 16 bytes begun, as the recorded ciphertexts have it. With `looks_masked` the
+    One block of 16 for every 16 bytes or part of them, as in the recorded ciphertexts. With `looks_masked`
+    the
     last line is a star and four characters, as some ciphertexts happen to be (§ Second look).
     """
     raw = msgspec.json.encode(plain)

@@ -1,8 +1,8 @@
 """Secret generator: a pure function of (seed, user index) and the start of the world.
 
-Every type and every odd value of docs/contract/OBSERVED.md § One secret occurs. The same secrets
-come out whatever was touched before. Credentials are at least 16 characters long and unique, so
-that a search for one of them anywhere is a proof.
+Every type and every odd value of docs/contract/OBSERVED.md § One secret occurs. The secrets are the same
+regardless of what was generated before. Credentials are at least 16 characters long and unique, so that
+finding one of them anywhere proves a leak.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
-"""Sandbox: a server on the loopback interface, from start to prompt stop.
+"""Sandbox: a server on the loopback interface, from start to a fast stop.
 
-What is wired to what is visible in the constructor. The rules of the contract live in the modules
-around this one, never here.
+The constructor shows the wiring. The rules of the contract are in the other modules, never here.
 """
 
 import asyncio
@@ -51,7 +50,7 @@ class Sandbox:
         world: see `World`.
 
     Raises:
-        ValueError: settings that no server could obey.
+        ValueError: the settings are invalid.
         OSError: on entering: the port is taken.
     """
 
@@ -86,7 +85,7 @@ class Sandbox:
         self._exchanging: set[asyncio.Task[object]] = set()
 
     def __repr__(self) -> str:
-        """Name the address, never the token."""
+        """Show the address, never the token."""
         return f"<Sandbox {self.url}>"
 
     @property
@@ -97,18 +96,18 @@ class Sandbox:
 
     @property
     def settings(self) -> Settings:
-        """The present settings."""
+        """The current settings."""
         return self._settings
 
     def configure(self, **changes: object) -> Settings:
         """Change settings while requests run.
 
         Args:
-            changes: the fields of `Settings` by name; what is not named stays as it is.
+            changes: fields of `Settings` by name; others stay unchanged.
 
         Raises:
             msgspec.ValidationError: no such field, or not of its type.
-            ValueError: settings that no server could obey.
+            ValueError: the settings are invalid.
         """
         return self.change(msgspec.convert(changes, SettingsChange))
 
@@ -116,10 +115,10 @@ class Sandbox:
         """Apply a partial update and return the settings from now on.
 
         Args:
-            change: what is different.
+            change: the fields to change.
 
         Raises:
-            ValueError: settings that no server could obey.
+            ValueError: the settings are invalid.
         """
         self._settings = change.applied_to(self._settings)
         self._gate.configure(self._settings)
@@ -131,7 +130,7 @@ class Sandbox:
     def arrivals(self) -> Sequence[float]:
         """The moments at which counted requests came in; empty without `record_arrivals`.
 
-        `most_in_window` and `burst_needed` say what they prove.
+        `most_in_window` and `burst_needed` evaluate them.
         """
         return tuple(self._counters.arrivals or ())
 
@@ -166,7 +165,7 @@ class Sandbox:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop listening, cancel what hangs, close every connection."""
+        """Stop listening, cancel hanging requests, close every connection."""
         if self._runner is not None:
             with anyio.CancelScope(shield=True):
                 if self._listener is not None:
@@ -185,7 +184,7 @@ class Sandbox:
         return await self._exchange(request)
 
     async def _end_exchanges(self) -> None:
-        # The runner forgets a handler whose caller has gone; a hanging one would outlive the sandbox.
+        # The runner drops handlers whose caller has disconnected; a hanging one would outlive the sandbox.
         for task in self._exchanging:
             task.cancel()
         if self._exchanging:
@@ -248,6 +247,6 @@ async def serve_forever(options: SandboxOptions, on_ready: Callable[[Sandbox], N
 
 
 async def _let_cancelled_handlers_end() -> None:
-    # The runner cancels handlers and closes transports without waiting; both need a few turns.
+    # The runner cancels handlers and closes transports without waiting; both need a few loop iterations.
     for _ in range(5):
         await asyncio.sleep(0)

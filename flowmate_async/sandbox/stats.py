@@ -86,7 +86,7 @@ class Counters:
         self.reset()
 
     def reset(self) -> None:
-        """Set the counters to zero, except those of what is in flight."""
+        """Reset the counters, except those of requests in flight."""
         if self.arrivals is not None:
             del self.arrivals[:]
         self.faults.clear()
@@ -101,14 +101,14 @@ class Counters:
         self.max_refreshes_in_flight: int = self.refreshes_in_flight
 
     def request_began(self) -> None:
-        """Count a request in."""
+        """Count a request as started."""
         if self.arrivals is not None:
             self.arrivals.append(time.monotonic())
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     def request_ended(self, route: str, status: int | None) -> None:
-        """Count a request out; without a status when it was never answered."""
+        """Count a request as ended; without a status if it was never answered."""
         self.in_flight -= 1
         if status is not None:
             self.requests[route][status] += 1
@@ -121,7 +121,7 @@ class Counters:
         self.max_refreshes_in_flight = max(self.max_refreshes_in_flight, self.refreshes_in_flight)
 
     def refresh_ended(self) -> None:
-        """Count a refresh out."""
+        """Count a refresh as ended."""
         self.refreshes_in_flight -= 1
 
     def snapshot(self) -> SandboxStats:

@@ -1,6 +1,6 @@
 """Timestamps as the upstream writes and reads them: ISO 8601 with milliseconds and a `Z`.
 
-The clock itself is injected (`SandboxOptions.now`); nothing here asks for the time.
+The clock is injected (`SandboxOptions.now`); nothing here reads the time.
 """
 
 from datetime import UTC, datetime

@@ -1,6 +1,6 @@
 """User tokens: opaque, with a sliding life, revocable.
 
-docs/contract/OBSERVED.md § Impersonation. Who may ask for one is decided elsewhere.
+docs/contract/OBSERVED.md § Impersonation. Other modules decide who may get one.
 """
 
 import secrets

@@ -1,4 +1,4 @@
-"""Truth: what a store must hold after a sync. Values only."""
+"""Ground truth: what a store must hold after a sync. Values only."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ _NOT_IN_TRUTH = ("refreshToken", "inputFields")
 
 
 class Truth(msgspec.Struct, frozen=True):
-    """What one secret is upstream at this moment, in clear.
+    """The current state of one secret upstream, in plaintext.
 
     Attributes:
         username: the user whose secret it is.
@@ -27,6 +27,6 @@ class Truth(msgspec.Struct, frozen=True):
 
 
 def truth_of(user: User, secret: Secret) -> Truth:
-    """Return the truth about one user's secret, without the fields that are upstream's own business."""
+    """Return the ground truth about one user's secret, without upstream's internal fields."""
     value = {name: field for name, field in secret.value.items() if name not in _NOT_IN_TRUTH}
     return Truth(user.username, secret.id, secret.type, value)

@@ -13,22 +13,22 @@ RAW_READ = "secrets.secret.readRaw"
 class User(msgspec.Struct, kw_only=True):
     """Account: a user of the tenant, an administrator or a service account.
 
-    Mutable, so that a test can disable somebody or take a permission away in mid-flight.
+    Mutable, so that a test can disable a user or revoke a permission at any time.
 
     Attributes:
-        username: what it is impersonated by.
-        firstname: shown only.
-        lastname: likewise.
+        username: the name to impersonate it by.
+        firstname: only displayed.
+        lastname: only displayed.
         status: `ACTIVE`, or it cannot be impersonated.
-        confirmed: shown only.
-        tenant: the tenant's id; not there for administrators and service accounts.
+        confirmed: only displayed.
+        tenant: the tenant's id; absent for administrators and service accounts.
         roles: with any, it is an administrator.
         permissions: without `RAW_READ` it sees masked credentials.
         id: its internal id.
         created_at: in ISO 8601.
-        updated_at: likewise.
-        version: shown only.
-        safeguard: likewise.
+        updated_at: in ISO 8601.
+        version: only displayed.
+        safeguard: only displayed.
     """
 
     username: str

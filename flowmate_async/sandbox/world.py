@@ -1,7 +1,7 @@
 """World: the users, secrets and tokens of a sandbox, to inspect and to change.
 
-Users and secrets are generated on first use and are the same however they are reached. Neither the
-rules of who may see what nor HTTP are here.
+Users and secrets are generated on first use and do not depend on the order of access. Access rules and HTTP
+are in other modules.
 """
 
 from collections.abc import Callable, Iterator
@@ -136,7 +136,7 @@ class World:
             user_id: its internal id; a new one when left out.
             in_tenant: whether it belongs to the tenant, as users do and administrators do not.
             status: `ACTIVE`, or it cannot be impersonated.
-            confirmed: shown only.
+            confirmed: only displayed.
             roles: with any, it is an administrator and not one of "all users".
             permissions: without `RAW_READ` it sees masked credentials.
 
@@ -164,13 +164,13 @@ class World:
         )
 
     def delete_user(self, username: str) -> None:
-        """Delete an account with its tokens and the secrets that nobody else owns.
+        """Delete an account with its tokens and the secrets that have no other owner.
 
         Args:
             username: the user.
 
         Raises:
-            ValueError: there is no such user.
+            ValueError: the user does not exist.
         """
         user = self._known(username)
         index = self._index_of(user)
@@ -192,12 +192,12 @@ class World:
             username: the user.
 
         Raises:
-            ValueError: there is no such user.
+            ValueError: the user does not exist.
         """
         return tuple(self._secrets.of(self._index_of(self._known(username)), self._known(username)))
 
     def live_secrets_of(self, user: User) -> list[Secret]:
-        """Return the list behind `secrets_of`, which changes with the world, for the server's own use.
+        """Return the live list behind `secrets_of`, for the server's own use.
 
         Args:
             user: the user, as the world holds it.
@@ -253,11 +253,11 @@ class World:
             name: made of type and id when left out.
             owners: the user alone when left out.
             sealed: what readers get instead of single fields of the value.
-            domain: shown only.
-            mixed_properties: of type `MIXED`, shown only.
+            domain: only displayed.
+            mixed_properties: for type `MIXED`, only displayed.
 
         Raises:
-            ValueError: there is no such user.
+            ValueError: the user does not exist.
         """
         user = self._known(username)
         born = self.timestamp()
@@ -279,7 +279,7 @@ class World:
         return secret
 
     def set_owners(self, secret: Secret, owners: tuple[Owner, ...]) -> None:
-        """Give a secret other owners; those that stay keep its place in their natural order.
+        """Change a secret's owners; remaining owners keep its position in their natural order.
 
         Args:
             secret: which.
@@ -301,13 +301,13 @@ class World:
             type: the contract's word.
 
         Raises:
-            ValueError: nothing is known about the type.
+            ValueError: the type is unknown.
         """
         self._added += 1
         return self._secrets.generator.new_value(type, self._added)
 
     def timestamp(self) -> str:
-        """Return the present moment as the services write it."""
+        """Return the current time in the services' format."""
         return iso(self._now())
 
     def remove_secret(self, secret_id: str) -> None:
@@ -317,7 +317,7 @@ class World:
             secret_id: which.
 
         Raises:
-            ValueError: there is no such secret.
+            ValueError: the secret does not exist.
         """
         secret = self.secret(secret_id)
         if secret is None:
@@ -332,7 +332,7 @@ class World:
             username: the user.
 
         Raises:
-            ValueError: there is no such user.
+            ValueError: the user does not exist.
         """
         listed = self.live_secrets_of(self._known(username))
         if listed:
@@ -340,15 +340,15 @@ class World:
             listed.append(listed.pop(0))
 
     def revoke_tokens(self, username: str | None = None) -> int:
-        """Make the user tokens of one user, or of everybody, invalid; return how many were.
+        """Revoke the user tokens of one user or of all; return how many there were.
 
         Args:
-            username: whose; `None` for everybody's.
+            username: the user; `None` for all users.
         """
         return self.tokens.revoke(None if username is None else username.lower())
 
     def truth(self) -> Iterator[Truth]:
-        """Iterate over every active tenant user's secrets as they are now upstream, in clear."""
+        """Iterate over every active tenant user's secrets as they are now upstream, in plaintext."""
         for user in self.users():
             if user.active_tenant_user:
                 for secret in tuple(self.live_secrets_of(user)):
