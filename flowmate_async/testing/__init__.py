@@ -1,1 +1,1 @@
-"""Help for testing code that uses or extends the library: public, and never imported by the library."""
+"""Helpers for testing code that uses or extends the library: public, never imported by the library."""

@@ -1,4 +1,4 @@
-"""The laws of many at once, and of those who leave early; a part of :class:`~.store_suite.StoreSuite`."""
+"""The laws of concurrency and cancellation; a part of :class:`~.store_suite.StoreSuite`."""
 
 # ruff: noqa: S101 - these are tests
 
@@ -22,7 +22,7 @@ class ConcurrencyLaws:
     """Locks, cancellation, concurrent writers."""
 
     async def test_one_run_at_a_time(self, open_store: OpenStore) -> None:
-        """The second taker is told at once; the lock is free again afterwards, an error included."""
+        """A second taker fails at once; the lock is free again afterwards, even after an error."""
         async with open_store() as store:
             async with store.exclusive_run():
                 with pytest.raises(CheckpointError):
@@ -33,7 +33,7 @@ class ConcurrencyLaws:
             await _hold(store)
 
     async def test_a_cancelled_run_lets_go_of_the_lock(self, open_store: OpenStore) -> None:
-        """The next one can begin at once."""
+        """The next run can begin at once."""
         async with open_store() as store:
             with anyio.CancelScope() as scope:
                 async with store.exclusive_run():
@@ -43,7 +43,7 @@ class ConcurrencyLaws:
             await _hold(store)
 
     async def test_concurrent_writers_lose_nothing(self, open_store: OpenStore) -> None:
-        """Tasks may share a store; each write is one unit."""
+        """Tasks may share a store; each write is atomic."""
         async with open_store() as store:
             run = await write(store)
             async with anyio.create_task_group() as group:
@@ -53,7 +53,7 @@ class ConcurrencyLaws:
             assert (await store.verify()).intact == 160
 
     async def test_two_openings_of_a_store_see_and_lose_nothing(self, open_store: OpenStore) -> None:
-        """As two processes would: both write, each sees what the other wrote, one alone holds the run."""
+        """Like two processes: both write, each sees the other's writes, and only one holds the run lock."""
         async with open_store() as one, open_store() as other:
             run = await write(one, synced("ann", api_key()))
             await other.bind(ORIGIN)
@@ -71,7 +71,7 @@ class ConcurrencyLaws:
             await _hold(other)
 
     async def test_two_writers_of_the_same_users_do_not_block_each_other(self, open_store: OpenStore) -> None:
-        """Whatever order their batches have; the last one counts, wholly."""
+        """In any order of their batches, the last write wins as a whole."""
         users = [synced(f"user-{number}", api_key("a"), api_key("b")) for number in range(20)]
         async with open_store() as one, open_store() as other:
             run = await write(one)
@@ -91,7 +91,7 @@ class ConcurrencyLaws:
     async def test_a_cancelled_write_leaves_whole_users_and_a_usable_store(
         self, open_store: OpenStore
     ) -> None:
-        """Each user is there with the checkpoint and every credential, or not at all."""
+        """Each user is stored with checkpoint and all credentials, or not at all."""
         users = [synced(f"user-{n}", *(api_key(f"s{k}") for k in range(20))) for n in range(50)]
         async with open_store() as store:
             run = await write(store)

@@ -1,4 +1,4 @@
-"""The laws of a store that keeps the health of credentials, to derive from beside the suite of all stores.
+"""The laws of a store that keeps credential health, to derive from in addition to the store suite.
 
 As in ``class TestMyStore(StoreSuite, HealthLaws)``, see ``store_suite.py``.
 """
@@ -42,13 +42,13 @@ POLICY = HealthPolicy()
 
 
 def credential(username: str, secret_id: str = "secret-1", *, client: str | None = "client") -> Credential:
-    """A credential of an OAuth client, unless there is none."""
+    """Return a credential, of an OAuth client if one is given."""
     secret_type = "API_KEY" if client is None else "OA2_AUTHORIZATION_CODE"
     return Credential(username=username, secret_id=secret_id, type=secret_type, auth_client_id=client)
 
 
 def seeing(user: UserWrite, *what: Observed, secret_id: str = "secret-1", at: float = 11.0) -> UserWrite:
-    """The same user, of one of whose credentials this was observed."""
+    """Return the same user with this observation of one credential."""
     seen = tuple(Observation(one, at) for one in what)
     sightings = (Sighting(credential(user.checkpoint.username, secret_id), seen),) if what else ()
     return replace(user, watch=Watch(POLICY, sightings))
@@ -60,28 +60,28 @@ def judge(*, at: float = 20.0, outage: bool = False) -> Callable[[HealthRecord],
 
 
 def keeper(store: Store) -> KeepsHealth:
-    """The store as one that keeps health."""
+    """Return the store as one that keeps health."""
     assert isinstance(store, KeepsHealth)
     return store
 
 
 async def states(store: Store, username: str | None = None) -> dict[str, str]:
-    """The state of every credential that has a record, by user and secret id."""
+    """Return the state of every credential with a record, by user and secret id."""
     return {
         " ".join(record.place): record.health.state.value async for record in keeper(store).health(username)
     }
 
 
 async def outbox(store: Store, limit: int = 10_000) -> list[str]:
-    """The notices that wait, each as user and type."""
+    """Return the pending notices, each as user and type."""
     return [f"{one.credential.username} {one.type}" for one in await keeper(store).notices(limit)]
 
 
 class HealthLaws:
-    """Keeping, settling, telling once, forgetting."""
+    """Keeping, settling, notifying once, forgetting."""
 
     async def test_what_is_fine_has_no_record(self, open_store: OpenStore) -> None:
-        """Neither with nor without the keeping of health."""
+        """A healthy credential has no record, whether or not health is kept."""
         async with open_store() as store:
             await write(store, synced("ann", api_key()), seeing(synced("bob", api_key())))
             await keeper(store).settle_health(judge())
@@ -89,7 +89,7 @@ class HealthLaws:
             assert await outbox(store) == []
 
     async def test_a_record_comes_back_as_it_was(self, open_store: OpenStore) -> None:
-        """Also after the store was closed, for names of every kind, and whatever the evidence."""
+        """Records survive closing the store, for all kinds of names and any evidence."""
         names = ["ann", "Zoë/../%_'", "用户", "a b\tc"]
         async with open_store() as store:
             await write(store, *(seeing(failed(name), Observed.REFUSED, Observed.MASKED) for name in names))
@@ -101,7 +101,7 @@ class HealthLaws:
                 assert record == _expected(record.credential, Observed.REFUSED, Observed.MASKED)
 
     async def test_failed_renewals_decide_nothing_until_they_are_settled(self, open_store: OpenStore) -> None:
-        """Masks and 403 do at once: they do not depend on other users."""
+        """Masked values and 403 settle at once: they do not depend on other users."""
         async with open_store() as store:
             users = seeing(failed("ann"), Observed.REFUSED), seeing(failed("bob"), Observed.MASKED)
             await write(store, *users)
@@ -112,7 +112,7 @@ class HealthLaws:
             assert [notice.type for notice in told] == ["credential.broken", "credential.unreadable"]
 
     async def test_each_change_is_told_once(self, open_store: OpenStore) -> None:
-        """However often it is settled, and also by the next process."""
+        """This holds however often it is settled, and also in the next process."""
         async with open_store() as store:
             await write(store, seeing(failed("ann"), Observed.REFUSED))
             await keeper(store).settle_health(judge())
@@ -122,14 +122,14 @@ class HealthLaws:
             assert await outbox(store) == ["ann credential.broken"]
 
     async def test_an_outage_tells_nobody(self, open_store: OpenStore) -> None:
-        """Its credentials have their state, and no notice."""
+        """The credentials have their state, and no notice."""
         async with open_store() as store:
             await write(store, *(seeing(failed(name), Observed.REFUSED) for name in ("ann", "bob")))
             assert await keeper(store).settle_health(judge(outage=True)) == []
             assert set((await states(store)).values()) == {"provider_outage"}
 
     async def test_a_credential_that_is_read_again_recovers(self, open_store: OpenStore) -> None:
-        """A read needs no sighting of its own; once it was told, the record goes."""
+        """A successful read needs no sighting; once the recovery was notified, the record is dropped."""
         async with open_store() as store:
             run = await write(store, seeing(failed("ann"), Observed.REFUSED))
             await keeper(store).settle_health(judge())
@@ -152,14 +152,14 @@ class HealthLaws:
             assert await states(store) == {}
 
     async def test_a_user_written_without_health_keeps_the_records(self, open_store: OpenStore) -> None:
-        """As by a sync that was told not to keep health."""
+        """Like a sync that does not keep health."""
         async with open_store() as store:
             run = await write(store, seeing(failed("ann"), Observed.MASKED))
             await store.write(run, [synced("ann", api_key())])
             assert await states(store) == {"ann secret-1": "unreadable"}
 
     async def test_a_secret_that_a_proven_listing_lacks_has_no_record(self, open_store: OpenStore) -> None:
-        """The user disconnected the app; and a user who is gone has none either."""
+        """The user disconnected the app, or the user is gone."""
         async with open_store() as store:
             run = await write(
                 store,
@@ -172,7 +172,7 @@ class HealthLaws:
             assert await states(store) == {"cid secret-1": "unreadable"}
 
     async def test_what_workers_observe_is_settled_by_the_next_run(self, open_store: OpenStore) -> None:
-        """Together with what the run itself observes, and also of credentials that are not stored."""
+        """They count together with the run's own observations, also for credentials that are not stored."""
         async with open_store() as store:
             run = await write(store, synced("ann", api_key()))
             for hour in range(3):
@@ -190,7 +190,7 @@ class HealthLaws:
             assert await states(store) == {}
 
     async def test_records_are_asked_for_by_user(self, open_store: OpenStore) -> None:
-        """Of one user alone, in order."""
+        """Of one user only, in order."""
         async with open_store() as store:
             users = [seeing(failed(name), Observed.MASKED, secret_id=f"s-{name}") for name in ("bob", "ann")]
             await write(store, *users)
@@ -212,7 +212,7 @@ class HealthLaws:
             assert await outbox(store) == ["bob credential.unreadable"]
 
     async def test_copied_records_and_notices_are_the_same(self, open_store: OpenStore) -> None:
-        """A record replaces the one in its place; a notice that is there already stays once."""
+        """A record replaces the existing one; a notice that already exists is kept once."""
         record = _expected(credential("ann"), Observed.REFUSED)
         notice = Notice(
             id="msg_1", type="credential.broken", at=3.0, credential=record.credential, health=record.health
@@ -225,7 +225,7 @@ class HealthLaws:
             assert await keeper(store).notices(10) == [notice]
 
     async def test_health_by_the_hundred(self, open_store: OpenStore) -> None:
-        """No limit of a driver and no page shows through."""
+        """Limits of the driver and pages are not visible."""
         names = [f"user-{number:04}" for number in range(getattr(self, "more_than_a_page", 1200) // 4)]
         async with open_store() as store:
             await write(store, *(seeing(failed(name), Observed.REFUSED) for name in names))
@@ -238,7 +238,7 @@ class HealthLaws:
 
 
 def _expected(one: Credential, *what: Observed) -> HealthRecord:
-    """The record of a credential of which this was observed, and that was settled."""
+    """Return a settled record of a credential with this observation."""
     sighting = Sighting(one, tuple(Observation(what, 11.0) for what in what))
     record = observed(None, sighting, now=11.0, policy=POLICY)
     assert record is not None

@@ -30,7 +30,7 @@ class MemoryTransport:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self.sent: int = 0
-        """How many requests were sent."""
+        """Return how many requests were sent."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -38,7 +38,7 @@ class MemoryTransport:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
     async def send(
         self,
@@ -48,14 +48,14 @@ class MemoryTransport:
         body: bytes | None,
         limits: Limits,  # noqa: ARG002 - the seam's
     ) -> Response:
-        """Have the function answer; ``limits`` are the function's to keep, if it cares."""
+        """Let the function answer; ``limits`` are not enforced here."""
         self.sent += 1
         answer = self._answer(method, path, headers, body)
         return await answer if inspect.isawaitable(answer) else answer
 
 
 class ImmediateMemoryTransport(MemoryTransport):
-    """The same as an :class:`~flowmate_async.ImmediateTransport`: it always has a connection idle.
+    """The same as an :class:`~flowmate_async.ImmediateTransport`, which always has an idle connection.
 
     Args:
         answer: answers one request, at once or as an awaitable.
@@ -68,7 +68,7 @@ class ImmediateMemoryTransport(MemoryTransport):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End what is on the way."""
+        """Cancel the exchanges in flight."""
         for exchange in self._exchanges:
             exchange.cancel()
         await asyncio.gather(*self._exchanges, return_exceptions=True)
@@ -103,6 +103,6 @@ class ImmediateMemoryTransport(MemoryTransport):
 
 
 def json_response(body: bytes, status: int = 200, **headers: str) -> Response:
-    """A JSON answer; ``retry_after="3"`` becomes the header ``retry-after``."""
+    """Return a JSON answer; ``retry_after="3"`` becomes the header ``retry-after``."""
     lowered = {name.replace("_", "-"): value for name, value in headers.items()}
     return Response(status, {"content-type": "application/json", **lowered}, body)

@@ -1,4 +1,4 @@
-"""The laws of what upstream no longer has; a part of :class:`~.store_suite.StoreSuite`."""
+"""The laws of credentials that upstream no longer has; a part of :class:`~.store_suite.StoreSuite`."""
 
 # ruff: noqa: S101 - these are tests
 
@@ -27,7 +27,7 @@ class RemovalLaws:
     """Noting, marking, deleting."""
 
     async def test_what_a_proven_listing_lacks_is_missing(self, open_store: OpenStore) -> None:
-        """Counted among what the run could judge; nothing is removed by that. Resuming keeps the note."""
+        """They count as a part of what the run could judge. Nothing is removed. Resuming keeps the note."""
         async with open_store() as store:
             await write(store, synced("ann", *named("a", "b", "c")), synced("bob", *named("a")))
             run = await store.begin_run(at=2.0)
@@ -37,7 +37,7 @@ class RemovalLaws:
             assert await places(store) == ["ann a", "ann b", "ann c", "bob a"]
 
     async def test_without_a_proven_listing_nothing_is_missing(self, open_store: OpenStore) -> None:
-        """Neither of a user that failed nor of one whose listing could not be counted."""
+        """Nothing is noted for a failed user, or for one whose listing could not be counted."""
         async with open_store() as store:
             await write(store, synced("ann", *named("a", "b")), synced("bob", *named("a", "b")))
             run = await store.begin_run(at=2.0)
@@ -48,7 +48,7 @@ class RemovalLaws:
             assert await store.remove_missing(run, how="delete", at=3.0) == 0
 
     async def test_the_missing_are_deleted_and_nothing_else(self, open_store: OpenStore) -> None:
-        """Those that this very run noted, of the users it judged."""
+        """Only what this run noted, for the users it judged."""
         async with open_store() as store:
             before = await write(store, synced("ann", *named("a", "b")), synced("bob", *named("a", "b")))
             await store.write(before, [listing("bob", *named("a"))])
@@ -60,7 +60,7 @@ class RemovalLaws:
             assert await store.missing(run) == Missing(missing=0, stored=1)
 
     async def test_the_missing_are_marked_and_stay_readable(self, open_store: OpenStore) -> None:
-        """Once, with the time of the first mark; a marked one is not counted as missing again."""
+        """Marking keeps the time of the first mark; a marked one is not counted as missing again."""
         async with open_store() as store:
             await write(store, synced("ann", *named("a", "b")))
             for at in (3.0, 4.0):
@@ -74,7 +74,7 @@ class RemovalLaws:
             assert await places(store) == ["ann b"]
 
     async def test_what_comes_back_is_neither_missing_nor_marked(self, open_store: OpenStore) -> None:
-        """Whether it was written again, found unchanged, or only listed."""
+        """It is back if it was written again, found unchanged, or only listed."""
         async with open_store() as store:
             run = await write(store, synced("ann", *named("a", "b", "c")))
             await store.write(run, [listing("ann")])
@@ -86,7 +86,7 @@ class RemovalLaws:
             assert [item.removed_at async for item in store.items()] == [None, None, None]
 
     async def test_all_of_a_user_that_is_gone_is_missing(self, open_store: OpenStore) -> None:
-        """Users are noted by name; an unknown one is no error, a run of another store is."""
+        """Users are noted by name. An unknown user is accepted; a run of another store is an error."""
         async with open_store() as store:
             await write(store, synced("ann", *named("a", "b")), synced("bob", *named("a")))
             run = await store.begin_run(at=2.0)
@@ -98,7 +98,7 @@ class RemovalLaws:
                 await store.note_missing(Run(id="no-such-run", started_at=1.0), ["bob"])
 
     async def test_a_user_twice_in_a_batch_is_back_wholly(self, open_store: OpenStore) -> None:
-        """Every credential that any of the user's writes has, whether marked, noted or changed."""
+        """Every credential in any of the user's writes is back, whether marked, noted or changed."""
         async with open_store() as store:
             run = await write(store, synced("ann", *named("a", "b", "c", "d")))
             await store.write(run, [listing("ann")])
@@ -115,7 +115,7 @@ class RemovalLaws:
     async def test_a_user_twice_in_a_batch_lacks_what_the_last_listing_lacks(
         self, open_store: OpenStore
     ) -> None:
-        """Also what the batch itself wrote before that; a write without a listing leaves the notes."""
+        """This includes what the batch wrote earlier. A write without a listing keeps the notes."""
         async with open_store() as store:
             await write(store, synced("ann", *named("a")), synced("bob", *named("a", "b")))
             run = await store.begin_run(at=2.0)

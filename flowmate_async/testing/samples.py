@@ -33,12 +33,12 @@ EXPIRES_AS_STORED = "2026-11-23T18:35:52.322000+00:00"
 
 
 def api_key(secret_id: str = "secret-1", key: str = "sample") -> ApiKeySecret:  # noqa: S107 - an id
-    """The plainest secret there is."""
+    """The simplest secret."""
     return ApiKeySecret(id=secret_id, name="an app", value=ApiKeyValue(key=key, header_name="X-Key"))
 
 
 def every_type() -> dict[str, Secret]:
-    """One secret of every type, and the awkward ones, by what is special about them."""
+    """One secret of every type and the unusual ones, by what is special about them."""
     found: dict[str, Secret] = {"api key": api_key()}
     found |= _of_known_types()
     found |= _awkward()

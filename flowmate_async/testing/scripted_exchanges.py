@@ -1,4 +1,4 @@
-"""What the transport suite plays: whole answers, broken ones, and requests that must not be sent."""
+"""The transport suite's scripts: complete answers, broken ones, and requests that must not be sent."""
 
 from flowmate_async.redaction import Headers
 from flowmate_async.testing.scripted_server import Answer, chunked, http
@@ -19,7 +19,7 @@ TOKEN = "5ecr3t-" * 6
 BODY = b'{"username":"5ecr3t-user"}'
 HEADERS = Headers((("Authorization", f"Bearer {TOKEN}"),))
 CAP = 300
-"""Most bytes of a body that the suite allows."""
+"""Maximum body size that the suite allows, in bytes."""
 
 BROKE = ("stale", "interrupted")
 BAD = ("malformed", "interrupted")
@@ -51,7 +51,7 @@ WHOLE = {
     "of exactly the cap, in chunks": chunked(*[b"x" * (CAP // 10)] * 10),
     "of exactly the cap, until the end": http(b"x" * CAP, length=-1, then="close"),
 }
-"""Answers that are whole, each framed in another way."""
+"""Complete answers, each with another framing."""
 
 BROKEN: dict[str, tuple[Answer, tuple[str, ...]]] = {
     "announced too large": (http(b"x" * 2 * CAP), ("too_large",)),
@@ -148,7 +148,7 @@ BROKEN: dict[str, tuple[Answer, tuple[str, ...]]] = {
     "a thousand headers": (http(b"{}", "200 OK", *["X: 1"] * 1000), ("malformed",)),
     "a null in a header": (http(b"{}", "200 OK", "X: a\0b"), ("malformed",)),
 }
-"""Answers that are not, and the failures that say so."""
+"""Broken answers, and the failures to expect."""
 
 INJECTIONS = {
     "a line break in the path": ("GET", "/a\r\nX-Evil: 1", HEADERS),
@@ -169,4 +169,4 @@ INJECTIONS = {
     "a second framing": ("POST", "/a", Headers((("Transfer-Encoding", "chunked"), ("X", TOKEN)))),
     "another host": ("GET", "/a", Headers((("Host", "evil.example"), ("Authorization", TOKEN)))),
 }
-"""Requests that would be other requests, or more than one."""
+"""Requests that would turn into different or several requests."""

@@ -1,4 +1,4 @@
-"""A server that says exactly the bytes it is told to, right or wrong, and remembers what it was asked.
+"""A server that sends exactly the given bytes, valid or not, and records its requests.
 
 For tests of transports: it knows just enough HTTP to tell where a request ends.
 """
@@ -23,11 +23,11 @@ __all__ = [
 ]
 
 Ending = Literal["stay", "close", "reset"]
-"""What happens to the connection after an answer: it stays open, ends, or is reset."""
+"""What happens to the connection after an answer: it stays open, is closed, or is reset."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One answer: its bytes in pieces, each sent on its own, and what comes after the last.
+    """One answer: its bytes in pieces, each sent separately, and what happens after the last.
 
     Attributes:
         pieces: the bytes.
@@ -41,7 +41,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 SILENCE = Answer(())
-"""No answer at all, on a connection that stays open."""
+"""Return no answer, on a connection that stays open."""
 
 
 def http(
@@ -52,7 +52,7 @@ def http(
     version: str = "HTTP/1.1",
     then: Ending = "stay",
 ) -> Answer:
-    """An answer with a ``Content-Length``: the body's own, or another; none at all if it is negative."""
+    """Return an answer with the body's ``Content-Length`` or another; without one if it is negative."""
     lines = [f"{version} {status}", "Content-Type: application/json", *headers]
     length = len(body) if length is None else length
     if length >= 0:
@@ -61,20 +61,20 @@ def http(
 
 
 def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n", then: Ending = "stay") -> Answer:
-    """An answer in chunks, with the given end."""
+    """Return a chunked answer with the given end."""
     framed = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
     return http(framed + end, "200 OK", "Transfer-Encoding: chunked", length=-1, then=then)
 
 
 def split(answer: Answer, size: int = 1, *, pause_seconds: float = 0.0) -> Answer:
-    """The same answer in pieces of that many bytes."""
+    """Return the same answer in pieces of that many bytes."""
     data = b"".join(answer.pieces)
     pieces = tuple(data[at : at + size] for at in range(0, len(data), size))
     return Answer(pieces, answer.then, pause_seconds)
 
 
 class ScriptedServer:
-    """Answers each request with the next answer of its script, whatever was asked; afterwards with silence.
+    """Answers every request with the next answer of its script; after the last, it stays silent.
 
     Use it as ``async with ScriptedServer(http(), ...) as server``.
 
@@ -84,8 +84,8 @@ class ScriptedServer:
 
     Attributes:
         url: where it listens: on loopback, on a free port.
-        requests: the bytes of every request, as they came.
-        connections: how many were made to it.
+        requests: the bytes of every request, as received.
+        connections: how many connections were made to it.
         asked: set with the first request.
         writers: of the connections made to it.
     """
@@ -117,11 +117,11 @@ class ScriptedServer:
 
     @property
     def heads(self) -> list[str]:
-        """The requests as lower-case text."""
+        """Return the requests as lower-case text."""
         return [request.decode("latin-1").lower() for request in self.requests]
 
     async def say(self, data: bytes, *, connection: int = -1) -> None:
-        """Send bytes that nobody asked for."""
+        """Send unsolicited bytes."""
         self.writers[connection].write(data)
         await self.writers[connection].drain()
 
@@ -133,7 +133,7 @@ class ScriptedServer:
         """Wait until the client has closed a connection.
 
         Raises:
-            TimeoutError: it has not within that time.
+            TimeoutError: it was not closed within that time.
         """
         async with asyncio.timeout(seconds):
             await self._ended[connection].wait()

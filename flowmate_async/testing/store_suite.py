@@ -7,7 +7,8 @@ Derive from :class:`StoreSuite` in a test module of yours and say how your store
         def open_store(self, tmp_path):
             return lambda: MyStore(tmp_path / "data")
 
-A store that only a key opens derives from :class:`SealedStoreSuite`. Needs pytest and anyio's plugin, which
+The suite of a store that needs a key derives from :class:`SealedStoreSuite`. Needs pytest and anyio's plugin,
+which
 comes with anyio. Nothing here knows any particular store.
 """
 
@@ -53,12 +54,12 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
-        """A function that gives a store, not yet entered; within a test always over the same data."""
+        """Return a function that creates a store, not yet entered; in a test always over the same data."""
         raise NotImplementedError("override the fixture open_store")
 
     @pytest.mark.parametrize("secret", [pytest.param(s, id=name) for name, s in every_type().items()])
     async def test_every_secret_comes_back_as_it_was(self, open_store: OpenStore, secret: Secret) -> None:
-        """Whatever its type and content, also after the store was closed; refresh fields included."""
+        """For any type and content, including refresh fields, and after the store was closed."""
         async with open_store() as store:
             await write(store, synced("ann", secret))
         async with open_store() as store:
@@ -85,7 +86,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
         "username", ["ann@example.com", "Zoë/../x", "a'b\"c;--", "%_*", "用户", "a b\tc"]
     )
     async def test_any_username_is_just_a_name(self, open_store: OpenStore, username: str) -> None:
-        """No username is a path, a pattern or a statement."""
+        """Usernames are never interpreted as paths, patterns or statements."""
         async with open_store() as store:
             run = await write(store, synced(username, api_key()), synced("other", api_key(key="other")))
             assert await store.get(username, "secret-1") == api_key()
@@ -93,7 +94,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert await store.statuses(run, [username]) == {username: "synced"}
 
     async def test_an_unchanged_credential_is_not_rewritten(self, open_store: OpenStore) -> None:
-        """The record keeps the time it was stored at, and counts as unchanged, in a later run too."""
+        """The record keeps its storage time and counts as unchanged, also in a later run."""
         async with open_store() as store:
             await write(store, synced("ann", api_key(), at=10.0))
         async with open_store() as store:
@@ -103,7 +104,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert await store.get("ann", "secret-1") == api_key()
 
     async def test_a_changed_credential_is_rewritten(self, open_store: OpenStore) -> None:
-        """The newest one replaces the old one, others stay."""
+        """The newest value replaces the old one; others stay."""
         async with open_store() as store:
             run = await write(store, synced("ann", api_key(key="old"), api_key("secret-2")))
             renewed = synced("ann", api_key(key="new"), api_key("secret-2"), at=20.0)
@@ -133,7 +134,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert (await store.verify()).damaged == ()
 
     async def test_a_new_name_never_undoes_a_fetched_credential(self, open_store: OpenStore) -> None:
-        """A user may be twice in a batch, renamed in one part and fetched in the other."""
+        """A user may occur twice in a batch, renamed in one part and fetched in the other."""
         async with open_store() as store:
             run = await write(store, synced("ann", api_key(key="old")))
             fetched = synced("ann", api_key(key="new"))
@@ -171,14 +172,14 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert await store.write(run, [synced("bob", api_key())]) == Written(1, 0)
 
     async def test_an_empty_batch_is_no_work(self, open_store: OpenStore) -> None:
-        """Nothing in, nothing written, nothing wrong."""
+        """An empty batch writes nothing and is not an error."""
         async with open_store() as store:
             run = await write(store)
             assert await store.write(run, []) == Written(0, 0)
             assert await store.totals(run) == RunTotals()
 
     async def test_a_user_twice_in_a_batch_ends_as_the_later(self, open_store: OpenStore) -> None:
-        """A batch is taken in its order."""
+        """A batch is applied in order."""
         async with open_store() as store:
             run = await write(store, synced("ann", api_key(key="1")), failed("ann", "x", api_key(key="2")))
             assert await store.get("ann", "secret-1") == api_key(key="2")
@@ -195,7 +196,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert await store.statuses(run, ["ann", "bob", "cid"]) == {"ann": "synced", "bob": "failed"}
 
     async def test_statuses_are_asked_for_by_the_thousand(self, open_store: OpenStore) -> None:
-        """No limit of a driver shows through."""
+        """Limits of the driver are not visible."""
         names = [f"user-{number:05}" for number in range(5000)]
         async with open_store() as store:
             run = await write(store, synced(names[7]), synced(names[4999]))
@@ -228,7 +229,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             )
 
     async def test_runs_do_not_share_checkpoints(self, open_store: OpenStore) -> None:
-        """A new run starts with nothing done; the one before it can still be reported on."""
+        """A new run starts without checkpoints; the previous one can still be reported on."""
         async with open_store() as store:
             first = await write(store, synced("ann", api_key()))
             second = await store.begin_run(at=2.0)
@@ -237,7 +238,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert await store.statuses(first, ["ann"]) == {"ann": "synced"}
 
     async def test_what_was_seen_last_is_there_for_the_next_run(self, open_store: OpenStore) -> None:
-        """The newest checkpoint's, whichever run wrote it, and kept as it is; of others nothing."""
+        """Returned unchanged from the newest checkpoint of any run; absent for other users."""
 
         def seen(username: str, text: str) -> UserWrite:
             return UserWrite(checkpoint=Checkpoint(username=username, status="synced", seen=text))
@@ -253,7 +254,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert await store.seen([]) == {}
 
     async def test_the_last_run_is_the_one_that_began_last(self, open_store: OpenStore) -> None:
-        """By the order of beginning, even when the clock went back; a new store has none."""
+        """Runs are ordered by their beginning, even if the clock went back; a new store has none."""
         async with open_store() as store:
             assert await store.last_run() is None
             first = await store.begin_run(at=100.0)
@@ -262,7 +263,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert await store.last_run() == Run(id=second.id, started_at=50.0)
 
     async def test_a_run_can_be_finished_and_reopened(self, open_store: OpenStore) -> None:
-        """The completion mark is set, taken away, and survives closing."""
+        """The completion mark can be set and removed, and survives closing."""
         async with open_store() as store:
             run = await store.begin_run(at=1.0)
             await store.finish_run(run, at=9.0)
@@ -272,7 +273,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert await store.last_run() == run
 
     async def test_a_run_of_another_store_is_refused(self, open_store: OpenStore) -> None:
-        """Progress recorded under a run that is not there would be lost."""
+        """Progress recorded under an unknown run would be lost."""
         stranger = Run(id="no-such-run", started_at=1.0)
         async with open_store() as store:
             await store.bind(ORIGIN)
@@ -319,7 +320,7 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             assert len(await collect(store.secrets())) == 2 * self.more_than_a_page
 
     async def test_a_store_can_be_written_while_it_is_iterated(self, open_store: OpenStore) -> None:
-        """An iterator holds no lock between its steps, and leaving it early leaves nothing behind."""
+        """An iterator holds no lock between its steps, and stopping early leaves nothing behind."""
         async with open_store() as store:
             run = await write(store, synced("ann", api_key()), synced("bob", api_key()))
             async for username, _ in store.secrets():
@@ -337,14 +338,14 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             await store.bind(ORIGIN)
 
     async def test_nothing_is_written_before_the_store_is_bound(self, open_store: OpenStore) -> None:
-        """A credential of an unknown upstream is worth nothing."""
+        """A credential of an unknown upstream is useless."""
         async with open_store() as store:
             run = await store.begin_run(at=1.0)
             with pytest.raises(StoreError):
                 await store.write(run, [synced("ann", api_key())])
 
     async def test_verify_counts_what_opens(self, open_store: OpenStore) -> None:
-        """A sound store has nothing damaged."""
+        """An intact store has nothing damaged."""
         async with open_store() as store:
             await write(store, synced("ann", *every_type().values()), synced("bob", api_key()))
             found = await store.verify()
@@ -371,17 +372,17 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
 
 
 class SealedStoreSuite(StoreSuite):
-    """The same for a store that only a key opens: override :meth:`open_with_wrong_key`, too."""
+    """The same for a store that needs a key: also override :meth:`open_with_wrong_key`."""
 
     @pytest.fixture
     def open_with_wrong_key(self) -> OpenStore:
-        """A function that gives a store over the same data with another key, not yet entered."""
+        """Return a function that creates a store over the same data with another key, not yet entered."""
         raise NotImplementedError("override the fixture open_with_wrong_key")
 
     async def test_a_wrong_key_opens_nothing_and_harms_nothing(
         self, open_store: OpenStore, open_with_wrong_key: OpenStore
     ) -> None:
-        """It is refused before anything is read or written; the right key finds everything as it was."""
+        """It is refused before anything is read or written; the right key finds everything unchanged."""
         async with open_store() as store:
             run = await write(store, synced("ann", *every_type().values()))
         with pytest.raises(StoreError) as caught:

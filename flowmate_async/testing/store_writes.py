@@ -1,4 +1,4 @@
-"""What the laws of a store write and read; not for anything but tests."""
+"""Helpers with which the laws of a store write and read; for tests only."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
@@ -28,18 +28,18 @@ ORIGIN = "https://flowmate.example"
 
 
 def synced(username: str, *secrets: Secret, at: float = 10.0) -> UserWrite:
-    """What a sync writes for a user that went well."""
+    """Return what a sync writes for a synced user."""
     checkpoint = Checkpoint(username=username, status="synced", secrets=len(secrets), requests=2, at=at)
     return UserWrite(checkpoint=checkpoint, secrets=secrets)
 
 
 def listing(username: str, *secrets: Secret) -> UserWrite:
-    """The same, when these are proven to be all there are."""
+    """Return the same with a listing that is proven complete."""
     return replace(synced(username, *secrets), listed=tuple(secret.id for secret in secrets))
 
 
 def failed(username: str, error: str = "masked_secret", *secrets: Secret) -> UserWrite:
-    """What a sync writes for a user that did not."""
+    """Return what a sync writes for a failed user."""
     checkpoint = Checkpoint(
         username=username,
         status="failed",
@@ -55,17 +55,17 @@ def failed(username: str, error: str = "masked_secret", *secrets: Secret) -> Use
 
 
 async def collect(source: AsyncIterator[T]) -> list[T]:
-    """Everything an iterator yields."""
+    """Return everything an iterator yields."""
     return [item async for item in source]
 
 
 def named(*secret_ids: str) -> tuple[Secret, ...]:
-    """Secrets of these ids."""
+    """Return secrets with these ids."""
     return tuple(api_key(secret_id) for secret_id in secret_ids)
 
 
 async def places(store: Store) -> list[str]:
-    """What is stored, each as user and id."""
+    """Return what is stored, each as user and id."""
     return [f"{item.username} {item.secret_id}" async for item in store.items()]
 
 

@@ -1,4 +1,4 @@
-"""The laws of a store that keeps the users' tokens, to derive from beside the suite of all stores.
+"""The laws of a store that keeps the users' tokens, to derive from in addition to the store suite.
 
 As in ``class TestMyStore(StoreSuite, TokenLaws)``, see ``store_suite.py``.
 """
@@ -26,12 +26,12 @@ __all__ = [
 
 
 def kept(text: str, *, used_at: float = 100.0) -> KeptToken:
-    """A token as it is kept."""
+    """Return a kept token."""
     return KeptToken(UserToken(f"token-{text}", id="id"), used_at)
 
 
 def with_token(username: str, token: KeptToken | None) -> UserWrite:
-    """What a sync writes for a user whose token is kept."""
+    """Return what a sync writes for a user whose token is kept."""
     return replace(synced(username, api_key()), token=token)
 
 
@@ -39,7 +39,7 @@ class TokenLaws:
     """Keeping, replacing, forgetting."""
 
     async def test_a_token_comes_back_as_it_was(self, open_store: OpenStore) -> None:
-        """Also after the store was closed; of whom none is kept there is none."""
+        """Also after the store was closed; users without a kept token are absent."""
         tokens = {"ann": kept("of ann"), "Zoë/../%_'": kept("of Zoë", used_at=123.456)}
         async with open_store() as store:
             assert isinstance(store, KeepsTokens)
@@ -51,7 +51,7 @@ class TokenLaws:
             assert await _kept(store) == {}
 
     async def test_the_last_write_of_a_user_says_which_token_is_kept(self, open_store: OpenStore) -> None:
-        """One a user, whichever run wrote it, and none when it brought none; of doubles the later counts."""
+        """One per user, from any run; dropped by a write without one. For duplicates, the last one wins."""
         async with open_store() as store:
             run = await write(store, *(with_token(name, kept("old")) for name in ("ann", "bob", "cid")))
             await store.write(run, [with_token("ann", kept("newer"))])
@@ -63,7 +63,7 @@ class TokenLaws:
             assert await _texts(store, "ann", "bob", "cid") == ["token-2"]
 
     async def test_a_batch_that_fails_leaves_the_tokens_as_they_were(self, open_store: OpenStore) -> None:
-        """They are written with the checkpoints, or not at all."""
+        """Tokens are written with the checkpoints, or not at all."""
         impossible = synced("bob", UnknownSecret(id="bad", kind="X", value="\ud800"))
         async with open_store() as store:
             run = await write(store, with_token("ann", kept("before")))
@@ -72,14 +72,14 @@ class TokenLaws:
             assert await _texts(store, "ann") == ["token-before"]
 
     async def test_who_is_gone_upstream_has_no_token_any_more(self, open_store: OpenStore) -> None:
-        """It goes at once, whatever becomes of the credentials."""
+        """The token is dropped at once, whatever happens to the credentials."""
         async with open_store() as store:
             run = await write(store, with_token("ann", kept("a")), with_token("bob", kept("b")))
             await store.note_missing(run, ["ann", "nobody"])
             assert await _texts(store, "ann", "bob") == ["token-b"]
 
     async def test_tokens_are_forgotten_by_age(self, open_store: OpenStore) -> None:
-        """Those used last before a time; before the end of time all of them."""
+        """Tokens last used before a time; before infinity, all of them."""
         async with open_store() as store:
             users = [with_token(f"user-{at}", kept(f"{at}", used_at=at)) for at in (1.0, 2.0, 3.0)]
             await write(store, *users)
@@ -91,14 +91,14 @@ class TokenLaws:
             assert await store.get("user-1.0", "secret-1") == api_key()
 
     async def test_tokens_are_asked_for_by_the_thousand(self, open_store: OpenStore) -> None:
-        """No limit of a driver shows through."""
+        """Limits of the driver are not visible."""
         names = [f"user-{number:05}" for number in range(5000)]
         async with open_store() as store:
             await write(store, *(with_token(name, kept(name)) for name in names[:1000]))
             assert await _kept(store, *names) == {name: kept(name) for name in names[:1000]}
 
     async def test_a_token_does_not_show_itself(self, open_store: OpenStore) -> None:
-        """Neither in what is written nor in what comes back."""
+        """Neither in the written values nor in the returned ones."""
         async with open_store() as store:
             user = with_token("ann", kept("of ann"))
             await write(store, user)
@@ -110,5 +110,5 @@ async def _kept(store: Store, *usernames: str) -> dict[str, KeptToken]:
 
 
 async def _texts(store: Store, *usernames: str) -> list[str]:
-    """The tokens of these users, by username."""
+    """Return the tokens of these users, by username."""
     return [one.token.token for _, one in sorted((await _kept(store, *usernames)).items())]

@@ -56,7 +56,7 @@ SHORT = Limits(timeout_seconds=0.1, max_body_bytes=CAP)
 
 
 def exposed(error: BaseException) -> str:
-    """What an error tracker would show of an error: the whole chain, with the locals of every frame.
+    """Return what an error tracker would show of an error: the whole chain, with the locals of every frame.
 
     The frames of this suite are left out: they hold the credentials they plant.
     """
@@ -80,7 +80,7 @@ async def get(transport: Transport, path: str = "/secrets/s", *, limits: Limits 
 async def broken_by(
     server: ScriptedServer, transport: Transport, *, limits: Limits = LIMITS, method: str = "POST"
 ) -> TransportError:
-    """The failure of an exchange that cannot succeed; it shows nothing of the request, sent once at most."""
+    """Return the failure of a failing exchange; check that it is sent at most once and leaks nothing."""
     before = len(server.requests)
     with pytest.raises(TransportError) as broken:
         await transport.send(method, "/secrets/5ecr3t-path", HEADERS, BODY, limits)
@@ -102,7 +102,7 @@ class TransportSuite:
 
     @pytest.fixture
     def open_transport(self) -> OpenTransport:
-        """A function that makes a transport to a base URL, not yet entered."""
+        """Return a function that creates a transport to a base URL, not yet entered."""
         raise NotImplementedError("override the fixture open_transport")
 
     # Requests.
@@ -132,7 +132,7 @@ class TransportSuite:
     async def test_a_request_that_would_be_another_is_not_sent(
         self, open_transport: OpenTransport, name: str
     ) -> None:
-        """No byte of it; and what was refused is not shown either."""
+        """No byte of it is sent, and the refused data is not shown."""
         method, path, headers = INJECTIONS[name]
         async with ScriptedServer(http()) as server, open_transport(server.url) as made:
             with pytest.raises(TransportError) as refused:
@@ -149,7 +149,7 @@ class TransportSuite:
     async def test_an_answer_is_read_however_it_is_framed_and_cut(
         self, open_transport: OpenTransport, name: str, size: int | None
     ) -> None:
-        """And so is the one after it, on the same connection or a new one."""
+        """So is the next one, on the same connection or a new one."""
         answer = WHOLE[name] if size is None else split(WHOLE[name], size)
         async with ScriptedServer(answer, http(b"[2]")) as server, open_transport(server.url) as made:
             first, second = await get(made), await get(made)
@@ -163,7 +163,7 @@ class TransportSuite:
         assert server.connections == (2 if WHOLE[name].then == "close" else 1)
 
     async def test_a_head_is_answered_without_a_body(self, open_transport: OpenTransport) -> None:
-        """Whatever length it says."""
+        """Whatever ``Content-Length`` it has."""
         head, after = http(b"", length=10**6), http(b"[2]")
         async with ScriptedServer(head, after) as server, open_transport(server.url) as made:
             answer = await made.send("HEAD", "/", HEADERS, None, LIMITS)
@@ -173,7 +173,7 @@ class TransportSuite:
     async def test_header_names_are_lower_case_and_repeated_headers_joined(
         self, open_transport: OpenTransport
     ) -> None:
-        """Without the blanks around them (RFC 9110 § 5.3, § 5.5)."""
+        """Without the surrounding blanks (RFC 9110 § 5.3, § 5.5)."""
         answer = http(b"{}", "404 Not Found", "X-Odd:  1 ", "ETAG: a", "x-odd: 2", "X-Empty:")
         async with ScriptedServer(answer) as server, open_transport(server.url) as made:
             received = await get(made)
@@ -212,7 +212,7 @@ class TransportSuite:
     async def test_a_broken_answer_is_a_failure_and_never_the_next_answer(
         self, open_transport: OpenTransport, name: str, size: int | None
     ) -> None:
-        """Sent once, showing nothing; and the next request has its own answer."""
+        """It is sent once and leaks nothing, and the next request gets its own answer."""
         answer, failures = BROKEN[name]
         answer = answer if size is None else split(answer, size)
         async with ScriptedServer(answer, http(b"[2]")) as server, open_transport(server.url) as made:
@@ -223,7 +223,7 @@ class TransportSuite:
     async def test_bytes_after_an_answer_are_never_the_next_answer(
         self, open_transport: OpenTransport, parted: int
     ) -> None:
-        """Or a server that miscounts would hand one user's secret to another."""
+        """Otherwise a server that miscounts would give one user's secret to another."""
         data = b"".join(http(b"{}").pieces + http(b'{"whose":"smuggled"}').pieces)
         at = data.index(b"{}") + parted - 1 if parted else 0
         smuggled = Answer((data[:at], data[at:]), pause_seconds=0.01)
@@ -235,7 +235,7 @@ class TransportSuite:
     async def test_an_answer_that_nobody_asked_for_is_never_the_next_answer(
         self, open_transport: OpenTransport
     ) -> None:
-        """It comes while the connection is idle; the connection is closed."""
+        """It arrives while the connection is idle; the connection is closed."""
         async with ScriptedServer(http(), http(b"[2]")) as server, open_transport(server.url) as made:
             await get(made)
             await server.say(b"".join(http(b'{"whose":"smuggled"}').pieces))
@@ -255,14 +255,14 @@ class TransportSuite:
     async def test_an_exchange_ends_at_its_deadline(
         self, open_transport: OpenTransport, answer: Answer
     ) -> None:
-        """However much arrives meanwhile; the connection is closed."""
+        """However much data arrives meanwhile; the connection is closed."""
         async with ScriptedServer(answer, http(b"[2]")) as server, open_transport(server.url) as made:
             assert (await broken_by(server, made, limits=SHORT)).failure == "timeout"
             await server.gone()
             assert (await get(made)).body == b"[2]"
 
     async def test_a_cancelled_exchange_closes_its_connection(self, open_transport: OpenTransport) -> None:
-        """A caller's own timeout chains the cancellation, and with it the frames it went through."""
+        """A caller's own timeout chains the cancellation and its frames."""
         half = http(b'{"whose":', length=100)
         async with ScriptedServer(half, http(b"[2]")) as server, open_transport(server.url) as made:
             with pytest.raises(TimeoutError) as late:
@@ -298,7 +298,7 @@ class TransportSuite:
     async def test_a_request_on_a_closed_connection_is_sent_once(
         self, open_transport: OpenTransport, method: str, ending: str
     ) -> None:
-        """Whether it may be sent again is for the library to decide: it may be refreshing a credential."""
+        """The library decides whether to retry: the request may be refreshing a credential."""
         end = Answer((), "close" if ending == "close" else "reset")
         async with ScriptedServer(http(), end, http()) as server, open_transport(server.url) as made:
             await get(made)
@@ -329,7 +329,7 @@ class TransportSuite:
         assert "5ecr3t" not in exposed(early.value) + exposed(late.value)
 
     async def test_leaving_it_ends_what_is_in_flight(self, open_transport: OpenTransport) -> None:
-        """With a failure, not with silence."""
+        """They end with a failure instead of hanging."""
         async with ScriptedServer() as server:
             async with open_transport(server.url) as made:
                 waiting = asyncio.ensure_future(get(made))
@@ -339,12 +339,12 @@ class TransportSuite:
             await server.gone()
         assert broken.value.failure in BROKE
 
-    # For a transport that is an ImmediateTransport, too.
+    # For a transport that is also an ImmediateTransport.
 
     async def test_what_is_sent_at_once_is_answered_later_and_once(
         self, open_transport: OpenTransport
     ) -> None:
-        """Nobody is told before the call has returned; a whole answer is the one that send() would bring."""
+        """No callback runs before the call has returned; a complete answer equals that of send()."""
         async with ScriptedServer(http(), http(b"[2]")) as server, open_transport(server.url) as transport:
             await get(transport)
             told: asyncio.Queue[Response | Exception] = asyncio.Queue()
@@ -375,7 +375,7 @@ class TransportSuite:
             assert "5ecr3t" not in exposed(outcome)
 
     async def test_what_is_sent_at_once_ends_at_its_deadline_too(self, open_transport: OpenTransport) -> None:
-        """The earlier one first, whichever was sent first; and its connection closes."""
+        """The earlier deadline fires first, regardless of the sending order, and its connection closes."""
         told: asyncio.Queue[tuple[str, Response | Exception]] = asyncio.Queue()
 
         def tell(name: str) -> OnDone:
@@ -394,7 +394,7 @@ class TransportSuite:
         assert [end.failure for _, end in ends if isinstance(end, TransportError)] == ["timeout"] * 2
 
     async def test_leaving_it_ends_what_was_sent_at_once(self, open_transport: OpenTransport) -> None:
-        """No caller is left waiting for an answer that cannot come."""
+        """No caller keeps waiting for an answer that cannot come."""
         told: list[Response | Exception] = []
         async with ScriptedServer(http(), SILENCE) as server:
             async with open_transport(server.url) as transport:
@@ -407,7 +407,7 @@ class TransportSuite:
     async def test_leaving_it_ends_what_was_sent_in_this_very_step(
         self, open_transport: OpenTransport
     ) -> None:
-        """The exchange may not have begun."""
+        """The exchange may not have started."""
         told: list[Response | Exception] = []
         async with ScriptedServer(http(), SILENCE) as server:
             async with open_transport(server.url) as transport:
