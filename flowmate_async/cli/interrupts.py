@@ -16,7 +16,7 @@ def graceful(stop: asyncio.Event) -> Iterator[None]:
     """In the block, a first signal sets ``stop``; a second one, or five seconds, cancel the current task.
 
     Args:
-        stop: tells the sync to begin no further user.
+        stop: tells the sync to start no further user.
     """
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()

@@ -94,7 +94,7 @@ def instrument(
             hash is an HMAC. Metrics never carry either.
         hash_key: the key of the hash; without one, a random key, so that hashes of two processes differ.
         tracer_provider: where spans go; the application's global one when left out.
-        meter_provider: where metrics go; likewise.
+        meter_provider: where metrics go; the global one when left out.
 
     Raises:
         ConfigurationError: ``ids`` has another value.

@@ -84,7 +84,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def json_body(value: object) -> bytes:
-    """Encode a value as the service does: compact, unicode left as it is."""
+    """Encode a value as the service does: compact, without escaping Unicode."""
     return _encoder.encode(value)
 
 

@@ -72,7 +72,7 @@ class NewUser(_Change, frozen=True, kw_only=True):
 
 
 class UserChange(_Change, frozen=True, kw_only=True):
-    """Partial update of a user; a field left out stays as it was.
+    """Partial update of a user; omitted fields stay unchanged.
 
     Attributes:
         status: `ACTIVE`, or it cannot be impersonated.
@@ -142,7 +142,7 @@ class NewSecret(_Change, frozen=True, kw_only=True):
 
 
 class SecretChange(_Change, frozen=True, kw_only=True):
-    """Partial update of a secret; a field left out stays as it was.
+    """Partial update of a secret; omitted fields stay unchanged.
 
     Attributes:
         name: the name its user gave it.

@@ -101,7 +101,7 @@ class Endpoints:
         return json_answer(json_body(self._world.tokens.issue(user)))
 
     async def _list_users(self, request: web.BaseRequest, route: Route) -> Answer:
-        """`GET /users/`: everybody in one body (§ Users of the tenant)."""
+        """`GET /users/`: all users in one body (§ Users of the tenant)."""
         refusal = self._refuse_others_than_admin(request)
         if refusal is not None:
             return refusal
@@ -213,7 +213,7 @@ class Endpoints:
         return self._account(token) or error(401, answers.TOKEN_NOT_FOUND)
 
     def _iam_caller(self, request: web.BaseRequest) -> User | Answer:
-        """Return whose token this is, as the identity service sees it; a missing one gets no special message."""
+        """Return whose token this is, as the identity service sees it; without one, the 401 has no text."""
         header = request.headers.get("Authorization")
         if not header:
             return error(401)

@@ -42,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Partial update: a field left out stays as it was, `null` removes a limit or a fault.
+    """Partial update: omitted fields stay unchanged, `null` removes a limit or a fault.
 
     Attributes:
         latency_seconds: as in `Settings`, and so are the others.

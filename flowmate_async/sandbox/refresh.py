@@ -53,7 +53,7 @@ class Refresher:
         self._rng = Random(f"{options.seed}/lock-waits")  # noqa: S311 - spreads waiters, no secret
 
     async def current(self, secret: Secret) -> dict[str, Any]:
-        """Return the secret as it is after the refresh that it needed; raise `RefreshError`."""
+        """Return the secret, refreshed if needed; raise `RefreshError`."""
         if not _refreshable(secret):
             return self._stored(secret)
         for attempt in range(self._options.lock_wait_attempts + 1):
@@ -121,7 +121,7 @@ class Refresher:
         secret.updated_at = iso(self._options.now())
 
     def _save(self, secret: Secret, outcome: Granted | Rejected, locked_at: str) -> dict[str, Any]:
-        """Store what the provider sent; the refreshing reader sees the rest as it was before the save."""
+        """Store the provider's answer; the refreshing reader sees all else as before the save."""
         if isinstance(outcome, Granted):
             secret.value = self._renewed(secret, outcome)
         else:

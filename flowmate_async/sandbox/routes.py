@@ -48,8 +48,8 @@ class Route(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         template: one of `ROUTES`.
-        path: as it was sent, without the query.
-        query: as it was sent.
+        path: the path as sent, without the query.
+        query: the query as sent.
         object_id: the id in the path, decoded; empty without one, None if it cannot be decoded.
     """
 
@@ -60,7 +60,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def parameter(self) -> str:
-        """The last part of the path, as it was sent."""
+        """The last part of the path, as sent."""
         return self.path.removesuffix("/").rpartition("/")[2]
 
 

@@ -34,7 +34,7 @@ class Channel(Generic[M]):
         return cls(reader, writer, incoming)
 
     def send(self, message: object) -> None:
-        """Send without waiting. If the other end is gone, the message is lost and :meth:`receive` reports it."""
+        """Send without waiting. If the other end is gone, the message is lost and :meth:`receive` says so."""
         data = _encoder.encode(message)
         if not self._writer.is_closing():
             self._writer.write(len(data).to_bytes(_PREFIX_BYTES, "big") + data)

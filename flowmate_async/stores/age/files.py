@@ -1,6 +1,6 @@
 """Lines in age-encrypted files: written atomically, read piece by piece.
 
-A store's key is an age identity (X25519) as it is, so that ``age --decrypt --identity store.key`` opens
+A store's key is directly an age identity (X25519), so that ``age --decrypt --identity store.key`` opens
 these files, too. Nothing here knows what the lines say.
 """
 

@@ -118,7 +118,7 @@ class AwsCalls:
         """Make the client; nothing is sent yet.
 
         Raises:
-            ConfigurationError: there is no region, or the endpoint is not one that may be used.
+            ConfigurationError: the region is missing, or the endpoint is not allowed.
         """
         _hush()
         try:

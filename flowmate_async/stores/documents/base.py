@@ -34,7 +34,7 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 
 
 class Document(Redacted, frozen=True):
-    """A document as it was read.
+    """A document that was read.
 
     Attributes:
         data: its JSON; ``NOT_OURS`` when it has another form; empty when it was deleted or never had a value.

@@ -47,7 +47,7 @@ class Address(msgspec.Struct, frozen=True):
     Attributes:
         dsn: the driver's connection string.
         schema: where the tables are.
-        where: the same for messages.
+        where: the address as text for messages.
     """
 
     dsn: str

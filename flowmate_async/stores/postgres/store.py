@@ -187,7 +187,7 @@ class PostgresStore:
 
     async def health(self, username: str | None = None) -> AsyncIterator[HealthRecord]:
         if not await self._has_health():
-            return  # an older format, which is read as it is
+            return  # an older format, which is read unchanged
         fetch = partial(health.after, only=username is not None)
         async for record in in_key_order(partial(self._on_connection, fetch), username):
             yield record

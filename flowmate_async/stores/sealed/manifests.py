@@ -25,7 +25,7 @@ _decoder = msgspec.msgpack.Decoder(dict[str, bytes])
 
 
 class ManifestRow(msgspec.Struct, frozen=True, gc=False):
-    """A manifest as it is stored; its fields are the columns, in their order.
+    """A stored manifest; its fields are the columns, in their order.
 
     Attributes:
         username: the user.
@@ -41,7 +41,7 @@ class ManifestRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredRow(msgspec.Struct, frozen=True, gc=False):
-    """A credential as it is stored, still sealed, and its user's manifest; the fields are the columns."""
+    """A stored, sealed credential and its user's manifest; the fields are the columns."""
 
     username: str
     secret_id: str
@@ -182,7 +182,7 @@ class Changes:
 
 
 def manifest_row(sealing: Sealing, username: str, manifest: Manifest) -> ManifestRow:
-    """Return a manifest as it is stored."""
+    """Return a manifest in its stored form."""
     entries = _encode(manifest.entries)
     mac = sealing.mac(username, manifest.counter, entries)
     return ManifestRow(username, manifest.counter, entries, mac)

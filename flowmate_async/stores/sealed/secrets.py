@@ -14,7 +14,7 @@ from flowmate_async.values.secrets import Secret
 
 
 class SecretRow(msgspec.Struct, frozen=True, gc=False):
-    """A credential as it is written; its fields are the columns, in their order.
+    """A credential to be written; its fields are the columns, in their order.
 
     Attributes:
         username: the user.
