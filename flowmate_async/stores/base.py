@@ -338,7 +338,7 @@ class Store(Protocol):
         ...
 
     async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
-        """Mark or delete what this run noted as missing. Return the number of credentials.
+        """Mark or delete (``how``) what this run noted as missing. Return the number of credentials.
 
         A marked credential stays readable, and loses the mark once upstream has it again. ``at`` is in
         seconds since the Unix epoch.
