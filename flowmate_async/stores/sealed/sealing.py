@@ -223,7 +223,7 @@ class Sealing:
             return None
 
     def _bound(self, place: bytes, run_id: str) -> bytes:
-        """Return the associated data of a record: its store, its key there, and the run."""
+        """Return the associated data of a record: its store, its place there, and the run."""
         return self._store + place + _prefixed(run_id)
 
     def _cipher_of_run(self, purpose: str, run_id: str) -> AESGCM:
