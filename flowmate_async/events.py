@@ -261,13 +261,9 @@ class Emitter:
         listeners: called in this order, after the counters.
         counters: counts events. As long as nothing else listens, answers are counted without an event.
         count_answer: the counters' fast path for answers.
-
-    Attributes:
-        is_observed: whether anything other than the counters listens.
-        count_answer: see above.
     """
 
-    __slots__ = ("_counters", "_listeners", "count_answer", "is_observed")
+    __slots__ = ("_count_answer", "_counters", "_listeners")
 
     def __init__(
         self,
@@ -277,18 +273,20 @@ class Emitter:
     ) -> None:
         self._listeners = list(listeners)
         self._counters = counters
-        self.count_answer: CountAnswer = count_answer
-        self.is_observed: bool = bool(listeners)
+        self._count_answer = count_answer
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether anything other than the counters listens."""
+        return bool(self._listeners)
 
     def add(self, listener: Listener) -> None:
         """Add a listener."""
         self._listeners.append(listener)
-        self.is_observed = True
 
     def remove(self, listener: Listener) -> None:
         """Remove a listener."""
         self._listeners.remove(listener)
-        self.is_observed = bool(self._listeners)
 
     def answered(
         self, endpoint: str, status: int, seconds: float, username: str | None, secret_id: str | None
@@ -302,10 +300,10 @@ class Emitter:
             username: the user concerned.
             secret_id: the secret concerned.
         """
-        if self.is_observed:
+        if self._listeners:
             self.emit(Answered(endpoint, status, seconds, username, secret_id))
         else:
-            self.count_answer(endpoint, status, seconds)
+            self._count_answer(endpoint, status, seconds)
 
     def emit(self, event: Event) -> None:
         """Call every listener with an event. An exception of a listener is logged."""

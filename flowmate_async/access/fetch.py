@@ -27,6 +27,7 @@ from flowmate_async.contract.protocol import (
     secret_key,
     user_key,
 )
+from flowmate_async.engine.awaiting import mark_retrieved
 from flowmate_async.engine.call import Call, Outcome, Tally
 from flowmate_async.engine.coordination import Acceptable, SharedCredentials, SharedSecret
 from flowmate_async.engine.engine import closed_error
@@ -91,7 +92,6 @@ class SecretFetcher:
         self._joined = 0
         self._closed = False
         self._looking: asyncio.TimerHandle | None = None
-        self._future: Callable[[], asyncio.Future[SharedSecret]] = self._bound_future
 
     # Called by the layers above.
 
@@ -147,7 +147,7 @@ class SecretFetcher:
                 forced=forced,
                 keep=keep,
             )
-            waiter = self._future()
+            waiter = _future()
             if self._shared is not None and (may_refresh or acceptable is not None):
                 self._depart_in_turn(flight, waiter, self._shared, acceptable)
             else:
@@ -354,19 +354,13 @@ class SecretFetcher:
 
     # Waiting callers.
 
-    def _bound_future(self) -> "asyncio.Future[SharedSecret]":
-        """Return a future. Later calls are faster, since a client lives on one loop."""
-        self._future = asyncio.get_running_loop().create_future
-        return self._future()
-
     async def _wait(self, flight: Flight, waiter: "asyncio.Future[SharedSecret]") -> SharedSecret:
         """Wait for the answer. Cancelling this wait does not affect other waiters."""
         try:
             return await waiter
         except BaseException:
             flight.unsubscribe(waiter)
-            if waiter.done() and not waiter.cancelled():
-                waiter.exception()  # mark it as retrieved, in case of a simultaneous cancellation
+            mark_retrieved(waiter)
             if self._flights.get(flight.key) is flight:
                 self._drop_if_unwanted(flight)
             raise
@@ -380,7 +374,7 @@ class SecretFetcher:
         self._emitter.emit(FlightJoined("secret"))
 
     def _subscribed(self, flight: Flight) -> "asyncio.Future[SharedSecret]":
-        waiter, priority = self._future(), current_priority()
+        waiter, priority = _future(), current_priority()
         flight.subscribe(waiter)
         if priority is Priority.INTERACTIVE:
             self._limit_wait(flight)
@@ -449,6 +443,10 @@ class SecretFetcher:
         flight.overdue = _overdue(limit)
         flight.reject(flight.overdue)
         self._drop_if_unwanted(flight)
+
+
+def _future() -> "asyncio.Future[SharedSecret]":
+    return asyncio.get_running_loop().create_future()
 
 
 def _require_in_time(flight: Flight) -> None:

@@ -13,6 +13,7 @@ from flowmate_async.access.api import Api, ApiLimits
 from flowmate_async.access.user_tokens import UserTokens
 from flowmate_async.clock import Clock
 from flowmate_async.contract.protocol import LIST, list_secrets
+from flowmate_async.engine.awaiting import mark_retrieved
 from flowmate_async.engine.call import Call, Identity, Outcome, Tally
 from flowmate_async.engine.priority import Priority, current_priority
 from flowmate_async.errors import FlowMateError, IncompleteListingError
@@ -123,8 +124,7 @@ class Lister:
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                future.exception()  # mark it as retrieved: the cancellation came at the same time
+            mark_retrieved(future)
             under_way.drop()
             raise
 

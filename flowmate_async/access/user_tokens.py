@@ -13,6 +13,7 @@ from flowmate_async.access.api import Api
 from flowmate_async.access.single_flight import FlightStatistics
 from flowmate_async.clock import Clock
 from flowmate_async.contract.protocol import impersonate, read_user_token, user_key
+from flowmate_async.engine.awaiting import mark_retrieved
 from flowmate_async.engine.call import Call, Identity, Outcome, Tally, Token
 from flowmate_async.engine.engine import Engine
 from flowmate_async.engine.priority import Priority, current_priority
@@ -150,8 +151,7 @@ class UserIdentity:
         except BaseException:
             if future in self._futures:
                 self._futures.remove(future)
-            if future.done() and not future.cancelled():
-                future.exception()  # mark it as retrieved, in case of a simultaneous cancellation
+            mark_retrieved(future)
             self._drop_if_unwanted()
             raise
 

@@ -11,6 +11,7 @@ import msgspec
 from flowmate_async.distributed.urls import NamedUrl, SecretUrl
 from flowmate_async.errors import ConfigurationError, FlowMateError, UpstreamUnavailableError
 from flowmate_async.redaction import one_line
+from flowmate_async.system.extras import needs_extra
 from flowmate_async.transport.tls import client_context
 
 if TYPE_CHECKING:
@@ -128,12 +129,9 @@ def driver(module: str) -> Any:
     Raises:
         ConfigurationError: the extra is not installed.
     """
-    try:
-        return import_module(module)
-    except ImportError:
-        raise ConfigurationError(
-            f"coordination over Redis needs {module}", advice="pip install 'flowmate-async[redis]'"
-        ) from None
+    with needs_extra("coordination over Redis", module, "redis"):
+        imported = import_module(module)
+    return imported  # noqa: RET504 - within the block it would not always return
 
 
 def redis_errors() -> tuple[type[Exception], ...]:

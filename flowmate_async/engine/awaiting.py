@@ -1,6 +1,7 @@
 """Calls that a coroutine awaits."""
 
 import asyncio
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,12 @@ from flowmate_async.transport.base import Limits, Response
 
 def _future() -> "asyncio.Future[Response]":
     return asyncio.get_running_loop().create_future()
+
+
+def mark_retrieved(future: "asyncio.Future[Any]") -> None:
+    """Mark the exception of a future as retrieved, in case it came at the same time as a cancellation."""
+    if future.done() and not future.cancelled():
+        future.exception()
 
 
 class AwaitedCall(Call, eq=False, kw_only=True):
@@ -48,8 +55,7 @@ class AwaitedCall(Call, eq=False, kw_only=True):
         try:
             return await self.future
         except asyncio.CancelledError:
-            if self.future.done() and not self.future.cancelled():
-                self.future.exception()  # mark it as retrieved: the cancellation came at the same time
+            mark_retrieved(self.future)
             engine.drop(self)
             raise
 

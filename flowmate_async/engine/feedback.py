@@ -82,12 +82,9 @@ class Feedback:
             answer: the answer.
             now: seconds of the client's monotonic clock.
         """
-        request, sent_at, emitter = call.request, call.sent_at, self._emitter
+        request, sent_at = call.request, call.sent_at
         endpoint, seconds = request.endpoint, now - sent_at
-        if emitter.is_observed:
-            emitter.answered(endpoint, answer.status, seconds, request.username, request.secret_id)
-        else:
-            emitter.count_answer(endpoint, answer.status, seconds)
+        self._emitter.answered(endpoint, answer.status, seconds, request.username, request.secret_id)
         self._pacer.passed(sent_at)
         if not request.may_refresh:  # the duration of a refresh depends on the provider
             self._pacer.answered(seconds, now)

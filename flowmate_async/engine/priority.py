@@ -36,8 +36,3 @@ def in_background() -> Iterator[None]:
 def set_background() -> None:
     """Give the running task, and tasks it starts, background priority permanently."""
     _current.set(Priority.BACKGROUND)
-
-
-def set_interactive() -> None:
-    """Give the current context interactive priority permanently."""
-    _current.set(Priority.INTERACTIVE)

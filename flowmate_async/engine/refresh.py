@@ -1,5 +1,7 @@
 """The turn and the slot that a call holds as a GET that may refresh."""
 
+import asyncio
+
 import msgspec
 
 from flowmate_async.engine.breaker import Breaker
@@ -7,10 +9,25 @@ from flowmate_async.engine.slot_ledger import Client
 
 
 class Loan:
-    """A slot that is shared with other processes, until it is released."""
+    """A slot that is shared with other processes, and that a task holds.
+
+    Attributes:
+        is_lent: whether the slot was granted.
+        given_back: set when the slot is not needed any more.
+        task: holds it.
+    """
+
+    def __init__(self) -> None:
+        self.is_lent: bool = False
+        self.given_back: asyncio.Event = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
 
     def give_back(self) -> None:
-        """Release it, once."""
+        """Release the slot, or stop waiting for it."""
+        if self.is_lent:
+            self.given_back.set()
+        elif self.task is not None:
+            self.task.cancel()
 
 
 class Refresh(msgspec.Struct, eq=False):

@@ -37,7 +37,7 @@ class SideTasks:
 
     def borrow(self, call: Call) -> None:
         """Borrow a slot for a call, which then resumes or fails."""
-        loan = _Loan()
+        loan = Loan()
         held_by(call).loan = loan
         loan.task = self._start(self._borrow(call, loan))
 
@@ -62,7 +62,7 @@ class SideTasks:
         else:
             then()
 
-    async def _borrow(self, call: Call, loan: "_Loan") -> None:
+    async def _borrow(self, call: Call, loan: "Loan") -> None:
         if self._lender is None:
             raise AssertionError("nothing is borrowed where there is no lender")
         client, secret_id = held_by(call).client, call.request.secret_id or ""
@@ -70,31 +70,8 @@ class SideTasks:
             async with self._lender.slot(client, secret_id):
                 loan.is_lent = True
                 call.go_on()
-                await loan.given_back
+                await loan.given_back.wait()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
             call.fail(error)
-
-
-class _Loan(Loan):
-    """A slot that a task holds.
-
-    Attributes:
-        is_lent: whether the slot was granted.
-        given_back: done when the slot is not needed any more.
-        task: holds it.
-    """
-
-    def __init__(self) -> None:
-        self.is_lent: bool = False
-        self.given_back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.task: asyncio.Task[None] | None = None
-
-    def give_back(self) -> None:
-        """Release the slot, or stop waiting for it."""
-        if self.is_lent:
-            if not self.given_back.done():
-                self.given_back.set_result(None)
-        elif self.task is not None:
-            self.task.cancel()

@@ -10,8 +10,6 @@ The rules, in the order in which they are asked:
 5. Otherwise healthy, or unverified if nothing has shown that it works.
 """
 
-import math
-
 from flowmate_async.health.evidence import Evidence
 from flowmate_async.health.policy import HealthPolicy
 from flowmate_async.health.states import Health, HealthState, Reason
@@ -97,17 +95,3 @@ def _working(evidence: Evidence, secret_type: str) -> Health:
     if evidence.hinted and not evidence.read_at:
         return Health(state, Reason.FAILED_BEFORE)
     return base
-
-
-def next_change(evidence: Evidence, *, policy: HealthPolicy, now: float) -> float:
-    """Return when the verdict changes with time alone; infinite for never.
-
-    Args:
-        evidence: what is known.
-        policy: how much evidence it takes.
-        now: seconds since the Unix epoch.
-    """
-    if evidence.ends_at is None:
-        return math.inf
-    times = (evidence.ends_at - policy.expiring_seconds, evidence.ends_at + policy.skew_seconds)
-    return min((time for time in times if time > now), default=math.inf)

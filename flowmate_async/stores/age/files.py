@@ -9,13 +9,13 @@ import contextlib
 import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from flowmate_async.errors import ConfigurationError, StoreError
+from flowmate_async.errors import StoreError
 from flowmate_async.redaction import Redacted, shown_path
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.system.extras import needs_extra
 from flowmate_async.system.private_files import replaced_atomically
 
 _PIECES_AHEAD = 8
@@ -47,11 +47,9 @@ def driver() -> Any:
     Raises:
         ConfigurationError: it is not installed.
     """
-    try:
-        return import_module("pyrage")
-    except ImportError:
-        pass
-    raise ConfigurationError("a jsonl+age store needs pyrage", advice="pip install 'flowmate-async[age]'")
+    with needs_extra("a jsonl+age store", "pyrage", "age"):
+        import pyrage  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
+    return pyrage
 
 
 def write_lines(path: Path, lines: Iterable[bytes], identity: Identity) -> None:

@@ -7,7 +7,7 @@ By default the driver takes proxies from the environment, even for plain HTTP, a
 from functools import cache
 from typing import Any
 
-from flowmate_async.errors import ConfigurationError
+from flowmate_async.system.extras import needs_extra
 from flowmate_async.transport.tls import client_context
 
 CONNECTIONS = 20
@@ -19,13 +19,9 @@ def driver() -> Any:
     Raises:
         ConfigurationError: it is not installed.
     """
-    try:
+    with needs_extra("an AWS store", "aiobotocore", "aws"):
         import aiobotocore.session  # noqa: PLC0415 - an extra
-    except ImportError:
-        pass
-    else:
-        return aiobotocore.session
-    raise ConfigurationError("an AWS store needs aiobotocore", advice="pip install 'flowmate-async[aws]'")
+    return aiobotocore.session
 
 
 def aws_session(*, trust_env: bool) -> Any:

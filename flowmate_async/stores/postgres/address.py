@@ -18,6 +18,7 @@ from flowmate_async.errors import ConfigurationError, StoreError
 from flowmate_async.redaction import one_line, safe_text
 from flowmate_async.stores.url import StoreUrl
 from flowmate_async.system.driver_boundary import DriverBoundary
+from flowmate_async.system.extras import needs_extra
 from flowmate_async.values.settings import is_loopback
 
 T = TypeVar("T")
@@ -102,15 +103,9 @@ def driver() -> Any:
     Raises:
         ConfigurationError: it is not installed.
     """
-    try:
+    with needs_extra("a PostgreSQL store", "asyncpg", "postgres"):
         import asyncpg  # noqa: PLC0415 - an extra
-    except ImportError:
-        pass
-    else:
-        return asyncpg
-    raise ConfigurationError(
-        "a PostgreSQL store needs asyncpg", advice="pip install 'flowmate-async[postgres]'"
-    )
+    return asyncpg
 
 
 async def guarded(work: Awaitable[T], address: Address) -> T:
