@@ -50,12 +50,14 @@ for _command in (
     sandbox_control.add_secret,
     sandbox_control.set_secret,
     sandbox_control.rotate_secret,
+    sandbox_control.heal,
     sandbox_control.remove_secret,
     sandbox_control.configure,
     sandbox_control.stats,
     sandbox_control.truth,
 ):
     sandbox_app.command(_command)
+sandbox_app.command(sandbox_control.break_, name="break")
 
 
 @sandbox_app.default

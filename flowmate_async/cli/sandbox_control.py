@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from flowmate_async.cli.exits import Exit, print_data, print_json
 from flowmate_async.cli.running_sandbox import RunningSandbox
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.sandbox import RAW_READ, Outage, ProviderFault, faults_from_text
+from flowmate_async.sandbox import EVERY_CLIENT, RAW_READ, Outage, ProviderFault, faults_from_text
 
 _NONE = "none"
 _PROVIDER_FAULTS = ", ".join((*ProviderFault, _NONE))
@@ -22,6 +22,10 @@ _PROVIDER_FAULTS = ", ".join((*ProviderFault, _NONE))
 _ProviderFaultFlag = Annotated[
     str | None, Parameter(help=f"How its provider misbehaves: {_PROVIDER_FAULTS}.")
 ]
+_Client = Annotated[
+    str | None, Parameter(help="All credentials of this OAuth client (authClientId) instead.")
+]
+_EveryClient = Annotated[bool, Parameter(negative=(), help="All OAuth clients instead.")]
 _ValueFile = Annotated[
     Path | None,
     Parameter(
@@ -200,6 +204,45 @@ async def rotate_secret(secret_id: str, /, *, sandbox: RunningSandbox = RunningS
     return Exit.OK
 
 
+async def break_(
+    *secret_ids: str,
+    client: _Client = None,
+    every_client: _EveryClient = False,
+    sandbox: RunningSandbox = RunningSandbox(),
+) -> Exit:
+    """Break credentials, to rehearse what follows: the provider refuses to renew them, and they are due now.
+
+    A broken secret stands for a user who revoked access, a broken OAuth client for a provider that refuses
+    all its users, and every broken client for an outage of all providers.
+
+    Examples:
+        flowmate sandbox break 66761aedcf268b4d68470e27
+        flowmate sandbox break --client 63f2c1d8e4b07a001f3c9a55
+
+    Args:
+        secret_ids: The secrets' ids.
+    """
+    return await _broken_or_healed("break", secret_ids, client, sandbox, every=every_client)
+
+
+async def heal(
+    *secret_ids: str,
+    client: _Client = None,
+    every_client: _EveryClient = False,
+    sandbox: RunningSandbox = RunningSandbox(),
+) -> Exit:
+    """Undo flowmate sandbox break: the user connects the app again, or the provider recovers.
+
+    Examples:
+        flowmate sandbox heal 66761aedcf268b4d68470e27
+        flowmate sandbox heal --every-client
+
+    Args:
+        secret_ids: The secrets' ids.
+    """
+    return await _broken_or_healed("heal", secret_ids, client, sandbox, every=every_client)
+
+
 async def remove_secret(secret_id: str, /, *, sandbox: RunningSandbox = RunningSandbox()) -> Exit:
     """Remove a secret.
 
@@ -283,6 +326,21 @@ async def truth(
         if not reveal:
             del shown["value"]
         print_json(shown)
+    return Exit.OK
+
+
+async def _broken_or_healed(
+    verb: str, secret_ids: tuple[str, ...], client: str | None, sandbox: RunningSandbox, *, every: bool
+) -> Exit:
+    if sum((bool(secret_ids), client is not None, every)) != 1:
+        raise ConfigurationError(
+            "it is not said what", advice="Pass ids of secrets, or --client ID, or --every-client"
+        )
+    routes = [_secret(one) for one in secret_ids]
+    if not secret_ids:
+        routes = [f"clients/{quote(EVERY_CLIENT if client is None else client, safe='')}"]
+    for route in routes:
+        await sandbox.send("POST", f"{route}/{verb}")
     return Exit.OK
 
 

@@ -17,6 +17,7 @@ from .fault_proxy import ProxyOptions as ProxyOptions
 from .fault_proxy import ProxyStats as ProxyStats
 from .faults import Fault as Fault
 from .faults import Faults as Faults
+from .options import EVERY_CLIENT as EVERY_CLIENT
 from .options import SandboxOptions as SandboxOptions
 from .options import Settings as Settings
 from .options import SettingsChange as SettingsChange
@@ -33,6 +34,7 @@ from .user import User as User
 from .world import World as World
 
 __all__ = [
+    "EVERY_CLIENT",
     "RAW_READ",
     "Fault",
     "FaultProxy",

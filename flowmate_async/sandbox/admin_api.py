@@ -12,10 +12,11 @@ import msgspec
 from aiohttp import web
 
 from .answers import Answer, error, json_answer, json_body, unknown_route
-from .changes import NewSecret, NewUser, SecretChange, UserChange, rotate
+from .changes import NewSecret, NewUser, SecretChange, UserChange, break_secret, heal_secret, rotate
 from .faults import Faults
 from .ids import object_id_of
-from .options import Settings, SettingsChange
+from .options import EVERY_CLIENT, Settings, SettingsChange
+from .provider_faults import ProviderFault
 from .responses import deliver
 from .secret import Secret
 from .stats import SandboxStats
@@ -77,7 +78,11 @@ class AdminApi:
             "GET secrets/{}": lambda name, _body: self._secret(name),
             "PATCH secrets/{}": self._change_secret,
             "POST secrets/{}/rotate": lambda name, _body: rotate(sandbox.world, self._secret(name)),
+            "POST secrets/{}/break": lambda name, _body: break_secret(sandbox.world, self._secret(name)),
+            "POST secrets/{}/heal": lambda name, _body: heal_secret(sandbox.world, self._secret(name)),
             "DELETE secrets/{}": self._delete_secret,
+            "POST clients/{}/break": lambda name, _body: self._set_client(name, ProviderFault.HTTP_ERROR),
+            "POST clients/{}/heal": lambda name, _body: self._set_client(name, None),
         }
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -139,6 +144,15 @@ class AdminApi:
         secret = self._secret(secret_id)
         self._sandbox.world.remove_secret(secret.id)
         return secret
+
+    def _set_client(self, client: str, fault: ProviderFault | None) -> Settings:
+        """Change how the provider treats an OAuth client, or `EVERY_CLIENT`; healing releases locks."""
+        faults = {name: one for name, one in self._sandbox.settings.client_faults.items() if name != client}
+        if fault is not None:
+            faults[client] = fault
+        else:
+            self._sandbox.world.release_locks(None if client == EVERY_CLIENT else client)
+        return self._sandbox.change(SettingsChange(client_faults=faults))
 
     async def _truth(self, request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})

@@ -14,7 +14,7 @@ from .secret import Owner, Secret, Value
 from .user import RAW_READ, User
 from .world import World
 
-__all__ = ["NewSecret", "NewUser", "SecretChange", "UserChange", "rotate"]
+__all__ = ["NewSecret", "NewUser", "SecretChange", "UserChange", "break_secret", "heal_secret", "rotate"]
 
 _ROTATED = {
     "SIMPLE": ("passphrase",),
@@ -189,6 +189,40 @@ def rotate(world: World, secret: Secret) -> Secret:
     _set_value(secret, {**secret.value, **changed})
     secret.updated_at = world.timestamp()
     return secret
+
+
+_RENEWED = ("OA2_AUTHORIZATION_CODE", "SESSION_AUTH")
+_PAST = "2020-01-01T00:00:00.000Z"
+
+
+def break_secret(world: World, secret: Secret) -> Secret:
+    """Have the provider refuse every renewal of a secret, as when its user revokes access; it is due now.
+
+    Raises:
+        ValueError: its type is never renewed.
+    """
+    if secret.type not in _RENEWED:
+        raise ValueError(
+            f"a secret of type {secret.type} is never renewed, so no provider can refuse that; "
+            f"only {' and '.join(_RENEWED)} can be broken"
+        )
+    world.keep(secret)
+    secret.fault = ProviderFault.HTTP_ERROR
+    if secret.value.get("expires"):  # without one, every GET renews anyway
+        _set_value(secret, {**secret.value, "expires": _PAST})
+    secret.updated_at = world.timestamp()
+    return secret
+
+
+def heal_secret(world: World, secret: Secret) -> Secret:
+    """Undo `break_secret`: the user connects the app again, so the secret has new tokens and no lock.
+
+    Raises:
+        ValueError: the type is unknown.
+    """
+    world.keep(secret)
+    secret.fault, secret.locked_at = None, None
+    return rotate(world, secret)
 
 
 def _set_value(secret: Secret, value: Value, *, without: tuple[str, ...] = ()) -> None:

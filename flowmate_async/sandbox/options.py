@@ -13,7 +13,10 @@ from .faults import Faults
 from .outages import Outage
 from .provider_faults import ProviderFault
 
-__all__ = ["SandboxOptions", "Settings", "SettingsChange"]
+__all__ = ["EVERY_CLIENT", "SandboxOptions", "Settings", "SettingsChange"]
+
+EVERY_CLIENT = "*"
+"""Stands for every OAuth client, as when the provider behind all of them is down."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             (docs/contract/OBSERVED.md § One secret).
         provider_seconds: how long the providers behind the secrets take for a refresh or a login.
         provider_fault: how all of them misbehave; `None` for no fault.
+        client_faults: how the provider treats single OAuth clients, by `authClientId`; `EVERY_CLIENT` stands
+            for all others. Every GET of their tokens has to renew, so that the fault shows at once.
         outage: which service behind the gateway is down; `None` for none.
         faults: the other faults.
     """
@@ -37,8 +42,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     raw_read: bool = True
     provider_seconds: float = 0.0
     provider_fault: ProviderFault | None = None
+    client_faults: dict[str, ProviderFault] = {}
     outage: Outage | None = None
     faults: Faults = Faults()
+
+    def client_fault(self, client: object) -> ProviderFault | None:
+        """Return how the provider treats an OAuth client.
+
+        Args:
+            client: its `authClientId`.
+        """
+        found = self.client_faults.get(client) if isinstance(client, str) else None
+        return found or self.client_faults.get(EVERY_CLIENT)
 
 
 class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +66,7 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         raw_read: see there.
         provider_seconds: see there.
         provider_fault: see there.
+        client_faults: see there; all of them from now on.
         outage: see there.
         faults: see there.
     """
@@ -61,6 +77,7 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     raw_read: bool | msgspec.UnsetType = msgspec.UNSET
     provider_seconds: float | msgspec.UnsetType = msgspec.UNSET
     provider_fault: ProviderFault | msgspec.UnsetType | None = msgspec.UNSET
+    client_faults: dict[str, ProviderFault] | msgspec.UnsetType = msgspec.UNSET
     outage: Outage | msgspec.UnsetType | None = msgspec.UNSET
     faults: Faults | msgspec.UnsetType = msgspec.UNSET
 

@@ -72,9 +72,12 @@ class Refresher:
             secret.locked_at = None
 
     def _due(self, secret: Secret) -> bool:
-        """Return whether under 15 minutes remain or there is no expiry; an unreadable one is never due."""
+        """Return whether under 15 minutes remain or there is no expiry; an unreadable one is never due.
+
+        The tokens of an OAuth client that a test has broken are due as well.
+        """
         expires = secret.value.get("expires")
-        if not expires:
+        if not expires or self._client_fault(secret):
             return True
         instant = instant_of(expires) if isinstance(expires, str) else None
         return instant is not None and instant - self._options.now() <= self._options.refresh_below_seconds
@@ -103,10 +106,18 @@ class Refresher:
             return await self._provider.grant(
                 secret,
                 latency_seconds=settings.provider_seconds,
-                fault=secret.fault or self._provider_fault() or settings.provider_fault,
+                fault=(
+                    secret.fault
+                    or self._client_fault(secret)
+                    or self._provider_fault()
+                    or settings.provider_fault
+                ),
             )
         finally:
             self._counters.refresh_ended()
+
+    def _client_fault(self, secret: Secret) -> ProviderFault | None:
+        return self._settings().client_fault(secret.value.get("authClientId"))
 
     def _lock(self, secret: Secret) -> str:
         self._keep(secret)

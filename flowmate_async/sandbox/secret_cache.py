@@ -74,6 +74,12 @@ class SecretCache:
         for owner in secret.owners:
             self.take(owner, secret)
 
+    def release_locks(self, client: str | None) -> None:
+        """Release the locks of refreshes that failed, of one OAuth client or of all."""
+        for secret in self._secrets.values():
+            if client in (None, secret.value.get("authClientId")):
+                secret.locked_at = None
+
     def _generate(self, index: int, user: User) -> list[Secret]:
         listed = self.generator.of_user(index, user.id)
         self._untouched[user.id] = listed

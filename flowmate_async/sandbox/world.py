@@ -325,6 +325,14 @@ class World:
             raise ValueError(message)
         self._secrets.remove(secret)
 
+    def release_locks(self, client: str | None) -> None:
+        """Release the locks that failed refreshes have left behind.
+
+        Args:
+            client: the `authClientId`; `None` for all OAuth clients.
+        """
+        self._secrets.release_locks(client)
+
     def move_first_secret_last(self, username: str) -> None:
         """Move an item between two pages, as the unsorted natural order may (§ Listing).
 

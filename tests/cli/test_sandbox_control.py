@@ -246,3 +246,58 @@ def test_every_command_of_the_sandbox_is_in_the_manual(request):
     for name in app["sandbox"]:
         if not name.startswith("-"):
             assert f"flowmate sandbox {name}" in manual, name
+
+
+def broken(flowmate):
+    """The (user, secret id) of every credential that cannot be fetched now."""
+    return {
+        (shown["username"], shown["secret_id"])
+        for shown in map(json.loads, flowmate("health", "--json").out.splitlines())
+        if shown["reason"] in ("refused", "client_failing", "refresh_failing")
+    }
+
+
+def test_a_credential_and_an_oauth_client_are_broken_and_healed(sandbox, flowmate, control):
+    """Exactly theirs: the others are synced."""
+    control("set-permission", "user-000004@tenant.example", "--raw-read")
+    secret = control("add-secret", "OA2_AUTHORIZATION_CODE", ALICE)
+    client = upstream(control)[ALICE, secret]["authClientId"]
+    night = ("sync", "--all-users", "--full")
+    control("break", secret)
+    assert flowmate(*night).code == 1
+    assert broken(flowmate) == {(ALICE, secret)}
+    before = upstream(control)[ALICE, secret]
+    control("heal", secret)
+    assert flowmate(*night).code == 0
+    assert broken(flowmate) == set()
+    after = upstream(control)[ALICE, secret]
+    assert after["accessToken"] != before["accessToken"], "the user has connected the app again"
+
+    control("break", "--client", client)
+    flowmate(*night)
+    theirs, truth = broken(flowmate), upstream(control)
+    assert (ALICE, secret) in theirs
+    assert {truth[place]["authClientId"] for place in theirs} == {client}
+    control("heal", "--client", client)
+    assert flowmate(*night).code == 0
+    assert broken(flowmate) == set()
+
+    control("break", "--every-client")
+    flowmate(*night)
+    assert broken(flowmate) > theirs
+    control("heal", "--every-client")
+    assert flowmate(*night).code == 0
+    assert broken(flowmate) == set()
+
+
+@pytest.mark.parametrize("flags", [(), ("a1" * 12, "--every-client"), ("--client", "x", "--every-client")])
+def test_what_is_broken_has_to_be_named_in_one_way(sandbox, flowmate, flags):
+    for verb in ("break", "heal"):
+        ended = flowmate("sandbox", verb, *flags)
+        assert (ended.code, "--every-client" in ended.complaint) == (2, True)
+
+
+def test_a_key_cannot_be_broken_by_a_provider(sandbox, flowmate, control):
+    secret = control("add-secret", "API_KEY", ALICE)
+    ended = flowmate("sandbox", "break", secret)
+    assert (ended.code, "never renewed" in ended.complaint) == (2, True)

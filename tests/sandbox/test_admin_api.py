@@ -88,6 +88,7 @@ async def test_settings_change_what_they_name_and_nothing_else(running: Any) -> 
             "raw_read": False,
             "provider_seconds": 0.0,
             "provider_fault": None,
+            "client_faults": {},
             "outage": None,
             "faults": {"seed": 0, "rules": []},
         }
