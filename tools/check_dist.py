@@ -3,7 +3,8 @@
     python tools/check_dist.py dist
 
 Install the wheel into a separate environment without extras, and use it from another folder: the demo, the
-help, and errors that name a missing extra. Then pyright checks whether every public name has its type.
+help, and errors that name a missing extra. Then pyright checks whether every public name has its type, and
+the files in tests/typing/.
 """
 
 import email
@@ -115,6 +116,9 @@ def of_use(wheel: Path) -> Iterator[str]:
         _, shown = run(verify, folder, PATH=path)
         score = float((re.search(r"Type completeness score: ([\d.]+)%", shown) or ["", "0"])[1])
         if score < LEAST_SCORE:
+            yield f"types: {shown}"
+        code, shown = run([checker, "--level", "error", str(ROOT / "tests" / "typing")], folder, PATH=path)
+        if code:
             yield f"types: {shown}"
         print(f"pyright knows the types of {score} % of all names, internal ones included")
 

@@ -281,7 +281,7 @@ class Credentials:
         try:
             answer = await self._fetcher.get(
                 *key,
-                may_refresh=entry is None or not never_refreshed(entry.secret.type),
+                may_refresh=entry is None or not never_refreshed(entry.secret.kind),
                 auth_client_id=None if entry is None else auth_client_of(entry.secret),
                 forced=forced,
                 limited=limited,

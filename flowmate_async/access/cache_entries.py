@@ -8,10 +8,15 @@ from flowmate_async.clock import LONG_AGO, Clock, Moment
 from flowmate_async.contract.freshness import Timeline
 from flowmate_async.engine.coordination import SharedSecret
 from flowmate_async.errors import FlowMateError
-from flowmate_async.values.secrets import Secret, memory_bytes
+from flowmate_async.values.secrets import Secret, UnknownSecret
 
 Key = tuple[str, str]
 """Username and secret id."""
+
+_STRUCT_BYTES = 1024
+_FREE_FORM_FACTOR = 32
+_WIDEST_CHARACTER_BYTES = 4
+_UNKNOWN_BYTES = 1024 * 1024
 
 _CALLED_IN = Timeline(float("-inf"), float("-inf"), float("-inf"), float("-inf"))
 """The timeline of a rejected value, until upstream has been asked for a newer one."""
@@ -57,7 +62,7 @@ class Entry:
 
     def __init__(self, answer: SharedSecret, when: Timeline, generation: int) -> None:
         self.secret: Secret = answer.secret
-        self.bytes: int = memory_bytes(answer.secret)
+        self.bytes: int = _memory_bytes(answer.secret)
         self.newest: bool = answer.newest
         self.timeline: Timeline = when
         self.generation: int = generation
@@ -105,7 +110,7 @@ class EntryTable(OrderedDict[Key, Entry]):
     def replace_secret(self, key: Key, entry: Entry, secret: Secret) -> None:
         """Replace an entry's secret with a newer answer that has the same credential."""
         entry.secret = secret
-        before, entry.bytes = entry.bytes, memory_bytes(secret)
+        before, entry.bytes = entry.bytes, _memory_bytes(secret)
         if self.get(key) is entry:
             self.bytes += entry.bytes - before
             self._shrink()
@@ -167,3 +172,17 @@ class RecentFailures:
     def clear(self) -> None:
         """Drop everything."""
         self._failures.clear()
+
+
+def _memory_bytes(secret: Secret) -> int:
+    """Return about how many bytes of memory a secret takes, at most.
+
+    A part of unknown shape may take many times its JSON: an empty list is two characters and 64 bytes.
+    """
+    try:
+        encoded = msgspec.json.encode(secret)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return _UNKNOWN_BYTES
+    free_form = isinstance(secret, UnknownSecret) or bool(secret.value.extra)
+    size = len(encoded) * (1 if encoded.isascii() else _WIDEST_CHARACTER_BYTES)
+    return _STRUCT_BYTES + size * (_FREE_FORM_FACTOR if free_form else 1)

@@ -73,7 +73,7 @@ class HealthWatch:
             secret: the cached credential, if any.
         """
         what = observed_failure(error)
-        if what is None or (what is Observed.HUNG and secret is not None and never_refreshed(secret.type)):
+        if what is None or (what is Observed.HUNG and secret is not None and never_refreshed(secret.kind)):
             return
         now = self._clock.wall()
         before, at = self._last.get(key, (None, 0.0))
@@ -84,7 +84,7 @@ class HealthWatch:
         while len(self._last) > self._capacity:
             self._last.popitem(last=False)
         client = self._known.client_of(key[1]) if secret is None else auth_client_of(secret)
-        credential = _credential(key, "" if secret is None else secret.type, client)
+        credential = _credential(key, "" if secret is None else secret.kind, client)
         self._see(Sighting(credential, (Observation(what, now),)), now)
 
     def fetched(self, key: Key, secret: Secret, *, changed: bool) -> None:
@@ -96,14 +96,14 @@ class HealthWatch:
             changed: whether its value differs from the one cached before.
         """
         end, record = ends_at(secret), self._records.get(key)
-        if changed and not never_refreshed(secret.type):
+        if changed and not never_refreshed(secret.kind):
             self._renewals.succeeded(auth_client_of(secret), at=self._clock.wall())
         if end is None and record is None:
             return
         self._last.pop(key, None)
         now = self._clock.wall()
         what = Observed.CHANGED if changed else Observed.READ
-        credential = _credential(key, secret.type, auth_client_of(secret))
+        credential = _credential(key, secret.kind, auth_client_of(secret))
         self._see(Sighting(credential, (Observation(what, now, end),)), now)
 
     def close(self) -> None:

@@ -142,7 +142,7 @@ async def _compare(store: Store, twin: _Twin) -> tuple[int, int]:
     async for truth in _truths(twin):
         total += 1
         secret = await store.get(truth.username, truth.secret_id)
-        if secret is None or secret.type != truth.type or _plain(secret.value) != _present(truth.value):
+        if secret is None or secret.kind != truth.type or _plain(secret.value) != _present(truth.value):
             print_status(f"differs: user {truth.username}, secret {truth.secret_id}")
         else:
             equal += 1

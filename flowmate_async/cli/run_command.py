@@ -90,7 +90,7 @@ def credential_variables(secret: Secret) -> Environment:
     """
     expires_at = secret.expires_at
     variables = {
-        "CREDENTIAL_TYPE": secret.type,
+        "CREDENTIAL_TYPE": secret.kind,
         "CREDENTIAL_EXPIRES_AT": "" if expires_at is None else expires_at.isoformat(),
         **_of_value(secret),
     }

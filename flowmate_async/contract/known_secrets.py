@@ -104,7 +104,7 @@ class KnownSecrets:
             secret: the secret.
             served_at: see :meth:`note_listed`.
         """
-        seconds = plain_read_seconds(secret.type, secret.expires_at, now=self._latest(served_at))
+        seconds = plain_read_seconds(secret.kind, secret.expires_at, now=self._latest(served_at))
         self._note(secret.id, auth_client_of(secret), seconds)
 
     def note_unlisted(self, secret_id: str) -> None:

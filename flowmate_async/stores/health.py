@@ -178,7 +178,7 @@ def _sightings(
         place = (username, secret.id)
         if secret.id not in seen and now.get(place) is not None:
             what = Observed.CHANGED if place in changed else Observed.READ
-            credential = Credential(username=username, secret_id=secret.id, type=secret.type)
+            credential = Credential(username=username, secret_id=secret.id, type=secret.kind)
             yield Sighting(credential, (Observation(what, user.checkpoint.at),))
 
 

@@ -202,7 +202,7 @@ class MemoryStore:
             yield StoredItem(
                 username=owner,
                 secret_id=row.secret.id,
-                type=row.secret.type,
+                type=row.secret.kind,
                 expires_at=None if moment is None else moment.isoformat(),
                 stored_at=row.stored_at,
                 removed_at=row.removed_at,

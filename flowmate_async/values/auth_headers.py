@@ -1,6 +1,6 @@
 """Build the HTTP header that presents a credential, without guessing and without injection.
 
-Pure rules on header names and values; ``secrets.py`` decides which secret uses which rule. The secret's id
+Pure rules on header names and values; ``secrets/`` decides which secret uses which rule. The secret's id
 is only used in errors.
 """
 

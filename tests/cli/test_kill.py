@@ -42,7 +42,7 @@ async def contents(store: Path) -> dict[tuple[str, str], tuple[str, dict]]:
     async with open_store(f"sqlite:///{store}", key=KEY) as opened:
         async for username, secret in opened.secrets():
             value = msgspec.to_builtins(secret.value)
-            found[username, secret.id] = (secret.type, present(value | value.pop("_extra", {})))
+            found[username, secret.id] = (secret.kind, present(value | value.pop("_extra", {})))
     return found
 
 

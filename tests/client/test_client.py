@@ -83,7 +83,7 @@ class TestAnswers:
             if truth.username != USER:
                 continue
             secret = await fm.get_secret(truth.username, truth.secret_id)
-            assert (secret.id, secret.type) == (truth.secret_id, truth.type)
+            assert (secret.id, secret.kind) == (truth.secret_id, truth.type)
 
     async def test_users_are_all_accounts(self, sandbox, fm):
         found = [user async for user in fm.users()]

@@ -24,7 +24,7 @@ from flowmate_async import (
 from flowmate_async.contract import protocol
 from flowmate_async.contract.failures import Remedy, examine
 from flowmate_async.contract.protocol import Request
-from flowmate_async.values.secrets import _KNOWN_TYPES
+from flowmate_async.values.secrets import KNOWN_TYPES
 
 RECORDED = json.loads(
     (Path(__file__).parent.parent / "contract" / "recorded.json").read_text(encoding="utf-8")
@@ -105,7 +105,7 @@ def assert_secret_is_read(request, response, data):
         assert str(masked.value).startswith(f"upstream masked {', '.join(sorted(starred))}")
         return
     secret = protocol.read_secret(response, request, keep_refresh_fields=True)
-    assert type(secret) is _KNOWN_TYPES[data["type"]]
+    assert type(secret) is KNOWN_TYPES[data["type"]]
     assert secret.id == data["_id"]
     encoded = json.loads(protocol.msgspec.json.encode(secret))["value"]
     assert encoded == {field: part for field, part in data["value"].items() if part is not None}

@@ -39,7 +39,7 @@ async def contents(store):
         value = msgspec.json.decode(msgspec.json.encode(secret))["value"]
         return value | value.pop("_extra", {})
 
-    return {(username, secret.id): (secret.type, bare(secret)) async for username, secret in store.secrets()}
+    return {(username, secret.id): (secret.kind, bare(secret)) async for username, secret in store.secrets()}
 
 
 def truth(sandbox):

@@ -83,10 +83,10 @@ class TestEachType:
             OAuth1TwoLeggedSecret(id="i", value=OAuth1Value()),
             UnknownSecret(id="i", kind="NEW", value={}),
         ],
-        ids=lambda secret: secret.type,
+        ids=lambda secret: secret.kind,
     )
     def test_other_types_say_that_they_have_no_header_form(self, secret):
-        with pytest.raises(ConfigurationError, match=f"{secret.type} has no header form"):
+        with pytest.raises(ConfigurationError, match=f"{secret.kind} has no header form"):
             secret.auth_headers()
 
     @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ class Fingerprints:
         return SecretLine(
             username=username,
             secret_id=secret.id,
-            type=secret.type,
+            type=secret.kind,
             expires_at=None if moment is None else moment.isoformat(),
             stored_at=at,
             fingerprint=self._fingerprint(username, secret.id, plaintext),

@@ -233,7 +233,7 @@ def stored_secret(username: str, secret: Secret, *, at: float) -> StoredSecret:
     return StoredSecret(
         secret=msgspec.Raw(encode_secret(username, secret).data),
         stored_at=at,
-        type=secret.type,
+        type=secret.kind,
         expires_at=None if moment is None else moment.isoformat(),
     )
 

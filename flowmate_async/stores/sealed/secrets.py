@@ -76,7 +76,7 @@ def sealed_secrets(
                 now[place] = sealed
                 expires_at = iso(secret.expires_at) or None
                 rows[place] = SecretRow(
-                    *place, secret.type, expires_at, run.id, at, sealed.fingerprint, sealed.data
+                    *place, secret.kind, expires_at, run.id, at, sealed.fingerprint, sealed.data
                 )
                 changed += secrets is user.secrets
     return [rows[place] for place in sorted(rows)], changed

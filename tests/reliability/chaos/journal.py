@@ -43,7 +43,7 @@ def content_of(kind: str, value: Any) -> Content:
 def content_of_secret(secret: Secret) -> Content:
     """A credential of the client's."""
     value = msgspec.json.decode(msgspec.json.encode(secret))["value"]
-    return content_of(secret.type, value | value.pop("_extra", {}))
+    return content_of(secret.kind, value | value.pop("_extra", {}))
 
 
 def could_refresh(secret: TwinSecret, *, now: float, below_seconds: float) -> bool:
