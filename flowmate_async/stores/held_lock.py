@@ -1,9 +1,11 @@
-"""End a run that has lost its lock, so that two syncs never run at once."""
+"""End a run that has lost its lock and refuse its writes, so that two syncs never run at once."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol, runtime_checkable
+
+import msgspec
 
 from flowmate_async.errors import CheckpointError
 
@@ -70,3 +72,28 @@ def lock_lost(where: str, reason: str) -> CheckpointError:
         f"the run lock of the store {where} was lost: {reason}",
         advice="Run again: what was acknowledged is kept",
     )
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """Fence: lets a write pass only while its store still holds the run lock.
+
+    Attributes:
+        holder: the holder that ``meta`` must name; ``None`` for stores that do not hold the lock themselves,
+            such as those of a run's worker processes.
+        where: the store, for messages.
+    """
+
+    holder: str | None
+    where: str
+
+    def require(self, found: str | None) -> None:
+        """Refuse a write after another run has taken the lock.
+
+        Args:
+            found: the holder that ``meta`` names.
+
+        Raises:
+            CheckpointError: it is another holder.
+        """
+        if self.holder is not None and found != self.holder:
+            raise lock_lost(self.where, "another run has taken it")

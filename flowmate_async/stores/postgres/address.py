@@ -7,7 +7,7 @@ It never contains a password: the driver looks for that in ``PGPASSWORD``, in th
 
 import os
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode, urlunsplit
@@ -60,6 +60,7 @@ class Connection(Protocol):
     """The part of the driver's untyped connections that the statements need."""
 
     async def execute(self, query: str, *args: object) -> str: ...  # noqa: D102
+    async def executemany(self, query: str, args: Sequence[Any]) -> None: ...  # noqa: D102
     async def fetch(self, query: str, *args: object) -> list[Any]: ...  # noqa: D102
     async def fetchrow(self, query: str, *args: object) -> Any: ...  # noqa: D102
     async def fetchval(self, query: str, *args: object) -> Any: ...  # noqa: D102

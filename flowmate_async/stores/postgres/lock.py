@@ -11,10 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
-
 from flowmate_async.errors import CheckpointError, StoreError
-from flowmate_async.stores.held_lock import LockHolder, cancelled_when_lost, lock_lost
+from flowmate_async.stores.held_lock import LockHolder, cancelled_when_lost
 from flowmate_async.stores.postgres.address import Address, driver, guarded
 from flowmate_async.system.driver_boundary import DriverBoundary
 from flowmate_async.system.finishing import finish_despite_cancellation
@@ -39,31 +37,6 @@ _IS_HELD_BY_ANY = """
             AND (classid::bigint << 32 | objid::bigint) = $1::bigint
     )
 """
-
-
-class Fence(msgspec.Struct, frozen=True):
-    """Fence: lets a write pass only while its store still holds the run lock.
-
-    Attributes:
-        holder: the holder that ``meta`` must name; ``None`` for stores that do not hold the lock themselves,
-            such as those of a run's worker processes.
-        where: the store, for messages.
-    """
-
-    holder: str | None
-    where: str
-
-    def require(self, found: str | None) -> None:
-        """Refuse a write after another run has taken the lock.
-
-        Args:
-            found: the holder that ``meta`` names.
-
-        Raises:
-            CheckpointError: it is another holder.
-        """
-        if self.holder is not None and found != self.holder:
-            raise lock_lost(self.where, "another run has taken it")
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from flowmate_async.errors import StoreError
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.postgres.address import Address, Connection, driver
-from flowmate_async.stores.sealed.meta import Meta, new_meta, pick_key
+from flowmate_async.stores.sealed.meta import Meta, damaged_meta, new_meta, pick_key
 
 FORMAT = 4
 """The format this version writes, kept in the table ``meta``."""
@@ -202,23 +202,9 @@ async def read_meta(connection: Connection) -> Meta:
         "SELECT store_id, key_id, key_check, origin, previous_key_id, previous_key, format FROM meta"
     )
     if row is None:
-        raise StoreError(
-            "the store has lost its first table's row, so it is damaged", advice="Restore a backup"
-        )
+        raise damaged_meta()
     *said, found = row
     return replace(Meta(*said), checked=checked_of(found))
-
-
-async def write_meta(connection: Connection, meta: Meta) -> None:
-    """Write the store's metadata."""
-    await connection.execute(
-        "UPDATE meta SET key_id = $1, key_check = $2, origin = $3, previous_key_id = $4, previous_key = $5",
-        meta.key_id,
-        meta.key_check,
-        meta.origin,
-        meta.previous_key_id,
-        meta.previous_key,
-    )
 
 
 async def rewrite_tables(connection: Connection) -> str:

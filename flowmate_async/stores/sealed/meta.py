@@ -233,3 +233,8 @@ def not_bound(where: str) -> StoreError:
 def not_open(where: str) -> StoreError:
     """Return the error for using a store that was not entered."""
     return StoreError(f"the store {where} is not open", advice="Enter it with async with")
+
+
+def damaged_meta() -> StoreError:
+    """Return the error for a store without metadata."""
+    return StoreError("the store has lost its first table's row, so it is damaged", advice="Restore a backup")

@@ -12,9 +12,8 @@ from typing import NamedTuple
 from flowmate_async.errors import StoreError
 from flowmate_async.redaction import shown_path
 from flowmate_async.stores.database_file import prepare_file
-from flowmate_async.stores.health import COLUMNS
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.sealed.meta import Meta, new_meta, pick_key
+from flowmate_async.stores.sealed.meta import Meta, damaged_meta, new_meta, pick_key
 from flowmate_async.stores.sqlite.files import (
     connect,
     has_rollback_journal,
@@ -94,16 +93,10 @@ _LACKING: Mapping[int, tuple[str, ...]] = {
         "CREATE TEMP VIEW secrets AS SELECT *, NULL AS missing_run, NULL AS removed_at FROM main.secrets",
         "CREATE TEMP VIEW meta AS SELECT *, NULL AS previous_key_id, NULL AS previous_key FROM main.meta",
     ),
-    2: ("CREATE TEMP VIEW checkpoints AS SELECT *, '' AS seen, '' AS renewed FROM main.checkpoints",),
+    2: ("CREATE TEMP VIEW checkpoints AS SELECT *, '' AS seen FROM main.checkpoints",),
     3: ("CREATE TEMP TABLE tokens (username, run_id, used_at, sealed)",),
-    4: ("CREATE TEMP TABLE manifests (username, counter, entries, mac)",),
-    5: (
-        f"CREATE TEMP TABLE health ({COLUMNS})",
-        "CREATE TEMP TABLE outbox (number, id, notice)",
-        "CREATE TEMP VIEW IF NOT EXISTS checkpoints AS SELECT *, '' AS renewed FROM main.checkpoints",
-    ),
 }
-"""Statements that add what a store of that format lacks, for this connection only."""
+"""Statements that add what reading needs and a store of that format lacks, for this connection only."""
 
 # Tables with large rows have a rowid, so that rows are appended. Without one they are stored in the index,
 # and users in non-alphabetical order split its pages at random. No statement depends on it: older stores keep
@@ -217,7 +210,7 @@ def _opened(connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path
     _check(connection, keys, path)
     found = format_of(connection)
     for number in range(found, FORMAT):
-        for statement in _LACKING[number]:
+        for statement in _LACKING.get(number, ()):
             connection.execute(statement)
     return Opened(connection, read_meta(connection), found)
 
@@ -291,20 +284,10 @@ def read_meta(connection: sqlite3.Connection) -> Meta:
     return _meta(connection, ", previous_key_id, previous_key")
 
 
-def write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
-    """Replace the store's metadata."""
-    connection.execute(
-        "UPDATE meta SET key_id = ?, key_check = ?, origin = ?, previous_key_id = ?, previous_key = ?",
-        (meta.key_id, meta.key_check, meta.origin, meta.previous_key_id, meta.previous_key),
-    )
-
-
 def _meta(connection: sqlite3.Connection, later: str) -> Meta:
     row = connection.execute(f"SELECT store_id, key_id, key_check, origin{later} FROM meta").fetchone()  # noqa: S608
     if row is None:
-        raise StoreError(
-            "the store has lost its first table's row, so it is damaged", advice="Restore a backup"
-        )
+        raise damaged_meta()
     return Meta(*row, checked=checked_of(format_of(connection)))  # type: ignore[misc] # what is left out
 
 

@@ -4,15 +4,14 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from itertools import groupby
 from pathlib import Path
 
 from flowmate_async.errors import StoreError
 from flowmate_async.redaction import shown_path
 from flowmate_async.stores.keys import StoreKey
-from flowmate_async.stores.sealed.manifests import Manifest, ManifestRow, digest_of, manifest_row
-from flowmate_async.stores.sealed.meta import pick_key, sealing_of, upgraded_meta
-from flowmate_async.stores.sqlite import manifests as sqlite_manifests
+from flowmate_async.stores.sql.database import run_now
+from flowmate_async.stores.sql.meta import end_upgrade
+from flowmate_async.stores.sqlite.database import SqliteDatabase
 from flowmate_async.stores.sqlite.files import connect, transaction
 from flowmate_async.stores.sqlite.schema import (
     FORMAT,
@@ -20,17 +19,9 @@ from flowmate_async.stores.sqlite.schema import (
     MIGRATIONS,
     checked_of,
     format_of,
-    read_meta,
-    write_meta,
 )
 from flowmate_async.stores.upgrading import Upgraded
 from flowmate_async.system.private_files import create_private
-
-_ROWS = """
-    SELECT username, secret_id, type, expires_at, run_id, stored_at, sealed, removed_at
-    FROM secrets ORDER BY username
-"""
-_USERS_AT_ONCE = 256
 
 
 def upgrade(path: Path, keys: Sequence[StoreKey], *, busy_timeout_seconds: float) -> Upgraded:
@@ -48,7 +39,15 @@ def upgrade(path: Path, keys: Sequence[StoreKey], *, busy_timeout_seconds: float
             for number in range(format_of(connection), FORMAT):
                 for statement in MIGRATIONS[number]:
                     connection.execute(statement)
-            _authenticate(connection, keys, path, before=found)
+            run_now(
+                end_upgrade(
+                    SqliteDatabase(connection),
+                    keys,
+                    where=shown_path(path),
+                    checked=checked_of(FORMAT),
+                    had_manifests=found >= FORMAT_WITH_MANIFESTS,
+                )
+            )
             connection.execute(f"PRAGMA user_version = {FORMAT}")
     return Upgraded(before=found, after=FORMAT, backup=backup)
 
@@ -76,23 +75,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _authenticate(
-    connection: sqlite3.Connection, keys: Sequence[StoreKey], path: Path, *, before: int
-) -> None:
-    """Record the new format. For a format without manifests, trust the stored rows as the newest."""
-    meta = read_meta(connection)
-    key = pick_key(meta, keys, where=shown_path(path))
-    write_meta(connection, upgraded_meta(meta, key, checked=checked_of(FORMAT)))
-    sealing = sealing_of(meta, key)
-    if sealing is None or before >= FORMAT_WITH_MANIFESTS:
-        return
-    page: list[ManifestRow] = []
-    for username, rows in groupby(connection.execute(_ROWS), key=lambda row: str(row[0])):
-        entries = {one: digest_of(*facts, removed_at=mark) for _, one, *facts, mark in rows}
-        page.append(manifest_row(sealing, username, Manifest(1, entries)))
-        if len(page) == _USERS_AT_ONCE:
-            sqlite_manifests.put(connection, page)
-            page = []
-    sqlite_manifests.put(connection, page)

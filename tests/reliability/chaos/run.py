@@ -123,7 +123,7 @@ class _Run:
         part = Part(client=self._clients, first_send=len(self._record.sends), calm=calm)
         self._record.parts.append(part)
         if ending is not None and ending.kind == "disk_full":
-            await _fill_disk(store, spare_pages=ending.after_events // 6)
+            _fill_disk(store, spare_pages=ending.after_events // 6)
         stop = asyncio.Event()
         options = SyncOptions(
             retry_failed=calm and self._plan.heals, removed=self._plan.removed, max_removed_share=1.0
@@ -257,14 +257,10 @@ def _active(twin: Sandbox) -> tuple[str, ...]:
     return tuple(user.username for user in twin.world.users() if user.active_tenant_user)
 
 
-async def _fill_disk(store: Any, *, spare_pages: int) -> None:
+def _fill_disk(store: Any, *, spare_pages: int) -> None:
     """Leave the store so many pages of room: the transaction that needs one more fails in its midst."""
-
-    def limit(connection: Any) -> None:
-        (pages,) = connection.execute("PRAGMA page_count").fetchone()
-        connection.execute(f"PRAGMA max_page_count = {pages + spare_pages}")
-
-    await store._on_connection(limit)
+    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+    store._connection.execute(f"PRAGMA max_page_count = {pages + spare_pages}")
 
 
 def _with_locals(error: BaseException) -> str:

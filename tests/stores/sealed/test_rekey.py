@@ -161,14 +161,14 @@ async def test_what_is_written_while_a_page_is_sealed_anew_stays(
             return found
 
         monkeypatch.setattr(Sealing, "resealed", resealed)
-        page_is_read = store._on_connection
+        page_is_read = store._on_database
 
         async def after_the_worker(work: Callable[..., object], *args: object) -> object:
             if written:
                 await asyncio.gather(*written)
             return await page_is_read(work, *args)
 
-        monkeypatch.setattr(store, "_on_connection", after_the_worker)
+        monkeypatch.setattr(store, "_on_database", after_the_worker)
         assert await store.rekey(NEW)
         assert await written[0] == Written(1, 0)
     async with opened(NEW) as store:

@@ -1,0 +1,1 @@
+"""Shared code of the SQLite and PostgreSQL stores: statements, and the store on top of them."""
