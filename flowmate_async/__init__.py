@@ -163,6 +163,6 @@ __all__ = [
     "open_store",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _logging.getLogger("flowmate_async").addHandler(_logging.NullHandler())
