@@ -4,11 +4,16 @@ BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
 JOBS ?= 3
-# Whole files side by side, since some have servers of their own, the longest first; then, with the machine to
-# themselves, the tests marked "alone". Many tests wait: some more processes than cores are right, twice as many are not.
-tests = $(if $(filter-out 1,$(JOBS)),$(1) -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone" && $(1) -m alone,$(1))
+# Subprocesses of the tests start in half the time with compiled modules.
+unexport PYTHONDONTWRITEBYTECODE
+# $(call tests,pytest): whole files in parallel, since some have servers of their own; then, by themselves, the tests
+# marked "alone". Many tests wait, so a few more processes than cores are best.
+parallel = -n $(JOBS) --dist loadfile --no-loadscope-reorder
+tests = $(if $(filter-out 1,$(JOBS)),$(1) $(parallel) -m "not alone and not long" && $(1) -m "alone and not long",$(1))
+all-tests = $(if $(filter-out 1,$(JOBS)),$(1) $(long) $(parallel) -m "not alone" && $(1) $(long) -m alone,$(1) $(long) -m "")
+long = --hypothesis-profile=long
 
-.PHONY: help setup demo test chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check lint format types clean docs dist test-lowest test-python
+.PHONY: help setup demo test test-all test-package chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check check-all lint format types clean docs dist test-lowest test-python
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -29,8 +34,14 @@ endif
 demo: .venv/installed  ## sync 1,000 users of a local twin into a sealed store, interrupt, resume, verify
 	$(BIN)/flowmate demo
 
-test: .venv/installed  ## run the tests, in three processes (JOBS=1: in one)
+test: .venv/installed  ## run the tests in three processes (JOBS=1: in one), in under three minutes
 	$(call tests,$(BIN)/pytest)
+
+test-all: .venv/installed  ## run all tests, also the long versions, as continuous integration does
+	$(call all-tests,$(BIN)/pytest)
+
+test-package: .venv/installed  ## run the tests of one package: NAME=engine
+	$(BIN)/pytest tests/$(NAME)
 
 chaos: .venv/installed  ## 2,000 seeded runs with every fault at once, each judged by every promise (RUNS=n for others)
 	$(BIN)/python -m tests.reliability.chaos --runs $(or $(RUNS),2000)
@@ -117,7 +128,10 @@ format: .venv/installed  ## format the code
 types: .venv/installed  ## check types
 	$(BIN)/mypy
 
-check: lint types test bench-smoke  ## all that continuous integration checks
+check: lint types test bench-smoke  ## check style, types, tests and speed
+	$(BIN)/ruff format --check
+
+check-all: lint types test-all bench-smoke  ## all that continuous integration checks
 	$(BIN)/ruff format --check
 
 clean:  ## remove what was made here

@@ -11,7 +11,7 @@ from typing import Any
 import looptime
 import pytest
 from blockbuster import blockbuster_ctx
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from flowmate_async import FlowMate
 from flowmate_async.sandbox import Sandbox, SandboxOptions
@@ -20,8 +20,19 @@ HERE = Path(__file__).parent
 SKIP_NOTHING = bool(os.environ.get("FLOWMATE_TEST_SKIP_NOTHING"))
 """Whether a server that is missing fails its tests instead of skipping them."""
 
-settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
-settings.load_profile("untimed")
+# How long an example takes depends on the machine, so there is no deadline. A test that needs more examples
+# than others multiplies those of the profile: ``settings(max_examples=3 * settings().max_examples)``.
+settings.register_profile("everyday", deadline=None, max_examples=20)
+settings.register_profile("long", deadline=None, max_examples=100)
+settings.register_profile(
+    "mutants",  # the same examples each time; mutmut calls a test from several runs in one process
+    deadline=None,
+    max_examples=40,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+)
+settings.load_profile("everyday")
 
 
 LONGEST = ("test_chaos.py", "test_processes.py")

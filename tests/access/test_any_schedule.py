@@ -27,6 +27,8 @@ ACTIONS += ("fault",) * 2 + ("heal", "sick", "revoke", "rotate", "many", "evict"
 
 UPSTREAM_WINDOW = 900.0
 
+PARTS = [0, *(pytest.param(part, marks=pytest.mark.long) for part in range(1, 8))]
+
 steps = st.lists(
     st.tuples(st.sampled_from(ACTIONS), st.integers(0, len(PAIRS) - 1), st.integers(0, 29)),
     min_size=3,
@@ -159,12 +161,12 @@ async def run(kit, plan, capacity):
 
 
 @given(plan=steps, capacity=st.sampled_from([1, 2, 100]))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=6 * settings().max_examples)
 def test_any_schedule_that_hypothesis_thinks_of(virtually, kit, plan, capacity):
     virtually(lambda: run(kit, plan, capacity))
 
 
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", PARTS)
 def test_any_schedule_by_lot(virtually, kit, part):
     """200 longer schedules each; the seed is the failing one's name."""
     for seed in range(200 * part, 200 * (part + 1)):

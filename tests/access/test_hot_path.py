@@ -73,7 +73,7 @@ def here():
 @example(("session", 0, 600, 0, 0, 0.0))  # its very end, for a caller who needs it for no time at all
 @example(("session", 0, 300, 300, 0, 0.0))  # the same by the wall clock, after a machine was suspended
 @example(("oauth", 3000, 0, 1900, 1200, 0.0))  # long enough by the monotonic clock only
-@settings(max_examples=800)
+@settings(max_examples=8 * settings().max_examples)
 def test_the_inline_hit_agrees_with_the_rule(virtually, situation):
     """It serves exactly the fresh values at once, and applies the rule to everything else."""
     kind, life, age, jump, need, jitter = situation

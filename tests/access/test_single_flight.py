@@ -378,7 +378,7 @@ flight_plan = st.fixed_dictionaries(
     st.sampled_from([1, 2, 64]),
     st.sampled_from(WAYS),
 )
-@settings(max_examples=150)
+@settings(max_examples=2 * settings().max_examples)
 def test_the_laws_hold_under_any_schedule(  # noqa: C901, PLR0915 - one world, told at one place
     virtually, callers, plans, closes_at, concurrency, way
 ):

@@ -17,7 +17,6 @@ from flowmate_async.stores import Checkpoint
 from .conftest import FLOWMATE, Twin, present, twin_process
 
 KEY = StoreKey.parse("5a" * 32)
-USERS = 2000
 
 
 def sync(twin: Twin, store: Path) -> subprocess.Popen[bytes]:
@@ -67,21 +66,26 @@ def wait_for_users(twin: Twin, process: subprocess.Popen[bytes], more: float) ->
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 @pytest.mark.timeout(300)
-def test_five_kills_lose_nothing_and_fetch_no_acknowledged_user_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("users", "times"), [(300, 3), pytest.param(2000, 5, marks=pytest.mark.long)])
+def test_kills_lose_nothing_and_fetch_no_acknowledged_user_again(
+    tmp_path: Path, users: int, times: int
+) -> None:
     """The store equals the sandbox, as after an undisturbed run; the counters show no second fetch."""
     undisturbed, killed = tmp_path / "undisturbed.db", tmp_path / "killed.db"
-    with twin_process("--users", str(USERS), "--seed", "7") as twin:
+    # With some latency, a run of few users is not over before it can be killed.
+    flags = ("--users", str(users), "--seed", "7", "--latency", "0.05" if users < 1000 else "0")
+    with twin_process(*flags) as twin:
         assert sync(twin, undisturbed).communicate()[0]
         assert anyio.run(contents, undisturbed) == twin.truth()
 
     instants = random.Random(os.environ.get("FLOWMATE_TEST_SEED", "7"))
     acknowledged_by_then: list[tuple[set[str], dict[str, int]]] = []
     kills = 0
-    with twin_process("--users", str(USERS), "--seed", "7") as twin:
-        for _ in range(5):
+    with twin_process(*flags) as twin:
+        for _ in range(times):
             process = sync(twin, killed)
             wait_for_file(killed, process)
-            wait_for_users(twin, process, instants.uniform(0, USERS / 6))
+            wait_for_users(twin, process, instants.uniform(0, users / 6))
             process.kill()
             kills += process.wait() == -9
             process.stdout.close()
@@ -92,12 +96,12 @@ def test_five_kills_lose_nothing_and_fetch_no_acknowledged_user_again(tmp_path: 
         stored = anyio.run(contents, killed)
         assert stored == twin.truth()
 
-    assert kills == 5, "a run was over before it could be killed"
+    assert kills == times, "a run was over before it could be killed"
     assert report["complete"]
     assert report["resumed"]
-    assert report["synced"] == USERS
+    assert report["synced"] == users
     assert report["skipped"] == len(acknowledged_by_then[-1][0])
     assert stored.keys() == anyio.run(contents, undisturbed).keys()
     for done, lists_then in acknowledged_by_then:
         assert [user for user in done if lists[user] != lists_then[user]] == []
-    assert any(0 < len(done) < USERS for done, _ in acknowledged_by_then), "no kill came in mid-run"
+    assert any(0 < len(done) < users for done, _ in acknowledged_by_then), "no kill came in mid-run"

@@ -258,7 +258,16 @@ class Interrupting:
             raise
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT at its default: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals a thread")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("caught_inside", [True, False])
 @pytest.mark.parametrize(
     "call",

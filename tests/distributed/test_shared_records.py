@@ -155,7 +155,7 @@ class TestReplay:
 
 
 class TestForgery:
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
     async def test_no_byte_of_a_record_can_be_changed(self, redis, data):
         """Not the fingerprint in front, nor anything that is sealed: it counts as missing."""

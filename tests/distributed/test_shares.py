@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmate_async import UpstreamUnavailableError
@@ -58,7 +58,6 @@ async def sent(budgets, *, seconds):
     return moments
 
 
-@settings(max_examples=40, deadline=None)
 @given(rate=st.integers(5, 500), burst=st.integers(1, 200), processes=st.integers(1, 6))
 def test_together_they_keep_to_the_rate(virtually, rate, burst, processes):
     """Also when they were idle before: no share has saved up a burst on top of what Redis had lent."""

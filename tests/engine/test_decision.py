@@ -258,7 +258,7 @@ def state_of(thing, seen):
     st.sampled_from([None, "c", "d"]),
     st.sampled_from([0.0, 2.9, 4.9, 7.0, 30.0]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples)
 def test_a_decision_changes_nothing(options, closed, held, priority, may_refresh, client, later):
     """Neither the gates nor the call; so the same question is answered the same way twice."""
     world = World(**options)

@@ -70,7 +70,7 @@ visits = st.lists(
     concurrency=st.integers(1, 5),
     carrier=st.sampled_from(WAYS),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples)
 def test_limits_hold_and_no_call_is_lost_under_any_schedule(
     lab, virtually, visits, pauses, rate, burst, concurrency, carrier
 ):

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowmate_async.testing.memory_transport import ImmediateMemoryTransport, MemoryTransport, json_response
@@ -59,7 +59,6 @@ pauses = st.lists(st.tuples(moments, moments), max_size=3)
     burst=1,
     carrier=MemoryTransport,
 )
-@settings(max_examples=60)
 def test_over_any_window_rate_and_burst_are_obeyed(lab, virtually, arrivals, pauses, rate, burst, carrier):
     """Whichever calls come when, are dropped while they wait, and whatever pauses come in between."""
 

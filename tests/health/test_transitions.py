@@ -88,7 +88,7 @@ def test_every_change_is_told_once(secret_type, history):
     assert len({notice.id for notice in one.notices}) == len(one.notices)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=10 * settings().max_examples)
 @given(types, st.lists(observations, max_size=20))
 def test_the_hint_never_changes_a_state(secret_type, history):
     with_hints, without = Watched(secret_type), Watched(secret_type)

@@ -224,7 +224,7 @@ async def test_the_credential_is_asked_to_be_valid_for_as_long_as_said(app, way,
 
 
 @given(key=st.text(st.characters(max_codepoint=0x2FF), min_size=1, max_size=12))
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2 * settings().max_examples, suppress_health_check=list(HealthCheck))
 def test_h11_takes_every_value_that_is_a_header(key):
     """Its own error would quote the value."""
     h11 = pytest.importorskip("h11")

@@ -224,7 +224,7 @@ CALLS: dict[str, tuple[Callable[[FlowMate], Any], str, list[bytes]]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_upstream_answers_a_call_gives_a_value_or_an_error_that_shows_nothing(
     name: str, virtually: Any, exposed: Any, data: Any
@@ -236,7 +236,6 @@ def test_whatever_upstream_answers_a_call_gives_a_value_or_an_error_that_shows_n
 
 
 @pytest.mark.parametrize("name", CALLS)
-@settings(max_examples=60, deadline=None)
 @given(body=_made_up, status=_status)
 def test_whatever_json_upstream_makes_up_a_call_gives_a_value_or_an_error(
     name: str, virtually: Any, exposed: Any, body: Any, status: int

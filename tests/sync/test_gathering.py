@@ -5,7 +5,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmate_async import FlowMate
@@ -85,7 +85,6 @@ def test_after_a_rush_they_are_gathered_again(virtually):
     assert len([names for at, names in writes if at > 0.05]) <= 3
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seconds=st.lists(st.integers(1, 60).map(lambda ms: ms / 1000), min_size=1, max_size=80),
     concurrency=st.integers(1, 30),

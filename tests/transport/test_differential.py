@@ -274,13 +274,13 @@ def test_both_read_the_same_bytes_alike(theatre, capsys):
 
 
 @given(choose=st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 def test_no_small_stream_is_read_differently(theatre, choose):
     theatre.perform(case(choose))
 
 
 @given(choose=st.randoms(use_true_random=False), cut=st.integers(0, 400))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=5 * settings().max_examples)
 def test_where_a_stream_is_cut_changes_nothing(choose, cut):
     """In the wire transport's own reader, without a network: whole, cut in two anywhere, and byte by byte."""
     played = case(choose)

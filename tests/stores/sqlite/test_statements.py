@@ -137,7 +137,7 @@ async def contents(store, run):
     )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=WRITES, batch=WRITES)
 def test_a_batch_ends_as_its_users_written_one_by_one(tmp_path, key, before, batch):
     """Also of a user who is in it more than once."""
