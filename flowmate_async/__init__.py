@@ -32,6 +32,7 @@ from flowmate_async.errors import PermissionDeniedError as PermissionDeniedError
 from flowmate_async.errors import ProtocolError as ProtocolError
 from flowmate_async.errors import RateLimitedError as RateLimitedError
 from flowmate_async.errors import RefreshFailedError as RefreshFailedError
+from flowmate_async.errors import RunInProgressError as RunInProgressError
 from flowmate_async.errors import SecretNotFoundError as SecretNotFoundError
 from flowmate_async.errors import StoreError as StoreError
 from flowmate_async.errors import TooManyFailuresError as TooManyFailuresError
@@ -131,6 +132,7 @@ __all__ = [
     "RefreshFailedError",
     "Response",
     "RetryPolicy",
+    "RunInProgressError",
     "Secret",
     "SecretNotFoundError",
     "SecretSummary",

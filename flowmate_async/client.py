@@ -483,7 +483,7 @@ class FlowMate:
             executor: reads and stores the users; by default this client does.
 
         Raises:
-            CheckpointError: another run holds the store.
+            RunInProgressError: another run holds the store.
             StoreError: the store belongs to another upstream, or cannot be written.
             ConfigurationError: ``options.delta`` requires a store that keeps tokens, and this one does not;
                 or ``users`` is a single username, or ``store`` a URL.

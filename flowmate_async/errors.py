@@ -23,6 +23,7 @@
     ├── WorkerLostError           the worker processes of a run keep dying
     ├── StoreError                the store cannot be opened, read or written
     └── CheckpointError           the progress of a run cannot be recorded or read
+        └── RunInProgressError    another run holds the store
 
 Each says what happened, to which user and secret, at which endpoint, and what to do. None carries a
 credential: messages are made of the library's own words, ids and sanitised upstream text.
@@ -48,6 +49,7 @@ __all__ = [
     "ProtocolError",
     "RateLimitedError",
     "RefreshFailedError",
+    "RunInProgressError",
     "SecretNotFoundError",
     "StoreError",
     "TooManyFailuresError",
@@ -242,4 +244,8 @@ class StoreError(FlowMateError):
 
 
 class CheckpointError(FlowMateError):
-    """Raised when a run's progress cannot be recorded or read, as when another run holds the store."""
+    """Raised when a run's progress cannot be recorded or read."""
+
+
+class RunInProgressError(CheckpointError):
+    """Raised when another run holds the store; nothing was sent or written."""

@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
@@ -10,8 +11,9 @@ from cyclopts import App, CycloptsError
 
 from flowmate_async import __version__
 from flowmate_async.cli.configuration import fill_from_file
+from flowmate_async.cli.ending import Listeners, ending_of, is_sync
 from flowmate_async.cli.examples import show_examples
-from flowmate_async.cli.exits import Exit, exit_code, print_error
+from flowmate_async.cli.exits import Exit, UsageError, exit_code, print_error
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.streams import prepare_streams
 from flowmate_async.cli.variables import drop_empty_variables, misspelled
@@ -23,8 +25,8 @@ app: App = App(
     version=__version__,
     config=(fill_from_file,),
     help_epilogue="Exit codes: 0 ok, 1 some users failed, 2 usage, configuration or store, "
-    "3 FlowMate unusable, 130 interrupted (what was acknowledged is kept). flowmate run ends as its command "
-    "does.",
+    "3 FlowMate unusable, 70 a bug, 130 interrupted (what was acknowledged is kept). flowmate run ends as "
+    "its command does.",
 )
 _HELP = frozenset({"--help", "-h"})
 
@@ -64,18 +66,31 @@ def run(arguments: list[str]) -> int:
         print_error(f"{name} is set, and nothing reads it. Did you mean {near}?")
     if not _HELP.isdisjoint(arguments):
         show_examples(app)  # which imports every command
+    with ending_of(arguments) as ending:
+        code, error = _outcome(arguments)
+        if ending.listeners is None and code != Exit.OK and is_sync(arguments):  # it never began
+            ending.listeners = Listeners.unparsed(arguments, os.environ)
+        return ending.tell(code, error)
+
+
+def _outcome(arguments: list[str]) -> tuple[int, FlowMateError | None]:
+    """Run a command. Return its exit code, and the error that ended it, which is printed."""
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-        return _ended(command, bound.args, bound.kwargs)
-    except CycloptsError as error:
-        print_error(f"{error} See: {' '.join(('flowmate', *(error.command_chain or ())))} --help")
-        return Exit.USAGE
-    except FlowMateError as error:
-        print_error(str(error))
-        return exit_code(error)
+        return _ended(command, bound.args, bound.kwargs), None
+    except CycloptsError as unparsable:
+        chain = " ".join(("flowmate", *(unparsable.command_chain or ())))
+        error: FlowMateError = UsageError(str(unparsable).removesuffix("."), advice=f"See: {chain} --help")
+    except FlowMateError as raised:
+        error = raised
     except KeyboardInterrupt:
         print_error("interrupted")
-        return Exit.INTERRUPTED
+        return Exit.INTERRUPTED, None
+    except Exception:  # noqa: BLE001 - a bug must not look like one of the other exit codes
+        traceback.print_exc()
+        return Exit.CRASHED, None
+    print_error(str(error))
+    return exit_code(error), error
 
 
 def _ended(command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

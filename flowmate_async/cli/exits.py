@@ -40,7 +40,12 @@ class Exit(IntEnum):
     SOME_FAILED = 1
     USAGE = 2
     UPSTREAM = 3
+    CRASHED = 70
     INTERRUPTED = 130
+
+
+class UsageError(ConfigurationError):
+    """A command line that cannot be parsed."""
 
 
 def exit_code(error: FlowMateError) -> Exit:

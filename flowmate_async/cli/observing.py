@@ -1,37 +1,18 @@
 """Monitoring flags: a metrics port, a metrics file, OpenTelemetry; each is imported only when used."""
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from anyio import to_thread
 from cyclopts import Parameter
 
-from flowmate_async.cli.exits import Exit, print_status
+from flowmate_async.cli.exits import print_status
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.system.private_files import require_replaceable
 
 if TYPE_CHECKING:
     from flowmate_async.integrations.observable import Observable
-
-_BEGINS = b"# HELP flowmate_"
-
-
-class Observed:
-    """How a command ended, for the metrics file; the default is an unexpected end.
-
-    Attributes:
-        exit_code: the command's exit code.
-        complete: whether every user was tried.
-    """
-
-    def __init__(self) -> None:
-        self.began: float = time.time()
-        self.exit_code: int = Exit.UPSTREAM
-        self.complete = False
 
 
 @Parameter(name="*", group="Metrics")
@@ -116,13 +97,14 @@ class WatchFlags:
 @Parameter(name="*", group="Metrics")
 @dataclass(frozen=True, kw_only=True)
 class MetricsFlags(WatchFlags):
-    """The same flags for a command that ends by itself and can write a metrics file at the end."""
+    """The same flags for a command that ends by itself and can write a metrics file."""
 
     metrics_file: Annotated[
         Path | None,
         Parameter(
             env_var="FLOWMATE_METRICS_FILE",
-            help="Write the metrics to this file at the end, for node_exporter's textfile collector.",
+            help="Write how the sync went to this file, however it ends, for node_exporter's textfile "
+            "collector.",
         ),
     ] = None
 
@@ -134,28 +116,6 @@ class MetricsFlags(WatchFlags):
         """
         super().check()
         if self.metrics_file is not None:
-            require_replaceable(self.metrics_file, begins=_BEGINS, what="a file of metrics")
-            import flowmate_async.integrations.prometheus  # noqa: F401, PLC0415 - an extra
+            from flowmate_async.integrations import metrics_file  # noqa: PLC0415 - an extra
 
-    @asynccontextmanager
-    async def observing(self, fm: "Observable", *, leaving: Callable[[], bool]) -> AsyncIterator[Observed]:
-        """In the block, run the configured monitoring; afterwards write the metrics file.
-
-        Args:
-            fm: the entered client.
-            leaving: whether the command is shutting down, and so not ready for work.
-
-        Raises:
-            ConfigurationError: the port is taken, or the file cannot be written.
-        """
-        observed = Observed()
-        async with self.watched(fm, leaving=leaving):
-            try:
-                yield observed
-            finally:
-                if self.metrics_file is not None:
-                    from flowmate_async.integrations import prometheus  # noqa: PLC0415 - an extra
-
-                    seconds = time.time() - observed.began
-                    run = prometheus.RunEnd(observed.exit_code, observed.complete, seconds)
-                    await to_thread.run_sync(prometheus.write_file, self.metrics_file, fm, run)
+            metrics_file.require_metrics_path(self.metrics_file)

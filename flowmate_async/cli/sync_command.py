@@ -12,7 +12,8 @@ from cyclopts import Parameter
 
 from flowmate_async.cli.cluster import Cluster, ClusterFlags
 from flowmate_async.cli.delta_flags import DeltaFlags
-from flowmate_async.cli.exits import Exit, exit_code, print_data, print_json
+from flowmate_async.cli.ending import Listeners, current
+from flowmate_async.cli.exits import Exit, exit_code, print_data, print_error, print_json
 from flowmate_async.cli.interrupts import graceful
 from flowmate_async.cli.local_pool import LocalPool
 from flowmate_async.cli.notify_flags import NotifyFlags, deliver
@@ -23,7 +24,10 @@ from flowmate_async.cli.sync_output import planned, show
 from flowmate_async.cli.usernames import checked_usernames, read_usernames
 from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError, FlowMateError
+from flowmate_async.events import Event
 from flowmate_async.reporting import recording, require_report_path, write_report
+from flowmate_async.reporting.recorder import Observation
+from flowmate_async.stores import Store
 from flowmate_async.sync.engine import SyncOptions
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.removal import DEFAULT_MAX_REMOVED_SHARE, RemovalPolicy
@@ -164,6 +168,8 @@ async def sync(  # noqa: PLR0913 - a group of flags each
         notify: Who hears of broken credentials.
         connection: How FlowMate is reached.
     """
+    ending = current()
+    ending.listeners = Listeners() if delta.dry_run else Listeners(metrics_file=metrics.metrics_file)
     names = selection.usernames(usernames)
     options = run.options(delta.policy())
     for path in run.report:
@@ -172,36 +178,33 @@ async def sync(  # noqa: PLR0913 - a group of flags each
     notifier = notify.notifier()
     if delta.dry_run:
         return await _dry_run(connection, store, names, options.delta, as_json=run.json)
-    pool = _pool(run, store, connection, cluster, options.delta)
-    client, stop = connection.client() if pool is None else pool.client(), asyncio.Event()
-    async with (
-        store.open(create=True) as opened,
-        client as fm,
-        metrics.observing(_aggregate(pool, fm), leaving=stop.is_set) as observed,
-    ):
-        executor = None if pool is None else pool.executor(opened)
-        job = partial(fm.sync, opened, names, options=options, stop=stop, executor=executor)
-        with (
-            recording(_aggregate(pool, fm).stats, elsewhere=run.celery)
-            if run.report
-            else nullcontext() as record
-        ):
-            report, error = await _ended(job, stop)
-        await deliver(notify, notifier, fm, opened)
-        observed.exit_code, observed.complete = _exit(report, error), report is not None and report.complete
-        for path in run.report:
-            await write_report(
-                path,
-                opened,
-                report=report,
-                error=str(error) if error else None,
-                observed=None if record is None else record.observation(),
-            )
-    if error is not None:
-        raise error
-    if report is not None:
-        show(report, as_json=run.json)
-    return _exit(report, error)
+    stop = asyncio.Event()
+    with graceful(stop) as interruption:
+        try:
+            pool = _pool(run, store, connection, cluster, options.delta)
+            client = connection.client() if pool is None else pool.client()
+            async with (
+                store.open(create=True) as opened,
+                client as fm,
+                metrics.watched(_aggregate(pool, fm), leaving=stop.is_set),
+            ):
+                executor = None if pool is None else pool.executor(opened)
+                job = partial(fm.sync, opened, names, options=options, stop=stop, executor=executor)
+                end = await _ended(job, stop, opened, _aggregate(pool, fm), run)
+                interruption.drained()
+                if not end.is_refused:
+                    await deliver(notify, notifier, fm, opened)
+                if ending.began_run:
+                    await _write_reports(run, opened, end)
+        except asyncio.CancelledError:
+            if not _is_ours(stop):
+                raise
+            return Exit.INTERRUPTED
+    if end.error is not None:
+        raise end.error
+    if end.report is not None:
+        show(end.report, as_json=run.json)
+    return _exit(end.report)
 
 
 def _pool(
@@ -236,29 +239,77 @@ async def _dry_run(
     return Exit.SOME_FAILED if plan.failed else Exit.OK
 
 
-def _exit(report: SyncReport | None, error: FlowMateError | None) -> Exit:
-    if error is not None:
-        return exit_code(error)
+def _exit(report: SyncReport | None) -> Exit:
     if report is None or not report.complete:
         return Exit.INTERRUPTED
     return Exit.SOME_FAILED if report.failed or report.removal_refused else Exit.OK
 
 
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """A report, or the error that ended the run, or neither if it was cancelled."""
+
+    report: SyncReport | None = None
+    error: FlowMateError | None = None
+    observed: Observation | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the store or the configuration was the reason."""
+        return self.error is not None and exit_code(self.error) is Exit.USAGE
+
+
 async def _ended(
-    job: Callable[..., Awaitable[SyncReport]], stop: asyncio.Event
-) -> tuple[SyncReport | None, FlowMateError | None]:
-    """The report, or the error that ended the run, or neither if it was cancelled."""
-    with graceful(stop), display() as shown:
+    job: Callable[..., Awaitable[SyncReport]],
+    stop: asyncio.Event,
+    store: Store,
+    observable: "Observable",
+    run: RunFlags,
+) -> _End:
+    """Run the sync, show its progress and note its end."""
+    report, error, ending = None, None, current()
+    watched = recording(observable.stats, elsewhere=run.celery) if run.report else nullcontext()
+    with watched as record, display() as shown:
+
+        def told(event: Event) -> None:
+            ending.note(event)
+            shown(event)
+
         try:
-            return await job(on_event=shown), None
-        except FlowMateError as error:
-            # If the store or the configuration was refused, there is no run to report on.
-            if exit_code(error) is Exit.USAGE:
-                raise
-            return None, error
+            if not stop.is_set():
+                report = await job(on_event=told)
+        except FlowMateError as raised:
+            error = raised
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not stop.is_set() or task is None:
+            if not _is_ours(stop):
                 raise
-            task.uncancel()  # ours, by a second signal or the drain's end; what follows may await again
-            return None, None
+        finally:
+            complete = report is not None and report.complete
+            await ending.note_end(store, observable.stats, complete=complete)
+    return _End(report=report, error=error, observed=None if record is None else record.observation())
+
+
+def _is_ours(stop: asyncio.Event) -> bool:
+    """Return whether a second signal or the drain's end caused a cancellation, and take it back if so."""
+    task = asyncio.current_task()
+    if not stop.is_set() or task is None:
+        return False
+    task.uncancel()
+    return True
+
+
+async def _write_reports(run: RunFlags, store: Store, end: _End) -> None:
+    """Write the report files. If the sync failed, a failure to write them is printed and no more."""
+    for path in run.report:
+        try:
+            await write_report(
+                path,
+                store,
+                report=end.report,
+                error=str(end.error) if end.error else None,
+                observed=end.observed,
+            )
+        except FlowMateError as problem:
+            if end.error is None:
+                raise
+            print_error(str(problem))

@@ -10,13 +10,8 @@ translates on each scrape. No metric names a user or a secret. Needs the extra `
             ...
 """
 
-import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
-
-import msgspec
 
 from flowmate_async.engine.coordination import CoordinationStatistics
 from flowmate_async.errors import ConfigurationError
@@ -28,9 +23,7 @@ try:
     from prometheus_client import (
         CONTENT_TYPE_LATEST,
         CollectorRegistry,
-        Gauge,
         generate_latest,
-        write_to_textfile,
     )
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
     from prometheus_client.metrics_core import Metric
@@ -43,11 +36,9 @@ except ImportError as _missing:
 
 __all__ = [
     "FlowMateCollector",
-    "RunEnd",
     "instrument",
     "is_ready",
     "serve",
-    "write_file",
 ]
 
 _BOUNDS = tuple(2.0**power for power in range(-11, 7))
@@ -144,51 +135,6 @@ def problem_of(fm: Observable) -> str:
     if not shared.connected:
         return f"Redis cannot be used: {shared.problem}"
     return f"processes were told different things: {', '.join(shared.differing)}"
-
-
-class RunEnd(msgspec.Struct, frozen=True):
-    """How a sync ended.
-
-    Attributes:
-        exit_code: the process's exit code.
-        complete: whether every user was tried.
-        seconds: how long it took.
-    """
-
-    exit_code: int
-    complete: bool
-    seconds: float
-
-
-def write_file(path: Path, fm: Observable, run: RunEnd) -> None:
-    """Write the metrics for node_exporter's textfile collector, replacing the file atomically.
-
-    The umask decides who can read the file, since the collector must; it names no user.
-
-    Args:
-        path: ends in ``.prom``, as the collector requires.
-        fm: the client.
-        run: how the sync ended.
-
-    Raises:
-        ConfigurationError: it cannot be written.
-    """
-    registry = CollectorRegistry()
-    with instrument(fm, registry=registry):
-        for name, text, value in (
-            ("flowmate_sync_exit_code", "What the last sync ended with.", run.exit_code),
-            ("flowmate_sync_complete", "1 when the last sync tried every user.", run.complete),
-            ("flowmate_sync_seconds", "How long the last sync took.", run.seconds),
-            ("flowmate_sync_ended_timestamp_seconds", "When the last sync ended.", time.time()),
-        ):
-            Gauge(name, text, registry=registry).set(value)
-        try:
-            write_to_textfile(os.fspath(path), registry)
-        except OSError as problem:
-            reason = problem.strerror
-        else:
-            return
-    raise ConfigurationError(f"the metrics file {path} cannot be written: {reason}")
 
 
 class FlowMateCollector(Collector):

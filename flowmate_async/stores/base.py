@@ -281,7 +281,7 @@ class Store(Protocol):
         is lost.
 
         Raises:
-            CheckpointError: another run holds it.
+            RunInProgressError: another run holds it.
         """
         ...
 

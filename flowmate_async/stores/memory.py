@@ -13,7 +13,7 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from flowmate_async.errors import CheckpointError
+from flowmate_async.errors import RunInProgressError
 from flowmate_async.health.policy import HealthPolicy
 from flowmate_async.health.records import HealthRecord, Notice, Sighting
 from flowmate_async.redaction import Redacted
@@ -81,7 +81,7 @@ class MemoryStore:
     @asynccontextmanager
     async def exclusive_run(self) -> AsyncIterator[None]:
         if self._running:
-            raise CheckpointError("another run holds this store in memory", advice="Wait for it to end")
+            raise RunInProgressError("another run holds this store in memory", advice="Wait for it to end")
         self._running = True
         try:
             yield

@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from flowmate_async.errors import CheckpointError
+from flowmate_async.errors import RunInProgressError
 from flowmate_async.redaction import shown_path
 from flowmate_async.stores.database_file import open_file, prepare_file
 
@@ -27,7 +27,7 @@ class RunLock:
         """Take the lock, or fail after the waiting time.
 
         Raises:
-            CheckpointError: another run holds it.
+            RunInProgressError: another run holds it.
             StoreError: its file cannot be used.
         """
         prepare_file(self.path)
@@ -41,7 +41,7 @@ class RunLock:
         else:
             return
         self.release()
-        raise CheckpointError(
+        raise RunInProgressError(
             f"another run holds {shown_path(self.path)}",
             advice="Wait for it to end, or stop its process; the lock goes with it, leave the file alone",
         )

@@ -1,5 +1,6 @@
 """``flowmate sync`` under observation: the metrics port, the metrics file, OpenTelemetry."""
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -9,11 +10,9 @@ from urllib.error import HTTPError
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowmate_async.cli.observing import MetricsFlags
-
 from .conftest import FLOWMATE, connect, twin_process
 
-USAGE, UPSTREAM, SOME_FAILED, INTERRUPTED = 2, 3, 1, 130
+USAGE, UPSTREAM, SOME_FAILED, INTERRUPTED, CRASHED = 2, 3, 1, 130, 70
 
 
 def samples(text):
@@ -25,49 +24,162 @@ def samples(text):
 
 
 class TestFile:
-    def test_it_says_how_the_sync_ended(self, flowmate, connected, home):
-        assert flowmate("sync", "--all-users", "--metrics-file", "flowmate.prom").code == 0
-        found = samples((home / "flowmate.prom").read_text())
-        assert found["flowmate_sync_exit_code",] == 0
-        assert found["flowmate_sync_complete",] == 1
-        assert found["flowmate_users_total", "synced"] == 12
-        assert time.time() - found["flowmate_sync_ended_timestamp_seconds",] < 60
+    """The metrics file agrees with the exit code, however the sync ends."""
+
+    ARGUMENTS = ("sync", "--all-users", "--metrics-file", "flowmate.prom")
+
+    @pytest.fixture
+    def read(self, home):
+        return lambda: {
+            name[0].removeprefix("flowmate_sync_"): value
+            for name, value in samples((home / "flowmate.prom").read_text()).items()
+            if len(name) == 1
+        }
+
+    def test_it_says_how_the_sync_ended(self, flowmate, connected, home, read):
+        assert flowmate(*self.ARGUMENTS).code == 0
+        found = read()
+        assert (found["last_run_exit_code"], found["last_run_complete"], found["running"]) == (0, 1, 0)
+        assert found["last_run_requests"] > 12
+        assert found["last_run_secrets"] == len(connected.truth())
+        assert time.time() - found["last_success_timestamp_seconds"] < 60
+        assert samples((home / "flowmate.prom").read_text())["flowmate_sync_last_run_users", "synced"] == 12
         assert [path.name for path in home.glob("*.prom*")] == ["flowmate.prom"]
 
-    def test_the_next_sync_replaces_it_also_when_it_fails(self, flowmate, connected, home, monkeypatch):
-        flowmate("sync", "--all-users", "--metrics-file", "flowmate.prom")
+    def test_a_failed_sync_keeps_the_last_success(self, flowmate, connected, monkeypatch, read):
+        flowmate(*self.ARGUMENTS)
+        before = read()
         monkeypatch.setenv("FLOWMATE_ADMIN_TOKEN", "rejected-rejected-rejected")
-        assert flowmate("sync", "--all-users", "--metrics-file", "flowmate.prom").code == UPSTREAM
-        found = samples((home / "flowmate.prom").read_text())
-        assert found["flowmate_sync_exit_code",] == UPSTREAM
-        assert found["flowmate_sync_complete",] == 0
+        assert flowmate(*self.ARGUMENTS).code == UPSTREAM
+        found = read()
+        assert (found["last_run_exit_code"], found["last_run_complete"]) == (UPSTREAM, 0)
+        assert found["last_success_timestamp_seconds"] == before["last_success_timestamp_seconds"]
 
-    @pytest.mark.anyio
-    async def test_a_crash_never_looks_like_success(self, fm, tmp_path):
-        """An unexpected error, for which no exit code is defined."""
+    @pytest.mark.parametrize(
+        ("unset", "flags"),
+        [
+            ("FLOWMATE_STORE_KEY", []),
+            ("FLOWMATE_ADMIN_TOKEN", []),
+            ("FLOWMATE_STORE", []),
+            (None, ["--no-such-flag"]),
+            (None, ["--rate", "fast"]),
+            (None, ["--config", "missing.toml"]),
+            (None, ["--report", "no/such/folder.json"]),
+            (None, ["--max-failures", "-1"]),
+            (None, ["--notify-command", "'"]),
+            (None, ["--metrics-port", "70000"]),
+        ],
+    )
+    def test_a_sync_that_never_starts_writes_it(self, flowmate, connected, monkeypatch, read, unset, flags):
+        if unset:
+            monkeypatch.delenv(unset)
+        ended = flowmate(*self.ARGUMENTS, *flags)
+        assert ended.code == USAGE
+        found = read()
+        assert (found["last_run_exit_code"], found["last_run_complete"]) == (USAGE, 0)
+        assert found["last_success_timestamp_seconds"] == 0
 
-        async def crash():
-            flags = MetricsFlags(metrics_file=tmp_path / "flowmate.prom")
-            async with flags.observing(fm, leaving=lambda: False):
-                raise ZeroDivisionError
+    def test_an_environment_variable_names_it_also_for_a_usage_error(
+        self, flowmate, connected, monkeypatch, read
+    ):
+        monkeypatch.setenv("FLOWMATE_METRICS_FILE", "flowmate.prom")
+        assert flowmate("sync", "--no-such-flag").code == USAGE
+        assert read()["last_run_exit_code"] == USAGE
 
-        with pytest.raises(ZeroDivisionError):
-            await crash()
-        found = samples((tmp_path / "flowmate.prom").read_text())
-        assert found["flowmate_sync_exit_code",] == UPSTREAM
-        assert found["flowmate_sync_complete",] == 0
+    @pytest.mark.parametrize("flags", [["--help"], ["--dry-run", "--all-users"]], ids=str)
+    def test_what_is_no_sync_writes_none(self, flowmate, connected, home, flags):
+        flowmate("sync", "--all-users")
+        assert flowmate("sync", "--metrics-file", "flowmate.prom", *flags).code == 0
+        assert not (home / "flowmate.prom").exists()
+
+    def test_a_refused_overlap_leaves_it_alone(self, flowmate, connected, home):
+        flowmate(*self.ARGUMENTS)
+        before = (home / "flowmate.prom").read_bytes()
+        with held(home / "credentials.db"):
+            ended = flowmate(*self.ARGUMENTS)
+        assert ended.code == USAGE
+        assert "another run holds" in ended.complaint
+        assert (home / "flowmate.prom").read_bytes() == before
+        beside = samples((home / "flowmate.refused.prom").read_text())
+        assert time.time() - beside["flowmate_sync_refused_timestamp_seconds",] < 60
+
+    def test_a_crash_has_an_exit_code_of_its_own(self, flowmate, connected, monkeypatch, read):
+        """An unexpected error must look neither like success nor like failed users."""
+
+        async def crash(*_args, **_options):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("flowmate_async.client.FlowMate.sync", crash)
+        ended = flowmate(*self.ARGUMENTS)
+        found = read()
+        assert ended.code == found["last_run_exit_code"] == CRASHED
+        assert found["last_run_complete"] == 0
 
     def test_some_failed_users_are_told(self, flowmate, connected, home):
         ended = flowmate("sync", "nobody-at-all", "--metrics-file", "flowmate.prom")
         found = samples((home / "flowmate.prom").read_text())
-        assert ended.code == found["flowmate_sync_exit_code",] == SOME_FAILED
+        assert ended.code == found["flowmate_sync_last_run_exit_code",] == SOME_FAILED
+        assert found["flowmate_sync_last_run_failed_users", "user_not_found"] == 1
 
     def test_another_file_is_never_overwritten(self, flowmate, connected, home):
         (home / "novel.txt").write_text("It was a dark and stormy night")
-        ended = flowmate("sync", "--all-users", "--metrics-file", "novel.txt")
+        for flags in ((), ("--no-such-flag",)):
+            ended = flowmate("sync", "--all-users", "--metrics-file", "novel.txt", *flags)
+            assert ended.code == USAGE
+            assert "not a file of metrics" in ended.err
+            assert "stormy" in (home / "novel.txt").read_text()
+
+    def test_a_success_that_cannot_be_reported_is_no_success(self, flowmate, connected, home, monkeypatch):
+        """The folder vanishes during the sync, as a mount may."""
+        (home / "textfiles").mkdir()
+        monkeypatch.setattr(
+            "flowmate_async.cli.sync_command.show", lambda *_, **__: (home / "textfiles").rmdir()
+        )
+        monkeypatch.setattr("flowmate_async.integrations.metrics_file.write_running", lambda *_, **__: None)
+        ended = flowmate("sync", "--all-users", "--metrics-file", "textfiles/flowmate.prom")
         assert ended.code == USAGE
-        assert "not a file of metrics" in ended.complaint
-        assert "stormy" in (home / "novel.txt").read_text()
+        assert "cannot be written" in ended.err
+
+
+@contextlib.contextmanager
+def held(store):
+    """Hold a store's run lock in another process."""
+    code = (
+        "import sys; from pathlib import Path; from flowmate_async.stores.run_lock import RunLock\n"
+        "lock = RunLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(store)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield
+        process.stdin.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM is POSIX")
+def test_sigterm_at_any_moment_ends_with_130_and_metrics(home, monkeypatch):
+    """From the first line of the command on, before there is a loop or a run."""
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "from flowmate_async.cli import app\n"
+        "def kill(): time.sleep(float(sys.argv[1])); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "thread = threading.Thread(target=kill, daemon=True)\n"
+        "outcome = app._outcome\n"
+        "def begun(arguments): thread.start(); return outcome(arguments)\n"
+        "app._outcome = begun\n"
+        "sys.exit(app.run(sys.argv[2:]))\n"
+    )
+    flags = ["sync", "--all-users", "--rate", "20", "--burst", "5", "--metrics-file", "flowmate.prom"]
+    with twin_process("--users", "200", "--seed", "7") as twin:
+        connect(twin, monkeypatch, home)
+        for delay in (0, 0.05, 0.2, 0.5, 1, 2):
+            command = [sys.executable, "-c", code, str(delay), *flags]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            found = samples((home / "flowmate.prom").read_text())
+            assert done.returncode == INTERRUPTED, (delay, done.stderr)
+            assert found["flowmate_sync_last_run_exit_code",] == INTERRUPTED, delay
+            assert found["flowmate_sync_running",] == 0
+            assert "Traceback" not in done.stderr
+            (home / "flowmate.prom").unlink()
 
 
 class TestPort:

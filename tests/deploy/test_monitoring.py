@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from flowmate_async import FlowMate
 from flowmate_async.cli.app import run
 from flowmate_async.engine.coordination import CoordinationStatistics
+from flowmate_async.integrations.metrics_file import write_refused
 from flowmate_async.integrations.prometheus import FlowMateCollector
 from tests.cli.conftest import connect
 
@@ -52,7 +53,8 @@ def _metrics_file(tmp_path_factory, twin):
         patch.setenv("XDG_CONFIG_HOME", str(folder))
         connect(twin, patch, folder)
         assert run(["sync", "--all-users", "--metrics-file", str(folder / "flowmate.prom")]) == 0
-    return (folder / "flowmate.prom").read_text()
+    write_refused(folder / "flowmate.prom")
+    return "".join(path.read_text() for path in sorted(folder.glob("*.prom")))
 
 
 def names(expression):

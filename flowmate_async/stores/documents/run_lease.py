@@ -14,7 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from flowmate_async.clock import Clock
-from flowmate_async.errors import CheckpointError, FlowMateError
+from flowmate_async.errors import FlowMateError, RunInProgressError
 from flowmate_async.stores.documents.base import RunLease, StoreState
 from flowmate_async.stores.held_lock import LockHolder, cancelled_when_lost
 from flowmate_async.system.finishing import finish_despite_cancellation
@@ -33,7 +33,8 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
         where: the store, for messages.
 
     Raises:
-        CheckpointError: another run holds it, or it was lost.
+        RunInProgressError: another run holds it.
+        CheckpointError: it was lost.
     """
     owner = os.urandom(16).hex()
 
@@ -41,7 +42,7 @@ async def held_lease(change: Change, *, clock: Clock, seconds: float, where: str
         now, lease = clock.wall(), state.lease
         if lease is not None and lease.owner != owner and lease.until > now:
             until = datetime.fromtimestamp(lease.until, UTC).strftime("%H:%M:%S UTC")
-            raise CheckpointError(
+            raise RunInProgressError(
                 f"another run holds the store {where} until {until}, and for longer if it goes on",
                 advice="Wait for it to end, or stop its process and wait until then",
             )

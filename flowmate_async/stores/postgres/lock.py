@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from flowmate_async.errors import CheckpointError, StoreError
+from flowmate_async.errors import RunInProgressError, StoreError
 from flowmate_async.stores.held_lock import LockHolder, cancelled_when_lost
 from flowmate_async.stores.postgres.address import Address, driver, guarded
 from flowmate_async.system.driver_boundary import DriverBoundary
@@ -56,7 +56,8 @@ async def held_lock(
         announce: records the new holder where every write checks it.
 
     Raises:
-        CheckpointError: another run holds it, or it was lost.
+        RunInProgressError: another run holds it.
+        CheckpointError: it was lost.
         StoreError: the server cannot be used, or a pooler in between does not keep sessions.
     """
     connection = await guarded(driver().connect(**options), address)
@@ -88,7 +89,7 @@ async def is_held(connection: Any, number: int) -> bool:
 async def _take(connection: Any, number: int, address: Address) -> None:
     await guarded(connection.execute(_STAY), address)
     if not await guarded(connection.fetchval("SELECT pg_try_advisory_lock($1)", number), address):
-        raise CheckpointError(
+        raise RunInProgressError(
             f"another run holds the store {address.where}",
             advice="Wait for it to end, or stop its process; the lock goes with its connection",
         )
