@@ -19,7 +19,7 @@ from flowmate_async.health.from_secret import ends_at
 from flowmate_async.health.observations import Observation, Observed, observed_failure
 from flowmate_async.health.outage import Renewals
 from flowmate_async.health.policy import HealthPolicy
-from flowmate_async.health.records import Credential, HealthRecord, Sighting, observed, settled, was_failing
+from flowmate_async.health.records import Credential, HealthRecord, Sighting, failed_at, observed, settled
 from flowmate_async.health.telling import event_of
 from flowmate_async.values.secrets import Secret
 
@@ -139,8 +139,8 @@ class HealthWatch:
         due = [(key, record) for key, record in self._records.items() if record.evidence.pending]
         renewals, self._renewals = self._renewals, Renewals(self._policy)
         for _, record in due:
-            if was_failing(record):
-                renewals.failed(record.credential.auth_client_id, at=record.evidence.pending.last)
+            if (at := failed_at(record)) is not None:
+                renewals.failed(record.credential.auth_client_id, at=at)
         for key, record in due:
             client, at = record.credential.auth_client_id, record.evidence.pending.last
             self._settle(key, record, outage=renewals.are_outage(client, at=at))

@@ -214,9 +214,16 @@ def _notice(kind: str, record: HealthRecord, now: float) -> Notice:
     )
 
 
-def was_failing(record: HealthRecord) -> bool:
-    """Return whether its failures count towards an outage: it was not broken before."""
-    return bool(record.evidence.pending) and record.health.state is not HealthState.BROKEN
+def failed_at(record: HealthRecord) -> float | None:
+    """Return when its last renewal failed, if that counts towards an outage: it was not broken before.
+
+    A failure that was settled as part of an outage still counts: the process may have been killed before it
+    settled the others.
+    """
+    if record.health.state is HealthState.BROKEN:
+        return None
+    series = record.evidence.pending or record.evidence.outage
+    return series.last if series else None
 
 
 def in_outage(record: HealthRecord) -> bool:

@@ -22,9 +22,9 @@ from flowmate_async.health.records import (
     Notice,
     Settled,
     Sighting,
+    failed_at,
     in_outage,
     settled,
-    was_failing,
 )
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.stores.health import KeepsHealth
@@ -116,8 +116,8 @@ async def settle_run(store: Store, run: Run, *, policy: HealthPolicy, now: float
     is_empty = True
     async for record in store.health():
         is_empty = False
-        if was_failing(record):
-            failing.append((record.credential.auth_client_id, record.evidence.pending.last))
+        if (at := failed_at(record)) is not None:
+            failing.append((record.credential.auth_client_id, at))
         if in_outage(record) and record.credential.auth_client_id is not None:
             ongoing.add(record.credential.auth_client_id)
     if is_empty:
