@@ -8,7 +8,7 @@ import pytest
 
 from flowmate_async.health import HealthPolicy
 from flowmate_async.stores import StoreKey, open_store
-from flowmate_async.stores.sqlite import health as sqlite_health
+from flowmate_async.stores.sql import health as sql_health
 from flowmate_async.sync.health import settle_run
 from tests.health.world import Tenant
 
@@ -49,7 +49,7 @@ async def states(store):
 
 @pytest.mark.parametrize("left", [1, 4, 5])
 async def test_an_outage_stays_one_when_its_settling_is_interrupted(tmp_path, monkeypatch, left):
-    monkeypatch.setattr(sqlite_health, "PAGE", 1)
+    monkeypatch.setattr(sql_health, "PAGE", 1)
     tenant = Tenant(users=30, clients=1)
     tenant.revoke(*tenant.tokens)
     async with tenant.sandbox, open_store(f"sqlite:///{tmp_path / 'credentials.db'}", key=KEY) as store:
