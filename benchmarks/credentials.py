@@ -147,7 +147,7 @@ async def _crowd(count: int, *, in_flight: bool) -> float:
 def fill(count: int, *, traced: bool) -> float:
     """(c) Bytes an entry, by tracemalloc or by the resident set."""
     fm = client(cache_capacity=count)
-    credentials = fm._credentials  # noqa: SLF001 - filled without a million requests
+    credentials = fm._parts.credentials  # noqa: SLF001 - filled without a million requests
     keep = credentials._keep  # noqa: SLF001
     gc.collect()
     if traced:

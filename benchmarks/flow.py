@@ -215,7 +215,7 @@ async def bare_loop(twin: Twin, transport: str, seconds: float) -> float:
                 await carrier.send("GET", f"/secrets/{secret_id}", headers, None, limits)
                 counted += now >= end - seconds
 
-        await asyncio.gather(*(ask(fm._transport) for _ in range(LATENCY_CONCURRENCY)))  # noqa: SLF001
+        await asyncio.gather(*(ask(fm._parts.transport) for _ in range(LATENCY_CONCURRENCY)))  # noqa: SLF001
         return counted / seconds
 
 

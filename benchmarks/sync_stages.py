@@ -42,7 +42,7 @@ _LIMITS = Limits(timeout_seconds=30, max_body_bytes=1 << 20)
 
 async def exchange(fm: FlowMate, usernames: list[str]) -> None:
     """The same requests through the bare transport."""
-    transport, left = fm._transport, iter(usernames)  # noqa: SLF001 - what is below the library's face
+    transport, left = fm._parts.transport, iter(usernames)  # noqa: SLF001 - what is below the library's face
 
     async def work() -> None:
         for username in left:

@@ -6,7 +6,6 @@ All rules are implemented in :class:`~flowmate_async.FlowMate`, which runs on an
 
 import asyncio
 import importlib.util
-import inspect
 import threading
 from collections.abc import (
     AsyncGenerator,
@@ -29,7 +28,7 @@ from contextlib import (
     suppress,
 )
 from types import TracebackType
-from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
+from typing import Any, Generic, NoReturn, Self, TypeVar, cast
 from weakref import WeakSet
 
 import anyio
@@ -55,26 +54,12 @@ from flowmate_async.sync.source import Usernames
 from flowmate_async.system.loop_binding import LoopBinding
 from flowmate_async.values.models import SecretSummary, User, UserToken
 from flowmate_async.values.secrets import Secret
+from flowmate_async.wiring import Settings, with_parameters_of
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 _CLEAN_UP_SECONDS = 10.0
 _SIGNAL_SECONDS = 0.5
-
-
-def _with_parameters_of(
-    other: Callable[P, object],
-) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
-    """Give an ``__init__`` the signature of another class, for type checkers and ``help``."""
-
-    def adopt(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
-        itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-        arguments = inspect.signature(other).parameters.values()
-        init.__signature__ = inspect.Signature([itself, *arguments])  # type: ignore[attr-defined]
-        return init
-
-    return adopt
 
 
 class FlowMateSync:
@@ -93,7 +78,7 @@ class FlowMateSync:
         ConfigurationError: an argument is invalid.
     """
 
-    @_with_parameters_of(FlowMate)
+    @with_parameters_of(Settings)
     def __init__(self, **options: Any) -> None:
         try:
             self._client = FlowMate(**options)

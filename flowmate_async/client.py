@@ -1,57 +1,32 @@
-"""FlowMate: the client. It wires the layers below in the order data flows, and has no logic of its own."""
+"""FlowMate: the client. ``wiring.py`` makes its components; it has no logic of its own."""
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from contextlib import AbstractContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from flowmate_async.access.admin import AdminToken, TokenProvider
-from flowmate_async.access.api import Api, ApiLimits, checked_limits
-from flowmate_async.access.cache import Credentials
-from flowmate_async.access.fetch import SecretFetcher
-from flowmate_async.access.health_watch import HealthWatch
 from flowmate_async.access.leases import Lease
-from flowmate_async.access.listing import Lister
 from flowmate_async.access.prefetch import Prefetch
-from flowmate_async.access.user_tokens import UserTokens
-from flowmate_async.clock import Clock, LoopClock, SystemClock
-from flowmate_async.contract.freshness import FreshnessPolicy
-from flowmate_async.contract.known_secrets import KnownSecrets
-from flowmate_async.engine.breaker import BreakerPolicy
-from flowmate_async.engine.bulkheads import BulkheadPolicy
-from flowmate_async.engine.coordination import Coordination
-from flowmate_async.engine.pacer import FlowPolicy
-from flowmate_async.engine.retry import RetryPolicy
-from flowmate_async.engine.wiring import Traffic, TrafficLimits, TrafficPolicies
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.events import Emitter, Listener
+from flowmate_async.events import Listener
 from flowmate_async.health.policy import DEFAULT_POLICY, HealthPolicy
-from flowmate_async.stats import Stats, StatsListener
-from flowmate_async.stores.base import Store, require_store
+from flowmate_async.stats import Stats
+from flowmate_async.stores.base import Store
 from flowmate_async.stores.health import require_health_keeper
-from flowmate_async.stores.kept_tokens import require_keeper
 from flowmate_async.sync.delivery import Delivery, Notifier, deliver
-from flowmate_async.sync.dry_run import DryRun, SyncPlan
-from flowmate_async.sync.engine import SyncEngine, SyncOptions
-from flowmate_async.sync.health_sink import HealthSink
-from flowmate_async.sync.live_health import LiveHealth, UserHealth
-from flowmate_async.sync.local_executor import LocalExecutor
+from flowmate_async.sync.dry_run import SyncPlan
+from flowmate_async.sync.engine import SyncOptions
+from flowmate_async.sync.live_health import UserHealth
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
-from flowmate_async.sync.reader import UserReader
-from flowmate_async.sync.report import LeftOut, SyncReport, select
+from flowmate_async.sync.report import SyncReport
 from flowmate_async.sync.results import Executor
-from flowmate_async.sync.source import Usernames, require_many
-from flowmate_async.sync.sweep import SweepLimits, sweep_in_batches
+from flowmate_async.sync.source import Usernames
 from flowmate_async.system.loop_binding import LoopBinding, require_asyncio
-from flowmate_async.transport.base import Transport
-from flowmate_async.transport.factory import chosen_transport, transport_by_name
 from flowmate_async.values.models import SecretSummary, User, UserToken
 from flowmate_async.values.secrets import Secret
-from flowmate_async.values.settings import DEFAULT_BASE_URL, check_rate, checked_base_url, proxy_problem
+from flowmate_async.wiring import Parts, Settings, with_parameters_of
 
 _DRAIN_SECONDS = 5.0
 
@@ -102,152 +77,25 @@ class FlowMate:
         ConfigurationError: an argument is invalid.
     """
 
-    def __init__(
-        self,
-        *,
-        admin_token: str | os.PathLike[str] | TokenProvider,
-        base_url: str = DEFAULT_BASE_URL,
-        rate: float | None = 200.0,
-        burst: int = 20,
-        concurrency: int = 64,
-        transport: str | Transport = "auto",
-        limits: ApiLimits | None = None,
-        retry: RetryPolicy | None = None,
-        breaker: BreakerPolicy | None = None,
-        bulkhead: BulkheadPolicy | None = None,
-        flow: FlowPolicy | None = None,
-        freshness: FreshnessPolicy | None = None,
-        cache_capacity: int = 100_000,
-        cache_max_bytes: int = 256 * 1024 * 1024,
-        page_size: int = 100,
-        ca_file: str | Path | None = None,
-        proxy: str | None = None,
-        trust_env: bool = False,
-        keep_refresh_fields: bool = False,
-        on_event: Listener | None = None,
-        coordination: Coordination | None = None,
-        health: HealthPolicy | None = DEFAULT_POLICY,
-        health_store: Store | None = None,
-        clock: Clock | None = None,
-    ) -> None:
+    @with_parameters_of(Settings)
+    def __init__(self, **options: Any) -> None:
+        try:
+            settings = Settings(**options)
+        finally:
+            options.clear()  # the admin token must not stay a local of a frame that may raise
         self._binding = LoopBinding()
-        # This comes first: the token must not be a local of a frame that may raise.
-        admin, admin_token = AdminToken(admin_token), ""
-        admin.check()
-        check_rate(rate, burst, concurrency)
-        # Values that may contain a password are checked in parts and leave this frame before it raises.
-        if isinstance(base_url, str) and "@" in base_url:
-            base_url = "https://user:password@"
-        self._base_url = checked_base_url(base_url)
-        if proxy is not None and (problem := proxy_problem(proxy, base_url=self._base_url)):
-            proxy = None
-            raise ConfigurationError(
-                problem, advice="Leave passwords out, or set trust_env for the system's proxy"
-            )
-        bulkhead = bulkhead or BulkheadPolicy()
-        self._sweep_limits = SweepLimits(tasks=concurrency, refreshes=bulkhead.refreshes)
-        self._clock = LoopClock(clock or SystemClock())
-        self._stats = StatsListener()
-        self._emitter = Emitter(
-            *([on_event] if on_event else []), counters=self._stats, count_answer=self._stats.count_answer
-        )
-        if isinstance(transport, str):
-            transport = chosen_transport(transport, self._base_url, proxy=proxy, trust_env=trust_env)
-            self._transport_name = transport
-            self._transport = transport_by_name(
-                transport, self._base_url, ca_file=ca_file, proxy=proxy, trust_env=trust_env
-            )
-        else:
-            self._transport_name, self._transport = type(transport).__name__, transport
-        self._coordination = coordination
-        if coordination is not None:
-            coordination.join(self._base_url)
-            coordination.on_event(self._emitter.emit)
-        shared = None if coordination is None else coordination.credentials()
-        known = KnownSecrets(clock=self._clock)
-        self._traffic = Traffic(
-            self._transport,
-            limits=TrafficLimits(rate=rate, burst=burst, concurrency=concurrency),
-            policies=TrafficPolicies(
-                flow=flow or FlowPolicy(),
-                retry=retry or RetryPolicy(),
-                breaker=breaker or BreakerPolicy(),
-                bulkhead=bulkhead,
-            ),
-            clock=self._clock,
-            emitter=self._emitter,
-            admin_headers=admin.latest,
-            known=known,
-            coordination=coordination,
-        )
-        limits = checked_limits(limits or ApiLimits())
-        self._api = Api(
-            self._traffic.engine,
-            limits=limits,
-            keep_refresh_fields=keep_refresh_fields,
-            known=known,
-        )
-        self._admin = admin
-        self._tokens = UserTokens(self._api, admin=admin, clock=self._clock, emitter=self._emitter)
-        self._lister = Lister(
-            self._api,
-            tokens=self._tokens,
-            emitter=self._emitter,
-            page_size=page_size,
-            limits=limits,
-            clock=self._clock,
-        )
-        self._fetcher = SecretFetcher(
-            self._api,
-            tokens=self._tokens,
-            emitter=self._emitter,
-            known=known,
-            lister=self._lister,
-            turns=self._traffic.turns,
-            clock=self._clock,
-            max_wait_seconds=limits.max_wait_seconds,
-            shared=shared,
-        )
-        self._traffic.engine.identify_with(self._fetcher.identify)
-        self._sink = None
-        if health is not None and health_store is not None:
-            keeper = require_health_keeper(health_store)
-            self._sink = HealthSink(keeper, policy=health, clock=self._clock)
-        self._watch = None
-        if health is not None:
-            self._watch = HealthWatch(
-                policy=health,
-                known=known,
-                clock=self._clock,
-                emitter=self._emitter,
-                capacity=cache_capacity,
-                on_sighting=None if self._sink is None else self._sink.add,
-            )
-        self._credentials = Credentials(
-            self._fetcher,
-            shared=shared,
-            watch=self._watch,
-            policy=freshness or FreshnessPolicy(),
-            capacity=cache_capacity,
-            max_bytes=cache_max_bytes,
-            clock=self._clock,
-            emitter=self._emitter,
-            binding=self._binding,
-        )
+        self._parts = Parts(settings, binding=self._binding)
         self._entered: AsyncExitStack | None = None
-        self._reader = UserReader(
-            lister=self._lister, fetcher=self._fetcher, tokens=self._tokens, clock=self._clock
-        )
 
     async def __aenter__(self) -> Self:
         if self._entered is not None:
             raise ConfigurationError("the client was entered before", advice="Make a new one")
         require_asyncio()
         async with AsyncExitStack() as entered:
-            if self._coordination is not None:
-                await entered.enter_async_context(self._coordination)
-            await entered.enter_async_context(self._transport)
-            self._clock.bind()
+            if self._parts.coordination is not None:
+                await entered.enter_async_context(self._parts.coordination)
+            await entered.enter_async_context(self._parts.transport)
+            self._parts.clock.bind()
             self._entered = entered.pop_all()
             self._binding.bind()
         return self
@@ -258,18 +106,8 @@ class FlowMate:
         if not self._binding.may_close():
             return
         try:
-            await self._credentials.aclose()
-            self._fetcher.close()
-            await self._traffic.engine.aclose(drain_seconds=_DRAIN_SECONDS)
-            await self._fetcher.aclose()
-            if self._sink is not None:
-                await self._sink.aclose()
+            await self._parts.aclose(drain_seconds=_DRAIN_SECONDS)
         finally:
-            if self._watch is not None:
-                self._watch.close()
-            self._tokens.clear()
-            await self._admin.aclose()
-            self._admin.forget()
             self._binding.unbind()
             if self._entered is not None:
                 await self._entered.__aexit__(kind, error, trace)
@@ -285,7 +123,7 @@ class FlowMate:
     @property
     def base_url(self) -> str:
         """The URL of FlowMate's API, validated."""
-        return self._base_url
+        return self._parts.base_url
 
     async def users(self) -> AsyncIterator[User]:
         """Yield every account of the tenant, including administrators and service accounts.
@@ -295,7 +133,7 @@ class FlowMate:
             PermissionDeniedError: the token is not an admin token.
         """
         self._binding.require()
-        for user in await self._api.users(self._admin):
+        for user in await self._parts.api.users(self._parts.admin):
             yield user
 
     async def impersonate(self, username: str) -> UserToken:
@@ -310,7 +148,7 @@ class FlowMate:
             UserNotFoundError: no such user, or a disabled one.
         """
         self._binding.require()
-        return await self._tokens.token(username)
+        return await self._parts.tokens.token(username)
 
     async def list_secrets(self, username: str) -> list[SecretSummary]:
         """Return every secret of a user, without credentials (docs/contract/OBSERVED.md § Listing).
@@ -327,7 +165,7 @@ class FlowMate:
             IncompleteListingError: the listing kept disagreeing with its own total.
         """
         self._binding.require()
-        return list((await self._lister.list(username)).secrets)
+        return list((await self._parts.lister.list(username)).secrets)
 
     async def get_secret(self, username: str, secret_id: str) -> Secret:
         """Return one secret with its credential, from upstream; single-flight.
@@ -348,7 +186,7 @@ class FlowMate:
             RefreshFailedError: upstream could not refresh it with its provider.
         """
         self._binding.require()
-        return (await self._fetcher.get(username, secret_id)).secret
+        return (await self._parts.fetcher.get(username, secret_id)).secret
 
     def credential(
         self, username: str, secret_id: str, *, min_valid: float = 60.0
@@ -372,7 +210,7 @@ class FlowMate:
                 ago, and no valid value is cached.
             UpstreamUnavailableError: FlowMate is unavailable, and no valid value is cached.
         """
-        return self._credentials.credential(username, secret_id, min_valid)
+        return self._parts.credentials.credential(username, secret_id, min_valid)
 
     def lease(self, username: str, secret_id: str, *, min_valid: float = 60.0) -> Lease:
         """Return a lease on a credential, for code that can tell when the app rejects it.
@@ -385,7 +223,7 @@ class FlowMate:
             secret_id: the secret.
             min_valid: seconds for which it must be valid when the lease begins.
         """
-        return Lease(self._credentials, username, secret_id, min_valid=min_valid)
+        return Lease(self._parts.credentials, username, secret_id, min_valid=min_valid)
 
     def keep_fresh(self, pairs: Iterable[tuple[str, str]]) -> Prefetch:
         """Keep a working set of credentials fresh in the background, behind interactive requests.
@@ -399,9 +237,9 @@ class FlowMate:
         Raises:
             ConfigurationError: ``pairs`` contains something other than pairs.
         """
-        return Prefetch(self._credentials, pairs, clock=self._clock)
+        return Prefetch(self._parts.credentials, pairs, clock=self._parts.clock)
 
-    async def sweep(self, usernames: Usernames) -> AsyncGenerator[Outcome, None]:
+    def sweep(self, usernames: Usernames) -> AsyncGenerator[Outcome, None]:
         """Yield all credentials of many users as they come, with back-pressure, in bounded memory.
 
         A user's failure is an outcome, not an exception.
@@ -413,14 +251,9 @@ class FlowMate:
             ConfigurationError: ``usernames`` is a single username.
         """
         self._binding.require()
-        require_many(usernames)
-        batches = sweep_in_batches(self._reader.read, usernames, limits=self._sweep_limits)
-        async with aclosing(batches):
-            async for batch in batches:
-                for outcome in batch:
-                    yield outcome
+        return self._parts.jobs.sweep(usernames)
 
-    async def health(
+    def health(
         self, users: Usernames | None = None, *, store: Store | None = None
     ) -> AsyncGenerator[UserHealth, None]:
         """Yield the health of credentials as listings show it now. No credential is fetched.
@@ -437,12 +270,7 @@ class FlowMate:
             AuthenticationError: the admin token was rejected.
         """
         self._binding.require()
-        keeper = None if store is None else require_health_keeper(store)
-        usernames, _, _ = await self._selected(users)
-        live = LiveHealth(self._reader, limits=self._sweep_limits, clock=self._clock, store=keeper)
-        async with aclosing(live.of(usernames)) as found:
-            async for user in found:
-                yield user
+        return self._parts.jobs.health(users, store=store)
 
     async def notify(self, store: Store, notifier: Notifier, *, digest: bool = False) -> Delivery:
         """Deliver the notices that syncs have put into a store's outbox, in order and at least once.
@@ -460,7 +288,7 @@ class FlowMate:
             StoreError: the store cannot be read or written.
         """
         self._binding.require()
-        return await deliver(require_health_keeper(store), notifier, clock=self._clock, digest=digest)
+        return await deliver(require_health_keeper(store), notifier, clock=self._parts.clock, digest=digest)
 
     async def sync(
         self,
@@ -493,44 +321,19 @@ class FlowMate:
             TooManyFailuresError: more users failed than ``options.max_failures``.
         """
         self._binding.require()
-        options = options or SyncOptions()
-        require_store(store)
-        if options.delta.keep_tokens:
-            require_keeper(store)
         with self.listening(on_event):
-            async with store.exclusive_run():
-                await store.bind(self._base_url)
-                usernames, left_out, accounts = await self._selected(users)
-                selection = "all" if users is None else None
-                engine = SyncEngine(
-                    executor or self.executor(store, delta=options.delta, health=options.health),
-                    store,
-                    # Not all in flight: during an outage, some wait to probe while others give up.
-                    max_consecutive_failures=max(10, self._sweep_limits.tasks * 3 // 4),
-                    options=options,
-                    clock=self._clock,
-                    emitter=self._emitter,
-                )
-                return await engine.sync(
-                    usernames, selection=selection, stop=stop, left_out=left_out, accounts=accounts
-                )
+            return await self._parts.jobs.sync(
+                store, users, options=options or SyncOptions(), stop=stop, executor=executor
+            )
 
-    @contextmanager
-    def listening(self, *listeners: Listener | None) -> Iterator[None]:
+    def listening(self, *listeners: Listener | None) -> AbstractContextManager[None]:
         """Call additional listeners with every event within a block: ``with fm.listening(print): ...``.
 
         Args:
             listeners: plain callables, called on the event loop where an event happens; they must be quick.
                 An exception of a listener is logged. ``None`` is ignored.
         """
-        present = [listener for listener in listeners if listener is not None]
-        for listener in present:
-            self._emitter.add(listener)
-        try:
-            yield
-        finally:
-            for listener in present:
-                self._emitter.remove(listener)
+        return self._parts.emitter.listening(*listeners)
 
     async def plan_sync(
         self, store: Store, users: Usernames | None = None, *, delta: DeltaPolicy | None = None
@@ -549,10 +352,7 @@ class FlowMate:
             StoreError: the store cannot be read.
         """
         self._binding.require()
-        require_store(store)
-        dry_run = DryRun(self._reader, store, delta=delta or DeltaPolicy(), limits=self._sweep_limits)
-        usernames, left_out, _ = await self._selected(users)
-        return await dry_run.plan(usernames, left_out=left_out)
+        return await self._parts.jobs.plan(store, users, delta=delta or DeltaPolicy())
 
     def executor(
         self, store: Store, *, delta: DeltaPolicy | None = None, health: HealthPolicy | None = DEFAULT_POLICY
@@ -567,26 +367,8 @@ class FlowMate:
         Raises:
             ConfigurationError: ``delta`` requires a store that keeps tokens, and this one does not.
         """
-        return LocalExecutor(
-            self._reader, store, limits=self._sweep_limits, clock=self._clock, delta=delta, health=health
-        )
-
-    async def _selected(
-        self, users: Usernames | None
-    ) -> tuple[Usernames, tuple[LeftOut, ...], list[str] | None]:
-        """Return the selected users, the accounts left out and, for the whole tenant, all its accounts."""
-        if users is not None:
-            require_many(users)
-            return users, (), None
-        chosen, left_out = select(await self._api.users(self._admin))
-        return chosen, left_out, [*chosen, *(account.username for account in left_out)]
+        return self._parts.jobs.executor(store, delta=delta, health=health)
 
     def stats(self) -> Stats:
         """Return counters and latencies since the client was created."""
-        return self._stats.snapshot(
-            transport=self._transport_name,
-            traffic=self._traffic.statistics(),
-            cache=self._credentials.statistics(),
-            flights={"impersonation": self._tokens.statistics(), "secret": self._fetcher.statistics()},
-            coordination=None if self._coordination is None else self._coordination.statistics(),
-        )
+        return self._parts.statistics()

@@ -5,7 +5,8 @@ must be quick and must not raise. No event contains a credential.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -280,13 +281,16 @@ class Emitter:
         """Whether anything other than the counters listens."""
         return bool(self._listeners)
 
-    def add(self, listener: Listener) -> None:
-        """Add a listener."""
-        self._listeners.append(listener)
-
-    def remove(self, listener: Listener) -> None:
-        """Remove a listener."""
-        self._listeners.remove(listener)
+    @contextmanager
+    def listening(self, *listeners: Listener | None) -> Iterator[None]:
+        """Call additional listeners within a block; ``None`` is ignored."""
+        present = [listener for listener in listeners if listener is not None]
+        self._listeners += present
+        try:
+            yield
+        finally:
+            for listener in present:
+                self._listeners.remove(listener)
 
     def answered(
         self, endpoint: str, status: int, seconds: float, username: str | None, secret_id: str | None

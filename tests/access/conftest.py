@@ -294,7 +294,7 @@ class World:
 
     def entry(self, username, secret_id):
         """The entry of the cache, if there is one."""
-        return self.fm._credentials._entries.get((username, secret_id))
+        return self.fm._parts.credentials._entries.get((username, secret_id))
 
     def served_stale(self):
         """How often a valid value was served though its refresh had failed."""

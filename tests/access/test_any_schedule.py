@@ -120,7 +120,7 @@ class Schedule:
         elif action == "rotate":
             self.upstream.kept[pair[1]].number += 1
         elif action == "evict":
-            self.world.fm._credentials.forget(*pair)
+            self.world.fm._parts.credentials.forget(*pair)
         assert (self.upstream.overlaps, self.upstream.lock_waits) == (0, 0)
 
     async def end(self):
@@ -134,7 +134,7 @@ class Schedule:
         await asyncio.sleep(200)
         assert (upstream.overlaps, upstream.lock_waits) == (0, 0)
         assert not any(upstream.on_wire.values())
-        assert len(self.world.fm._fetcher.turns) == 0
+        assert len(self.world.fm._parts.fetcher.turns) == 0
         # At most four attempts for each, a new token between two of them, and a background refresh besides.
         for pair in PAIRS:
             assert upstream.gets[pair[1]] <= 8 * 2 * self.calls[pair[1]]

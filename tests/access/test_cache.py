@@ -383,11 +383,11 @@ class TestBytes:
 
     async def test_a_newer_answer_with_the_same_credential_is_counted_anew(self, kit):
         async with self.world(kit, 10_000_000) as world:
-            table = world.fm._credentials._entries
+            table = world.fm._parts.credentials._entries
             for size in (10, 100_000, 10):
                 self.answer(world, kit, 10, "OA2_AUTHORIZATION_CODE", accessToken="t", scope="x" * size)
                 await world.fm.credential("ann", self.KEYS[0])
                 assert size < table.bytes < 33 * (size + 400) + 1024
                 await asyncio.sleep(700)
-            world.fm._credentials.forget("ann", self.KEYS[0])
+            world.fm._parts.credentials.forget("ann", self.KEYS[0])
             assert table.bytes == 0

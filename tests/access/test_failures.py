@@ -212,7 +212,7 @@ async def test_forgetting_drops_the_value_and_the_failure(kit):
         world.upstream.faults["ali-s-secret"] = "not found"
         await world.together(1, "ali", "ali-s-secret")
         world.upstream.faults.clear()
-        world.fm._credentials.forget("ali", "ali-s-secret")
+        world.fm._parts.credentials.forget("ali", "ali-s-secret")
         assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
 
 

@@ -236,7 +236,7 @@ async def test_while_a_rejected_value_is_replaced_nobody_is_handed_it(kit):
 async def test_who_waited_for_a_value_that_is_rejected_as_it_comes_is_not_told_that_it_expired(kit):
     """A lease learns of the landing in the same step as they do, and some of them after it."""
     async with kit.world_with(kind="API_KEY") as world, world.fm.lease("ali", "ali-s-secret") as lease:
-        world.fm._credentials.forget("ali", "ali-s-secret")
+        world.fm._parts.credentials.forget("ali", "ali-s-secret")
         waiting = asyncio.create_task(world.together(50, "ali", "ali-s-secret"))
         await asyncio.sleep(0.05)  # its request is on the wire
         assert await rejected(lease, kit) is CredentialRejectedError
@@ -260,7 +260,7 @@ async def test_what_is_being_replaced_is_waited_for_also_when_upstream_had_just_
 async def test_a_renewal_under_way_is_taken_for_the_newer_value(kit):
     """Asked for before the rejection, it still brings another value; one more login might end that one."""
     async with kit.world_with(kind=kit.SESSION) as world, world.fm.lease("ali", "ali-s-secret") as lease:
-        world.fm._credentials.forget("ali", "ali-s-secret")  # so that somebody has to ask for a newer one
+        world.fm._parts.credentials.forget("ali", "ali-s-secret")  # so that somebody has to ask for a newer one
         first = asyncio.create_task(world.token("ali", "ali-s-secret"))
         await asyncio.sleep(0.05)  # its request is on the wire
         newer = kit.presented(await lease.reject())

@@ -31,7 +31,7 @@ async def test_ten_owners_of_an_expired_secret_cause_one_refresh(kit, how):
         check_values(kit, await everybody(world.fm, how))
         assert world.clock.monotonic() - began < 2.5
         assert world.upstream.refreshes["shared"] == 1
-        assert (world.upstream.lock_waits, len(world.fm._fetcher.turns)) == (0, 0)
+        assert (world.upstream.lock_waits, len(world.fm._parts.fetcher.turns)) == (0, 0)
 
 
 @pytest.mark.parametrize("how", ["credential", "get_secret"])
@@ -41,7 +41,7 @@ async def test_owners_of_a_session_without_an_expiry_log_in_one_after_the_other(
         world.upstream.add(OWNERS, "shared", kit.SESSION)
         check_values(kit, await everybody(world.fm, how))
         assert world.upstream.refreshes["shared"] == 10
-        assert (world.upstream.lock_waits, len(world.fm._fetcher.turns)) == (0, 0)
+        assert (world.upstream.lock_waits, len(world.fm._parts.fetcher.turns)) == (0, 0)
 
 
 async def test_short_lived_secrets_take_turns_for_ever(kit):
@@ -96,7 +96,7 @@ async def test_a_waiter_that_is_cancelled_does_not_block_the_others(kit):
         got = await asyncio.gather(*tasks, return_exceptions=True)
         assert sum(isinstance(one, asyncio.CancelledError) for one in got) == 5
         assert (world.upstream.refreshes["shared"], world.upstream.lock_waits) == (5, 0)
-        assert len(world.fm._fetcher.turns) == 0
+        assert len(world.fm._parts.fetcher.turns) == 0
 
 
 async def test_an_abandoned_get_keeps_its_turn_until_upstream_has_answered(kit):
@@ -136,7 +136,7 @@ async def test_an_interactive_owner_does_not_wait_in_the_backgrounds_queue(kit):
             await world.fm.impersonate(user)
         async with world.fm.keep_fresh([*others[:30], (OWNERS[0], "shared"), *others[30:]]):
             await asyncio.sleep(0.5)
-            while not len(world.fm._fetcher.turns):  # noqa: ASYNC110 - on virtual time
+            while not len(world.fm._parts.fetcher.turns):  # noqa: ASYNC110 - on virtual time
                 await asyncio.sleep(0.25)
             began = world.clock.monotonic()
             await world.fm.credential(OWNERS[1], "shared")

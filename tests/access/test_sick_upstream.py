@@ -153,7 +153,7 @@ async def test_while_it_is_open_a_secret_in_quarantine_fails_at_once_too(kit):
         await asyncio.sleep(1)
         await sicken(kit, world)
         await waiting
-        world.fm._traffic._gates.quarantine.impose(pair[1], 10)
+        world.fm._parts.traffic._gates.quarantine.impose(pair[1], 10)
         began = world.clock.monotonic()
         await world.together(1, *pair)
         assert world.clock.monotonic() == began

@@ -320,7 +320,7 @@ class TestTable:
 @pytest.mark.parametrize("way", WAYS)
 class TestForced:
     def ask(self, world):
-        return world.fm._fetcher.get("u", "s", forced=True)
+        return world.fm._parts.fetcher.get("u", "s", forced=True)
 
     @pytest.mark.parametrize("answer", [None, BAD, RuntimeError("a bug")])
     async def test_a_forced_caller_waits_for_the_unforced_flight_and_flies(self, way, answer):
@@ -402,7 +402,7 @@ def test_the_laws_hold_under_any_schedule(  # noqa: C901, PLR0915 - one world, t
             number += 1
             mine, plan = number, plans[number % len(plans)]
             flying[key] += 1
-            begun[mine] = fm._fetcher._flights[("u", key)].forced
+            begun[mine] = fm._parts.fetcher._flights[("u", key)].forced
             assert flying[key] == 1, "two requests of one key"
             try:
                 await asyncio.sleep(plan["wire"])
@@ -425,9 +425,9 @@ def test_the_laws_hold_under_any_schedule(  # noqa: C901, PLR0915 - one world, t
             try:
                 if background:
                     with in_background():
-                        waiting = fm._fetcher.get("u", key, forced=forced)
+                        waiting = fm._parts.fetcher.get("u", key, forced=forced)
                 else:
-                    waiting = fm._fetcher.get("u", key, forced=forced)
+                    waiting = fm._parts.fetcher.get("u", key, forced=forced)
                 answer = int((await waiting).secret.value.key)
             except ConfigurationError:
                 assert closes_at is not None

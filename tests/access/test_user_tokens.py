@@ -131,8 +131,8 @@ class TestReuse:
         """Calls that hold the user from before share one impersonation with those that come after."""
         iam = Iam()
         async with client(iam) as fm:
-            before = fm._tokens.identity("u")
-            fm._tokens.forget("u")
+            before = fm._parts.tokens.identity("u")
+            fm._parts.tokens.forget("u")
             await asyncio.gather(before.token(), fm.impersonate("u"), fm.impersonate("U"))
         assert iam.made == 1
 
@@ -216,13 +216,13 @@ class TestKept:
     async def kept_of(self, iam):
         async with client(iam, clock=self.clock) as fm:
             await fm.get_secret("u", "s")
-            return fm._tokens.kept("u")
+            return fm._parts.tokens.kept("u")
 
     async def test_it_is_used_and_none_is_made(self):
         iam = Iam()
         kept = await self.kept_of(iam)
         async with client(iam, clock=self.clock) as fm:
-            fm._tokens.adopt("u", kept)
+            fm._parts.tokens.adopt("u", kept)
             assert (await fm.get_secret("u", "s")).value.key == "u#1"
             assert fm.stats().tokens_made == 0
         assert iam.made == 1
@@ -234,52 +234,52 @@ class TestKept:
         for hours, made in ((1, 1), (2.7, 1), (2.8, 2)):
             await asyncio.sleep(1800)
             async with client(iam, clock=self.clock) as fm:
-                fm._tokens.adopt("u", kept)
+                fm._parts.tokens.adopt("u", kept)
                 await asyncio.sleep(600)
-                kept = fm._tokens.kept("u")
+                kept = fm._parts.tokens.kept("u")
             await asyncio.sleep(hours * 3600 - 2400)
             async with client(iam, clock=self.clock) as fm:
-                fm._tokens.adopt("u", kept)
+                fm._parts.tokens.adopt("u", kept)
                 await fm.get_secret("u", "s")
-                kept = fm._tokens.kept("u")
+                kept = fm._parts.tokens.kept("u")
             assert iam.made == made
 
     @pytest.mark.parametrize("age", [-1.0, 2.75 * 3600, float("nan"), float("inf"), float("-inf")])
     async def test_one_of_doubtful_age_is_not_taken_over(self, age):
         iam = Iam()
         async with client(iam, clock=self.clock) as fm:
-            fm._tokens.adopt("u", KeptToken(UserToken("u#0"), self.clock.wall() - age))
+            fm._parts.tokens.adopt("u", KeptToken(UserToken("u#0"), self.clock.wall() - age))
             assert (await fm.get_secret("u", "s")).value.key == "u#1"
 
     async def test_fifty_tasks_that_saw_it_rejected_make_one_new_token(self):
         iam = Iam(accepts=lambda token: token != "u#1")
         async with client(iam, clock=self.clock) as fm:
-            fm._tokens.adopt("u", KeptToken(UserToken("u#1"), self.clock.wall()))
+            fm._parts.tokens.adopt("u", KeptToken(UserToken("u#1"), self.clock.wall()))
             iam.made = 1
             secrets = await asyncio.gather(*(fm.get_secret("u", f"s{number}") for number in range(50)))
             assert fm.stats().tokens_replaced == 1
-            assert fm._tokens.kept("u").token.token == "u#2"
+            assert fm._parts.tokens.kept("u").token.token == "u#2"
         assert {secret.value.key for secret in secrets} == {"u#2"}
         assert iam.made == 2
 
     async def test_a_straggler_of_one_uses_the_one_that_was_taken_over_later(self):
         iam = Iam(accepts=lambda token: token == "u#2")
         async with client(iam, clock=self.clock) as fm:
-            fm._tokens.adopt("u", KeptToken(UserToken("u#1"), self.clock.wall()))
+            fm._parts.tokens.adopt("u", KeptToken(UserToken("u#1"), self.clock.wall()))
             late = asyncio.create_task(fm.get_secret("u", "slow"))
             await asyncio.sleep(1)
-            fm._tokens.adopt("u", KeptToken(UserToken("u#2"), self.clock.wall()))
+            fm._parts.tokens.adopt("u", KeptToken(UserToken("u#2"), self.clock.wall()))
             assert (await late).value.key == "u#2"
         assert iam.made == 0
 
     async def test_when_the_new_one_is_rejected_as_well_neither_is_kept(self):
         iam = Iam(accepts=lambda token: False)
         async with client(iam, clock=self.clock) as fm:
-            fm._tokens.adopt("u", KeptToken(UserToken("u#0"), self.clock.wall()))
+            fm._parts.tokens.adopt("u", KeptToken(UserToken("u#0"), self.clock.wall()))
             for _ in range(3):
                 with pytest.raises(AuthenticationError):
                     await fm.get_secret("u", "s")
-            assert fm._tokens.kept("u") is None
+            assert fm._parts.tokens.kept("u") is None
         assert iam.made == 1
 
 

@@ -146,9 +146,9 @@ class TestProcesses:
     async def test_one_that_vanished_counts_for_a_while_only(self, sandbox, join, redis):
         """Entries left by a killed process, and malformed entries, are removed."""
         client = await join(redis, rate=RATE, burst=BURST)
-        listed = client._coordination._keyspace.processes
+        listed = client._parts.coordination._keyspace.processes
         now = int(time.time() * 1000)
-        mine = client._coordination._agreement._mine
+        mine = client._parts.coordination._agreement._mine
         gone = mine.encoded().replace(mine.key, "f" * 16)
         redis.ask("HSET", listed, "gone", f"{now - 11_000} {gone}", "garbage", "x", "odd", f"{now} x y z")
         redis.ask("HSET", listed, "negative", f"{now} {mine.key} 1 1 -5.0 -1 0")

@@ -215,7 +215,7 @@ class Schedule:
             await self.quiet()  # an answer on its way would be old when it arrives
             self.clock.ahead += rng.choice(JUMPS)
         elif action == "evict":
-            fm._credentials.forget(*pair)
+            fm._parts.credentials.forget(*pair)
 
     async def quiet(self):
         """Every call has ended, also those without a waiter."""

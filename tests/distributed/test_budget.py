@@ -40,7 +40,7 @@ async def sweep(client, usernames, *, until):
 
 def count_leases(client, monkeypatch):
     """Count how often a client asks for tokens; turns of secrets take calls of their own."""
-    budget, leases = client._traffic._pacer._bucket._budget, []
+    budget, leases = client._parts.traffic._pacer._bucket._budget, []
     lease = budget.lease
     monkeypatch.setattr(budget, "lease", lambda most: leases.append(most) or lease(most))
     return leases
@@ -137,7 +137,7 @@ async def test_a_redis_that_is_too_far_away_for_the_burst_is_an_error_and_no_sta
     sandbox, join, redis, monkeypatch
 ):
     client = await join(redis, rate=RATE, burst=BURST)
-    lender = client._traffic._pacer._bucket._budget
+    lender = client._parts.traffic._pacer._bucket._budget
     check = lender._state.check
 
     async def from_far_away(*arguments):

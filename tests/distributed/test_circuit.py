@@ -70,7 +70,7 @@ async def test_a_call_that_is_ended_while_redis_hangs_shows_no_password(sandbox,
     with pytest.raises(TimeoutError) as late:
         async with asyncio.timeout(0.2):
             await client.credential(*pair)
-    task = asyncio.create_task(client._fetcher._shared._cache.read(*pair))
+    task = asyncio.create_task(client._parts.fetcher._shared._cache.read(*pair))
     await asyncio.sleep(0.1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as cancelled:
@@ -253,7 +253,7 @@ class TestReports:
         """Write access to Redis can stop the sharing of one secret, and nothing else."""
         client = await join(redis)
         (spoiled, *_, other) = secrets_of(sandbox)
-        name = client._coordination._keyspace.of("turn", *spoiled)
+        name = client._parts.coordination._keyspace.of("turn", *spoiled)
         redis.ask("RPUSH", name, "not a string")
         assert await client.credential(*spoiled)
         assert await client.credential(*other)

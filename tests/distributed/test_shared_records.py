@@ -111,7 +111,7 @@ class TestReplay:
                     await asyncio.sleep(0.01)
             for client in (first, second):
                 await raw.set(name, kept, px=60_000)
-                client._credentials.forget(user, secret_id)
+                client._parts.credentials.forget(user, secret_id)
                 assert (await client.credential(user, secret_id)).value != rejected.value
 
     async def test_one_that_heard_of_a_rejection_does_not_take_the_old_record(self, sandbox, join, redis):
@@ -141,7 +141,7 @@ class TestReplay:
     async def test_an_old_failure_is_no_answer(self, sandbox, join, redis):
         user, secret_id = find(sandbox, "API_KEY")
         client = await join(redis)
-        shared = client._fetcher._shared
+        shared = client._parts.fetcher._shared
         name = shared._keyspace.of("failure", user, secret_id)
         async with attacker(redis) as raw:
             await shared._cache.put_failure(user, secret_id, FAILURE, flight="earlier")

@@ -209,7 +209,7 @@ class TestSecrecy:
             text = sdk.everything()
         assert "/secrets/{id}" in text
         assert leaks(text, ids=True) == []
-        assert leaks(text + fm._admin._source.value) != [], "the search itself finds what leaks"
+        assert leaks(text + fm._parts.admin._source.value) != [], "the search itself finds what leaks"
 
     async def test_hashes_tell_users_apart_and_need_the_key(self, fm, sdk):
         with instrument(fm, ids="hash", hash_key=b"one", **sdk.providers):
