@@ -1,12 +1,11 @@
 """FlowMateSync: the client for code without an event loop, such as scripts and notebooks.
 
 All rules are implemented in :class:`~flowmate_async.FlowMate`, which runs on an event loop in its own thread
-(anyio's blocking portal). This module only bridges to it: calls, iteration with back-pressure, Ctrl-C.
+(anyio's blocking portal). ``system/loop_thread.py`` bridges to it: calls, iteration with back-pressure,
+Ctrl-C.
 """
 
-import asyncio
 import importlib.util
-import threading
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -14,7 +13,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
-    Coroutine,
     Generator,
     Iterable,
     Iterator,
@@ -28,18 +26,16 @@ from contextlib import (
     suppress,
 )
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar, cast
+from typing import Any, NoReturn, Self, TypeVar, cast
 from weakref import WeakSet
 
 import anyio
 from anyio import to_thread
 from anyio.abc import TaskStatus
 from anyio.from_thread import start_blocking_portal
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from flowmate_async.access.leases import Lease
 from flowmate_async.client import FlowMate
-from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Listener
 from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Store, require_store
@@ -51,15 +47,12 @@ from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.report import SyncReport
 from flowmate_async.sync.source import Usernames
-from flowmate_async.system.loop_binding import LoopBinding
+from flowmate_async.system.loop_thread import Job, LoopThread, streamed
 from flowmate_async.values.models import SecretSummary, User, UserToken
 from flowmate_async.values.secrets import Secret
 from flowmate_async.wiring import Settings, with_parameters_of
 
 T = TypeVar("T")
-
-_CLEAN_UP_SECONDS = 10.0
-_SIGNAL_SECONDS = 0.5
 
 
 class FlowMateSync:
@@ -84,7 +77,7 @@ class FlowMateSync:
             self._client = FlowMate(**options)
         finally:
             options.clear()  # the admin token must not stay a local of a frame that may raise
-        self._loop: _Loop | None = None
+        self._loop: LoopThread | None = None
         self._open = ExitStack()
         self._streams: WeakSet[Generator[Any, None, None]] = WeakSet()
 
@@ -92,7 +85,7 @@ class FlowMateSync:
         uvloop = importlib.util.find_spec("uvloop") is not None
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal(backend_options={"use_uvloop": uvloop}))
-            loop = portal.call(_Loop)
+            loop = portal.call(LoopThread)
             closing = portal.call(anyio.Event)
             served, _ = portal.start_task(self._serve, closing)
             stack.callback(served.result)
@@ -194,14 +187,10 @@ class FlowMateSync:
             options: whether and what to resume, how many users may fail.
             on_event: called with every event, in the event loop's thread.
         """
-
-        async def synced() -> SyncReport:
-            require_store(store)
-            async with store:
-                names = None if users is None else _outside_the_loop(users)
-                return await self._client.sync(store, names, options=options, on_event=on_event)
-
-        return self._call(synced)
+        names = None if users is None else _outside_the_loop(users)
+        return self._with_store(
+            store, lambda: self._client.sync(store, names, options=options, on_event=on_event)
+        )
 
     def plan_sync(
         self, store: Store, users: Usernames | None = None, *, delta: DeltaPolicy | None = None
@@ -213,14 +202,8 @@ class FlowMateSync:
             users: usernames; ``None`` for all active users of the tenant.
             delta: what would be fetched again.
         """
-
-        async def planned() -> SyncPlan:
-            require_store(store)
-            async with store:
-                names = None if users is None else _outside_the_loop(users)
-                return await self._client.plan_sync(store, names, delta=delta)
-
-        return self._call(planned)
+        names = None if users is None else _outside_the_loop(users)
+        return self._with_store(store, lambda: self._client.plan_sync(store, names, delta=delta))
 
     def health(
         self, users: Usernames | None = None, *, store: Store | None = None
@@ -231,13 +214,13 @@ class FlowMateSync:
             users: usernames; ``None`` for all active users of the tenant.
             store: a store that is not entered; it is entered for the duration of this call.
         """
+        names = None if users is None else _outside_the_loop(users)
 
         async def listed() -> AsyncGenerator[UserHealth, None]:
-            async with nullcontext() if store is None else store:
-                names = None if users is None else _outside_the_loop(users)
-                async with aclosing(self._client.health(names, store=store)) as found:
-                    async for user in found:
-                        yield user
+            opened = nullcontext() if store is None else store
+            async with opened, aclosing(self._client.health(names, store=store)) as found:
+                async for user in found:
+                    yield user
 
         return self._stream(listed)
 
@@ -252,12 +235,11 @@ class FlowMateSync:
         """
 
         async def delivered() -> Delivery:
-            require_store(store)
             opened = notifier if isinstance(notifier, AbstractAsyncContextManager) else nullcontext()
-            async with store, opened:
+            async with opened:
                 return await self._client.notify(store, notifier, digest=digest)
 
-        return self._call(delivered)
+        return self._with_store(store, delivered)
 
     @contextmanager
     def listening(self, *listeners: Listener | None) -> Iterator[None]:
@@ -285,14 +267,24 @@ class FlowMateSync:
         return self._call(taken)
 
     def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        return _Job(self._running(), function, *args).run()
+        return Job(self._running(), function, *args).run()
+
+    def _with_store(self, store: Store, job: Callable[[], Awaitable[T]]) -> T:
+        """Run a job with the store entered."""
+
+        async def entered() -> T:
+            require_store(store)
+            async with store:
+                return await job()
+
+        return self._call(entered)
 
     def _stream(self, source: Callable[[], AsyncIterator[T]]) -> Generator[T, None, None]:
-        stream = _streamed(self._running(), source)
+        stream = streamed(self._running(), source)
         self._streams.add(stream)
         return stream
 
-    def _running(self) -> "_Loop":
+    def _running(self) -> LoopThread:
         if self._loop is None:
             raise RuntimeError("FlowMateSync is used inside its 'with' block")
         return self._loop
@@ -320,114 +312,6 @@ class BlockingLease:
         return self._call(self._lease.reject)
 
 
-class _Job(Generic[T]):
-    """A call in the event loop's thread. The thread that waits for it never abandons it.
-
-    It is created first and started inside a ``try``, since Ctrl-C may interrupt between any two steps.
-    """
-
-    def __init__(self, loop: "_Loop", function: Callable[..., Awaitable[T]], *args: Any) -> None:
-        self._loop = loop
-        self._function = function
-        self._args = args
-        self._task: asyncio.Task[T] | None = None
-        self._ended = threading.Event()
-
-    def start(self) -> None:
-        """Start the call without waiting."""
-        if self._loop.is_running_here():
-            raise RuntimeError("FlowMateSync was called from its own event loop, which would wait for itself")
-        self._loop.soon(self._begin)
-
-    def result(self) -> T:
-        """Wait for the result."""
-        # Python checks for signals before it blocks; a signal between the two would not be noticed.
-        while not self._ended.wait(_SIGNAL_SECONDS):
-            pass
-        try:
-            return cast("asyncio.Task[T]", self._task).result()
-        except asyncio.CancelledError:
-            # Callers would take it for their own cancellation, and no "except Exception" would catch it.
-            raise ConfigurationError("the client was closed before the answer came") from None
-
-    def run(self) -> T:
-        """Start the call and wait for the result. Cancel the call if the wait is interrupted."""
-        try:
-            self.start()
-            return self.result()
-        except BaseException:
-            self.cancel()
-            raise
-
-    def cancel(self) -> None:
-        """Cancel the call, and wait until it has cleaned up."""
-        # The loop has ended with all its tasks; or this is a forked child, and the loop is the parent's.
-        with suppress(RuntimeError, ConfigurationError):
-            self._loop.soon(self._cancel)
-            if not self._loop.is_running_here():
-                self._ended.wait(_CLEAN_UP_SECONDS)
-
-    def _begin(self) -> None:
-        self._task = self._loop.create_task(_awaited(self._function, self._args))
-        self._task.add_done_callback(self._end)
-
-    def _cancel(self) -> None:
-        if self._task is None:
-            self._ended.set()  # it was never started
-        else:
-            self._task.cancel()
-
-    def _end(self, task: asyncio.Task[T]) -> None:
-        if not task.cancelled():
-            task.exception()  # mark it as retrieved, even if no thread waits any more
-        self._ended.set()
-
-
-class _Loop:
-    """The event loop of the portal's thread, and the tasks running there.
-
-    The portal's own calls wait for the loop when they start. If interrupted then, they would be abandoned.
-    """
-
-    def __init__(self) -> None:
-        self._binding = LoopBinding()
-        self._binding.bind()
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def is_running_here(self) -> bool:
-        """Return whether the caller is in the loop's own thread, where nothing may wait for the loop."""
-        return threading.get_ident() == self._thread
-
-    @property
-    def is_forked(self) -> bool:
-        """Whether this process is a forked child, which has no thread for the loop."""
-        return self._binding.is_forked
-
-    def soon(self, callback: Callable[[], None]) -> None:
-        """Schedule a callback in the loop's thread, in order. May be called from any other thread.
-
-        Raises:
-            ConfigurationError: this process was forked after the loop was started.
-        """
-        self._binding.require_process()
-        self._loop.call_soon_threadsafe(callback)
-
-    def create_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start a task that does not outlive the client."""
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def aclose(self) -> None:
-        """Cancel all running tasks."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
 def _outside_the_loop(usernames: Usernames) -> Usernames:
     """Wrap usernames that may come from this client, so that they are not read in its loop's thread."""
     if isinstance(usernames, Collection | AsyncIterable):
@@ -439,34 +323,3 @@ async def _iterate_in_threads(names: Iterator[str]) -> AsyncIterator[str]:
     end = object()
     while (name := await to_thread.run_sync(next, names, end)) is not end:
         yield cast("str", name)
-
-
-async def _awaited(function: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
-    return await function(*args)
-
-
-def _streamed(loop: _Loop, source: Callable[[], AsyncIterator[T]]) -> Generator[T, None, None]:
-    """Yield the items of an async iterator. One task reads it, no faster than they are consumed."""
-    send, receive = anyio.create_memory_object_stream[T](0)
-    pump = _Job(loop, _pump, source, send, receive)
-    try:
-        pump.start()
-        with suppress(anyio.EndOfStream, anyio.ClosedResourceError):
-            while True:
-                yield _Job(loop, receive.receive).run()
-        pump.result()
-    finally:
-        pump.cancel()
-
-
-async def _pump(
-    source: Callable[[], AsyncIterator[T]],
-    send: MemoryObjectSendStream[T],
-    receive: MemoryObjectReceiveStream[T],
-) -> None:
-    # Iterators of the client are async generators, and the task that ran one must close it.
-    items = cast("AsyncGenerator[T, None]", source())
-    with send, receive:
-        async with aclosing(items):
-            async for item in items:
-                await send.send(item)

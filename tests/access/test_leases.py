@@ -260,7 +260,9 @@ async def test_what_is_being_replaced_is_waited_for_also_when_upstream_had_just_
 async def test_a_renewal_under_way_is_taken_for_the_newer_value(kit):
     """Asked for before the rejection, it still brings another value; one more login might end that one."""
     async with kit.world_with(kind=kit.SESSION) as world, world.fm.lease("ali", "ali-s-secret") as lease:
-        world.fm._parts.credentials.forget("ali", "ali-s-secret")  # so that somebody has to ask for a newer one
+        world.fm._parts.credentials.forget(
+            "ali", "ali-s-secret"
+        )  # so that somebody has to ask for a newer one
         first = asyncio.create_task(world.token("ali", "ali-s-secret"))
         await asyncio.sleep(0.05)  # its request is on the wire
         newer = kit.presented(await lease.reject())
