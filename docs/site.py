@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Extension, Module, Object, Parameter, ParameterKind, Parameters
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -64,3 +64,17 @@ class Roles(Extension):
         if obj.docstring is not None:
             text = _ROLE.sub(lambda found: f"`{found['name'].rpartition('.')[2]}`", obj.docstring.value)
             obj.docstring.value = _CODE_FOLLOWS.sub(":", text)
+
+    def on_package(self, *, pkg: Module, **_: Any) -> None:
+        """Give the clients the parameters of their settings, which they accept as ``**options``."""
+        if pkg.name != "flowmate_async":
+            return
+        settings = pkg["wiring.Settings"].attributes.values()
+        named = [
+            Parameter(one.name, annotation=one.annotation, kind=ParameterKind.keyword_only, default=one.value)
+            for one in settings
+            if not one.name.startswith("_")
+        ]
+        for client in ("client.FlowMate", "blocking.FlowMateSync"):
+            init = pkg[client].members["__init__"]
+            init.parameters = Parameters(init.parameters["self"], *named)
