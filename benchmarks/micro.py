@@ -24,7 +24,8 @@ from peers.reading import access_token
 
 from flowmate_async import FlowMate
 from flowmate_async.bench.canned import ACCESS_TOKEN, ANSWERS, SECRET_ID
-from flowmate_async.contract.protocol import get_secret, read_secret
+from flowmate_async.contract.answers import read_secret
+from flowmate_async.contract.protocol import get_secret
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 from flowmate_async.transport.base import Response
 

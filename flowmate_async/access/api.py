@@ -5,7 +5,7 @@ Caching, impersonation and further pages are handled by the layers above.
 
 import msgspec
 
-from flowmate_async.contract import protocol
+from flowmate_async.contract import answers, protocol
 from flowmate_async.contract.known_secrets import KnownSecrets
 from flowmate_async.contract.protocol import Request
 from flowmate_async.engine.awaiting import send
@@ -94,7 +94,7 @@ class Api:
     async def users(self, admin: Identity) -> list[User]:
         """Send ``GET /users/``. Return all accounts, including administrators and service accounts."""
         answer = await send(self.engine, protocol.users(), admin, self._users_limits)
-        return protocol.read_users(answer, max_users=self._max_users)
+        return answers.read_users(answer, max_users=self._max_users)
 
     def read_page(self, response: Response) -> SecretPage:
         """Return the page of a good answer, and record what it shows.
@@ -102,7 +102,7 @@ class Api:
         Raises:
             ProtocolError: the answer has no page.
         """
-        page = protocol.read_page(response)
+        page = answers.read_page(response)
         self._known.note_listed(page.data, served_at=page.served_at)
         return page
 
@@ -117,7 +117,7 @@ class Api:
             ProtocolError: the answer has no secret, or another one.
             MaskedSecretError: its values are masked.
         """
-        secret = protocol.read_secret(response, request, keep_refresh_fields=self._keep_refresh_fields)
+        secret = answers.read_secret(response, request, keep_refresh_fields=self._keep_refresh_fields)
         if request.may_refresh:  # a plain read shows nothing new
             served_at = parse_http_date(response.headers.get("date", ""))
             self._known.note_secret(secret, served_at=served_at)

@@ -14,13 +14,14 @@ from flowmate_async.access.cache_entries import CacheStatistics, Entry, EntryTab
 from flowmate_async.access.fetch import SecretFetcher
 from flowmate_async.access.health_watch import HealthWatch
 from flowmate_async.access.rejection import Rejections
-from flowmate_async.clock import Clock, Moment
-from flowmate_async.contract.freshness import FreshnessPolicy, State, Timeline, never_refreshed, timeline
+from flowmate_async.access.validity import Validity
+from flowmate_async.clock import Clock
+from flowmate_async.contract.freshness import FreshnessPolicy, State, Timeline, never_refreshed
+from flowmate_async.contract.ids import canonical_key
 from flowmate_async.contract.known_secrets import auth_client_of
-from flowmate_async.contract.protocol import GET, canonical_key
+from flowmate_async.contract.protocol import GET
 from flowmate_async.engine.coordination import Acceptable, SharedCredentials, SharedSecret
 from flowmate_async.errors import (
-    CredentialExpiredError,
     CredentialMissingError,
     CredentialRejectedError,
     FlowMateError,
@@ -97,10 +98,10 @@ class Credentials:
         self._clock = clock
         self._emitter = emitter
         self._watch = watch
-        self._uniform = uniform
+        self._validity = Validity(policy, clock=clock, uniform=uniform)
         self._entries = EntryTable(capacity=capacity, max_bytes=max_bytes)
         self._failures = RecentFailures(capacity=capacity, clock=clock)
-        self._rejections = Rejections(self, clock=clock, shared=shared)
+        self._rejections = Rejections(self, validity=self._validity, clock=clock, shared=shared)
         self._generations = itertools.count(1)
         self._background: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -197,7 +198,7 @@ class Credentials:
         if key not in self._entries:
             await self._first(key, 0.0)
         elif (seconds := self.refresh_due_in(key)) is not None and seconds <= 0:
-            await self.fetch(key, acceptable=self._is_fresh)
+            await self.fetch(key, acceptable=self._validity.is_fresh)
 
     def holds(self, key: Key) -> bool:
         """Return whether the credential is cached."""
@@ -209,11 +210,7 @@ class Credentials:
         A credential that is not cached is due now.
         """
         entry = self._entries.get(canonical_key(*key))
-        if entry is None:
-            return 0.0
-        when, clock = entry.timeline, self._clock
-        due = min(when.refresh_at_wall - clock.wall(), when.refresh_at_monotonic - clock.monotonic())
-        return None if due == float("inf") else max(due, entry.retry_at.remaining_seconds(clock))
+        return 0.0 if entry is None else self._validity.refresh_due_in(entry)
 
     def statistics(self) -> CacheStatistics:
         """Return the cache's statistics."""
@@ -238,7 +235,7 @@ class Credentials:
     async def _first(self, key: Key, min_valid: float) -> Entry:
         """Fetch a credential that is not cached, unless that failed a moment ago."""
         self._failures.raise_if_any(key)
-        fetched = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
+        fetched = await self.fetch(key, acceptable=self._validity.lasting(min_valid))
         return await self.arrived(key, fetched, min_valid)
 
     async def arrived(self, key: Key, entry: Entry, min_valid: float) -> Entry:
@@ -247,8 +244,8 @@ class Credentials:
         It is newer if an app rejected the result before this caller resumed, or if the flight was started for
         a shorter validity and so accepted another process's value.
         """
-        while entry.called_in or not (entry.newest or self._lasts(entry, min_valid)):
-            entry = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
+        while entry.is_revoked or not (entry.newest or self._validity.lasts(entry, min_valid)):
+            entry = await self.fetch(key, acceptable=self._validity.lasting(min_valid))
         return self._long_enough(key, entry, min_valid)
 
     async def _renewed(self, key: Key, entry: Entry, min_valid: float) -> Entry:
@@ -258,7 +255,7 @@ class Credentials:
                 return self._long_enough(key, entry, min_valid)
             return self._despite(entry.failure.clone(), key, entry)
         try:
-            renewed = await self.fetch(key, acceptable=self.is_valid_for(min_valid))
+            renewed = await self.fetch(key, acceptable=self._validity.lasting(min_valid))
         except FlowMateError as error:
             failure = error
         else:
@@ -267,7 +264,7 @@ class Credentials:
 
     def _despite(self, failure: FlowMateError, key: Key, entry: Entry) -> Entry:
         """Return the old value if the failure says nothing about it and it is still valid; else raise."""
-        if not isinstance(failure, _TRANSIENT) or self._remaining(entry) <= 0:
+        if not isinstance(failure, _TRANSIENT) or self._validity.remaining(entry) <= 0:
             raise failure
         self._stale_served += 1
         self._emitter.emit(ServedStale(*key, failure.kind))
@@ -294,34 +291,12 @@ class Credentials:
         # The flight has stored it already, unless another caller's flight was joined.
         return self._keep(key, answer)
 
-    def _timeline(self, answer: SharedSecret) -> Timeline:
-        """Return the timeline of an answer, which another process may have received a while ago."""
-        return timeline(
-            answer.secret,
-            wall=self._clock.wall() - answer.age_seconds,
-            monotonic=self._clock.monotonic() - answer.age_seconds,
-            jitter=self._uniform(0.0, 1.0),
-            policy=self._policy,
-        )
-
-    def _state(self, answer: SharedSecret, min_valid: float) -> State:
-        return self._timeline(answer).state(
-            wall=self._clock.wall(), monotonic=self._clock.monotonic(), min_valid_seconds=min_valid
-        )
-
-    def _is_fresh(self, answer: SharedSecret) -> bool:
-        return self._state(answer, 0.0) is State.FRESH
-
-    def is_valid_for(self, min_valid: float) -> Acceptable:
-        """Return a function that checks whether an answer is valid for that long."""
-        return lambda answer: self._state(answer, min_valid) is not State.EXPIRED
-
     def _keep(self, key: Key, answer: SharedSecret) -> Entry:
         """Store the result of a flight. Called once by the flight and again by every waiter."""
         entry, secret = self._entries.get(key), answer.secret
         if entry is not None and entry.secret is secret:
             return entry
-        when = self._timeline(answer)
+        when = self._validity.timeline(answer)
         changed = entry is not None  # unknown if nothing was cached
         if entry is not None and presented(entry.secret) == presented(secret):
             self._keep_unchanged(key, entry, answer, when)
@@ -333,8 +308,8 @@ class Credentials:
             self._emitter.emit(Refreshed(*key))
         if self._watch is not None:
             self._watch.fetched(key, secret, changed=changed)
-        if entry.newest and self._remaining(entry) <= 0:
-            entry.retry_at = self._after_cool_down()
+        if entry.newest and self._validity.remaining(entry) <= 0:
+            entry.retry_at = self._validity.after_cool_down()
         self._failures.forget(key)
         return entry
 
@@ -342,7 +317,7 @@ class Credentials:
         """Store the same value again. If its expiry is unchanged, too, another request now is useless."""
         secret = answer.secret
         if answer.newest and secret.expires_at is not None and secret.expires_at == entry.secret.expires_at:
-            entry.retry_at = self._after_cool_down()
+            entry.retry_at = self._validity.after_cool_down()
         self._entries.replace_secret(key, entry, secret)
         entry.newest = answer.newest
         entry.timeline = when
@@ -362,12 +337,12 @@ class Credentials:
             self._failures.add(key, error, seconds=self._policy.negative_ttl_seconds)
         elif entry is not None:
             if entry.retry_at.passed(self._clock):
-                entry.retry_at = self._after_cool_down()
+                entry.retry_at = self._validity.after_cool_down()
                 entry.failure = error.clone()
         elif isinstance(error, InvalidIdError) and error.status is not None:
             self._failures.add(key, error, seconds=self._policy.negative_ttl_seconds)
         elif isinstance(error, _COOLED_DOWN) or _hung(error):
-            self._failures.add(key, error, seconds=self.cool_down())
+            self._failures.add(key, error, seconds=self._validity.cool_down())
 
     def _refresh_in_background(self, key: Key, entry: Entry) -> None:
         """Start one early refresh unless one is in flight. Its failure only affects the entry."""
@@ -380,7 +355,7 @@ class Credentials:
 
     async def _refresh_early(self, key: Key, entry: Entry) -> None:
         try:
-            await self.fetch(key, acceptable=self._is_fresh, limited=False)  # no caller waits for it
+            await self.fetch(key, acceptable=self._validity.is_fresh, limited=False)  # no caller waits for it
         except FlowMateError:
             pass  # recorded; the old value is still valid
         finally:
@@ -392,37 +367,12 @@ class Credentials:
         Raises:
             CredentialExpiredError: it is not, and upstream has nothing newer.
         """
-        if self._lasts(entry, min_valid):
+        if self._validity.lasts(entry, min_valid):
             return entry
-        remaining = self._remaining(entry)
         if entry.retry_at.passed(self._clock):
             # Another request now would not bring a longer validity, and may cost a login.
-            entry.retry_at, entry.failure = self._after_cool_down(), None
-        username, secret_id = key
-        if entry.secret.expires_at is None and remaining > 0:
-            what = f"its end is unknown, so it is served for {remaining:.0f} s and not for {min_valid:.0f} s"
-            advice = "Ask for less, or raise session_ttl_seconds or oauth_ttl_seconds of FreshnessPolicy"
-        elif remaining <= 0:
-            what = "upstream's newest credential has expired"
-            advice = "The user must connect the app again, unless the clock of this machine is wrong"
-        else:
-            what = f"upstream's newest credential is valid for {remaining:.0f} s, not for {min_valid:.0f} s"
-            advice = "Ask for less: upstream makes a new one only when less than 15 minutes are left"
-        raise CredentialExpiredError(what, advice=advice, username=username, secret_id=secret_id)
-
-    def _lasts(self, entry: Entry, min_valid: float) -> bool:
-        remaining = self._remaining(entry)
-        return remaining > 0 and remaining >= min_valid
-
-    def _remaining(self, entry: Entry) -> float:
-        return entry.timeline.remaining_seconds(wall=self._clock.wall(), monotonic=self._clock.monotonic())
-
-    def _after_cool_down(self) -> Moment:
-        return Moment.after(self.cool_down(), self._clock)
-
-    def cool_down(self) -> float:
-        """Return the duration of a cool-down in seconds."""
-        return self._policy.cool_down_seconds * self._uniform(1.0, 1.5)
+            entry.retry_at, entry.failure = self._validity.after_cool_down(), None
+        raise self._validity.too_short(key, entry, min_valid)
 
 
 def _hung(error: FlowMateError) -> bool:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 import msgspec
 
 from flowmate_async.clock import LONG_AGO, Clock, Moment
+from flowmate_async.containers import LruDict
 from flowmate_async.contract.freshness import Timeline
 from flowmate_async.engine.coordination import SharedSecret
 from flowmate_async.errors import FlowMateError
@@ -18,7 +19,7 @@ _FREE_FORM_FACTOR = 32
 _WIDEST_CHARACTER_BYTES = 4
 _UNKNOWN_BYTES = 1024 * 1024
 
-_CALLED_IN = Timeline(float("-inf"), float("-inf"), float("-inf"), float("-inf"))
+_REVOKED = Timeline(float("-inf"), float("-inf"), float("-inf"), float("-inf"))
 """The timeline of a rejected value, until upstream has been asked for a newer one."""
 
 
@@ -46,18 +47,18 @@ class Entry:
     """One cached credential. Its ``repr`` is the default one, without fields."""
 
     __slots__ = (
+        "announced",
         "bytes",
         "failure",
         "generation",
         "newest",
+        "pending_rejections",
         "refreshing",
         "rejected_until",
-        "rejecters",
         "retry_at",
+        "saved_timeline",
         "secret",
         "timeline",
-        "told",
-        "unrejected",
     )
 
     def __init__(self, answer: SharedSecret, when: Timeline, generation: int) -> None:
@@ -70,20 +71,20 @@ class Entry:
         self.retry_at: Moment = LONG_AGO
         self.rejected_until: Moment = LONG_AGO
         self.refreshing: bool = False
-        self.told: bool = False
-        self.rejecters: int = 0
-        self.unrejected: Timeline = when
+        self.announced: bool = False
+        self.pending_rejections: int = 0
+        self.saved_timeline: Timeline = when
 
-    def call_in(self) -> None:
+    def revoke(self) -> None:
         """Stop serving it until upstream has been asked again, because an app rejected it."""
-        self.timeline = _CALLED_IN
+        self.timeline = _REVOKED
         if self.failure is None:
             self.retry_at = LONG_AGO  # whether it is upstream's newest is now in doubt
 
     @property
-    def called_in(self) -> bool:
+    def is_revoked(self) -> bool:
         """Whether an app has rejected it."""
-        return self.timeline is _CALLED_IN
+        return self.timeline is _REVOKED
 
 
 class EntryTable(OrderedDict[Key, Entry]):
@@ -142,20 +143,16 @@ class RecentFailures:
     """
 
     def __init__(self, *, capacity: int, clock: Clock) -> None:
-        self._capacity = capacity
         self._clock = clock
-        self._failures: OrderedDict[Key, tuple[FlowMateError, Moment]] = OrderedDict()
+        self._failures: LruDict[Key, tuple[FlowMateError, Moment]] = LruDict(capacity)
 
     def __len__(self) -> int:
         return len(self._failures)
 
     def add(self, key: Key, error: FlowMateError, *, seconds: float) -> None:
         """Remember a failure for this long, unless one is remembered already, even an expired one."""
-        if key in self._failures:
-            return
-        self._failures[key] = (error.clone(), Moment.after(seconds, self._clock))
-        while len(self._failures) > self._capacity:
-            self._failures.popitem(last=False)
+        if key not in self._failures:
+            self._failures.put(key, (error.clone(), Moment.after(seconds, self._clock)))
 
     def raise_if_any(self, key: Key) -> None:
         """Raise the error of a recent failure to fetch it, if any."""

@@ -17,16 +17,9 @@ from flowmate_async.access.shared_flight import fetch_in_turn
 from flowmate_async.access.single_flight import Flight, FlightStatistics, Keep, Key, Waiter
 from flowmate_async.access.user_tokens import UserIdentity, UserTokens
 from flowmate_async.clock import Clock
+from flowmate_async.contract.ids import canonical_key, checked_id, checked_username, secret_key, user_key
 from flowmate_async.contract.known_secrets import KnownSecrets
-from flowmate_async.contract.protocol import (
-    GET,
-    canonical_key,
-    checked_id,
-    checked_username,
-    get_secret,
-    secret_key,
-    user_key,
-)
+from flowmate_async.contract.protocol import GET, get_secret
 from flowmate_async.engine.awaiting import mark_retrieved
 from flowmate_async.engine.call import Call, Outcome, Tally
 from flowmate_async.engine.coordination import Acceptable, SharedCredentials, SharedSecret

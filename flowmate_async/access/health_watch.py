@@ -6,11 +6,11 @@ quarter of an hour, so that an outage can be recognised first.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 
 from flowmate_async.clock import Clock
+from flowmate_async.containers import LruDict
 from flowmate_async.contract.freshness import never_refreshed
 from flowmate_async.contract.known_secrets import KnownSecrets, auth_client_of
 from flowmate_async.errors import FlowMateError
@@ -39,7 +39,7 @@ class HealthWatch:
         known: knows the OAuth client of a secret that was only listed.
         clock: dates observations.
         emitter: told when a credential breaks or recovers.
-        capacity: maximum number of records; the oldest are evicted first.
+        capacity: maximum number of records; the least recently changed are evicted first.
         on_sighting: told what is observed; ``None`` if nothing else keeps it.
     """
 
@@ -57,10 +57,9 @@ class HealthWatch:
         self._known = known
         self._clock = clock
         self._emitter = emitter
-        self._capacity = capacity
         self._on_sighting = on_sighting
-        self._records: OrderedDict[Key, HealthRecord] = OrderedDict()
-        self._last: OrderedDict[Key, tuple[Observed, float]] = OrderedDict()
+        self._records: LruDict[Key, HealthRecord] = LruDict(capacity)
+        self._last: LruDict[Key, tuple[Observed, float]] = LruDict(capacity)
         self._renewals = Renewals(policy)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -79,10 +78,7 @@ class HealthWatch:
         before, at = self._last.get(key, (None, 0.0))
         if before is what and abs(now - at) < _SAME_SECONDS:
             return
-        self._last[key] = what, now
-        self._last.move_to_end(key)
-        while len(self._last) > self._capacity:
-            self._last.popitem(last=False)
+        self._last.put(key, (what, now))
         client = self._known.client_of(key[1]) if secret is None else auth_client_of(secret)
         credential = _credential(key, "" if secret is None else secret.kind, client)
         self._see(Sighting(credential, (Observation(what, now),)), now)
@@ -154,10 +150,8 @@ class HealthWatch:
     def _put(self, key: Key, record: HealthRecord | None) -> None:
         if record is None:
             self._records.pop(key, None)
-            return
-        self._records[key] = record
-        while len(self._records) > self._capacity:
-            self._records.popitem(last=False)
+        else:
+            self._records.put(key, record)
 
 
 def _credential(key: Key, secret_type: str, client: str | None) -> Credential:

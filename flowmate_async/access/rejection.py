@@ -6,6 +6,7 @@
 from typing import Protocol
 
 from flowmate_async.access.cache_entries import Entry, Key
+from flowmate_async.access.validity import Validity
 from flowmate_async.clock import Clock, Moment
 from flowmate_async.engine.coordination import Acceptable, Recognizes, SharedCredentials
 from flowmate_async.errors import CredentialRejectedError
@@ -39,26 +40,22 @@ class Cache(Protocol):
         """Raise the error of a recent failure to fetch it, if any."""
         ...
 
-    def is_valid_for(self, min_valid: float) -> Acceptable:
-        """Return a function that checks whether an answer is valid for that long."""
-        ...
-
-    def cool_down(self) -> float:
-        """Return the duration of a cool-down in seconds."""
-        ...
-
 
 class Rejections:
     """Compare-and-swap on rejected credentials, within this process and with others.
 
     Args:
         cache: holds the credentials.
+        validity: tells how long credentials are valid.
         clock: the clock for cool-downs.
         shared: passes rejections to other processes, if there are any.
     """
 
-    def __init__(self, cache: Cache, *, clock: Clock, shared: SharedCredentials | None) -> None:
+    def __init__(
+        self, cache: Cache, *, validity: Validity, clock: Clock, shared: SharedCredentials | None
+    ) -> None:
         self._cache = cache
+        self._validity = validity
         self._clock = clock
         self._shared = shared
         if shared is not None:
@@ -81,11 +78,11 @@ class Rejections:
         known = rejected if current is None else current
         self._raise_known_failure(key, known, rejected)
         if self._shared is not None and await self._shared.reject(*key, rejected.secret):
-            self._note_no_other(known, rejected, self._cache.cool_down())
+            self._note_no_other(known, rejected, self._validity.cool_down())
             raise _rejected(key)
         fetched = await self._fetch_instead_of(known, key, min_valid)
         if presented(fetched.secret) == presented(rejected.secret):
-            seconds = self._cache.cool_down()
+            seconds = self._validity.cool_down()
             self._note_no_other(fetched, rejected, seconds)
             if self._shared is not None:
                 await self._shared.confirm(*key, rejected.secret, seconds=seconds)
@@ -107,23 +104,23 @@ class Rejections:
 
     async def _tell(self, key: Key, rejected: Entry) -> None:
         """Tell other processes once to stop serving the rejected value, since there is something newer."""
-        if self._shared is None or rejected.told:
+        if self._shared is None or rejected.announced:
             return
-        rejected.told = True
+        rejected.announced = True
         try:
             await self._shared.reject(*key, rejected.secret)
         except BaseException:
-            rejected.told = False
+            rejected.announced = False
             raise
 
     async def _fetch_instead_of(self, rejected: Entry, key: Key, min_valid: float) -> Entry:
         """Force a fetch. Meanwhile the rejected value is not served."""
         old = rejected.secret
-        if not rejected.rejecters:
-            rejected.unrejected = rejected.timeline
-        rejected.rejecters += 1
-        lasts = self._cache.is_valid_for(min_valid)
-        rejected.call_in()
+        if not rejected.pending_rejections:
+            rejected.saved_timeline = rejected.timeline
+        rejected.pending_rejections += 1
+        lasts = self._validity.lasting(min_valid)
+        rejected.revoke()
         try:
             return await self._cache.fetch(
                 key,
@@ -131,15 +128,15 @@ class Rejections:
                 acceptable=lambda answer: presented(answer.secret) != presented(old) and lasts(answer),
             )
         finally:
-            rejected.rejecters -= 1
-            if rejected.called_in and not rejected.rejecters:
-                rejected.timeline = rejected.unrejected
+            rejected.pending_rejections -= 1
+            if rejected.is_revoked and not rejected.pending_rejections:
+                rejected.timeline = rejected.saved_timeline
 
     def _rejected_elsewhere(self, username: str, secret_id: str, recognizes: Recognizes) -> None:
         """Stop serving a value that the app rejected in another process."""
         entry = self._cache.get((username, secret_id))
         if entry is not None and recognizes(entry.secret):
-            entry.call_in()
+            entry.revoke()
 
 
 def _rejected(key: Key) -> CredentialRejectedError:

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from flowmate_async.access.api import Api
 from flowmate_async.access.single_flight import Flight
+from flowmate_async.contract.ids import user_key
 from flowmate_async.contract.known_secrets import KnownSecrets, SecretFacts
-from flowmate_async.contract.protocol import user_key
 from flowmate_async.engine.awaiting import AwaitedCall
 from flowmate_async.engine.contender import Ticket
 from flowmate_async.engine.coordination import Acceptable, SharedCredentials, SharedSecret

@@ -6,13 +6,15 @@ loop.
 """
 
 import asyncio
-from collections import OrderedDict
 from weakref import WeakValueDictionary
 
 from flowmate_async.access.api import Api
 from flowmate_async.access.single_flight import FlightStatistics
 from flowmate_async.clock import Clock
-from flowmate_async.contract.protocol import impersonate, read_user_token, user_key
+from flowmate_async.containers import LruDict
+from flowmate_async.contract.answers import read_user_token
+from flowmate_async.contract.ids import user_key
+from flowmate_async.contract.protocol import impersonate
 from flowmate_async.engine.awaiting import mark_retrieved
 from flowmate_async.engine.call import Call, Identity, Outcome, Tally, Token
 from flowmate_async.engine.engine import Engine
@@ -278,11 +280,10 @@ class UserTokens:
         self._api = api
         self._admin = admin
         self._emitter = emitter
-        self._capacity = capacity
         # One object per user for as long as anything uses it, so that there is one impersonation at a time.
         self._alive: WeakValueDictionary[str, UserIdentity] = WeakValueDictionary()
         # The most recently used ones.
-        self._recent: OrderedDict[str, UserIdentity] = OrderedDict()
+        self._recent: LruDict[str, UserIdentity] = LruDict(capacity)
         self._busy: set[UserIdentity] = set()
         self._begun = 0
         self._joined = 0
@@ -303,9 +304,7 @@ class UserTokens:
         identity = self._alive.get(key)
         if identity is None:
             identity = self._alive[key] = UserIdentity(username, self)
-        self._recent[key] = identity
-        if len(self._recent) > self._capacity:
-            self._recent.popitem(last=False)
+        self._recent.put(key, identity)
         return identity
 
     async def token(self, username: str) -> UserToken:

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, print_data, print_json, print_status
 from flowmate_async.cli.options import Connection
-from flowmate_async.contract.protocol import is_username
+from flowmate_async.contract.ids import is_username
 from flowmate_async.redaction import one_line
 from flowmate_async.values.secrets import Secret
 

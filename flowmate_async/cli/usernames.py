@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from flowmate_async.contract.protocol import checked_username
+from flowmate_async.contract.ids import checked_username
 from flowmate_async.errors import ConfigurationError, InvalidIdError
 
 STDIN = Path("-")

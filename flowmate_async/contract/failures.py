@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from flowmate_async.contract.protocol import GET, IMPERSONATE, LIST, USERS, Request, is_json, shown_media_type
+from flowmate_async.contract.answers import is_json, shown_media_type
+from flowmate_async.contract.protocol import GET, IMPERSONATE, LIST, USERS, Request
 from flowmate_async.errors import (
     AuthenticationError,
     FlowMateError,

@@ -4,12 +4,12 @@ Pure and bounded; it contains no credential. ``engine/`` uses it to decide which
 """
 
 import sys
-from collections import OrderedDict
 from collections.abc import Iterable
 
 import msgspec
 
 from flowmate_async.clock import Clock
+from flowmate_async.containers import LruDict
 from flowmate_async.contract.freshness import plain_read_seconds
 from flowmate_async.values.models import SecretSummary
 from flowmate_async.values.secrets import OAuth2Value, Secret, SessionValue
@@ -47,9 +47,8 @@ class KnownSecrets:
 
     def __init__(self, *, clock: Clock, capacity: int = CAPACITY) -> None:
         self._clock = clock
-        self._capacity = capacity
         # With the end of plain reads on the monotonic clock beside the facts.
-        self._known: OrderedDict[str, tuple[SecretFacts, float]] = OrderedDict()
+        self._known: LruDict[str, tuple[SecretFacts, float]] = LruDict(capacity)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -126,11 +125,7 @@ class KnownSecrets:
         self._keep(secret_id, facts, self._clock.monotonic() + plain_seconds)
 
     def _keep(self, secret_id: str, facts: SecretFacts, plain_until_monotonic: float) -> None:
-        key = secret_id.lower()
-        self._known[key] = (facts, plain_until_monotonic)
-        self._known.move_to_end(key)
-        if len(self._known) > self._capacity:
-            self._known.popitem(last=False)
+        self._known.put(secret_id.lower(), (facts, plain_until_monotonic))
 
     def _latest(self, served_at: float | None) -> float:
         """Return the later of this machine's time and upstream's: by the later one, more may be refreshed."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 from msgspec import structs
 
 from flowmate_async.clock import Clock
+from flowmate_async.containers import LruDict
 from flowmate_async.contract.known_secrets import SecretFacts
 from flowmate_async.distributed.budget import OnOutage
 from flowmate_async.distributed.circuit import RedisAwayError
@@ -194,7 +194,7 @@ class _Memory:
     """What this process knows about each secret, to recognise old records that were put back."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._known: LruDict[tuple[str, str], _Known] = LruDict(_MAX_KNOWN)
 
     def rejected(self, news: Rejected) -> None:
         """Remember which credential was rejected last."""
@@ -213,10 +213,8 @@ class _Memory:
         return rejected or answer.landed < known.landed
 
     def _of(self, username: str, secret_id: str) -> _Known:
-        known = self._known.setdefault((username, secret_id), _Known())
-        self._known.move_to_end((username, secret_id))
-        if len(self._known) > _MAX_KNOWN:
-            self._known.popitem(last=False)
+        known = self._known.get((username, secret_id)) or _Known()
+        self._known.put((username, secret_id), known)
         return known
 
 

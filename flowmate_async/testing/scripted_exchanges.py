@@ -1,7 +1,16 @@
-"""The transport suite's scripts: complete answers, broken ones, and requests that must not be sent."""
+"""The transport suite's scripts and probes: complete answers, broken ones, requests that must not be sent."""
+
+# ruff: noqa: S101 - these are tests
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from flowmate_async.redaction import Headers
-from flowmate_async.testing.scripted_server import Answer, chunked, http
+from flowmate_async.testing.scripted_server import Answer, ScriptedServer, chunked, http
+from flowmate_async.transport.base import Limits, Response, Transport, TransportError
 
 __all__ = [
     "BAD",
@@ -11,8 +20,14 @@ __all__ = [
     "CAP",
     "HEADERS",
     "INJECTIONS",
+    "LIMITS",
+    "SHORT",
     "TOKEN",
     "WHOLE",
+    "OpenTransport",
+    "broken_by",
+    "exposed",
+    "get",
 ]
 
 TOKEN = "5ecr3t-" * 6
@@ -170,3 +185,45 @@ INJECTIONS = {
     "another host": ("GET", "/a", Headers((("Host", "evil.example"), ("Authorization", TOKEN)))),
 }
 """Requests that would turn into different or several requests."""
+
+OpenTransport = Callable[[str], Transport]
+
+LIMITS = Limits(timeout_seconds=10.0, max_body_bytes=CAP)
+SHORT = Limits(timeout_seconds=0.1, max_body_bytes=CAP)
+
+_SUITES = Path(__file__).parent
+
+
+def exposed(error: BaseException) -> str:
+    """Return what an error tracker would show of an error: the whole chain, with the locals of every frame.
+
+    The frames of the suites are left out: they hold the credentials they plant.
+    """
+    seen: list[str] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        if (one := waiting.pop()) is None:
+            continue
+        shown = traceback.TracebackException.from_exception(one, capture_locals=True, compact=False)
+        shown.stack[:] = [frame for frame in shown.stack if Path(frame.filename).parent != _SUITES]
+        seen.append("".join(shown.format(chain=False)))
+        waiting += [one.__cause__, one.__context__]
+    return "\n".join(seen)
+
+
+async def get(transport: Transport, path: str = "/secrets/s", *, limits: Limits = LIMITS) -> Response:
+    """Send a GET with a credential."""
+    return await transport.send("GET", path, HEADERS, None, limits)
+
+
+async def broken_by(
+    server: ScriptedServer, transport: Transport, *, limits: Limits = LIMITS, method: str = "POST"
+) -> TransportError:
+    """Return the failure of a failing exchange; check that it is sent at most once and leaks nothing."""
+    before = len(server.requests)
+    with pytest.raises(TransportError) as broken:
+        await transport.send(method, "/secrets/5ecr3t-path", HEADERS, BODY, limits)
+    assert len(server.requests) <= before + 1
+    assert "5ecr3t" not in exposed(broken.value)
+    assert broken.value.__context__ is broken.value.__cause__ is None
+    return broken.value

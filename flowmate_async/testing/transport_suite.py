@@ -14,11 +14,10 @@ Needs pytest and anyio's plugin, which comes with anyio. Nothing here knows any 
 
 import asyncio
 import contextlib
-import traceback
-from collections.abc import Callable
 
 import pytest
 
+from flowmate_async.testing.immediate_laws import ImmediateLaws
 from flowmate_async.testing.scripted_exchanges import (
     BODY,
     BROKE,
@@ -26,18 +25,17 @@ from flowmate_async.testing.scripted_exchanges import (
     CAP,
     HEADERS,
     INJECTIONS,
+    LIMITS,
+    SHORT,
     TOKEN,
     WHOLE,
+    OpenTransport,
+    broken_by,
+    exposed,
+    get,
 )
 from flowmate_async.testing.scripted_server import SILENCE, Answer, ScriptedServer, http, split
-from flowmate_async.transport.base import (
-    ImmediateTransport,
-    Limits,
-    OnDone,
-    Response,
-    Transport,
-    TransportError,
-)
+from flowmate_async.transport.base import TransportError
 
 __all__ = [
     "LIMITS",
@@ -49,48 +47,8 @@ __all__ = [
     "get",
 ]
 
-OpenTransport = Callable[[str], Transport]
 
-LIMITS = Limits(timeout_seconds=10.0, max_body_bytes=CAP)
-SHORT = Limits(timeout_seconds=0.1, max_body_bytes=CAP)
-
-
-def exposed(error: BaseException) -> str:
-    """Return what an error tracker would show of an error: the whole chain, with the locals of every frame.
-
-    The frames of this suite are left out: they hold the credentials they plant.
-    """
-    seen: list[str] = []
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        if (one := waiting.pop()) is None:
-            continue
-        shown = traceback.TracebackException.from_exception(one, capture_locals=True, compact=False)
-        shown.stack[:] = [frame for frame in shown.stack if frame.filename != __file__]
-        seen.append("".join(shown.format(chain=False)))
-        waiting += [one.__cause__, one.__context__]
-    return "\n".join(seen)
-
-
-async def get(transport: Transport, path: str = "/secrets/s", *, limits: Limits = LIMITS) -> Response:
-    """Send a GET with a credential."""
-    return await transport.send("GET", path, HEADERS, None, limits)
-
-
-async def broken_by(
-    server: ScriptedServer, transport: Transport, *, limits: Limits = LIMITS, method: str = "POST"
-) -> TransportError:
-    """Return the failure of a failing exchange; check that it is sent at most once and leaks nothing."""
-    before = len(server.requests)
-    with pytest.raises(TransportError) as broken:
-        await transport.send(method, "/secrets/5ecr3t-path", HEADERS, BODY, limits)
-    assert len(server.requests) <= before + 1
-    assert "5ecr3t" not in exposed(broken.value)
-    assert broken.value.__context__ is broken.value.__cause__ is None
-    return broken.value
-
-
-class TransportSuite:
+class TransportSuite(ImmediateLaws):
     """Contract tests: derive, and override :meth:`open_transport`."""
 
     pytestmark = pytest.mark.anyio
@@ -338,86 +296,3 @@ class TransportSuite:
                 await waiting
             await server.gone()
         assert broken.value.failure in BROKE
-
-    # For a transport that is also an ImmediateTransport.
-
-    async def test_what_is_sent_at_once_is_answered_later_and_once(
-        self, open_transport: OpenTransport
-    ) -> None:
-        """No callback runs before the call has returned; a complete answer equals that of send()."""
-        async with ScriptedServer(http(), http(b"[2]")) as server, open_transport(server.url) as transport:
-            await get(transport)
-            told: asyncio.Queue[Response | Exception] = asyncio.Queue()
-            assert _at_once(transport, told.put_nowait)
-            assert told.empty()
-            async with asyncio.timeout(5):
-                outcome = await told.get()
-            assert isinstance(outcome, Response)
-            assert (outcome.status, outcome.body) == (200, b"[2]")
-            await asyncio.sleep(0.01)
-            assert told.empty()
-            assert len(server.requests) == 2
-
-    @pytest.mark.parametrize("name", BROKEN)
-    async def test_what_breaks_at_once_is_told_as_a_value(
-        self, open_transport: OpenTransport, name: str
-    ) -> None:
-        """The same failure as send() raises, and nothing of the request in it."""
-        answer, failures = BROKEN[name]
-        async with ScriptedServer(http(), answer) as server, open_transport(server.url) as transport:
-            await get(transport)
-            told: asyncio.Queue[Response | Exception] = asyncio.Queue()
-            assert _at_once(transport, told.put_nowait)
-            async with asyncio.timeout(5):
-                outcome = await told.get()
-            assert isinstance(outcome, TransportError)
-            assert outcome.failure in failures
-            assert "5ecr3t" not in exposed(outcome)
-
-    async def test_what_is_sent_at_once_ends_at_its_deadline_too(self, open_transport: OpenTransport) -> None:
-        """The earlier deadline fires first, regardless of the sending order, and its connection closes."""
-        told: asyncio.Queue[tuple[str, Response | Exception]] = asyncio.Queue()
-
-        def tell(name: str) -> OnDone:
-            return lambda outcome: told.put_nowait((name, outcome))
-
-        script = [http(), http(), SILENCE, SILENCE]
-        async with ScriptedServer(*script) as server, open_transport(server.url) as transport:
-            await asyncio.gather(get(transport), get(transport))
-            later = Limits(timeout_seconds=0.3, max_body_bytes=CAP)
-            assert _at_once(transport, tell("later"), later)
-            assert _at_once(transport, tell("sooner"), SHORT)
-            async with asyncio.timeout(5):
-                ends = [await told.get(), await told.get()]
-                await server.gone()
-        assert [name for name, _ in ends] == ["sooner", "later"]
-        assert [end.failure for _, end in ends if isinstance(end, TransportError)] == ["timeout"] * 2
-
-    async def test_leaving_it_ends_what_was_sent_at_once(self, open_transport: OpenTransport) -> None:
-        """No caller keeps waiting for an answer that cannot come."""
-        told: list[Response | Exception] = []
-        async with ScriptedServer(http(), SILENCE) as server:
-            async with open_transport(server.url) as transport:
-                await get(transport)
-                assert _at_once(transport, told.append)
-                await asyncio.sleep(0.05)
-                assert not told
-            assert [type(outcome) for outcome in told] == [TransportError]
-
-    async def test_leaving_it_ends_what_was_sent_in_this_very_step(
-        self, open_transport: OpenTransport
-    ) -> None:
-        """The exchange may not have started."""
-        told: list[Response | Exception] = []
-        async with ScriptedServer(http(), SILENCE) as server:
-            async with open_transport(server.url) as transport:
-                await get(transport)
-                assert _at_once(transport, told.append)
-            assert [type(outcome) for outcome in told] == [TransportError]
-            assert not _at_once(transport, told.append)
-
-
-def _at_once(transport: Transport, then: OnDone, limits: Limits = LIMITS) -> bool:
-    if not isinstance(transport, ImmediateTransport):
-        pytest.skip("not an ImmediateTransport")
-    return transport.send_at_once("GET", "/secrets/5ecr3t-path", HEADERS, None, limits, then=then)

@@ -2,7 +2,7 @@
 
 Lenient about decoration: unknown fields are ignored, dates are kept as they came, and a name or an owner of
 another type than documented never costs a record (the ``lenient_*`` functions). Strict about ids. Which bytes
-become which struct is decided in ``contract/protocol.py``; the secrets themselves are in ``secrets/``.
+become which struct is decided in ``contract/answers.py``; the secrets themselves are in ``secrets/``.
 """
 
 from datetime import datetime

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from flowmate_async import FlowMateError, InvalidIdError
-from flowmate_async.contract.protocol import canonical_key, secret_key, user_key
+from flowmate_async.contract.ids import canonical_key, secret_key, user_key
 
 pytestmark = pytest.mark.anyio
 SID = "66761aedcf268b4d68470e27"

@@ -16,7 +16,7 @@ from flowmate_async import (
     ProtocolError,
     Response,
 )
-from flowmate_async.contract import protocol
+from flowmate_async.contract import answers
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
 from flowmate_async.testing.scripted_server import ScriptedServer, http
 
@@ -159,7 +159,7 @@ BOMBS = {
 @pytest.mark.parametrize(
     "envelope", [b"[%s]", b'{"data":[%s],"meta":{"total":1}}', b'{"data":[],"meta":{"x":[%s]}}']
 )
-@pytest.mark.parametrize("read", [protocol.read_users, protocol.read_page])
+@pytest.mark.parametrize("read", [answers.read_users, answers.read_page])
 def test_memory_stays_a_small_multiple_of_the_bytes(item, envelope, read):
     items = item * (1_000_000 // len(item))
     body = envelope % items[: items.rindex(b",")]
@@ -189,14 +189,14 @@ def test_memory_stays_a_small_multiple_of_the_bytes(item, envelope, read):
 def test_a_large_genuine_list_is_read(account):
     body = msgspec.json.encode([account] * 3000)
     assert len(body) > 64 * 1024
-    assert len(protocol.read_users(Response(200, {}, body))) == 3000
+    assert len(answers.read_users(Response(200, {}, body))) == 3000
 
 
 @pytest.mark.parametrize(("allowed", "read"), [(3, True), (2, False)])
 def test_the_user_list_has_a_maximum(allowed, read):
     response = Response(200, {}, b'[{"username":"a"},{"username":"b"},{"username":"c"}]')
     if read:
-        assert len(protocol.read_users(response, max_users=allowed)) == 3
+        assert len(answers.read_users(response, max_users=allowed)) == 3
         return
     with pytest.raises(ProtocolError, match=r"3 users, more than the 2 allowed.*max_users"):
-        protocol.read_users(response, max_users=allowed)
+        answers.read_users(response, max_users=allowed)

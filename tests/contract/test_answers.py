@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmate_async import CredentialMissingError, FlowMateError, ProtocolError, RefreshFailedError, Response
-from flowmate_async.contract import protocol
+from flowmate_async.contract import answers, protocol
 
 READERS = {
-    "token": protocol.read_user_token,
-    "users": protocol.read_users,
-    "page": protocol.read_page,
-    "secret": lambda response: protocol.read_secret(response, protocol.get_secret("s")),
+    "token": answers.read_user_token,
+    "users": answers.read_users,
+    "page": answers.read_page,
+    "secret": lambda response: answers.read_secret(response, protocol.get_secret("s")),
 }
 PLANTED = "5ecr3t"
 
@@ -84,16 +84,16 @@ class TestTokens:
         "content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/x+json", ""]
     )
     def test_json_by_any_of_its_names_is_read(self, content_type):
-        assert protocol.read_user_token(answer({"token": "t"}, content_type)).token == "t"
+        assert answers.read_user_token(answer({"token": "t"}, content_type)).token == "t"
 
     @pytest.mark.parametrize("token_id", [None, 5, {}, "i"])
     def test_an_odd_id_of_a_token_does_not_cost_the_token(self, token_id):
-        assert protocol.read_user_token(answer({"token": "t", "id": token_id})).token == "t"
+        assert answers.read_user_token(answer({"token": "t", "id": token_id})).token == "t"
 
     @pytest.mark.parametrize("token", ["", "a b", "a\r\nX: y", "é", "a\0"])
     def test_a_token_that_no_header_can_carry_is_refused(self, token):
         with pytest.raises(ProtocolError):
-            protocol.read_user_token(answer({"token": token, "id": "i"}))
+            answers.read_user_token(answer({"token": token, "id": "i"}))
 
 
 class TestUsers:
@@ -114,12 +114,12 @@ class TestUsers:
         ],
     )
     def test_bare_or_enveloped(self, body):
-        assert [user.username for user in protocol.read_users(answer(body))] == ["a", "b"]
+        assert [user.username for user in answers.read_users(answer(body))] == ["a", "b"]
 
     @pytest.mark.parametrize("total", [0, 1, 3, 10**30, "3", "two", "", "-2", -2, 2.5, True, {}, [], [2]])
     def test_a_list_that_disagrees_with_its_own_total_is_refused(self, total):
         with pytest.raises(ProtocolError):
-            protocol.read_users(answer({"data": list(self.USERS), "meta": {"total": total}}))
+            answers.read_users(answer({"data": list(self.USERS), "meta": {"total": total}}))
 
     @pytest.mark.parametrize(
         "odd",
@@ -137,7 +137,7 @@ class TestUsers:
     )
     def test_one_odd_account_among_thousands_costs_only_itself(self, odd):
         """Strict about ids: only certain usernames count as usernames."""
-        users = protocol.read_users(answer({"data": [*self.USERS, odd], "meta": {"total": 3}}))
+        users = answers.read_users(answer({"data": [*self.USERS, odd], "meta": {"total": 3}}))
         assert [user.username for user in users] == ["a", "b", None]
         assert not users[2].is_active_tenant_user
 
@@ -150,7 +150,7 @@ class TestUsers:
     )  # fmt: skip
     def test_odd_decoration_of_an_account_does_not_leave_it_out(self, decoration):
         account = {"username": "a", "_id": "1", "status": "ACTIVE", "tenant": "t", "roles": []}
-        [user] = protocol.read_users(answer([account | decoration]))
+        [user] = answers.read_users(answer([account | decoration]))
         assert user.username == "a"
         assert user.is_active_tenant_user
 
@@ -160,7 +160,7 @@ class TestUsers:
     def test_odd_rights_of_an_account_leave_it_out(self, odd):
         """A possible administrator is not taken for a user of the tenant."""
         account = {"username": "a", "_id": "1", "status": "ACTIVE", "tenant": "t", "roles": []}
-        [user] = protocol.read_users(answer([account | odd]))
+        [user] = answers.read_users(answer([account | odd]))
         assert not user.is_active_tenant_user
 
 
@@ -181,14 +181,14 @@ class TestPages:
         ],
     )
     def test_a_total_is_a_number_or_missing(self, meta, total):
-        page = protocol.read_page(answer({"data": [self.ITEM], "meta": meta}))
+        page = answers.read_page(answer({"data": [self.ITEM], "meta": meta}))
         assert page.total == total
 
     @pytest.mark.parametrize("total", ["one", "", "-1", "1.0", " 1", "²", 1.5, True, {}, [1]])
     def test_a_total_that_is_not_a_number_is_refused(self, total):
         """Nothing may be called complete, or removed, by a total that was guessed."""
         with pytest.raises(ProtocolError):
-            protocol.read_page(answer({"data": [self.ITEM], "meta": {"total": total}}))
+            answers.read_page(answer({"data": [self.ITEM], "meta": {"total": total}}))
 
     @pytest.mark.parametrize(
         "decoration",
@@ -198,21 +198,21 @@ class TestPages:
         ],
     )  # fmt: skip
     def test_odd_decoration_of_an_item_does_not_cost_the_listing(self, decoration):
-        page = protocol.read_page(answer({"data": [self.ITEM | decoration], "meta": {"total": 1}}))
+        page = answers.read_page(answer({"data": [self.ITEM | decoration], "meta": {"total": 1}}))
         assert [found.id for found in page.data] == ["s"]
 
     @pytest.mark.parametrize("odd", [5, None, {}, {"_id": 5, "type": "SIMPLE"}, {"_id": "s", "type": None}])
     def test_an_item_without_an_id_or_type_is_refused(self, odd):
         with pytest.raises(ProtocolError):
-            protocol.read_page(answer({"data": [odd], "meta": {"total": 1}}))
+            answers.read_page(answer({"data": [odd], "meta": {"total": 1}}))
 
     def test_meta_may_be_missing_as_in_the_documented_example(self):
-        page = protocol.read_page(answer({"data": [{"_id": "s", "type": "SIMPLE"}]}))
+        page = answers.read_page(answer({"data": [{"_id": "s", "type": "SIMPLE"}]}))
         assert page.total is None
         assert [found.id for found in page.data] == ["s"]
 
     def test_a_type_nobody_knows_is_listed(self):
-        page = protocol.read_page(
+        page = answers.read_page(
             answer({"data": [{"_id": "s", "type": "NEW", "value": {"odd": 1}, "more": 2}]})
         )
         assert page.data[0].type == "NEW"
@@ -241,7 +241,7 @@ class TestSecrets:
             del value[field]
         body = {"_id": "s", "type": kind, "value": value | {"username": "u", "inputFields": {"pw": PLANTED}}}
         with pytest.raises(error, match=f"{field} is missing or empty.*connect the app again") as refused:
-            protocol.read_secret(answer({"data": body}), protocol.get_secret("s"))
+            answers.read_secret(answer({"data": body}), protocol.get_secret("s"))
         assert PLANTED not in exposed(refused.value)
         assert refused.value.status == 200
 
@@ -249,7 +249,7 @@ class TestSecrets:
     def test_a_session_without_any_value_has_no_credential(self, value):
         body = {"_id": "s", "type": "SESSION_AUTH", "value": value}
         with pytest.raises(RefreshFailedError):
-            protocol.read_secret(answer({"data": body}), protocol.get_secret("s"))
+            answers.read_secret(answer({"data": body}), protocol.get_secret("s"))
 
     @pytest.mark.parametrize(
         "decoration",
@@ -261,7 +261,7 @@ class TestSecrets:
     @pytest.mark.parametrize("kind", ["API_KEY", "FUTURE"])
     def test_odd_decoration_does_not_cost_a_credential(self, kind, decoration):
         body = self.BODY | {"type": kind} | decoration
-        secret = protocol.read_secret(answer({"data": body}), protocol.get_secret("s"))
+        secret = answers.read_secret(answer({"data": body}), protocol.get_secret("s"))
         assert msgspec.to_builtins(secret)["value"] == {"key": PLANTED}
         secret.created_at, secret.updated_at  # noqa: B018 - reading them does not raise
 
@@ -278,7 +278,7 @@ class TestSecrets:
     )
     def test_odd_decoration_of_a_value_becomes_text_or_nothing(self, sent, read):
         body = {"_id": "s", "type": "OA2_AUTHORIZATION_CODE", "value": {"accessToken": "t"} | sent}
-        secret = protocol.read_secret(answer({"data": body}), protocol.get_secret("s"))
+        secret = answers.read_secret(answer({"data": body}), protocol.get_secret("s"))
         assert getattr(secret.value, read[0]) == read[1]
 
     @pytest.mark.parametrize(
@@ -294,20 +294,20 @@ class TestSecrets:
     )
     def test_what_is_presented_to_an_app_is_not_guessed(self, kind, value):
         with pytest.raises(ProtocolError):
-            protocol.read_secret(
+            answers.read_secret(
                 answer({"data": {"_id": "s", "type": kind, "value": value}}), protocol.get_secret("s")
             )
 
     def test_a_numeric_username_is_its_digits(self):
         body = {"_id": "s", "type": "SIMPLE", "value": {"passphrase": "p", "username": 5}}
-        assert protocol.read_secret(answer({"data": body}), protocol.get_secret("s")).value.username == "5"
+        assert answers.read_secret(answer({"data": body}), protocol.get_secret("s")).value.username == "5"
 
     def test_another_secrets_answer_is_refused(self, exposed):
         """A proxy or a cache that mixes answers up must not hand one user's secret to another."""
         with pytest.raises(ProtocolError, match="another secret") as refused:
-            protocol.read_secret(answer({"data": self.BODY | {"_id": "t"}}), protocol.get_secret("s"))
+            answers.read_secret(answer({"data": self.BODY | {"_id": "t"}}), protocol.get_secret("s"))
         assert PLANTED not in exposed(refused.value)
 
     def test_a_secret_without_its_envelope_is_refused(self):
         with pytest.raises(ProtocolError):
-            protocol.read_secret(answer(self.BODY), protocol.get_secret("s"))
+            answers.read_secret(answer(self.BODY), protocol.get_secret("s"))

@@ -21,7 +21,7 @@ from flowmate_async import (
     SecretNotFoundError,
     UpstreamUnavailableError,
 )
-from flowmate_async.contract import protocol
+from flowmate_async.contract import answers, protocol
 from flowmate_async.contract.failures import Remedy, examine
 from flowmate_async.contract.protocol import Request
 from flowmate_async.values.secrets import KNOWN_TYPES
@@ -77,15 +77,15 @@ def test_a_good_answer_is_read(case):
     assert examine(request, response, now=0.0) is None
     match request.endpoint:
         case protocol.IMPERSONATE:
-            token = protocol.read_user_token(response)
+            token = answers.read_user_token(response)
             assert (token.token, token.id) == (body["token"], body["id"])
         case protocol.USERS:
             items = body if isinstance(body, list) else body["data"]
             assert [
-                (user.username, user.id, user.status, user.tenant) for user in protocol.read_users(response)
+                (user.username, user.id, user.status, user.tenant) for user in answers.read_users(response)
             ] == [(item["username"], item["_id"], item["status"], item.get("tenant")) for item in items]
         case protocol.LIST:
-            page = protocol.read_page(response)
+            page = answers.read_page(response)
             assert page.total == body["meta"]["total"]
             assert [(found.id, found.type, found.name, found.ever_failed) for found in page.data] == [
                 (item["_id"], item["type"], item["name"], "currentError" in item) for item in body["data"]
@@ -99,17 +99,17 @@ def test_a_good_answer_is_read(case):
 def assert_secret_is_read(request, response, data):
     if has_mask(data["value"]):
         with pytest.raises(MaskedSecretError, match=r"readRaw") as masked:
-            protocol.read_secret(response, request)
+            answers.read_secret(response, request)
         conclusive = {f: part for f, part in data["value"].items() if f != "refreshToken"}
         starred = [field for field, part in conclusive.items() if has_mask({field: part})]
         assert str(masked.value).startswith(f"upstream masked {', '.join(sorted(starred))}")
         return
-    secret = protocol.read_secret(response, request, keep_refresh_fields=True)
+    secret = answers.read_secret(response, request, keep_refresh_fields=True)
     assert type(secret) is KNOWN_TYPES[data["type"]]
     assert secret.id == data["_id"]
     encoded = json.loads(protocol.msgspec.json.encode(secret))["value"]
     assert encoded == {field: part for field, part in data["value"].items() if part is not None}
-    dropped = json.loads(protocol.msgspec.json.encode(protocol.read_secret(response, request)))["value"]
+    dropped = json.loads(protocol.msgspec.json.encode(answers.read_secret(response, request)))["value"]
     assert dropped == {f: part for f, part in encoded.items() if f not in ("refreshToken", "inputFields")}
     expires = data["value"].get("expires")
     assert secret.expires_at == (expires and datetime.fromisoformat(expires).astimezone(UTC))

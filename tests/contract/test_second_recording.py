@@ -21,7 +21,7 @@ from flowmate_async import (
     SecretNotFoundError,
     UpstreamUnavailableError,
 )
-from flowmate_async.contract import protocol
+from flowmate_async.contract import answers, protocol
 from flowmate_async.contract.failures import Remedy, examine
 from flowmate_async.contract.protocol import Request
 
@@ -91,12 +91,12 @@ def test_a_good_answer_is_read(case):
 def read(request, response):
     match request.endpoint:
         case protocol.IMPERSONATE:
-            return protocol.read_user_token(response)
+            return answers.read_user_token(response)
         case protocol.USERS:
-            return protocol.read_users(response)
+            return answers.read_users(response)
         case protocol.LIST:
-            return protocol.read_page(response)
-    return protocol.read_secret(response, request)
+            return answers.read_page(response)
+    return answers.read_secret(response, request)
 
 
 def assert_secret_is_read(request, response, data):

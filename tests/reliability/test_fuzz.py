@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from flowmate_async import FlowMate, FlowMateError, Response, RetryPolicy, UserFailed, UserSynced
 from flowmate_async.contract import protocol
+from flowmate_async.contract.answers import read_secret
 from flowmate_async.contract.failures import Failure, examine, retry_after_seconds
 from flowmate_async.contract.masks import masked_fields
 from flowmate_async.testing.memory_transport import MemoryTransport, json_response
@@ -254,7 +255,7 @@ class TestTheGoodAnswersTheBadOnesAreMadeOf:
     def test_a_secret_is_read_and_holds_what_was_planted(self, body: bytes) -> None:
         if b'"data"' not in body:
             return
-        secret = protocol.read_secret(
+        secret = read_secret(
             Response(200, {"content-type": "application/json"}, body),
             protocol.get_secret(SECRET),
             keep_refresh_fields=True,

@@ -15,8 +15,9 @@ from flowmate_async.cli.doctor.traffic import check_rate
 from flowmate_async.cli.exits import Exit
 from flowmate_async.cli.options import Connection
 from flowmate_async.client import FlowMate
+from flowmate_async.contract.answers import read_page
 from flowmate_async.contract.failures import examine, examine_broken
-from flowmate_async.contract.protocol import LIST, USERS, list_secrets, read_page
+from flowmate_async.contract.protocol import LIST, USERS, list_secrets
 from flowmate_async.errors import FlowMateError, PermissionDeniedError, RateLimitedError
 from flowmate_async.redaction import Headers, one_line
 from flowmate_async.transport import Limits, Response, Transport, TransportError

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from flowmate_async.containers import chunked
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.aws.calls import Address, AwsCalls, AwsResponse, Refusal, parse_address
 from flowmate_async.stores.aws.chunking import Head, PartAt, encoded, head_of, split
@@ -75,12 +76,8 @@ class AwsDocuments:
 
     async def read_many(self, names: Sequence[str]) -> Mapping[str, Document]:
         """Return those of these documents that exist."""
-        batches = [names[first : first + _AT_ONCE] for first in range(0, len(names), _AT_ONCE)]
-        found = {
-            name: one
-            for batch in await gather_limited(self._read_batch, batches)
-            for name, one in batch.items()
-        }
+        batches = await gather_limited(self._read_batch, chunked(names, _AT_ONCE))
+        found = {name: one for batch in batches for name, one in batch.items()}
         return {name: found[name] for name in names if name in found}
 
     async def write(self, name: str, text: Plaintext, *, replacing: Document | None) -> None:

@@ -24,10 +24,12 @@ FORMAT = 1
 STATE = "store"
 """The name of the document that describes the store and its runs."""
 
-_USERS = "users/"
+USERS = "users/"
+"""The prefix of the names of users' documents."""
+
 _LONGEST_NAME = 400
 _HASHED = "=sha256="
-_HASHED_NAME = re.compile(f"{_USERS}{_HASHED}[0-9a-f]{{64}}")
+_HASHED_NAME = re.compile(f"{USERS}{_HASHED}[0-9a-f]{{64}}")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
 # A final hyphen and six characters look like the end of an ARN; dots alone are steps in a path.
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@")
@@ -285,13 +287,13 @@ def name_of(username: str) -> str:
     encoded = "".join(chr(one) if one in _PLAIN else f"={one:02X}" for one in username.encode())
     if len(encoded) > _LONGEST_NAME:
         encoded = _HASHED + hashlib.sha256(username.encode()).hexdigest()
-    return _USERS + encoded
+    return USERS + encoded
 
 
 def username_of(name: str) -> str | None:
     """Return the user whose document has this name; ``None`` if it is hashed, or not a user's."""
     try:
-        username = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name.removeprefix(_USERS))
+        username = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name.removeprefix(USERS))
         decoded = username.encode("latin-1").decode()
     except UnicodeError:
         return None
@@ -301,7 +303,3 @@ def username_of(name: str) -> str | None:
 def is_hashed(name: str) -> bool:
     """Return whether this document name is hashed because the username is too long."""
     return _HASHED_NAME.fullmatch(name) is not None
-
-
-USERS = _USERS
-"""The prefix of the names of users' documents."""

@@ -8,7 +8,7 @@ every user's document. Nothing here knows a service.
 # ruff: noqa: D102 - the protocol documents the methods
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
@@ -38,34 +38,26 @@ from flowmate_async.stores.base import (
 from flowmate_async.stores.documents import health, rules
 from flowmate_async.stores.documents.base import (
     STATE,
-    USERS,
     Document,
     DocumentRefused,
     Documents,
     StoreState,
     UserDocument,
-    decoded_user,
-    is_hashed,
     judged,
     name_of,
     opened,
     state_of,
     stored_secret,
     updated,
-    user_of,
     username_of,
 )
 from flowmate_async.stores.documents.run_lease import held_lease
+from flowmate_async.stores.documents.users import UserDocuments
 from flowmate_async.stores.documents.writes import check_and_set, gather_limited
 from flowmate_async.stores.health import Judge, users_of
 from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
 from flowmate_async.system.finishing import finish_despite_cancellation
 from flowmate_async.values.secrets import Secret
-
-_PAGE = 100
-
-OnRejected = Callable[[str, UserDocument | None], object]
-"""Called with the name of a document and its content: another user's document, or ``None``."""
 
 
 class DocumentStore:
@@ -83,6 +75,7 @@ class DocumentStore:
         self._documents = documents
         self._create = create
         self._clock = clock or SystemClock()
+        self._users = UserDocuments(documents, require_open=self._require_open, sleep=self._clock.sleep)
         self._open = False
         self._bound = False
         self._runs: dict[str, Run] = {}
@@ -174,18 +167,18 @@ class DocumentStore:
             noted = {one: replace(stored, missing_run=run.id) for one, stored in user.secrets.items()}
             return replace(user, secrets=noted, health=UNSET)
 
-        await gather_limited(lambda username: self._change_user(username, note), usernames)
+        await gather_limited(lambda username: self._users.change(username, note), usernames)
 
     async def missing(self, run: Run) -> Missing:
         gone = stored = 0
-        async for user in self._users():
+        async for user in self._users.all():
             found = judged(user, run)
             gone, stored = gone + sum(one.missing_run == run.id for one in found), stored + len(found)
         return Missing(missing=gone, stored=stored)
 
     async def remove_missing(self, run: Run, *, how: Removal, at: float) -> int:
         removed = 0
-        async for user in self._users():
+        async for user in self._users.all():
             gone = [one for one, stored in user.secrets.items() if stored.missing_run == run.id]
             if how == "mark":
                 gone = [one for one in gone if user.secrets[one].removed_at is None]
@@ -195,24 +188,24 @@ class DocumentStore:
         return removed
 
     async def statuses(self, run: Run, usernames: Sequence[str]) -> Mapping[str, Status]:
-        users = [user async for user in self._named(usernames) if run.id in user.checkpoints]
+        users = [user async for user in self._users.named(usernames) if run.id in user.checkpoints]
         refused = self._refused.get(run.id, {})
         return {user.username: user.checkpoints[run.id].status for user in users} | {
             name: refused[name].status for name in usernames if name in refused
         }
 
     async def seen(self, usernames: Sequence[str]) -> Mapping[str, str]:
-        newest_last = [(user, list(user.checkpoints.values())) async for user in self._named(usernames)]
+        newest_last = [(user, list(user.checkpoints.values())) async for user in self._users.named(usernames)]
         return {user.username: ends[-1].seen for user, ends in newest_last if ends}
 
     async def health(self, username: str | None = None) -> AsyncIterator[HealthRecord]:
-        async for user in self._users(username):
+        async for user in self._users.all(username):
             for record in health.records_of(user):
                 yield record
 
     async def settle_health(self, judge: Judge) -> list[Notice]:
         notices: list[Notice] = []
-        async for user in self._users():
+        async for user in self._users.all():
             if user.health:
                 notices += await self._settle(user.username, judge)
         return notices
@@ -221,7 +214,7 @@ class DocumentStore:
         for username in users_of(sightings):
             seen = [one for one in sightings if one.credential.username == username]
             note = partial(health.with_sightings, sightings=seen, policy=policy, at=at)
-            await self._change_user(username, note, create=True)
+            await self._users.change(username, note, create=True)
 
     async def put_health(self, records: Sequence[HealthRecord], notices: Sequence[Notice] = ()) -> None:
         names = {record.username for record in records} | {one.credential.username for one in notices}
@@ -231,22 +224,22 @@ class DocumentStore:
             found = health.with_records(user, [one for one in records if one.username == name])
             return health.with_notices(found, [one for one in notices if one.credential.username == name])
 
-        await gather_limited(lambda username: self._change_user(username, put, create=True), sorted(names))
+        await gather_limited(lambda username: self._users.change(username, put, create=True), sorted(names))
 
     async def notices(self, limit: int) -> list[Notice]:
-        return health.oldest_first([user async for user in self._users() if user.notices])[:limit]
+        return health.oldest_first([user async for user in self._users.all() if user.notices])[:limit]
 
     async def forget_notices(self, notices: Sequence[Notice]) -> None:
         forget = partial(health.without_notices, ids=frozenset(notice.id for notice in notices))
         names = {notice.credential.username for notice in notices}
-        await gather_limited(lambda username: self._change_user(username, forget), sorted(names))
+        await gather_limited(lambda username: self._users.change(username, forget), sorted(names))
 
     async def totals(self, run: Run) -> RunTotals:
         return totals_of([checkpoint async for checkpoint in self.checkpoints(run)])
 
     async def checkpoints(self, run: Run) -> AsyncIterator[Checkpoint]:
         refused = dict((await self._state()).refused.get(run.id, {}))
-        async for user in self._users():
+        async for user in self._users.all():
             for name in sorted(name for name in refused if name < user.username):
                 yield refused.pop(name)
             if found := refused.pop(user.username, None) or user.checkpoints.get(run.id):
@@ -255,25 +248,25 @@ class DocumentStore:
             yield checkpoint
 
     async def get(self, username: str, secret_id: str) -> Secret | None:
-        for user in await self._read([name_of(username)], on_rejected=rules.refuse):
+        for user in await self._users.read([name_of(username)], on_rejected=rules.refuse):
             if secret_id in user.secrets:
                 return rules.opened_secret(user, secret_id)
         return None
 
     async def items(self, username: str | None = None) -> AsyncIterator[StoredItem]:
-        async for user in self._users(username):
+        async for user in self._users.all(username):
             for item in user.items():
                 yield item
 
     async def secrets(self, username: str | None = None) -> AsyncIterator[tuple[str, Secret]]:
-        async for user in self._users(username, on_rejected=rules.refuse):
+        async for user in self._users.all(username, on_rejected=rules.refuse):
             for secret_id in sorted(user.secrets):
                 yield user.username, rules.opened_secret(user, secret_id)
 
     async def verify(self) -> Verification:
         damaged: list[tuple[str, str]] = []
         intact = 0
-        async for user in self._users(
+        async for user in self._users.all(
             on_rejected=lambda name, _: damaged.append((username_of(name) or name, "*"))
         ):
             for secret_id, stored in sorted(user.secrets.items()):
@@ -294,8 +287,7 @@ class DocumentStore:
             raise StoreError(f"there is no store {where}", advice="Check the store's URL")
 
     async def _state(self) -> StoreState:
-        if not self._open:
-            raise not_open(self._documents.where)
+        self._require_open()
         found = await self._documents.read(STATE)
         if found is None or found.is_gone:
             raise StoreError(
@@ -319,10 +311,13 @@ class DocumentStore:
         self._refused = state.refused
         return state
 
-    async def _require(self, run: Run) -> None:
-        """Look up a run that this process does not know yet."""
+    def _require_open(self) -> None:
         if not self._open:
             raise not_open(self._documents.where)
+
+    async def _require(self, run: Run) -> None:
+        """Look up a run that this process does not know yet."""
+        self._require_open()
         if run.id not in self._runs or not self._bound:
             await self._state()
         if run.id not in self._runs:
@@ -340,7 +335,7 @@ class DocumentStore:
             known = {run_id: one for run_id, one in user.checkpoints.items() if run_id in self._runs}
             return replace(user, checkpoints=known)
 
-        await self._change_user(username, write, create=True)
+        await self._users.change(username, write, create=True)
         return changed
 
     async def _note_refused(
@@ -353,22 +348,6 @@ class DocumentStore:
             state = await self._change(lambda state: rules.with_refused(state, run, ends, written))
             rules.require_few(state, run, refused)
 
-    async def _change_user(
-        self, username: str, change: Callable[[UserDocument], UserDocument], *, create: bool = False
-    ) -> None:
-        def changed(found: Document | None) -> UserDocument:
-            if found is None:
-                return change(UserDocument(username=username)) if create else UserDocument(username=username)
-            # A damaged or foreign document is overwritten by this write, so it heals.
-            return change(user_of(found, name) or UserDocument(username=username))
-
-        name = name_of(username)
-        if not create:
-            found = await self._documents.read(name)
-            if found is None or user_of(found, name) is None:
-                return
-        await check_and_set(self._documents, name, changed, sleep=self._clock.sleep)
-
     async def _settle(self, username: str, judge: Judge) -> list[Notice]:
         notices: list[Notice] = []
 
@@ -377,7 +356,7 @@ class DocumentStore:
             user, notices = health.settled(user, judge)
             return user
 
-        await self._change_user(username, settle)
+        await self._users.change(username, settle)
         return notices
 
     async def _remove(self, username: str, run: Run, *, how: Removal, at: float) -> None:
@@ -388,65 +367,6 @@ class DocumentStore:
             left = rules.without_missing(user, run, how=how, at=at)
             return left
 
-        await self._change_user(username, remove)
+        await self._users.change(username, remove)
         if not left.secrets and not left.notices and run.id not in left.checkpoints:
             await self._documents.delete(name_of(username))
-
-    async def _users(
-        self, username: str | None = None, *, on_rejected: OnRejected | None = None
-    ) -> AsyncIterator[UserDocument]:
-        """Yield all users' documents by username, or one user's; see :meth:`_read` for ``on_rejected``."""
-        names = await self._names() if username is None else [name_of(username)]
-        for first in range(0, len(names), _PAGE):
-            page = await self._read(names[first : first + _PAGE], on_rejected=on_rejected)
-            for user in sorted(page, key=lambda one: one.username):
-                yield user
-
-    async def _named(self, usernames: Sequence[str]) -> AsyncIterator[UserDocument]:
-        """Yield the existing documents of these users."""
-        for first in range(0, len(usernames), _PAGE):
-            for user in await self._read(name_of(name) for name in usernames[first : first + _PAGE]):
-                yield user
-
-    async def _names(self) -> list[str]:
-        """Return the names of all users' documents, in the order of the usernames.
-
-        Names that cannot be a user's, such as folders, belong to other programs.
-        """
-        if not self._open:
-            raise not_open(self._documents.where)
-        known: dict[str, str] = {}
-        hashed: list[str] = []
-        async for name in self._documents.names(USERS):
-            username = username_of(name)
-            if username is not None:
-                known[name] = username
-            elif is_hashed(name):
-                known[name] = ""
-                hashed.append(name)
-        for user in await self._read(hashed):
-            known[name_of(user.username)] = user.username
-        return sorted(known, key=lambda name: known[name])
-
-    async def _read(
-        self, names: Iterable[str], *, on_rejected: OnRejected | None = None
-    ) -> list[UserDocument]:
-        """Return the users' documents with these names, without those that are gone.
-
-        Args:
-            names: the documents' names.
-            on_rejected: called with what is not a user's document. Without it such a document is skipped, so
-                that it does not stop the others.
-        """
-        if not self._open:
-            raise not_open(self._documents.where)
-        users = []
-        for name, document in (await self._documents.read_many(list(names))).items():
-            if document.is_gone:
-                continue
-            user = decoded_user(document)
-            if user is not None and name_of(user.username) == name:
-                users.append(user)
-            elif on_rejected is not None:
-                on_rejected(name, user)
-        return users

@@ -11,12 +11,16 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from itertools import chain
+from typing import TypeVar
 
+from flowmate_async.containers import chunked
 from flowmate_async.stores.base import RecordKey
 from flowmate_async.stores.sealed.meta import Meta
 from flowmate_async.stores.sql.database import KEYS, Row, Table
 from flowmate_async.stores.sqlite.files import transaction
 from flowmate_async.stores.sqlite.schema import read_meta
+
+T = TypeVar("T")
 
 _EIGHT = 8
 _MOST = 64
@@ -51,11 +55,8 @@ class SqliteDatabase:
 
     async def fetch_keys(self, statement: str, keys: Sequence[str], *args: object) -> list[Row]:  # noqa: D102
         found: list[Row] = []
-        for start in range(0, len(keys), _MOST):
-            chunk = list(keys[start : start + _MOST])
-            length = 1 << (len(chunk) - 1).bit_length()
-            chunk += chunk[-1:] * (length - len(chunk))  # a key that is there twice counts once
-            text, order = _with_keys(statement, length)
+        for chunk in _chunks(keys):  # a key that is there twice counts once
+            text, order = _with_keys(statement, len(chunk))
             found += self._connection.execute(text, [*(args[number] for number in order), *chunk])
         return found
 
@@ -73,13 +74,12 @@ class SqliteDatabase:
         return self._connection.execute(statement, list(chain.from_iterable(rows)))
 
 
-def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+def _chunks(rows: Sequence[T]) -> Iterator[list[T]]:
     """Yield chunks of only a few lengths, so that their statements are prepared once.
 
     The last row is repeated where that saves a statement: a row costs far less.
     """
-    for start in range(0, len(rows), _MOST):
-        chunk = list(rows[start : start + _MOST])
+    for chunk in map(list, chunked(rows, _MOST)):
         length = (
             1 << (len(chunk) - 1).bit_length() if len(chunk) < _EIGHT else -(-len(chunk) // _EIGHT) * _EIGHT
         )

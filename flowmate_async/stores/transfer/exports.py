@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from flowmate_async.contract.ids import checked_id, checked_username
 from flowmate_async.contract.masks import masked_fields
-from flowmate_async.contract.protocol import checked_id, checked_username
 from flowmate_async.errors import ConfigurationError, InvalidIdError, ProtocolError
 from flowmate_async.redaction import Redacted, one_line
 from flowmate_async.values.secrets import Secret, UnknownSecret, decode_secret

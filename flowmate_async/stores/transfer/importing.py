@@ -2,6 +2,7 @@
 
 import msgspec
 
+from flowmate_async.containers import chunked
 from flowmate_async.stores.base import Checkpoint, Store, UserWrite
 from flowmate_async.stores.transfer.exports import Exported
 
@@ -51,8 +52,8 @@ async def import_export(
     run = await store.begin_run(at=at, selection=SELECTION)
     writes = [_write_of(username, found, at) for username, found in by_user.items()]
     changed = unchanged = 0
-    for first in range(0, len(writes), _BATCH):
-        written = await store.write(run, writes[first : first + _BATCH])
+    for batch in chunked(writes, _BATCH):
+        written = await store.write(run, batch)
         changed, unchanged = changed + written.changed, unchanged + written.unchanged
     await store.finish_run(run, at=at)
     return Imported(

@@ -171,7 +171,7 @@ async def test_runs_are_forgotten_but_for_the_last_two_of_a_selection() -> None:
         assert await store.statuses(first, ["ann"]) == {"ann": "synced"}
         state = await store._state()
         assert len(state.runs) == 7
-        (user,) = await store._read([name_of("ann")])
+        (user,) = await store._users.read([name_of("ann")])
         assert set(user.checkpoints) <= {one.id for one in state.runs}
 
 
