@@ -50,7 +50,7 @@ from flowmate_async.sync.source import Usernames
 from flowmate_async.system.loop_thread import Job, LoopThread, streamed
 from flowmate_async.values.models import SecretSummary, User, UserToken
 from flowmate_async.values.secrets import Secret
-from flowmate_async.wiring import Settings, with_parameters_of
+from flowmate_async.wiring import FromEnvironment, Settings, look_up, with_parameters_of
 
 T = TypeVar("T")
 
@@ -80,6 +80,16 @@ class FlowMateSync:
         self._loop: LoopThread | None = None
         self._open = ExitStack()
         self._streams: WeakSet[Generator[Any, None, None]] = WeakSet()
+
+    @classmethod
+    @with_parameters_of(FromEnvironment)
+    def from_env(cls, **options: Any) -> Self:
+        """See :meth:`FlowMate.from_env`."""
+        try:
+            look_up(options)
+            return cls(**options)
+        finally:
+            options.clear()
 
     def __enter__(self) -> Self:
         uvloop = importlib.util.find_spec("uvloop") is not None

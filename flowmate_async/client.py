@@ -26,7 +26,7 @@ from flowmate_async.sync.source import Usernames
 from flowmate_async.system.loop_binding import LoopBinding, require_asyncio
 from flowmate_async.values.models import SecretSummary, User, UserToken
 from flowmate_async.values.secrets import Secret
-from flowmate_async.wiring import Parts, Settings, with_parameters_of
+from flowmate_async.wiring import FromEnvironment, Parts, Settings, look_up, with_parameters_of
 
 _DRAIN_SECONDS = 5.0
 
@@ -86,6 +86,28 @@ class FlowMate:
         self._binding = LoopBinding()
         self._parts = Parts(settings, binding=self._binding)
         self._entered: AsyncExitStack | None = None
+
+    @classmethod
+    @with_parameters_of(FromEnvironment)
+    def from_env(cls, **options: Any) -> Self:
+        """Return a client configured as the ``flowmate`` command is. Arguments take precedence.
+
+        What is not passed comes from ``FLOWMATE_*`` variables, then from the configuration file, and the
+        admin token last from the system's keyring; see docs/reference/options.md.
+
+        Args:
+            config: the configuration file; by default ``FLOWMATE_CONFIG``, or ``config.toml`` in the user's
+                configuration folder.
+            options: the arguments of :class:`FlowMate`, all optional.
+
+        Raises:
+            ConfigurationError: a value or the file is invalid, or there is no admin token.
+        """
+        try:
+            look_up(options)
+            return cls(**options)
+        finally:
+            options.clear()  # the admin token must not stay a local of a frame that may raise
 
     async def __aenter__(self) -> Self:
         if self._entered is not None:

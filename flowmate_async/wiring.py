@@ -4,7 +4,9 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Concatenate, ParamSpec
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+
+from msgspec import UNSET, UnsetType
 
 from flowmate_async.access.admin import AdminToken, TokenProvider
 from flowmate_async.access.api import Api, ApiLimits, checked_limits
@@ -14,6 +16,7 @@ from flowmate_async.access.health_watch import HealthWatch
 from flowmate_async.access.listing import Lister
 from flowmate_async.access.user_tokens import UserTokens
 from flowmate_async.clock import Clock, LoopClock, SystemClock
+from flowmate_async.configuration.connection import connection_from_environment
 from flowmate_async.contract.freshness import FreshnessPolicy
 from flowmate_async.contract.known_secrets import KnownSecrets
 from flowmate_async.engine.breaker import BreakerPolicy
@@ -39,6 +42,7 @@ from flowmate_async.transport.factory import chosen_transport, transport_by_name
 from flowmate_async.values.settings import DEFAULT_BASE_URL, check_rate, checked_base_url, proxy_problem
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Settings(Redacted, frozen=True, kw_only=True, gc=True):
@@ -72,18 +76,35 @@ class Settings(Redacted, frozen=True, kw_only=True, gc=True):
     __shown__: ClassVar[tuple[str, ...]] = ("rate", "burst", "concurrency")
 
 
+class FromEnvironment(Settings, frozen=True, kw_only=True, gc=True):
+    """The arguments of :meth:`FlowMate.from_env`. Those that are left out are looked up."""
+
+    admin_token: str | os.PathLike[str] | TokenProvider | UnsetType = UNSET  # type: ignore[assignment]
+    config: str | os.PathLike[str] | None = None
+
+
 def with_parameters_of(
     other: Callable[P, object],
-) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
-    """Give an ``__init__`` the parameters of a struct, for type checkers and ``help``."""
+) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
+    """Give a method the parameters of a struct, for type checkers and ``help``."""
 
-    def adopt(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+    def adopt(method: Callable[..., T]) -> Callable[Concatenate[Any, P], T]:
         itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
         arguments = inspect.signature(other).parameters.values()
-        init.__signature__ = inspect.Signature([itself, *arguments])  # type: ignore[attr-defined]
-        return init
+        method.__signature__ = inspect.Signature([itself, *arguments])  # type: ignore[attr-defined]
+        return method
 
     return adopt
+
+
+def look_up(options: dict[str, Any]) -> None:
+    """Add what the environment and the configuration file have to these arguments, and take ``config`` out.
+
+    Raises:
+        ConfigurationError: a value or the file is invalid, or there is no admin token.
+    """
+    config = options.pop("config", None)
+    connection_from_environment(options, config=None if config is None else Path(config))
 
 
 class Parts:

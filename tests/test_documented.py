@@ -90,12 +90,14 @@ CALLABLES = [
 
 
 def documentation(function):
-    """A docstring, and that of the method it refers to."""
+    """A docstring, and those of the method and the class that it refers to."""
     text = inspect.getdoc(function) or ""
     found = ELSEWHERE.search(text)
     if found is not None:
         other = getattr(flowmate_async, found[1])
         text += inspect.getdoc(getattr(other, found[2])) or ""
+    if "the arguments of :class:`FlowMate`" in text:
+        text += inspect.getdoc(FlowMate)
     return text
 
 

@@ -16,7 +16,7 @@ from flowmate_async.cli.examples import show_examples
 from flowmate_async.cli.exits import Exit, UsageError, exit_code, print_error
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.streams import prepare_streams
-from flowmate_async.cli.variables import drop_empty_variables, misspelled
+from flowmate_async.configuration.variables import drop_empty_variables, misspelled
 from flowmate_async.errors import FlowMateError
 
 app: App = App(

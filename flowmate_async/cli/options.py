@@ -8,14 +8,11 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flowmate_async.client import FlowMate
+from flowmate_async.configuration.connection import find_admin_token
 from flowmate_async.engine.coordination import Coordination
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.stores import Store, StoreKey, load_key, load_other_key, needs_key, open_store
-from flowmate_async.system.keyring import ask_keyring
 from flowmate_async.values.settings import DEFAULT_BASE_URL, checked_base_url
-
-_KEYRING_SERVICE = "flowmate_async admin token"
-
 
 ConfigFile = Annotated[
     Path | None, Parameter(env_var="FLOWMATE_CONFIG", help="A TOML file with defaults for these flags.")
@@ -74,7 +71,7 @@ class Connection:
         """
         base_url = checked_base_url(self.base_url)
         return FlowMate(
-            admin_token=self._admin_token(base_url),
+            admin_token=find_admin_token(self.admin_token_file, base_url, os.environ),
             base_url=base_url,
             rate=self.rate or None,
             burst=self.burst,
@@ -84,24 +81,6 @@ class Connection:
             ca_file=self.ca_file,
             proxy=self.proxy,
             trust_env=self.trust_env,
-        )
-
-    def _admin_token(self, base_url: str) -> str | Path:
-        if self.admin_token_file is not None:
-            return self.admin_token_file
-        if token := os.environ.get("FLOWMATE_ADMIN_TOKEN"):
-            return token
-        # Saved for this origin: a token must never be sent to another one.
-        found = ask_keyring(_KEYRING_SERVICE, base_url)
-        if found.text:
-            return found.text
-        keyring = f", and the system keyring does not answer: {found.problem}" if found.problem else ""
-        raise ConfigurationError(
-            f"there is no admin token{keyring}",
-            advice=(
-                "Set FLOWMATE_ADMIN_TOKEN, or name a private file with --admin-token-file, or put it in the "
-                f"system keyring (extra 'keyring') as '{_KEYRING_SERVICE}' for {base_url}"
-            ),
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import flowmate_async
 from flowmate_async.cli.options import Connection
-from flowmate_async.cli.variables import KNOWN, misspelled
+from flowmate_async.configuration.variables import KNOWN, misspelled
 from flowmate_async.distributed.connection import URL_VARIABLES
 from flowmate_async.stores.keys import StoreKey, write_key_file
 

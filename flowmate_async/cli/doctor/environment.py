@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from flowmate_async import __version__
-from flowmate_async.cli.configuration import default_path
 from flowmate_async.cli.doctor.findings import Finding, error, failed, ok, warning
 from flowmate_async.cli.options import Connection
-from flowmate_async.cli.variables import misspelled
+from flowmate_async.configuration.file import default_path
+from flowmate_async.configuration.variables import misspelled
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import one_line
 from flowmate_async.system.private_files import is_file, read_private_text

@@ -1,4 +1,4 @@
-"""The environment of a command: known, empty and misspelled ``FLOWMATE_*`` variables."""
+"""The environment: known, empty and misspelled ``FLOWMATE_*`` variables."""
 
 import difflib
 import os
