@@ -16,9 +16,11 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Sequence,
 )
 from contextlib import (
     AbstractAsyncContextManager,
+    AsyncExitStack,
     ExitStack,
     aclosing,
     contextmanager,
@@ -37,6 +39,7 @@ from anyio.from_thread import start_blocking_portal
 from flowmate_async.access.leases import Lease
 from flowmate_async.client import FlowMate
 from flowmate_async.events import Listener
+from flowmate_async.health.policy import DEFAULT_POLICY, HealthPolicy
 from flowmate_async.stats import Stats
 from flowmate_async.stores.base import Store, require_store
 from flowmate_async.sync.delivery import Delivery, Notifier
@@ -47,6 +50,7 @@ from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.report import SyncReport
 from flowmate_async.sync.source import Usernames
+from flowmate_async.sync.verification import Verified, Verifier
 from flowmate_async.system.loop_thread import Job, LoopThread, streamed
 from flowmate_async.values.models import SecretSummary, User, UserToken
 from flowmate_async.values.secrets import Secret
@@ -250,6 +254,33 @@ class FlowMateSync:
                 return await self._client.notify(store, notifier, digest=digest)
 
         return self._with_store(store, delivered)
+
+    def verify(
+        self,
+        store: Store,
+        checks: Sequence[Verifier],
+        users: Usernames | None = None,
+        *,
+        health: HealthPolicy = DEFAULT_POLICY,
+    ) -> Verified:
+        """See :meth:`FlowMate.verify`.
+
+        Args:
+            store: a store that is not entered; it is entered for the duration of this call.
+            checks: :class:`~flowmate_async.integrations.verification.AppCheck` that are not entered.
+            users: usernames; ``None`` for everything in the store.
+            health: how much evidence it takes to call a credential broken.
+        """
+        names = None if users is None else _outside_the_loop(users)
+
+        async def verified() -> Verified:
+            async with AsyncExitStack() as entered:
+                for check in checks:
+                    if isinstance(check, AbstractAsyncContextManager):
+                        await entered.enter_async_context(check)
+                return await self._client.verify(store, checks, names, health=health)
+
+        return self._with_store(store, verified)
 
     @contextmanager
     def listening(self, *listeners: Listener | None) -> Iterator[None]:

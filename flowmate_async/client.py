@@ -1,7 +1,7 @@
 """FlowMate: the client. ``wiring.py`` makes its components; it has no logic of its own."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -23,6 +23,7 @@ from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.report import SyncReport
 from flowmate_async.sync.results import Executor
 from flowmate_async.sync.source import Usernames
+from flowmate_async.sync.verification import Verification, Verified, Verifier
 from flowmate_async.system.loop_binding import LoopBinding, require_asyncio
 from flowmate_async.values.models import SecretSummary, User, UserToken
 from flowmate_async.values.secrets import Secret
@@ -311,6 +312,31 @@ class FlowMate:
         """
         self._binding.require()
         return await deliver(require_health_keeper(store), notifier, clock=self._parts.clock, digest=digest)
+
+    async def verify(
+        self,
+        store: Store,
+        checks: Sequence[Verifier],
+        users: Usernames | None = None,
+        *,
+        health: HealthPolicy = DEFAULT_POLICY,
+    ) -> Verified:
+        """Verify stored credentials against their apps; the next sync judges what was found.
+
+        FlowMate is asked only for expired and rejected ones: a rejection counts if it returns the same value.
+
+        Args:
+            store: an entered store, as syncs have left it.
+            checks: entered :class:`~flowmate_async.integrations.verification.AppCheck`; the first counts.
+            users: usernames; ``None`` for everything in the store.
+            health: how much evidence it takes to call a credential broken, as for the sync.
+
+        Raises:
+            ConfigurationError: the store keeps no health, or a check cannot work as it is configured.
+        """
+        self._binding.require()
+        clock = self._parts.clock
+        return await Verification(store, fetch=self.get_secret, policy=health, clock=clock).run(checks, users)
 
     async def sync(
         self,

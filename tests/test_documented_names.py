@@ -22,6 +22,7 @@ PUBLIC_MODULES = [
     "flowmate_async.integrations.metrics_server",
     "flowmate_async.integrations.opentelemetry",
     "flowmate_async.integrations.prometheus",
+    "flowmate_async.integrations.verification",
     "flowmate_async.integrations.webhook",
     "flowmate_async.sandbox",
     "flowmate_async.sandbox.faults",

@@ -20,6 +20,7 @@ from flowmate_async import (
     UserSynced,
     open_store,
 )
+from flowmate_async.integrations.verification import AppCheck
 from flowmate_async.sandbox import Sandbox, SandboxOptions
 from flowmate_async.stores.memory import MemoryStore
 
@@ -311,3 +312,17 @@ def test_health_is_listed_and_notices_are_delivered(fm, usernames):
     assert user.credentials
     fm.sync(store, usernames[:1])
     assert fm.notify(store, Taking()).delivered == len(taken)
+
+
+def test_stored_credentials_are_verified(fm, usernames):
+    """The store is entered for the call, and so are the checks."""
+
+    async def verify(secret, app):
+        return secret.type == "API_KEY"
+
+    store = MemoryStore()
+    fm.sync(store, usernames)
+    check = AppCheck(verify, origins=["https://crm.example"], applies_to=lambda _: True, rate=1000)
+    found = fm.verify(store, [check], usernames[:2])
+    assert found.accepted > 0
+    assert found.rejected > 0

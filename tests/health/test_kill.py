@@ -114,6 +114,7 @@ class Nights:
         self.users = users
         self.clock = NightClock()
         self.store = folder / "credentials.db"
+        self._said = folder / "said"
         self._time = folder / "time"
         self._time.write_bytes(struct.pack("d", 0.0))
         self.receiver = Receiver(self.clock)
@@ -164,16 +165,16 @@ class Nights:
     def sync(self) -> subprocess.Popen:
         """Start the command."""
         command = [sys.executable, "-m", "flowmate_async", "sync", "--all-users"]
-        return subprocess.Popen(
-            command, env=self._environ(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        with self._said.open("wb") as said:  # not a pipe, which nobody would read meanwhile
+            return subprocess.Popen(command, env=self._environ(), stdout=said, stderr=said)
 
     def finish(self) -> None:
         """Run the command to its end."""
         with self.sync() as process:
-            said, _ = process.communicate()
-        assert process.returncode in (0, 1), said.decode()
-        assert b"wait for the next run" not in said, said.decode()
+            process.wait()
+        said = self._said.read_text()
+        assert process.returncode in (0, 1), said
+        assert "wait for the next run" not in said, said
 
     def kill_when(self, reached) -> None:
         """Run the command, and kill it as soon as this is so, or else at its first message."""
@@ -192,8 +193,8 @@ class Nights:
             self._was_killed(process)
 
     def _was_killed(self, process: subprocess.Popen) -> None:
-        said, _ = process.communicate()
-        assert process.returncode == -signal.SIGKILL, said.decode()
+        process.wait()
+        assert process.returncode == -signal.SIGKILL, self._said.read_text()
         self.kills += 1
 
     def _environ(self) -> dict[str, str]:
