@@ -13,7 +13,7 @@ tests = $(if $(filter-out 1,$(JOBS)),$(1) $(parallel) -m "not alone and not long
 all-tests = $(if $(filter-out 1,$(JOBS)),$(1) $(long) $(parallel) -m "not alone" && $(1) $(long) -m alone,$(1) $(long) -m "")
 long = --hypothesis-profile=long
 
-.PHONY: help setup demo test test-all test-package chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check check-all lint format types clean docs dist test-lowest test-python
+.PHONY: help setup demo test test-all test-package chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check check-all lint format types clean docs map dist test-lowest test-python
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -77,6 +77,9 @@ endif
 
 bench-flow: .venv/installed  ## flow control against a strict limit: 50, 500 and 5,000 requests/s
 	$(BIN)/python benchmarks/flow.py --transport wire
+
+map: .venv/installed  ## draw the packages and their imports into CONTRIBUTING.md
+	$(BIN)/python tools/import_map.py
 
 docs: .venv/docs  ## build the site into build/site, strictly: a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -109,10 +109,6 @@ class Api:
     def read_secret(self, response: Response, request: Request) -> Secret:
         """Return the secret of a good answer, and record what it shows.
 
-        Args:
-            response: the answer.
-            request: what was asked for.
-
         Raises:
             ProtocolError: the answer has no secret, or another one.
             MaskedSecretError: its values are masked.

@@ -192,9 +192,5 @@ class Agreement:
 
 
 def terms_of(rate_name: str) -> str:
-    """Return the name of the record of the strictest rate and burst.
-
-    Args:
-        rate_name: the name of the rate's state.
-    """
+    """Return the name of the record of the strictest rate and burst."""
     return f"{rate_name}:terms"

@@ -201,11 +201,7 @@ def _is_passing(error: Exception) -> bool:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and its chain.
-
-    Args:
-        error: the last one.
-    """
+    """Yield an exception and its chain."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

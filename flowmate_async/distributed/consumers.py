@@ -19,11 +19,7 @@ _log = logging.getLogger("flowmate_async")
 
 
 def consumer(state: BrokerState) -> type[Any]:
-    """Return the class of a worker's consumer.
-
-    Args:
-        state: receives the broker's state.
-    """
+    """Return the class of a worker's consumer."""
 
     class WatchedConsumer(Consumer):  # type: ignore[misc]
         def ensure_connected(self, conn: Any) -> Any:

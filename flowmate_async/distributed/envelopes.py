@@ -47,12 +47,7 @@ class _Afterwards(msgspec.Struct, frozen=True):
 
 
 def is_shard(message: bytes, keyspace: Keyspace) -> bool:
-    """Return whether a message is one call of the task, with a shard of this application.
-
-    Args:
-        message: as stored in the broker.
-        keyspace: opens shards.
-    """
+    """Return whether a message is one call of the task, with a shard of this application."""
     if len(message) > MAX_MESSAGE_BYTES:
         return False
     try:

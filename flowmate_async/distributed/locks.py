@@ -52,13 +52,7 @@ return 0
 
 
 class RefreshLocks:
-    """The locks of one Redis.
-
-    Args:
-        redis: the connection.
-        circuit: in front of it.
-        clock: Redis' time.
-    """
+    """The locks of one Redis."""
 
     def __init__(self, redis: "Redis", circuit: Circuit, clock: RedisClock) -> None:
         self._circuit = circuit
@@ -114,12 +108,7 @@ class RefreshLocks:
 
 
 class RefreshLock:
-    """A lock of one or more names, used inside ``async with``.
-
-    Args:
-        locks: talks to Redis.
-        names: names in Redis.
-    """
+    """A lock of one or more names, used inside ``async with``."""
 
     def __init__(self, locks: RefreshLocks, names: tuple[str, ...]) -> None:
         self._locks = locks

@@ -102,12 +102,7 @@ class NamedUrl(Redacted, frozen=True):
 
     @classmethod
     def of(cls, environ: Mapping[str, str], variable: str) -> Self:
-        """Look up a variable and its ``_FILE`` counterpart.
-
-        Args:
-            environ: the environment.
-            variable: the variable's name.
-        """
+        """Look up a variable and its ``_FILE`` counterpart."""
         return cls(variable, environ.get(variable, ""), environ.get(f"{variable}_FILE", ""))
 
     def read(self) -> SecretUrl:

@@ -27,10 +27,6 @@ _UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co"})
 def render(head: Head, summary: Summary) -> bytes:
     """Return the page.
 
-    Args:
-        head: what is known of the run.
-        summary: the summary of its users.
-
     Raises:
         ConfigurationError: Jinja is not installed.
     """

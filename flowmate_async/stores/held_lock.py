@@ -27,11 +27,7 @@ class LockHolder:
         self._task = asyncio.current_task()
 
     def lose(self, reason: str) -> None:
-        """Cancel the holder because its lock was lost. A second call does nothing.
-
-        Args:
-            reason: why, for the message.
-        """
+        """Cancel the holder because its lock was lost. A second call does nothing."""
         if not self.lost:
             self.lost = reason
             if self._task is not None:
@@ -41,9 +37,6 @@ class LockHolder:
 @asynccontextmanager
 async def cancelled_when_lost(where: str) -> AsyncIterator[LockHolder]:
     """Run a block that holds a run lock. The block is cancelled if the lock is lost.
-
-    Args:
-        where: the store, for messages.
 
     Raises:
         CheckpointError: the lock was lost.
@@ -62,12 +55,7 @@ async def cancelled_when_lost(where: str) -> AsyncIterator[LockHolder]:
 
 
 def lock_lost(where: str, reason: str) -> CheckpointError:
-    """Return the error for a run whose lock was lost.
-
-    Args:
-        where: the store, for messages.
-        reason: why it was lost.
-    """
+    """Return the error for a run whose lock was lost."""
     return CheckpointError(
         f"the run lock of the store {where} was lost: {reason}",
         advice="Run again: what was acknowledged is kept",

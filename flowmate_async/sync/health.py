@@ -35,12 +35,7 @@ _renewed_of = msgspec.json.Decoder(dict[str, int]).decode
 
 
 class Sightings:
-    """What reading one user shows about credentials that are not plainly healthy.
-
-    Args:
-        username: the user.
-        clock: dates the observations.
-    """
+    """What reading one user shows about credentials that are not plainly healthy."""
 
     __slots__ = ("_clock", "_renewed", "_seen", "_username")
 

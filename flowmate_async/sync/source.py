@@ -154,9 +154,6 @@ class UserSource(Generic[T]):
 def require_many(usernames: Usernames) -> None:
     """Refuse a single username. Its letters would be taken for usernames and create users upstream.
 
-    Args:
-        usernames: the usernames that were passed.
-
     Raises:
         ConfigurationError: it is a string.
     """

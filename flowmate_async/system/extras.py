@@ -10,11 +10,6 @@ from flowmate_async.errors import ConfigurationError
 def needs_extra(what: str, module: str, extra: str) -> Iterator[None]:
     """Import a module of an optional extra in this block.
 
-    Args:
-        what: what needs it, for the message.
-        module: what is imported.
-        extra: the extra that installs it.
-
     Raises:
         ConfigurationError: it is not installed.
     """

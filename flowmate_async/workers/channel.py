@@ -14,13 +14,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Channel(Generic[M]):
-    """One end of a channel; ``M`` is the type of incoming messages.
-
-    Args:
-        reader: the incoming stream.
-        writer: the outgoing stream.
-        incoming: the type of incoming messages.
-    """
+    """One end of a channel; ``M`` is the type of incoming messages."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, incoming: Any) -> None:
         self._reader = reader

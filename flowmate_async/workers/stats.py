@@ -149,11 +149,7 @@ class WorkerTotals:
 
 
 def together(latencies: Iterable[Latency]) -> Latency:
-    """Merge the latencies of one endpoint that several processes recorded.
-
-    Args:
-        latencies: theirs.
-    """
+    """Merge the latencies of one endpoint that several processes recorded."""
     parts = list(latencies)
     return latency_of(
         _sum(*(part.buckets for part in parts)),

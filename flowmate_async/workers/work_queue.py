@@ -8,11 +8,7 @@ from flowmate_async.sync.source import Usernames
 
 
 class WorkQueue:
-    """The users of a run, a few at a time: never all in memory, and none lost with a worker.
-
-    Args:
-        usernames: any iterable or async iterable.
-    """
+    """The users of a run, a few at a time: never all in memory, and none lost with a worker."""
 
     def __init__(self, usernames: Usernames) -> None:
         self._source: Iterator[str] | AsyncIterator[str]

@@ -183,12 +183,7 @@ class AwsCalls:
         raise self.failure(answer, options)
 
     def failure(self, refusal: "Refusal", options: Mapping[str, Any]) -> StoreError:
-        """Return the error of a refusal, which names the secret.
-
-        Args:
-            refusal: why the service refused.
-            options: the parameters of the operation.
-        """
+        """Return the error of a refusal, which names the secret."""
         advice = next((one for kind, one in _ADVICE.items() if refusal.kind.startswith(kind)), _LATER)
         secret = options.get("SecretId") or options.get("Name")
         which = f" at the secret {one_line(secret)}" if isinstance(secret, str) else ""

@@ -123,12 +123,7 @@ def _is_genuine(sealing: Sealing, row: ManifestRow) -> bool:
 
 
 class Changes:
-    """The manifests of some users while their rows are changed, within one transaction.
-
-    Args:
-        sealing: authenticates them.
-        rows: the stored manifests of these users.
-    """
+    """The manifests of some users while their rows are changed, within one transaction."""
 
     def __init__(self, sealing: Sealing, rows: Iterable[ManifestRow]) -> None:
         self._sealing = sealing

@@ -36,13 +36,7 @@ _FORGET = "DELETE FROM outbox WHERE id IN (:keys)"
 
 
 async def write(db: Database, batch: Sequence[UserWrite], rows: Sequence[SecretRow]) -> None:
-    """Store a batch's observations, within the transaction of its checkpoints.
-
-    Args:
-        db: within the transaction.
-        batch: the users.
-        rows: the credentials that the batch changes.
-    """
+    """Store a batch's observations, within the transaction of its checkpoints."""
     users = [user.checkpoint.username for user in batch if user.watch is not None]
     if users:
         found = map(record_of, await db.fetch_keys(_FIND, users))
