@@ -6,10 +6,10 @@ UV := $(shell command -v uv 2>/dev/null)
 JOBS ?= 3
 # Subprocesses of the tests start in half the time with compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
-# $(call tests,pytest): whole files in parallel, since some have servers of their own; then, by themselves, the tests
-# marked "alone". Many tests wait, so a few more processes than cores are best.
+# $(call tests,pytest): whole files in parallel, since some have servers of their own. Many tests wait, so a few more
+# processes than cores are best. The tests marked "alone" (all of them long ones) run afterwards by themselves.
 parallel = -n $(JOBS) --dist loadfile --no-loadscope-reorder
-tests = $(if $(filter-out 1,$(JOBS)),$(1) $(parallel) -m "not alone and not long" && $(1) -m "alone and not long",$(1))
+tests = $(1) $(if $(filter-out 1,$(JOBS)),$(parallel))
 all-tests = $(if $(filter-out 1,$(JOBS)),$(1) $(long) $(parallel) -m "not alone" && $(1) $(long) -m alone,$(1) $(long) -m "")
 long = --hypothesis-profile=long
 
@@ -47,7 +47,7 @@ chaos: .venv/installed  ## 2,000 seeded runs with every fault at once, each judg
 	$(BIN)/python -m tests.reliability.chaos --runs $(or $(RUNS),2000)
 
 cluster: .venv/installed  ## 5,000 users by three Celery workers; one of them and Redis are killed (needs redis-server)
-	FLOWMATE_CLUSTER_USERS=5000 FLOWMATE_CLUSTER_RATE=500 $(BIN)/pytest tests/distributed/test_cluster.py
+	FLOWMATE_CLUSTER_USERS=5000 FLOWMATE_CLUSTER_RATE=500 $(BIN)/pytest -m "" -k "not False" tests/distributed/test_cluster.py
 
 fuzz-transport: .venv/installed  ## put 100,000 answers, whole and mutated, before both transports
 	FLOWMATE_FUZZ_CASES=50000 $(BIN)/pytest tests/transport/test_differential.py -k same_bytes

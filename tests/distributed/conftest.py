@@ -1,7 +1,8 @@
-"""A Redis, and clients that share over it."""
+"""A Redis, clients that share over it, and how late this process notes what it sees."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,54 @@ import pytest
 
 from flowmate_async import FlowMate, StoreKey
 from flowmate_async.distributed.coordination import RedisCoordination, SharingPolicy
-from flowmate_async.sandbox import Sandbox
+from flowmate_async.sandbox import Sandbox, burst_needed
 
 from .redis_server import RedisServer, redis_server
 
 KEY = StoreKey.parse("5a" * 32)
+
+
+_TICK_SECONDS, _NORMAL_SECONDS = 0.005, 0.005
+
+
+class Lateness:
+    """How late the loop was, on a machine that does other things as well.
+
+    What is noted up to W seconds late seems to need a larger burst, by at most ``rate * W``.
+
+    Attributes:
+        worst: the longest delay, in seconds.
+        total: all delays together, in which nothing could be sent.
+    """
+
+    def __init__(self) -> None:
+        self.worst = self.total = 0.0
+
+    async def watch(self) -> None:
+        """Measure until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _TICK_SECONDS
+            await asyncio.sleep(_TICK_SECONDS)
+            late = loop.time() - due
+            if late > _NORMAL_SECONDS:
+                self.worst = max(self.worst, late)
+                self.total += late
+
+    def obeys(self, moments: list[float], *, rate: float, burst: float) -> bool:
+        """Return whether no window holds more requests than a strict limit lets through."""
+        return burst_needed(moments, rate) <= burst + rate * self.worst
+
+
+@pytest.fixture
+async def late() -> AsyncIterator[Lateness]:
+    """Measure how late the loop is during the test."""
+    measured = Lateness()
+    watching = asyncio.create_task(measured.watch())
+    yield measured
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
 
 
 @pytest.fixture(scope="session")

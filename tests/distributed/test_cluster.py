@@ -29,10 +29,22 @@ WAIT = 60 + USERS * 10 / RATE
 pytestmark = [pytest.mark.timeout(2 * WAIT), needs_proc]
 
 
+on_a_machine_of_its_own = pytest.mark.parametrize(
+    "strict", [False, pytest.param(True, marks=[pytest.mark.alone, pytest.mark.long])]
+)
+
+
 @pytest.fixture
-def twin():
+def strict():
+    """Whether nothing else runs on the machine; otherwise requests may arrive half a second late."""
+    return False
+
+
+@pytest.fixture
+def twin(strict):
     """One that answers 429 to whatever exceeds the limit."""
-    flags = ("--users", str(USERS), "--seed", "7", "--rate", str(RATE), "--burst", str(BURST))
+    burst = BURST if strict else BURST + int(RATE / 2)
+    flags = ("--users", str(USERS), "--seed", "7", "--rate", str(RATE), "--burst", str(burst))
     with twin_process(*flags) as running:
         yield running
 
@@ -75,8 +87,8 @@ def shown(twin, cluster):
     ]
 
 
-@pytest.mark.alone
-def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster):
+@on_a_machine_of_its_own
+def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster, strict):
     """At least 95 % of it, from the first shard to the last user; not one 429."""
     workers = [cluster.worker() for _ in range(3)]
     code, out, _ = cluster.follow("--keep-tokens").ended(WAIT)
@@ -84,7 +96,8 @@ def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster):
     assert (code, report["complete"], report["synced"], report["failed"]) == (0, True, USERS, 0)
     assert throttled(twin) == 0
     assert report["requests"] == twin.total() - 1  # but for the list of users
-    assert report["requests"] / report["seconds"] >= (0.95 if USERS >= 1000 else 0.85) * RATE
+    if strict:
+        assert report["requests"] / report["seconds"] >= (0.95 if USERS >= 1000 else 0.85) * RATE
     assert contents(cluster.store) == twin.truth()
     assert set(twin.stats()["lists"].values()) == {1}
     code, out, _ = cluster.follow("--keep-tokens").ended(WAIT)
@@ -97,7 +110,7 @@ def test_three_workers_use_up_the_rate_and_show_redis_nothing(twin, cluster):
     assert not any("Traceback" in worker.stderr.read() for worker in workers)
 
 
-@pytest.mark.alone
+@on_a_machine_of_its_own
 def test_a_worker_and_redis_killed_in_the_middle_cost_time_and_nothing_else(twin, cluster):
     workers = [cluster.worker() for _ in range(3)]
     following = cluster.follow()

@@ -237,7 +237,7 @@ class TestRejection:
 
             sandbox.configure(latency_seconds=0.2)
             asked = asyncio.ensure_future(second.credential(user, secret_id))
-            name = second._coordination._keyspace.of("turn", user, secret_id)
+            name = second._parts.coordination._keyspace.of("turn", user, secret_id)
             while "$-1" in redis.ask("GET", name):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             newer = await lease.reject()
@@ -282,7 +282,7 @@ async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lock(sandbox,
     monkeypatch.setattr(locks, "LIFE_SECONDS", 1.0)
     user, secret_id = find(sandbox)
     alive = await join(redis)
-    name = alive._coordination._keyspace.of("turn", user, secret_id)
+    name = alive._parts.coordination._keyspace.of("turn", user, secret_id)
     redis.ask("SET", name, "a process that was killed", "PX", "1000")
     began = time.monotonic()
     await alive.credential(user, secret_id, min_valid=1)
@@ -352,7 +352,7 @@ async def test_a_waiter_that_gives_up_leaves_no_lock_behind(sandbox, join, redis
     first, second = await join(redis, rate=0.5, burst=1), await join(redis)
     await first.impersonate(user)  # takes the only token, so the GET waits while it has the turn
     asked = asyncio.ensure_future(first.credential(user, secret_id))
-    name = second._coordination._keyspace.of("turn", user, secret_id)
+    name = second._parts.coordination._keyspace.of("turn", user, secret_id)
     while "$-1" in redis.ask("GET", name):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     asked.cancel()

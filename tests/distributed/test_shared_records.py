@@ -61,7 +61,7 @@ class TestReplay:
         """Although it was the answer of a forced question itself."""
         user, secret_id = find(sandbox, "API_KEY")
         first, second = await join(redis), await join(redis)
-        name = first._coordination._keyspace.of("answer", user, secret_id)
+        name = first._parts.coordination._keyspace.of("answer", user, secret_id)
         async with attacker(redis) as raw, first.lease(user, secret_id) as lease:
             change_key(sandbox, secret_id)
             old = await lease.reject()
@@ -82,7 +82,7 @@ class TestReplay:
     async def test_it_is_no_answer_to_a_plain_question(self, sandbox, join, redis):
         user, secret_id = find(sandbox, "API_KEY")
         first, second = await join(redis), await join(redis)
-        name = first._coordination._keyspace.of("answer", user, secret_id)
+        name = first._parts.coordination._keyspace.of("answer", user, secret_id)
         async with attacker(redis) as raw:
             old = await first.get_secret(user, secret_id)
             kept = await raw.get(name)
@@ -99,7 +99,7 @@ class TestReplay:
         """Neither to the process whose app rejected it, nor to one that heard of it."""
         user, secret_id = find(sandbox, "API_KEY")
         first, second = await join(redis), await join(redis)
-        name = first._coordination._keyspace.of("answer", user, secret_id)
+        name = first._parts.coordination._keyspace.of("answer", user, secret_id)
         async with attacker(redis) as raw, first.lease(user, secret_id) as lease:
             kept = await raw.get(name)
             rejected = lease.secret
@@ -118,7 +118,7 @@ class TestReplay:
         """Although it never saw the newer one."""
         user, secret_id = find(sandbox, "API_KEY")
         first, second = await join(redis), await join(redis)
-        name = first._coordination._keyspace.of("answer", user, secret_id)
+        name = first._parts.coordination._keyspace.of("answer", user, secret_id)
         async with attacker(redis) as raw, first.lease(user, secret_id) as lease:
             rejected, kept = lease.secret, await raw.get(name)
             await second.credential(user, secret_id)

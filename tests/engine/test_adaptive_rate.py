@@ -16,7 +16,7 @@ from flowmate_async.testing.memory_transport import json_response
 
 pytestmark = pytest.mark.anyio
 
-SEEDS = range(3)
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))]
 
 
 class TestTold:

@@ -52,20 +52,20 @@ def cost(twin):
 async def test_an_unchanged_second_sync_costs_a_listing_a_user_and_the_due_ones(tmp_path):
     """By the sandbox's own count; another process, as far as anybody can tell."""
     url = f"sqlite:///{tmp_path / 'creds.db'}"
-    async with Sandbox(SandboxOptions(users=300, seed=7)) as twin:
+    async with Sandbox(SandboxOptions(users=100, seed=7)) as twin:
         async with open_store(url, key=KEY) as store, client(twin) as fm:
             first = await fm.sync(store, options=KEEP)
-            assert cost(twin)[:2] == (300, 300)
+            assert cost(twin)[:2] == (100, 100)
         twin.reset_stats()
         async with open_store(url, key=KEY) as store, client(twin) as fm:
             plan = await fm.plan_sync(store, delta=KEEP.delta)
-            assert cost(twin) == (0, 300, 0)
+            assert cost(twin) == (0, 100, 0)
             due = sum(plan.fetch.values())
             twin.reset_stats()
             second = await fm.sync(store, options=KEEP)
-        assert cost(twin) == (0, 300, due)
-    assert (second.synced, second.failed, second.secrets) == (300, 0, first.secrets)
-    assert second.requests == 300 + due
+        assert cost(twin) == (0, 100, due)
+    assert (second.synced, second.failed, second.secrets) == (100, 0, first.secrets)
+    assert second.requests == 100 + due
     assert 0 < due < first.secrets / 3
 
 
