@@ -23,6 +23,7 @@ from flowmate_async.errors import FlowMateError, RunInProgressError
 from flowmate_async.events import Event, RunBegan
 from flowmate_async.stats import Stats
 from flowmate_async.stores import Run, RunTotals, Store
+from flowmate_async.sync.health import count_health
 
 _COMMAND = "sync"
 
@@ -56,6 +57,7 @@ class Ending:
         run: the run, as the store has it at the end.
         totals: the run's totals.
         stats: the client's counters at the end.
+        credentials: credentials that do not plainly work, by state and type.
     """
 
     listeners: Listeners | None = None
@@ -65,6 +67,7 @@ class Ending:
     run: Run | None = None
     totals: RunTotals = field(default_factory=RunTotals)
     stats: Stats | None = None
+    credentials: dict[tuple[str, str], int] = field(default_factory=dict)
     _start: asyncio.Task[None] | None = None
 
     def note(self, event: Event) -> None:
@@ -84,6 +87,7 @@ class Ending:
                 self.run = await store.last_run()
                 if self.run is not None:
                     self.totals = await store.totals(self.run)
+                self.credentials = await count_health(store)
 
     async def _tell_start(self) -> None:
         if self.listeners is not None and self.listeners.metrics_file is not None:
@@ -135,6 +139,7 @@ class Ending:
             requests=sum(stats.requests.values()) if stats else 0,
             throttled=stats.throttled if stats else 0,
             retries=sum(stats.retries.values()) if stats else 0,
+            credentials=self.credentials,
         )
         metrics_file.write_last_run(path, run)
 

@@ -1,7 +1,7 @@
 """``flowmate health``: whose connections are broken, since when, why, and what to do."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -119,7 +119,8 @@ async def health(
     """Show which credentials do not work, since when, why, and what to do.
 
     Shows what syncs have written to the store. Credentials that are plainly fine are not shown, except with
-    --live. Ends with exit code 1 if a credential that is shown is broken.
+    --live. They are grouped by app: by OAuth client, or by type. Ends with exit code 1 if a credential that
+    is shown is broken.
 
     Examples:
         flowmate health --store sqlite:///credentials.db
@@ -139,6 +140,7 @@ async def health(
     names = checked_usernames(usernames, what="the command line", unit="username") if usernames else None
     earliest = which.earliest(now=datetime.now(UTC))
     counts: Counter[HealthState] = Counter()
+    shown: list[tuple[Credential, Health]] = []
     failed = 0
     async with AsyncExitStack() as entered:
         opened = None if live and not store.store else await entered.enter_async_context(store.open())
@@ -149,8 +151,12 @@ async def health(
                 failed += 1
             elif which.matches(*one, earliest=earliest):
                 counts[one[1].state] += 1
-                _show(_shown(*one), as_json=json)
+                if json:
+                    print_json(_shown(*one))
+                else:
+                    shown.append(one)
     if not json:
+        _show_by_app(shown)
         print_status(_summary(counts))
     return Exit.SOME_FAILED if counts[HealthState.BROKEN] or failed else Exit.OK
 
@@ -193,14 +199,27 @@ def _shown(credential: Credential, health: Health) -> Shown:
     )
 
 
-def _show(shown: Shown, *, as_json: bool) -> None:
-    if as_json:
-        print_json(shown)
-        return
+def _show_by_app(shown: Iterable[tuple[Credential, Health]]) -> None:
+    """Print the credentials by app: those with most broken ones first, in each the newest first."""
+    apps: dict[str, list[tuple[Credential, Health]]] = {}
+    for one in shown:
+        apps.setdefault(one[0].app, []).append(one)
+    for group in sorted(apps.values(), key=_most_broken_first):
+        first, counts = group[0][0], Counter(health.state for _, health in group)
+        app = f"OAuth client {first.auth_client_id}" if first.auth_client_id else first.app
+        print_data(one_line(f"{app}: {_summary(counts)}", limit=200))
+        for credential, health in sorted(group, key=lambda one: -one[1].since):
+            _show(_shown(credential, health))
+
+
+def _most_broken_first(group: list[tuple[Credential, Health]]) -> tuple[int, str]:
+    return -sum(health.state is HealthState.BROKEN for _, health in group), group[0][0].app
+
+
+def _show(shown: Shown) -> None:
     since = shown.since.partition("+")[0].replace("T", " ") if shown.since else "-"
     what = f"{shown.state.value:<15}  {since:<19}  {shown.username}  {shown.secret_id}  {shown.type}"
-    client = f"  client {shown.auth_client_id}" if shown.auth_client_id else ""
-    print_data(one_line(f"{what}{client}  {shown.reason}: {shown.action}", limit=600))
+    print_data("  " + one_line(f"{what}  {shown.reason}: {shown.action}", limit=600))
 
 
 def _summary(counts: Counter[HealthState]) -> str:

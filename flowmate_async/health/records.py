@@ -34,6 +34,11 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     type: str
     auth_client_id: str | None = None
 
+    @property
+    def app(self) -> str:
+        """What groups the credentials of one app: the OAuth client, or the type without one."""
+        return self.auth_client_id or self.type or "unknown"
+
 
 class HealthRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is stored of one credential's health.

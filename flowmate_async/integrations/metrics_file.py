@@ -33,6 +33,8 @@ _BEGINS = b"# HELP flowmate_"
 _PREFIX = "flowmate_sync_"
 _RUNNING = f"{_PREFIX}running"
 _STARTED = f"{_PREFIX}started_timestamp_seconds"
+_HEALTH = ("broken", "expiring", "provider_outage", "unreadable")
+_TYPES = ("API_KEY", "MIXED", "OA2_AUTHORIZATION_CODE", "SESSION_AUTH", "SIMPLE")
 _SUCCESS = f"{_PREFIX}last_success_timestamp_seconds"
 
 
@@ -51,6 +53,7 @@ class LastRun(msgspec.Struct, frozen=True, kw_only=True):
         requests: requests that were answered.
         throttled: answers that asked to wait.
         retries: requests that were sent again.
+        credentials: credentials that do not plainly work, by state and type.
     """
 
     exit_code: int
@@ -64,6 +67,7 @@ class LastRun(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     throttled: int = 0
     retries: int = 0
+    credentials: Mapping[tuple[str, str], int] = {}
 
 
 def require_metrics_path(path: Path) -> None:
@@ -141,6 +145,20 @@ def _ended(run: LastRun) -> Iterator[Metric]:
     yield _gauge(f"{last}requests", "Requests of the last sync that were answered.", run.requests)
     yield _gauge(f"{last}throttled", "Answers that asked the last sync to wait.", run.throttled)
     yield _gauge(f"{last}retries", "Requests that the last sync sent again.", run.retries)
+    yield _credentials(run.credentials)
+
+
+def _credentials(counts: Mapping[tuple[str, str], int]) -> Metric:
+    """Return the health of credentials. A combination that is gone is 0, so that a graph falls."""
+    family = GaugeMetricFamily(
+        "flowmate_credentials",
+        "Credentials that do not plainly work, as the last sync found them.",
+        labels=("health", "type"),
+    )
+    known = {(health, kind): 0 for health in _HEALTH for kind in _TYPES}
+    for labels, count in sorted((known | dict(counts)).items()):
+        family.add_metric(labels, count)
+    return family
 
 
 def _running(started_at: float | None) -> Iterator[Metric]:

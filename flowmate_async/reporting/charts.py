@@ -74,6 +74,37 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     bars: tuple[Bar, ...]
 
 
+class DayBar(msgspec.Struct, frozen=True, kw_only=True):
+    """One day of a bar chart: how long ago it ended, its count, and its box."""
+
+    days_ago: int
+    count: int
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+def days(counts: Sequence[int]) -> tuple[DayBar, ...]:
+    """Return a bar for each day.
+
+    Args:
+        counts: one for each day, the last one ends now.
+    """
+    tallest, width = max(*counts, 1), WIDTH / len(counts)
+    return tuple(
+        DayBar(
+            days_ago=len(counts) - 1 - number,
+            count=count,
+            x=number * width + width * 0.08,
+            y=HEIGHT * (1 - count / tallest),
+            width=width * 0.84,
+            height=HEIGHT * count / tallest,
+        )
+        for number, count in enumerate(counts)
+    )
+
+
 def over_time(
     title: str,
     samples: Sequence[Sample],

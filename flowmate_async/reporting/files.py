@@ -1,11 +1,13 @@
 """The report file: JSON with one line per user, or a page, by its name. Readable only by its owner."""
 
+import time
 from pathlib import Path
 
 import msgspec
 
 from flowmate_async.redaction import escaped
 from flowmate_async.reporting import page
+from flowmate_async.reporting.reconnecting import needs_reconnecting
 from flowmate_async.reporting.recorder import Observation
 from flowmate_async.reporting.summary import Head, summarize
 from flowmate_async.stores import Store
@@ -59,7 +61,8 @@ async def write_report(
     totals = await store.totals(run)
     head = Head.of(run, totals, call=report, ended_early=error, observed=observed)
     if _is_page(path):
-        content = page.render(head, await summarize(store.checkpoints(run)))
+        reconnect = await needs_reconnecting(store, now=time.time())
+        content = page.render(head, await summarize(store.checkpoints(run)), reconnect)
         with replaced_atomically(path) as file:
             file.write(content)
         return

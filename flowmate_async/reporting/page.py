@@ -15,6 +15,7 @@ from typing import Any
 
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.reporting import charts
+from flowmate_async.reporting.reconnecting import NeedsReconnecting
 from flowmate_async.reporting.recorder import Observation
 from flowmate_async.reporting.summary import Head, Summary
 from flowmate_async.sync.report import SyncReport
@@ -24,7 +25,7 @@ _UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co"})
 """Unicode categories of control, bidirectional and other invisible characters."""
 
 
-def render(head: Head, summary: Summary) -> bytes:
+def render(head: Head, summary: Summary, reconnect: NeedsReconnecting) -> bytes:
     """Return the page.
 
     Raises:
@@ -37,6 +38,7 @@ def render(head: Head, summary: Summary) -> bytes:
     text: str = _template().render(
         head=head,
         summary=summary,
+        reconnect=reconnect,
         left_out=head.call.left_out[:MOST_LEFT_OUT] if head.call else (),
         sent_here=sent_here,
         untold=_unreported(observed, head.call) if observed is not None and sent_here else 0,

@@ -26,11 +26,13 @@ from flowmate_async.health.records import (
     in_outage,
     settled,
 )
+from flowmate_async.health.states import HealthState
 from flowmate_async.stores.base import Run, Store
 from flowmate_async.stores.health import KeepsHealth
 from flowmate_async.values.models import SecretSummary
 from flowmate_async.values.secrets import Secret
 
+_WORKING = (HealthState.HEALTHY, HealthState.UNVERIFIED)
 _renewed_of = msgspec.json.Decoder(dict[str, int]).decode
 
 
@@ -93,6 +95,20 @@ class RunHealth(msgspec.Struct, frozen=True):
 
     states: dict[str, int] = {}
     notices: list[Notice] = []
+
+
+async def count_health(store: Store) -> dict[tuple[str, str], int]:
+    """Return the number of credentials by state and type, of those that do not plainly work.
+
+    Args:
+        store: an entered store; one that keeps no health has none.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    if isinstance(store, KeepsHealth):
+        async for record in store.health():
+            if record.health.state not in _WORKING:
+                counts[record.health.state.value, record.credential.type] += 1
+    return dict(sorted(counts.items()))
 
 
 async def settle_run(store: Store, run: Run, *, policy: HealthPolicy, now: float) -> RunHealth:

@@ -85,9 +85,10 @@ def test_a_broken_credential_is_shown_with_what_to_do(flowmate, connected, revok
     assert synced.out.count("; health: broken 1") == 1
     ended = flowmate("health", "customer-a")
     assert ended.code == SOME_FAILED
-    assert ended.out.startswith("broken ")
-    assert f"customer-a  {revoked}" in ended.out
-    assert "client the-client  refused: Ask the user to reconnect." in ended.out
+    heading, line = ended.out.splitlines()
+    assert heading == "OAuth client the-client: 1 broken"
+    assert line.startswith("  broken ")
+    assert f"customer-a  {revoked}  OA2_AUTHORIZATION_CODE  refused: Ask the user to reconnect." in line
     [shown] = lines(flowmate("health", "--broken", "--json"))
     assert (shown["state"], shown["reason"], shown["auth_client_id"]) == ("broken", "refused", "the-client")
     assert shown["since"].endswith("+00:00")

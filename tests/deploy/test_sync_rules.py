@@ -134,8 +134,7 @@ def test_promtool_accepts_them_and_evaluates_them_alike(tmp_path, program):
 def series(text):
     return [
         {
-            "series": sample.name
-            + str(sample.labels).replace("': '", '="').replace("'}", '"}').replace("{'", "{"),
+            "series": named(sample),
             "values": f"{sample.value:.0f}x200",
         }
         for family in text_string_to_metric_families(text)
