@@ -13,7 +13,7 @@ tests = $(1) $(if $(filter-out 1,$(JOBS)),$(parallel))
 all-tests = $(if $(filter-out 1,$(JOBS)),$(1) $(long) $(parallel) -m "not alone" && $(1) $(long) -m alone,$(1) $(long) -m "")
 long = --hypothesis-profile=long
 
-.PHONY: help setup demo test test-all test-package chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check check-all lint format types clean docs map dist test-lowest test-python
+.PHONY: help setup demo test test-all test-package chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check check-all lint format types clean cookbook docs map dist test-lowest test-python
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -80,6 +80,19 @@ bench-flow: .venv/installed  ## flow control against a strict limit: 50, 500 and
 
 map: .venv/installed  ## draw the packages and their imports into CONTRIBUTING.md
 	$(BIN)/python tools/import_map.py
+
+cookbook: .venv/cookbook  ## install what the pages of the cookbook need; without it their tests skip
+
+# arq asks for an older redis than the tests have, and works with both.
+.venv/cookbook: .venv/installed
+ifdef UV
+	$(UV) pip install --quiet --python $(BIN)/python --group cookbook
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps arq
+else
+	$(BIN)/python -m pip install --quiet --group cookbook
+	$(BIN)/python -m pip install --quiet --no-deps arq
+endif
+	@touch $@
 
 docs: .venv/docs  ## build the site into build/site, strictly: a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

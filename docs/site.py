@@ -25,7 +25,9 @@ ELSEWHERE = {
 }
 """Files outside of docs/ that are part of the site, and where."""
 
-_LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]*)(?P<rest>#[^)]*)?\)")
+_LINK = re.compile(
+    r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]*)(?P<rest>#[^)]*)?\)"
+)
 _ROLE = re.compile(r":(?:class|meth|func|data|attr|mod):`~?(?P<name>[\w.]+)`")
 _CODE_FOLLOWS = re.compile(r"::$", re.MULTILINE)
 
@@ -37,18 +39,26 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(
+    markdown: str, page: Page, config: MkDocsConfig, files: Files
+) -> str:
     """Have links between files of the project lead to the site's pages; those to code become its name."""
     place = page.file.src_uri
-    source = next((path for path, uri in ELSEWHERE.items() if uri == place), f"docs/{place}")
+    source = next(
+        (path for path, uri in ELSEWHERE.items() if uri == place), f"docs/{place}"
+    )
 
     def led(found: re.Match[str]) -> str:
         target = found["target"]
         if not target or "://" in target:
             return found[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
-        uri = ELSEWHERE.get(path, path.removeprefix("docs/") if path.startswith("docs/") else "")
-        if files.get_file_from_path(uri) is None and not (uri and (ROOT / path).is_file()):
+        uri = ELSEWHERE.get(
+            path, path.removeprefix("docs/") if path.startswith("docs/") else ""
+        )
+        if files.get_file_from_path(uri) is None and not (
+            uri and (ROOT / path).is_file()
+        ):
             return found[0] if not (ROOT / path).exists() else found["text"]
         relative = posixpath.relpath(uri, posixpath.dirname(place) or ".")
         return f"{found['image']}[{found['text']}]({relative}{found['rest'] or ''})"
@@ -62,7 +72,10 @@ class Roles(Extension):
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite one docstring."""
         if obj.docstring is not None:
-            text = _ROLE.sub(lambda found: f"`{found['name'].rpartition('.')[2]}`", obj.docstring.value)
+            text = _ROLE.sub(
+                lambda found: f"`{found['name'].rpartition('.')[2]}`",
+                obj.docstring.value,
+            )
             obj.docstring.value = _CODE_FOLLOWS.sub(":", text)
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:
@@ -71,7 +84,12 @@ class Roles(Extension):
             return
         settings = pkg["wiring.Settings"].attributes.values()
         named = [
-            Parameter(one.name, annotation=one.annotation, kind=ParameterKind.keyword_only, default=one.value)
+            Parameter(
+                one.name,
+                annotation=one.annotation,
+                kind=ParameterKind.keyword_only,
+                default=one.value,
+            )
             for one in settings
             if not one.name.startswith("_")
         ]
