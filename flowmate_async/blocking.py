@@ -54,7 +54,7 @@ from flowmate_async.sync.verification import Verified, Verifier
 from flowmate_async.system.loop_thread import Job, LoopThread, streamed
 from flowmate_async.values.models import SecretSummary, User, UserToken
 from flowmate_async.values.secrets import Secret
-from flowmate_async.wiring import FromEnvironment, Settings, look_up, with_parameters_of
+from flowmate_async.wiring import FromEnvironment, Settings, consumed, from_environment, with_parameters_of
 
 T = TypeVar("T")
 
@@ -77,10 +77,7 @@ class FlowMateSync:
 
     @with_parameters_of(Settings)
     def __init__(self, **options: Any) -> None:
-        try:
-            self._client = FlowMate(**options)
-        finally:
-            options.clear()  # the admin token must not stay a local of a frame that may raise
+        self._client = consumed(FlowMate, options)
         self._loop: LoopThread | None = None
         self._open = ExitStack()
         self._streams: WeakSet[Generator[Any, None, None]] = WeakSet()
@@ -89,11 +86,7 @@ class FlowMateSync:
     @with_parameters_of(FromEnvironment)
     def from_env(cls, **options: Any) -> Self:
         """See :meth:`FlowMate.from_env`."""
-        try:
-            look_up(options)
-            return cls(**options)
-        finally:
-            options.clear()
+        return from_environment(cls, options)
 
     def __enter__(self) -> Self:
         uvloop = importlib.util.find_spec("uvloop") is not None
@@ -181,9 +174,11 @@ class FlowMateSync:
         finally:
             self._call(prefetch.__aexit__, None, None, None)
 
-    def sweep(self, usernames: Usernames) -> Generator[Outcome, None, None]:
+    def sweep(
+        self, usernames: Usernames, *, types: Collection[str] | None = None
+    ) -> Generator[Outcome, None, None]:
         """See :meth:`FlowMate.sweep`. To end it early, close the iterator or leave the client's block."""
-        return self._stream(lambda: self._client.sweep(_outside_the_loop(usernames)))
+        return self._stream(lambda: self._client.sweep(_outside_the_loop(usernames), types=types))
 
     def sync(
         self,

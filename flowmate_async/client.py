@@ -1,11 +1,11 @@
 """FlowMate: the client. ``wiring.py`` makes its components; it has no logic of its own."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack
-from types import TracebackType
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn, Self
 
+from flowmate_async import wiring
 from flowmate_async.access.leases import Lease
 from flowmate_async.access.prefetch import Prefetch
 from flowmate_async.errors import ConfigurationError
@@ -27,7 +27,6 @@ from flowmate_async.sync.verification import Verification, Verified, Verifier
 from flowmate_async.system.loop_binding import LoopBinding, require_asyncio
 from flowmate_async.values.models import SecretSummary, User, UserToken
 from flowmate_async.values.secrets import Secret
-from flowmate_async.wiring import FromEnvironment, Parts, Settings, look_up, with_parameters_of
 
 _DRAIN_SECONDS = 5.0
 
@@ -78,69 +77,45 @@ class FlowMate:
         ConfigurationError: an argument is invalid.
     """
 
-    @with_parameters_of(Settings)
+    @wiring.with_parameters_of(wiring.Settings)
     def __init__(self, **options: Any) -> None:
-        try:
-            settings = Settings(**options)
-        finally:
-            options.clear()  # the admin token must not stay a local of a frame that may raise
         self._binding = LoopBinding()
-        self._parts = Parts(settings, binding=self._binding)
-        self._entered: AsyncExitStack | None = None
+        self._parts = wiring.Parts(wiring.consumed(wiring.Settings, options), binding=self._binding)
+        self._is_entered = False
 
     @classmethod
-    @with_parameters_of(FromEnvironment)
+    @wiring.with_parameters_of(wiring.FromEnvironment)
     def from_env(cls, **options: Any) -> Self:
-        """Return a client configured as the ``flowmate`` command is. Arguments take precedence.
-
-        What is not passed comes from ``FLOWMATE_*`` variables, then from the configuration file, and the
-        admin token last from the system's keyring; see docs/reference/options.md.
+        """Return a client configured as the ``flowmate`` command is: see docs/reference/options.md.
 
         Args:
-            config: the configuration file; by default ``FLOWMATE_CONFIG``, or ``config.toml`` in the user's
-                configuration folder.
-            options: the arguments of :class:`FlowMate`, all optional.
+            config: the configuration file; by default ``FLOWMATE_CONFIG``, or the user's ``config.toml``.
+            options: the arguments of :class:`FlowMate`, which take precedence.
 
         Raises:
             ConfigurationError: a value or the file is invalid, or there is no admin token.
         """
-        try:
-            look_up(options)
-            return cls(**options)
-        finally:
-            options.clear()  # the admin token must not stay a local of a frame that may raise
+        return wiring.from_environment(cls, options)
 
     async def __aenter__(self) -> Self:
-        if self._entered is not None:
+        if self._is_entered:
             raise ConfigurationError("the client was entered before", advice="Make a new one")
         require_asyncio()
-        async with AsyncExitStack() as entered:
-            if self._parts.coordination is not None:
-                await entered.enter_async_context(self._parts.coordination)
-            await entered.enter_async_context(self._parts.transport)
-            self._parts.clock.bind()
-            self._entered = entered.pop_all()
-            self._binding.bind()
+        await self._parts.open()
+        self._is_entered = True
+        self._binding.bind()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._binding.may_close():
-            return
-        try:
-            await self._parts.aclose(drain_seconds=_DRAIN_SECONDS)
-        finally:
-            self._binding.unbind()
-            if self._entered is not None:
-                await self._entered.__aexit__(kind, error, trace)
+    async def __aexit__(self, *failure: object) -> None:
+        if self._binding.may_close():
+            try:
+                await self._parts.drain(seconds=_DRAIN_SECONDS)
+            finally:
+                self._binding.unbind()
+                await self._parts.close()
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be copied or pickled: both would share connections and copy the admin token.
-
-        Raises:
-            TypeError: always.
-        """
+        """Raise ``TypeError``: a copy would share connections, and a pickle contain the admin token."""
         raise TypeError("FlowMate cannot be copied or pickled; make a client in each process")
 
     @property
@@ -225,8 +200,7 @@ class FlowMate:
         Raises:
             InvalidIdError: the username or id may not be sent.
             CredentialExpiredError: upstream's newest value has expired, or expires sooner.
-            UserNotFoundError: no such user, or a disabled one.
-            SecretNotFoundError: no such secret.
+            UserNotFoundError, SecretNotFoundError: no such user, or a disabled one; no such secret.
             PermissionDeniedError: the user does not own it, or it comes masked.
             RefreshFailedError: upstream could not refresh it, and no valid value is cached.
             UpstreamTimeoutError: no answer within ``ApiLimits.max_wait_seconds``, or a provider hung a moment
@@ -262,19 +236,22 @@ class FlowMate:
         """
         return Prefetch(self._parts.credentials, pairs, clock=self._parts.clock)
 
-    def sweep(self, usernames: Usernames) -> AsyncGenerator[Outcome, None]:
-        """Yield all credentials of many users as they come, with back-pressure, in bounded memory.
+    def sweep(
+        self, usernames: Usernames, *, types: Collection[str] | None = None
+    ) -> AsyncGenerator[Outcome, None]:
+        """Yield the credentials of many users as they come, with back-pressure, in bounded memory.
 
         A user's failure is an outcome, not an exception.
 
         Args:
             usernames: any iterable or async iterable.
+            types: fetch only these types, as ``secret.type`` calls them; ``None`` for all.
 
         Raises:
-            ConfigurationError: ``usernames`` is a single username.
+            ConfigurationError: ``usernames`` is a single username, or a type does not exist.
         """
         self._binding.require()
-        return self._parts.jobs.sweep(usernames)
+        return self._parts.jobs.sweep(usernames, types=types)
 
     def health(
         self, users: Usernames | None = None, *, store: Store | None = None

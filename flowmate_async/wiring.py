@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -97,14 +98,26 @@ def with_parameters_of(
     return adopt
 
 
-def look_up(options: dict[str, Any]) -> None:
-    """Add what the environment and the configuration file have to these arguments, and take ``config`` out.
+def consumed(made: Callable[..., T], options: dict[str, Any]) -> T:
+    """Call with these arguments and clear them: the admin token must not stay in a frame that may raise."""
+    try:
+        return made(**options)
+    finally:
+        options.clear()
+
+
+def from_environment(client: Callable[..., T], options: dict[str, Any]) -> T:
+    """Return a client; what is not among the arguments comes from the environment. Clear the arguments.
 
     Raises:
         ConfigurationError: a value or the file is invalid, or there is no admin token.
     """
     config = options.pop("config", None)
-    connection_from_environment(options, config=None if config is None else Path(config))
+    try:
+        connection_from_environment(options, config=None if config is None else Path(config))
+        return client(**options)
+    finally:
+        options.clear()
 
 
 class Parts:
@@ -119,6 +132,7 @@ class Parts:
     """
 
     def __init__(self, settings: Settings, *, binding: LoopBinding) -> None:
+        self._entered = AsyncExitStack()
         self.admin: AdminToken = AdminToken(settings.admin_token)
         self.admin.check()
         check_rate(settings.rate, settings.burst, settings.concurrency)
@@ -230,16 +244,21 @@ class Parts:
             coordination=None if self.coordination is None else self.coordination.statistics(),
         )
 
-    async def aclose(self, *, drain_seconds: float) -> None:
-        """Finish what is in flight, then forget all tokens.
+    async def open(self) -> None:
+        """Open the transport and what is shared with other processes."""
+        async with AsyncExitStack() as entered:
+            if self.coordination is not None:
+                await entered.enter_async_context(self.coordination)
+            await entered.enter_async_context(self.transport)
+            self.clock.bind()
+            self._entered = entered.pop_all()
 
-        Args:
-            drain_seconds: how long requests in flight may take.
-        """
+    async def drain(self, *, seconds: float) -> None:
+        """Finish what is in flight within these seconds, then forget all tokens."""
         try:
             await self.credentials.aclose()
             self.fetcher.close()
-            await self.traffic.engine.aclose(drain_seconds=drain_seconds)
+            await self.traffic.engine.aclose(drain_seconds=seconds)
             await self.fetcher.aclose()
             if self._sink is not None:
                 await self._sink.aclose()
@@ -249,6 +268,10 @@ class Parts:
             self.tokens.clear()
             await self.admin.aclose()
             self.admin.forget()
+
+    async def close(self) -> None:
+        """Close what :meth:`open` opened."""
+        await self._entered.aclose()
 
 
 def _check_proxy(settings: Settings, base_url: str) -> None:

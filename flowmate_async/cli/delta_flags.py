@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.sync.plan import DEFAULT_STALENESS_SECONDS, DeltaPolicy
+from flowmate_async.sync.plan import DEFAULT_STALENESS_SECONDS, DeltaPolicy, checked_types
 from flowmate_async.values.secrets import SECRET_TYPES
 
 
@@ -34,6 +34,14 @@ class DeltaFlags:
             "workers keep it fresh.",
         ),
     ] = "fetch"
+    types: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--type",
+            negative=(),
+            help="Fetch only this type, as OA2_AUTHORIZATION_CODE; repeatable. Other types stay as they are.",
+        ),
+    ] = ()
     keep_tokens: Annotated[
         bool,
         Parameter(
@@ -51,7 +59,7 @@ class DeltaFlags:
         """Return the flags as the library's options.
 
         Raises:
-            ConfigurationError: a staleness is invalid.
+            ConfigurationError: a staleness or a type is invalid.
         """
         hours = {"": DEFAULT_STALENESS_SECONDS / 3600} | dict(map(_staleness, self.max_staleness))
         seconds = {kind: value * 3600 for kind, value in hours.items()}
@@ -61,6 +69,7 @@ class DeltaFlags:
             staleness_by_type=seconds,
             skip_volatile=self.volatile == "skip",
             keep_tokens=self.keep_tokens,
+            types=checked_types(self.types or None),
         )
 
 

@@ -20,7 +20,7 @@ _KEYS = frozenset(
     {
         *("admin_token_file", "base_url", "burst", "ca_file", "concurrency", "proxy", "rate", "transport"),
         *("trust_env", "store", "store_key_file", "workers"),
-        *("keep_tokens", "max_failures", "max_removed_share", "max_staleness", "removed", "volatile"),
+        *("keep_tokens", "max_failures", "max_removed_share", "max_staleness", "removed", "type", "volatile"),
         *("metrics_file", "report"),
     }
 )

@@ -284,6 +284,8 @@ def _request(options: SyncOptions) -> str:
     else:
         by_type = sorted(delta.staleness_by_type.items())
         fetched = ("delta", delta.skip_volatile, float(delta.staleness_seconds), by_type)
+    if delta.types:
+        fetched = (*fetched, sorted(delta.types))
     asked = msgspec.json.encode((fetched, options.removed))
     return hashlib.sha256(asked).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 """The batch jobs of a client: which users they are about, and the parts that do them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing
 
 from flowmate_async.clock import Clock
@@ -15,8 +15,8 @@ from flowmate_async.sync.engine import SyncEngine, SyncOptions
 from flowmate_async.sync.live_health import LiveHealth, UserHealth
 from flowmate_async.sync.local_executor import LocalExecutor
 from flowmate_async.sync.outcomes import Outcome
-from flowmate_async.sync.plan import DeltaPolicy
-from flowmate_async.sync.reader import UserReader
+from flowmate_async.sync.plan import DeltaPolicy, Plan, checked_types
+from flowmate_async.sync.reader import UserRead, UserReader
 from flowmate_async.sync.report import LeftOut, SyncReport, select
 from flowmate_async.sync.results import Executor
 from flowmate_async.sync.source import Usernames, require_many
@@ -53,10 +53,17 @@ class Jobs:
         self._emitter = emitter
         self._base_url = base_url
 
-    async def sweep(self, usernames: Usernames) -> AsyncGenerator[Outcome, None]:
-        """Yield all credentials of these users as they come."""
+    async def sweep(
+        self, usernames: Usernames, *, types: Collection[str] | None
+    ) -> AsyncGenerator[Outcome, None]:
+        """Yield the credentials of these users as they come."""
         require_many(usernames)
-        async with aclosing(sweep_in_batches(self._reader.read, usernames, limits=self._limits)) as batches:
+        policy = DeltaPolicy(full=True, types=checked_types(types))
+
+        def read(username: str) -> UserRead:
+            return self._reader.read(username, Plan(policy, notes=False))
+
+        async with aclosing(sweep_in_batches(read, usernames, limits=self._limits)) as batches:
             async for batch in batches:
                 for outcome in batch:
                     yield outcome
@@ -105,12 +112,16 @@ class Jobs:
     async def plan(self, store: Store, users: Usernames | None, *, delta: DeltaPolicy) -> SyncPlan:
         """Return what a sync would fetch."""
         require_store(store)
+        if delta.types:
+            checked_types(delta.types)
         dry_run = DryRun(self._reader, store, delta=delta, limits=self._limits)
         usernames, left_out, _ = await self._selected(users)
         return await dry_run.plan(usernames, left_out=left_out)
 
     def executor(self, store: Store, *, delta: DeltaPolicy | None, health: HealthPolicy | None) -> Executor:
         """Return an executor that reads and stores users."""
+        if delta is not None and delta.types:
+            checked_types(delta.types)
         return LocalExecutor(
             self._reader, store, limits=self._limits, clock=self._clock, delta=delta, health=health
         )

@@ -64,7 +64,7 @@ class LocalExecutor:
     ) -> AsyncGenerator[StoredBatch, None]:
         """See :meth:`Executor.execute`."""
         async with AsyncExitStack() as entered:
-            if self._delta.full and not self._delta.keep_tokens:
+            if self._delta.full and not self._delta.keep_tokens and not self._delta.types:
                 batches = self._swept(self._read_all, usernames, stop)
             else:
                 ahead = read_ahead(usernames, self._store, run=run, tokens=self._delta.keep_tokens)

@@ -20,7 +20,7 @@ class UserSynced(Redacted, frozen=True, kw_only=True):
         requests: how many requests it took.
         seconds: how long it took.
         listing_proven: whether the listing was checked against upstream's total.
-        left: secrets that a delta sync did not fetch, with the reason by id; none in a sweep.
+        left: secrets that were not fetched, with the reason by id.
         renamed: new names of secrets that were not fetched, by id; none in a sweep.
         seen: the state that the next delta sync compares with; empty in a sweep.
         token: the user's token, if it is kept for the next sync; none in a sweep.
@@ -52,7 +52,7 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
         secrets: the secrets that could be fetched.
         requests: how many requests it took.
         seconds: how long it took.
-        left: secrets that a delta sync did not fetch, with the reason by id; none in a sweep.
+        left: secrets that were not fetched, with the reason by id.
         renamed: new names of secrets that were not fetched, by id; none in a sweep.
         seen: the state that the next delta sync compares with; empty in a sweep.
         token: the user's token, if it is kept for the next sync; none in a sweep.

@@ -7,24 +7,26 @@ new name is stored without fetching the secret.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Literal
 
 import msgspec
 
 from flowmate_async.contract.freshness import may_refresh
+from flowmate_async.errors import ConfigurationError
 from flowmate_async.values.dates import iso, parse_date
 from flowmate_async.values.models import SecretSummary
-from flowmate_async.values.secrets import OAuth2Secret, Secret, SessionSecret
+from flowmate_async.values.secrets import SECRET_TYPES, OAuth2Secret, Secret, SessionSecret, UnknownSecret
 
 Reason = Literal["new", "changed", "due", "errored", "old"]
 """Why a secret is fetched: it is new; its expiry changed; upstream would refresh it or log in; a refresh has
 failed since; or the stored value is old."""
 
-SkipReason = Literal["unchanged", "renamed", "failed_before", "volatile"]
+SkipReason = Literal["unchanged", "renamed", "failed_before", "volatile", "other_type"]
 """Why a secret is not fetched: the listing shows no change; only its name changed, and is stored; it is due,
-but its refresh failed before and nothing has changed since; or it is volatile and left to the workers."""
+but its refresh failed before and nothing has changed since; it is volatile and left to the workers; or only
+other types are fetched."""
 
 Verdict = Reason | SkipReason
 
@@ -42,6 +44,8 @@ class DeltaPolicy(msgspec.Struct, frozen=True, kw_only=True):
             fresh, a sync would only compete for their turns.
         keep_tokens: keep the users' tokens in the store, sealed, so that the next sync can use them while
             they are valid: up to three hours after their last use. A sync without it removes the kept tokens.
+        types: only these types are fetched, as ``secret.type`` calls them; empty for all. Stored credentials
+            of other types stay as they are, unless a listing shows that upstream no longer has them.
     """
 
     full: bool = False
@@ -49,6 +53,27 @@ class DeltaPolicy(msgspec.Struct, frozen=True, kw_only=True):
     staleness_by_type: dict[str, float] = {}
     skip_volatile: bool = False
     keep_tokens: bool = False
+    types: tuple[str, ...] = ()
+
+
+def checked_types(types: Collection[str] | None) -> tuple[str, ...]:
+    """Return the types of a filter, sorted; empty for all.
+
+    Raises:
+        ConfigurationError: one is not a type of secret.
+    """
+    if types is None:
+        return ()
+    if isinstance(types, str):
+        raise ConfigurationError("the types are a single text", advice='Pass a list: ["SIMPLE"]')
+    known = (*SECRET_TYPES, UnknownSecret.type)
+    if unknown := sorted(str(one) for one in types if one not in known):
+        raise ConfigurationError(
+            f"{', '.join(unknown)} is no type of secret", advice=f"Types are {', '.join(known)}"
+        )
+    if not types:
+        raise ConfigurationError("no type is named", advice="Leave the types out for all of them")
+    return tuple(sorted(set(types)))
 
 
 _SHOW_EXPIRY = (OAuth2Secret, SessionSecret)
@@ -121,7 +146,9 @@ class Plan:
         self._policy = policy or _EVERYTHING
         self._seen = _decoded(seen)
         self._next: dict[str, Snapshot] = {}
-        self._takes_all = self._policy.full and not self._policy.skip_volatile and not self._seen
+        self._takes_all = (
+            self._policy.full and not self._policy.skip_volatile and not self._policy.types and not self._seen
+        )
         self._retried = False
         self.left: dict[str, SkipReason] = {}
         self.renamed: dict[str, str] = {}
@@ -156,7 +183,7 @@ class Plan:
         if before is not None:
             self._next[summary.id] = before
         verdict = self._verdict(summary, before, now)
-        if verdict not in ("unchanged", "failed_before", "volatile"):
+        if verdict not in ("unchanged", "failed_before", "volatile", "other_type"):
             self._count(verdict)
             return True
         if before is not None and self._renames(summary, before) and verdict == "unchanged":
@@ -208,6 +235,8 @@ class Plan:
 
     def _verdict(self, summary: SecretSummary, before: Snapshot | None, now: float) -> Verdict:
         policy = self._policy
+        if policy.types and _type_of(summary) not in policy.types:
+            return "other_type"
         if policy.skip_volatile and may_refresh(summary, now=now):
             return "volatile"
         if policy.full:
@@ -224,6 +253,11 @@ class Plan:
         if before.failed:
             return "errored" if self._retried else "failed_before"
         return "due" if may_refresh(summary, now=now) else "unchanged"
+
+
+def _type_of(summary: SecretSummary) -> str:
+    """Return the type that the secret will have."""
+    return summary.type if summary.type in SECRET_TYPES else UnknownSecret.type
 
 
 def knows_failures(seen: str) -> bool:

@@ -399,7 +399,8 @@ class UserRead:
             wanted = Wanted(position, summary, now + seconds, client)
             shows = shows_masking(summary.type)
             if not self._plan.wants(summary, now=now):
-                probe = probe or (wanted if shows and not refreshes else None)
+                selectable = shows and not refreshes and self._plan.left[summary.id] != "other_type"
+                probe = probe or (wanted if selectable else None)
             elif not refreshes:
                 (conclusive if shows else plain).append(wanted)
             else:

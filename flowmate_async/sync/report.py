@@ -34,7 +34,8 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
             worker process died after it had stored something.
         unchanged: credentials this call found unchanged; ``None`` if unknown.
         left: credentials this call did not fetch, by reason: ``unchanged``, ``renamed`` (the new name was
-            stored), ``failed_before``, ``volatile``; see :class:`~flowmate_async.DeltaPolicy`.
+            stored), ``failed_before``, ``volatile``, ``other_type``; see
+            :class:`~flowmate_async.DeltaPolicy`.
         requests: requests of this call.
         errors: failed users of the run by kind of error.
         left_out: accounts that were not selected.

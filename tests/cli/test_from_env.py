@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from flowmate_async import ConfigurationError, FlowMate, FlowMateSync
@@ -148,11 +149,16 @@ def test_the_file_has_what_a_nightly_job_keeps(flowmate, connected: Twin, file, 
         max_staleness = ["24", "API_KEY=1"]
         max_failures = 100
         volatile = "skip"
+        type = "API_KEY"
         """
     )
     assert flowmate("sync", "--all-users").code in (0, 1)
     assert {path.name for path in (home / "reports").iterdir()} == {"night.html", "night.json"}
     assert "flowmate" in (home / "night.prom").read_text()
+    listed = flowmate("store", "list", "--json").out.splitlines()
+    assert {msgspec.json.decode(line)["type"] for line in listed} == {"API_KEY"}
+    for kind in "api_key", "FUTURE_TYPE":
+        assert f"{kind} is no type of secret" in flowmate("sync", "--all-users", "--type", kind).complaint
     file.write_text('max_staleness = "soon"\n')
     assert "--max-staleness soon is no number of hours" in flowmate("sync", "--all-users").complaint
     file.write_text('removed = "burn"\n')
