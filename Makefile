@@ -13,7 +13,7 @@ tests = $(1) $(if $(filter-out 1,$(JOBS)),$(parallel))
 all-tests = $(if $(filter-out 1,$(JOBS)),$(1) $(long) $(parallel) -m "not alone" && $(1) $(long) -m alone,$(1) $(long) -m "")
 long = --hypothesis-profile=long
 
-.PHONY: help setup demo test test-all test-package chaos cluster fuzz-transport bench bench-table bench-smoke bench-flow check check-all lint format types clean cookbook docs map dist test-lowest test-python
+.PHONY: help setup demo test test-all test-package chaos cluster fuzz-transport mutants bench bench-table bench-smoke bench-flow check check-all lint format types clean cookbook docs map dist test-lowest test-python
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -51,6 +51,19 @@ cluster: .venv/installed  ## 5,000 users by three Celery workers; one of them an
 
 fuzz-transport: .venv/installed  ## put 100,000 answers, whole and mutated, before both transports
 	FLOWMATE_FUZZ_CASES=50000 $(BIN)/pytest tests/transport/test_differential.py -k same_bytes
+
+mutants: .venv/mutants  ## change the pure parts in thousands of ways, and list the changes that no test notices
+	rm -rf mutants
+	$(BIN)/mutmut run --max-children $(JOBS)
+	$(BIN)/mutmut results
+
+.venv/mutants: .venv/installed
+ifdef UV
+	$(UV) pip install --quiet --python $(BIN)/python --group mutants
+else
+	$(BIN)/python -m pip install --quiet --group mutants
+endif
+	@touch $@
 
 bench: .venv-bench/installed .venv-bench-niquests/installed  ## measure everything, peers included, and renew the figures (PARTS="…" for some; nginx and wrk: from your system)
 	.venv-bench/bin/python benchmarks/run.py $(PARTS)
@@ -151,4 +164,4 @@ check-all: lint types test-all bench-smoke  ## all that continuous integration c
 	$(BIN)/ruff format --check
 
 clean:  ## remove what was made here
-	rm -rf .venv .venv-bench .venv-bench-niquests build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-bench-niquests build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants

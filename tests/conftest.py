@@ -27,7 +27,7 @@ settings.register_profile("long", deadline=None, max_examples=100)
 settings.register_profile(
     "mutants",  # the same examples each time; mutmut calls a test from several runs in one process
     deadline=None,
-    max_examples=40,
+    max_examples=30,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],

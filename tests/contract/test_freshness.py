@@ -7,12 +7,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flowmate_async.contract.freshness import FreshnessPolicy, State, timeline
+from flowmate_async.contract.freshness import FreshnessPolicy, State, Timeline, may_refresh, timeline
+from flowmate_async.values.models import SecretSummary, SummaryValue
 from flowmate_async.values.secrets import (
     ApiKeySecret,
     ApiKeyValue,
     MixedSecret,
     MixedValue,
+    OAuth1Secret,
+    OAuth1Value,
     OAuth2Secret,
     OAuth2Value,
     SessionSecret,
@@ -174,3 +177,77 @@ def test_an_answer_that_has_ended_is_expired_at_once(life, jitter, need):
 def test_a_date_beyond_the_calendar_is_fresh_for_centuries():
     secret = OAuth2Secret(id="s", value=OAuth2Value(access_token="t", expires="33658-09-27T01:46:40+00:00"))
     assert after(10**9, made(secret)) is State.FRESH
+
+
+class TestBoundaries:
+    """Of two clocks, the earlier one counts, and each moment belongs to what comes next."""
+
+    LINE = Timeline(100.0, 1100.0, 200.0, 1200.0)
+
+    @pytest.mark.parametrize(
+        ("wall", "monotonic", "need", "state"),
+        [
+            (99.9, 1099.9, 0.0, State.FRESH),
+            (100.0, 1099.9, 0.0, State.STALE),
+            (99.9, 1100.0, 0.0, State.STALE),
+            (150.0, 1150.0, 50.0, State.STALE),
+            (150.0, 1150.0, 50.1, State.EXPIRED),
+            (150.0, 1199.0, 1.0, State.STALE),
+            (150.0, 1199.0, 1.1, State.EXPIRED),
+            (199.9, 1150.0, 0.0, State.STALE),
+            (200.0, 1150.0, 0.0, State.EXPIRED),
+            (150.0, 1200.0, 0.0, State.EXPIRED),
+        ],
+    )
+    def test_states(self, wall, monotonic, need, state):
+        assert self.LINE.state(wall=wall, monotonic=monotonic, min_valid_seconds=need) is state
+
+    def test_a_static_one_is_refreshed_a_little_earlier_by_its_jitter(self):
+        for jitter, seconds in ((0.0, 3600.0), (1.0, 3240.0)):
+            line = made(STATIC["API_KEY"], jitter)
+            assert line == Timeline(WALL + seconds, MONOTONIC + seconds, math.inf, math.inf, math.inf)
+
+    @pytest.mark.parametrize(("life", "early"), [(100_000, 780.0), (1000, 500.0), (0, 0.0), (-5, 0.0)])
+    def test_one_that_ends_is_refreshed_early_by_at_most_half_its_life(self, life, early):
+        """13 minutes at a jitter of a half; after that it is certainly valid for as long."""
+        line = made(expiring(life))
+        assert line.refresh_at_wall == pytest.approx(WALL + life - early)
+        assert line.refresh_at_monotonic == pytest.approx(MONOTONIC + life - early)
+        assert (line.valid_until_wall, line.valid_until_monotonic) == pytest.approx(
+            (WALL + life, MONOTONIC + life)
+        )
+        assert line.margin_seconds == pytest.approx(early)
+
+    @pytest.mark.parametrize(
+        ("secret", "seconds"),
+        [
+            (SESSION, 60.0),
+            (OAuth2Secret(id="s", value=OAuth2Value(access_token="t")), 70.0),
+            (OAuth1Secret(id="s", value=OAuth1Value(expires_at="odd")), 70.0),
+            (OAuth1Secret(id="s", value=OAuth1Value(expires="odd")), 70.0),
+            (OAuth1Secret(id="s", value=OAuth1Value()), math.inf),
+            (UnknownSecret(id="s", kind="OF_TOMORROW", value={"expires": "odd"}), 70.0),
+            (UnknownSecret(id="s", kind="OF_TOMORROW", value={"ends": "odd"}), math.inf),
+            (UnknownSecret(id="s", kind="OF_TOMORROW", value="expires"), math.inf),
+        ],
+    )
+    def test_how_long_one_of_unknown_end_is_used(self, secret, seconds):
+        policy = FreshnessPolicy(session_ttl_seconds=60.0, oauth_ttl_seconds=70.0)
+        line = made(secret, policy=policy)
+        assert (line.valid_until_wall, line.valid_until_monotonic) == (WALL + seconds, MONOTONIC + seconds)
+
+    @pytest.mark.parametrize(
+        ("kind", "left", "may"),
+        [
+            ("API_KEY", None, False),
+            ("SESSION_AUTH", None, True),
+            ("OA2_AUTHORIZATION_CODE", 1019.0, True),
+            ("OA2_AUTHORIZATION_CODE", 1020.0, False),
+            ("OA2_AUTHORIZATION_CODE", 1020.5, False),
+        ],
+    )
+    def test_whether_a_get_may_refresh(self, kind, left, may):
+        """Upstream's 15 minutes, and 2 minutes of disagreement between two clocks."""
+        expires = None if left is None else datetime.fromtimestamp(WALL + left, UTC).isoformat()
+        summary = SecretSummary(id="s", type=kind, value=SummaryValue(expires=expires))
+        assert may_refresh(summary, now=WALL) is may
