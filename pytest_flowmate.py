@@ -1,8 +1,8 @@
 """The pytest plugin: a running twin of FlowMate and clients of it, for your own tests.
 
-Installed with the library, so that its fixtures are simply there; a module of its own, so that whoever does
-not use them does not import the library. The twin runs on an event loop in a thread of its own: as FlowMate
-itself, it needs nothing of the test's loop, whatever plugin runs that.
+It is installed with the library, so its fixtures are always available. It is a separate module, so that test
+suites that do not use it do not import the library. The twin runs on its own event loop in a thread: like
+FlowMate itself, it needs nothing of the test's loop, whatever plugin runs that.
 """
 
 from collections.abc import AsyncIterator, Iterator

@@ -30,8 +30,8 @@ class DeltaFlags:
     volatile: Annotated[
         Literal["fetch", "skip"],
         Parameter(
-            help="Whether to fetch what upstream refreshes or logs in for when it is fetched; skip it where "
-            "workers keep it fresh.",
+            help="Whether to fetch secrets whose GET triggers a refresh or a login; skip them where workers "
+            "keep them fresh.",
         ),
     ] = "fetch"
     types: Annotated[
@@ -82,7 +82,7 @@ def _staleness(text: str) -> tuple[str, float]:
         value = -1.0
     if not value >= 0:
         raise ConfigurationError(
-            f"--max-staleness {text} is no number of hours", advice="Write 12, or API_KEY=1 for one type"
+            f"--max-staleness {text} is not a number of hours", advice="Write 12, or API_KEY=1 for one type"
         )
     if kind and kind not in SECRET_TYPES:
         raise ConfigurationError(

@@ -51,10 +51,10 @@ async def doctor(
     connection: Connection = Connection(),
     store: StoreFlags = StoreFlags(),
 ) -> Exit:
-    """Check configuration, network, clock, token, permissions, rate and store; say how to mend what is wrong.
+    """Check configuration, network, clock, token, permissions, rate and store; say how to fix what is wrong.
 
     Nothing is written, and no credential is refreshed. Ends with 0 when there is no error, 2 when the
-    configuration or the store must be mended, 3 when FlowMate or its answers must.
+    configuration or the store must be fixed, 3 when FlowMate or its answers must.
 
     Examples:
         flowmate doctor

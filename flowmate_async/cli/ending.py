@@ -148,7 +148,7 @@ _CURRENT: ContextVar[Ending | None] = ContextVar("flowmate_ending", default=None
 
 
 def current() -> Ending:
-    """Return the ending of the command that runs; one that nothing learns of if it is no command line."""
+    """Return the running command's ending; outside a command line, one that nothing listens to."""
     return _CURRENT.get() or Ending()
 
 

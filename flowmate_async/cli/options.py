@@ -34,9 +34,9 @@ class Connection:
             help="A private file (0600) with the admin token; or set FLOWMATE_ADMIN_TOKEN.",
         ),
     ] = None
-    rate: Annotated[float, Parameter(env_var="FLOWMATE_RATE", help="Most requests/s; 0 for no limit.")] = (
-        200.0
-    )
+    rate: Annotated[
+        float, Parameter(env_var="FLOWMATE_RATE", help="Maximum requests per second; 0 for no limit.")
+    ] = 200.0
     burst: Annotated[int, Parameter(env_var="FLOWMATE_BURST", help="Requests that may be sent at once.")] = 20
     concurrency: Annotated[
         int, Parameter(env_var="FLOWMATE_CONCURRENCY", help="Most requests in flight.")

@@ -97,7 +97,7 @@ async def set_permission(
 
 
 async def remove_user(username: str, /, *, sandbox: RunningSandbox = RunningSandbox()) -> Exit:
-    """Remove a user, with tokens and the secrets that nobody else owns.
+    """Remove a user, with tokens and the secrets that no other user owns.
 
     Examples:
         flowmate sandbox remove-user customer-a

@@ -92,7 +92,7 @@ class _QoS(kombu_redis.QoS):  # type: ignore[misc]
                 self.restore_by_tag(tag, client)
                 return
         # No message that a worker took looks like that; it would block all others.
-        _log.warning("an unacknowledged message that is no shard of this application was dropped")
+        _log.warning("an unacknowledged message that is not a shard of this application was dropped")
         self._remove_from_indices(tag).execute()
 
 
@@ -109,7 +109,7 @@ class _Channel(kombu_redis.Channel):  # type: ignore[misc]
             def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
                 found = super().parse_response(connection, command_name, **options)
                 if command_name == "BRPOP" and found and not accepts(found[1]):
-                    _log.warning("a message that is no shard of this application was dropped")
+                    _log.warning("a message that is not a shard of this application was dropped")
                     raise Empty
                 return found
 

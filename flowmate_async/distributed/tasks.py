@@ -193,7 +193,7 @@ def serve(
     def run(text: str) -> None:
         shard = opened(text, keyspace)
         if shard is None:  # not of this key, so not of this application
-            logging.getLogger("flowmate_async").warning("a message that is no shard of ours was dropped")
+            logging.getLogger("flowmate_async").warning("a message that is not a shard of ours was dropped")
             return
         left = run_shard(shard)
         if left:

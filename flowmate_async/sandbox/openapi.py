@@ -160,7 +160,7 @@ _PATHS: dict[str, _Schema] = {
             "description": _SECTION + "Users of the tenant",
             "security": _ADMIN,
             "parameters": [
-                _query("username", _TEXTS, "Exact, on the lower-cased query; empty is no filter"),
+                _query("username", _TEXTS, "Exact, on the lower-cased query; empty means no filter"),
                 _query("userId", {"type": "array", "items": _ID}, "Internal ids"),
                 _query("meta", _TEXT, "Wrap the array in data and meta, whatever the value"),
             ],

@@ -170,7 +170,7 @@ INJECTIONS = {
     "a bare line feed in the path": ("GET", "/a\nX-Evil: 1", HEADERS),
     "a blank in the path": ("GET", "/a HTTP/1.1", HEADERS),
     "a null in the path": ("GET", "/a\0", HEADERS),
-    "a path that is none": ("GET", "x-evil.example/a", HEADERS),
+    "an invalid path": ("GET", "x-evil.example/a", HEADERS),
     "another letter in the path": ("GET", "/é", HEADERS),
     "a line break in the method": ("GET /evil HTTP/1.1\r\n\r\nGET", "/a", HEADERS),
     "a line break in a value": ("GET", "/a", Headers((("Authorization", f"{TOKEN}\r\nX-Evil: 1"),))),

@@ -274,13 +274,13 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
 
     async def test_a_run_of_another_store_is_refused(self, open_store: OpenStore) -> None:
         """Progress recorded under an unknown run would be lost."""
-        stranger = Run(id="no-such-run", started_at=1.0)
+        unknown = Run(id="no-such-run", started_at=1.0)
         async with open_store() as store:
             await store.bind(ORIGIN)
             with pytest.raises(CheckpointError):
-                await store.write(stranger, [synced("ann", api_key())])
+                await store.write(unknown, [synced("ann", api_key())])
             with pytest.raises(CheckpointError):
-                await store.finish_run(stranger, at=2.0)
+                await store.finish_run(unknown, at=2.0)
             assert await store.get("ann", "secret-1") is None
 
     async def test_items_show_what_is_stored_in_order(self, open_store: OpenStore) -> None:

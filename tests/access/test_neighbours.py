@@ -117,9 +117,7 @@ async def test_what_they_reject_while_the_refresh_fails_is_not_asked_for_before_
         assert world.upstream.gets["ali-s-secret"] == 2
 
 
-async def test_whoever_needs_it_for_longer_than_the_one_who_took_theirs_is_not_told_that_there_is_no_newer(
-    kit,
-):
+async def test_longer_min_valid_refetches_a_shared_value(kit):
     neighbours = Neighbours()
     async with kit.world_with(options={"coordination": neighbours}) as world:
         await neighbours.were_answered(world, left=1000, then_left=200)

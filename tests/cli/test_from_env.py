@@ -160,7 +160,7 @@ def test_the_file_has_what_a_nightly_job_keeps(flowmate, connected: Twin, file, 
     for kind in "api_key", "FUTURE_TYPE":
         assert f"{kind} is no type of secret" in flowmate("sync", "--all-users", "--type", kind).complaint
     file.write_text('max_staleness = "soon"\n')
-    assert "--max-staleness soon is no number of hours" in flowmate("sync", "--all-users").complaint
+    assert "--max-staleness soon is not a number of hours" in flowmate("sync", "--all-users").complaint
     file.write_text('removed = "burn"\n')
     assert "removed" in flowmate("sync", "--all-users").complaint
     assert flowmate("users").code == 0  # the other commands leave it alone

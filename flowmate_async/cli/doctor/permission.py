@@ -104,7 +104,7 @@ def permission_finding(looked: Looked) -> Finding:
     return warning(
         "permission",
         f"none of the {len(users)} users looked at has a secret that shows whether values come masked",
-        "Name a user with --user who has a password, an API key or an OAuth token",
+        "With --user, name a user with a password, an API key or an OAuth token",
     )
 
 

@@ -162,7 +162,7 @@ class WrongKeyError(StoreError):
     """Raised when a file is encrypted for another key."""
 
 
-class _Enough(Exception):  # noqa: N818 - no error: nobody reads any further
+class _Enough(Exception):  # noqa: N818 - not an error: reading stops early
     """Ends a decryption whose remaining output is not needed."""
 
 

@@ -19,7 +19,7 @@ from flowmate_async.stores.sealed.sealing import Sealed
 Progress = Callable[[int], object]
 
 
-class KeyChanged(Exception):  # noqa: N818 - no error: the store is asked which key it has
+class KeyChanged(Exception):  # noqa: N818 - not an error: the store is asked which key it has
     """The store was given another key since it was opened."""
 
 
@@ -87,7 +87,7 @@ async def reseal_all(
     damaged: list[tuple[str, str]] = []
     async for row in rows:
         looked_at += 1
-        if not keys.is_current(row):  # sealed anew all the same, so that nothing of the old key is left
+        if not keys.is_current(row):  # re-encrypted anyway, so that nothing of the old key is left
             damaged.append((row.username, row.secret_id))
         try:
             sealed = keys.sealing().resealed(row.username, row.secret_id, row.sealed)

@@ -140,7 +140,7 @@ def _problem_of_secret(secret: Secret) -> str:
     if isinstance(secret, UnknownSecret):
         return f"the type is none of {_TYPES}"
     masked = masked_fields(secret)
-    return f"the field {masked[0]} is masked, so it is no credential" if masked else ""
+    return f"the field {masked[0]} is masked, so it is not a credential" if masked else ""
 
 
 def _decoded(record: _Record) -> Secret:
