@@ -205,8 +205,8 @@ def worker(
     """Work for `flowmate sync --celery`: read and store users, shard after shard, until a signal says stop.
 
     The broker is named by FLOWMATE_BROKER_URL, and the Redis that all of them share by FLOWMATE_REDIS_URL,
-    which may be left out when they are the same. With _FILE behind these names it is a private file that
-    holds the URL. One process uses one core; start as many as there are.
+    which may be left out when they are the same. Append _FILE to these names to name a private
+    file that holds the URL. One process uses one core; start as many as there are.
 
     Examples:
         FLOWMATE_BROKER_URL=rediss://user:password@redis:6379/0 flowmate worker

@@ -20,7 +20,7 @@ async def users(
     json: Annotated[bool, Parameter(negative=(), help="One JSON object a line.")] = False,
     connection: Connection = Connection(),
 ) -> Exit:
-    """List the active users of the tenant, one username a line.
+    """List the active users of the tenant, one username per line.
 
     Examples:
         flowmate users > users.txt

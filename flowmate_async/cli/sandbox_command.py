@@ -105,13 +105,18 @@ async def sandbox(  # noqa: PLR0913 - a flag each
         options.settings()
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+    return await _serve(options, env_file)
+
+
+async def _serve(options: SandboxOptions, env_file: Path | None) -> Exit:
+    """Run the sandbox until a signal."""
 
     def announce(twin: Sandbox) -> None:
         lines = [f"FLOWMATE_BASE_URL={twin.url}", f"FLOWMATE_ADMIN_TOKEN={twin.admin_token}"]
         if env_file is not None:
             write_private_atomically(env_file, "".join(f"{line}\n" for line in lines).encode())
         print_data("\n".join(lines))
-        print_status(f"A twin of FlowMate with {users} users listens on {twin.url}. Ctrl-C ends it.")
+        print_status(f"A twin of FlowMate with {options.users} users listens on {twin.url}. Ctrl-C ends it.")
 
     loop = asyncio.get_running_loop()
     serving = loop.create_task(serve_forever(options, announce))
@@ -123,5 +128,5 @@ async def sandbox(  # noqa: PLR0913 - a flag each
     except asyncio.CancelledError:
         return Exit.OK
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on port {port}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot listen on port {options.port}: {error.strerror}") from None
     return Exit.OK

@@ -65,7 +65,7 @@ def find_admin_token(file: Path | None, base_url: str, environ: Mapping[str, str
 
     Args:
         file: the file that was named.
-        base_url: FlowMate's URL. The keyring keeps one token per URL, so a token is never sent to another one.
+        base_url: FlowMate's URL. The keyring keeps one token per URL, so none is sent to another URL.
         environ: the environment.
 
     Raises:

@@ -55,7 +55,7 @@ Once a process got another value, nothing is known about an earlier one.
 """
 
 
-class Answer(msgspec.Struct, Generic[T], frozen=True):
+class CachedAnswer(msgspec.Struct, Generic[T], frozen=True):
     """One answer from upstream.
 
     Attributes:
@@ -73,7 +73,7 @@ class Answer(msgspec.Struct, Generic[T], frozen=True):
     fingerprint: bytes = b""
 
 
-class Answers(msgspec.Struct, frozen=True):
+class CachedAnswers(msgspec.Struct, frozen=True):
     """The latest answers from upstream: the last credential, and any failure since.
 
     Attributes:
@@ -84,8 +84,8 @@ class Answers(msgspec.Struct, frozen=True):
     """
 
     now: int
-    credential: Answer[SharedSecret] | None = None
-    failure: Answer[FlowMateError] | None = None
+    credential: CachedAnswer[SharedSecret] | None = None
+    failure: CachedAnswer[FlowMateError] | None = None
     facts: SecretFacts | None = None
 
 
@@ -138,7 +138,7 @@ class SharedCache:
         self._set: Any = redis.register_script(_SET)
         self._take_back: Any = redis.register_script(_TAKE_BACK)
 
-    async def read(self, username: str, secret_id: str) -> Answers:
+    async def read(self, username: str, secret_id: str) -> CachedAnswers:
         """Return the latest answers. A record that cannot be decrypted counts as missing.
 
         Raises:
@@ -149,7 +149,7 @@ class SharedCache:
         both: Any = self._redis.pipeline(transaction=False)
         told, found = await self._circuit.call(both.time().mget([answer, failure, facts]).execute)
         now = _milliseconds(told)
-        return Answers(
+        return CachedAnswers(
             now,
             None if found[0] is None else self._credential(username, secret_id, answer, found[0], now),
             None if found[1] is None else self._failure(failure, found[1]),
@@ -253,7 +253,7 @@ class SharedCache:
 
     def _credential(
         self, username: str, secret_id: str, name: str, raw: bytes, now: int
-    ) -> Answer[SharedSecret] | None:
+    ) -> CachedAnswer[SharedSecret] | None:
         opened = self._keyspace.open(raw[_FINGERPRINT_BYTES:], kind=name)
         if opened is None:
             return None
@@ -268,7 +268,7 @@ class SharedCache:
         # The greater age by the two clocks, since either clock may be wrong.
         age = max(0.0, self._wall() - record.wall, (now - record.landed) / 1000)
         shared = SharedSecret(secret, age, newest=False)
-        return Answer(shared, record.landed, record.flight, record.forced, fingerprint)
+        return CachedAnswer(shared, record.landed, record.flight, record.forced, fingerprint)
 
     def _facts(self, name: str, raw: bytes) -> SecretFacts | None:
         opened = self._keyspace.open(raw, kind=name)
@@ -277,7 +277,7 @@ class SharedCache:
         except msgspec.MsgspecError:
             return None
 
-    def _failure(self, name: str, raw: bytes) -> Answer[FlowMateError] | None:
+    def _failure(self, name: str, raw: bytes) -> CachedAnswer[FlowMateError] | None:
         opened = self._keyspace.open(raw, kind=name)
         if opened is None:
             return None
@@ -285,7 +285,7 @@ class SharedCache:
             record = msgspec.msgpack.decode(opened.data, type=_Failure)
         except msgspec.MsgspecError:
             return None
-        return Answer(record.error.restored(), record.landed, record.flight)
+        return CachedAnswer(record.error.restored(), record.landed, record.flight)
 
 
 def _milliseconds(told: tuple[int, int]) -> int:

@@ -18,7 +18,7 @@ from flowmate_async.distributed.connection import unreachable
 from flowmate_async.distributed.keyspace import Keyspace
 from flowmate_async.distributed.locks import RefreshLock, RefreshLocks
 from flowmate_async.distributed.pubsub import Announcements, Rejected
-from flowmate_async.distributed.shared_cache import Answer, Answers, SharedCache
+from flowmate_async.distributed.shared_cache import CachedAnswer, CachedAnswers, SharedCache
 from flowmate_async.engine.coordination import Acceptable, Ask, Recognizes, SharedSecret
 from flowmate_async.errors import (
     FlowMateError,
@@ -93,7 +93,7 @@ class RedisCredentials:
             return await self._elected(flight, before, acceptable)
 
     async def _elected(
-        self, flight: "_Flight", before: Answers, acceptable: Acceptable | None
+        self, flight: "_Flight", before: CachedAnswers, acceptable: Acceptable | None
     ) -> SharedSecret:
         """Wait until another process has an answer, or until this one may fetch.
 
@@ -126,7 +126,7 @@ class RedisCredentials:
             names.append(self._keyspace.of("turn", secret_id))
         return self._locks.lock(*names)
 
-    async def _answers(self, flight: "_Flight") -> Answers:
+    async def _answers(self, flight: "_Flight") -> CachedAnswers:
         """Return the latest answers, without a credential that is known to be outdated or rejected.
 
         Raises:
@@ -205,7 +205,7 @@ class _Memory:
         known = self._of(username, secret_id)
         known.landed = max(known.landed, moment)
 
-    def forbids(self, username: str, secret_id: str, answer: Answer[SharedSecret]) -> bool:
+    def forbids(self, username: str, secret_id: str, answer: CachedAnswer[SharedSecret]) -> bool:
         """Return whether a newer answer was already seen, or this one was rejected after it landed."""
         known = self._of(username, secret_id)
         news = known.rejected
@@ -286,14 +286,14 @@ def _waited_in_vain(flight: _Flight) -> RefreshFailedError:
     )
 
 
-def _usable(answers: Answers, acceptable: Acceptable | None) -> SharedSecret | None:
+def _usable(answers: CachedAnswers, acceptable: Acceptable | None) -> SharedSecret | None:
     """Return a credential that another process got, if it is good enough."""
     if answers.credential is None or acceptable is None or not acceptable(answers.credential.what):
         return None
     return answers.credential.what
 
 
-def _joined(answers: Answers, before: Answers, *, forced: bool) -> SharedSecret | None:
+def _joined(answers: CachedAnswers, before: CachedAnswers, *, forced: bool) -> SharedSecret | None:
     """Return the answer of a flight that ended during the wait; ``None`` if this process must fetch itself.
 
     Raises:
@@ -309,6 +309,6 @@ def _joined(answers: Answers, before: Answers, *, forced: bool) -> SharedSecret 
     return SharedSecret(credential.what.secret)
 
 
-def _ended_since(before: Answers, answer: Answer[Any], known: Answer[Any] | None) -> bool:
+def _ended_since(before: CachedAnswers, answer: CachedAnswer[Any], known: CachedAnswer[Any] | None) -> bool:
     """Return whether an answer is newer than the request; a record that was put back is older."""
     return answer.landed >= before.now and (known is None or answer.flight != known.flight)

@@ -212,20 +212,24 @@ def serve(
         # Not through Celery's command line: it takes BROKER_URL, APP, CONFIG_MODULE and LOADER from the
         # environment, and imports from the working directory.
         with _restoring(app, keyspace):
-            worker = app.Worker(
-                hostname=f"flowmate-{os.getpid()}@{socket.gethostname()}",
-                pool_cls="solo",
-                concurrency=1,
-                loglevel="WARNING",
-                quiet=True,
-                without_gossip=True,
-                without_mingle=True,
-                without_heartbeat=True,
-                consumer_cls=import_module("flowmate_async.distributed.consumers").consumer(state),
-            )
-            worker.start()
+            _worker(app, state).start()
     if state.refusal is not None:
         raise state.refusal
+
+
+def _worker(app: "Celery", state: BrokerState) -> Any:
+    """Return a Celery worker that runs one shard at a time in this process."""
+    return app.Worker(
+        hostname=f"flowmate-{os.getpid()}@{socket.gethostname()}",
+        pool_cls="solo",
+        concurrency=1,
+        loglevel="WARNING",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        consumer_cls=import_module("flowmate_async.distributed.consumers").consumer(state),
+    )
 
 
 def refuse_compression() -> None:

@@ -15,10 +15,10 @@ import msgspec
 from aiohttp import web
 
 from .admin_api import PREFIX, AdminApi
+from .admission import Admission
 from .endpoints import Endpoints
 from .fault_injector import FaultInjector
 from .fault_schedule import FaultSchedule
-from .gate import Gate
 from .listener import Listener
 from .openapi import OPENAPI_PATH, describe
 from .options import SandboxOptions, Settings, SettingsChange
@@ -60,7 +60,7 @@ class Sandbox:
         self.world: World = World(self.options)
         self._settings = self.options.settings()
         self._counters = Counters(record_arrivals=self.options.record_arrivals)
-        self._gate = Gate(self._settings, database_wait_seconds=self.options.database_wait_seconds)
+        self._admission = Admission(self._settings, database_wait_seconds=self.options.database_wait_seconds)
         self._stale: StaleConnections = weakref.WeakSet()
         self._listener: Listener | None = None
         self._schedule, self._injector = self._new_injector()
@@ -121,7 +121,7 @@ class Sandbox:
             ValueError: the settings are invalid.
         """
         self._settings = change.applied_to(self._settings)
-        self._gate.configure(self._settings)
+        self._admission.configure(self._settings)
         if change.faults is not msgspec.UNSET:
             self._schedule, self._injector = self._new_injector()
         return self._settings
@@ -191,7 +191,7 @@ class Sandbox:
             await asyncio.wait(self._exchanging)
 
     async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Serve one counted request: gate, faults, endpoint."""
+        """Serve one counted request: admission, faults, endpoint."""
         if (task := asyncio.current_task()) is not None:
             self._exchanging.add(task)
             task.add_done_callback(self._exchanging.discard)
@@ -199,7 +199,7 @@ class Sandbox:
         status: int | None = None
         self._counters.request_began()
         try:
-            refusal = await self._gate.before(request, route)
+            refusal = await self._admission.before(request, route)
             if refusal is not None:
                 response: web.Response | RawResponse = deliver(request, refusal)
             elif self._injector is None:

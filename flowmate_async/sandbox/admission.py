@@ -1,4 +1,4 @@
-"""Gate: every counted request passes here before it is answered.
+"""Admission: every counted request passes here before it is answered.
 
 The HTTP server's own limit, the rate limit, latency and outages are here; faults come after it
 (`fault_injector.py`), so that the limit counts every request. The endpoints always give true answers.
@@ -14,13 +14,13 @@ from .outages import after_hanging, hangs, instead_of_answer
 from .preliminaries import MAX_HEADER_BYTES, header_bytes
 from .routes import Route
 
-__all__ = ["Gate"]
+__all__ = ["Admission"]
 
 _LOOK_SECONDS = 0.02
 
 
-class Gate:
-    """Gate in front of the endpoints; applies the run-time settings."""
+class Admission:
+    """Admission control in front of the endpoints; applies the run-time settings."""
 
     __slots__ = ("_bucket", "_database_wait_seconds", "_settings")
 
