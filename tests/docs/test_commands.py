@@ -43,6 +43,7 @@ NEEDED = {
     "docs/cookbook/processes.md": ("fastapi", "uvicorn"),
     "docs/cookbook/pytest-asyncio.md": ("pytest_asyncio",),
     "docs/cookbook/error-tracking.md": ("sentry_sdk", "structlog"),
+    "docs/cookbook/reconnect.md": ("fastapi", "uvicorn", "standardwebhooks"),
 }
 """Packages that a page needs, of the dependency group ``cookbook``."""
 
@@ -61,6 +62,7 @@ SHOWN = {
     "docs/cookbook/opentelemetry.md": ["http.response.status_code"],
     "docs/cookbook/processes.md": ["process ", "wrong: ", "right: ", "threads: 8 credentials, 2 requests"],
     "docs/cookbook/pytest-asyncio.md": ["1 passed"],
+    "docs/cookbook/reconnect.md": ["customer-a: please reconnect (refused)\ncustomer-a: works again (ok)"],
     "docs/cookbook/rotate-token.md": ["before: ", "after: "],
     "docs/cookbook/script.md": ["API_KEY ['", "the key has "],
     "docs/cookbook/second-night.md": ["21 users", "0 damaged"],
