@@ -3,6 +3,8 @@
 import io
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, Self, TextIO
 
 from rich.console import Console
@@ -17,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from flowmate_async.cli.exits import json_text
+from flowmate_async.cli.exits import json_text, print_status
 from flowmate_async.events import Event, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
 from flowmate_async.redaction import one_line
 
@@ -103,6 +105,23 @@ def _columns(width: int) -> list[ProgressColumn]:
         errors,
         TimeRemainingColumn(compact=True),
     ]
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many credentials of a total are done: a bar on a terminal, single lines otherwise.
+
+    Args:
+        what: what is done to them.
+    """
+    stream = sys.stderr or io.StringIO()
+    if not stream.isatty():
+        yield lambda done, total: print_status(f"{done:,} of {total:,} credentials done")
+        return
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=Console(file=stream)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class _Lines:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, print_data, print_error, print_json, print_status
 from flowmate_async.cli.options import StoreAlone
+from flowmate_async.cli.progress import counting
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import one_line, shown_path
 from flowmate_async.stores import Store, StoreKey, load_key, needs_key, open_store, read_key_file
@@ -137,9 +138,10 @@ async def migrate(
             print_status(
                 f"Backed up {saved.secrets:,} credentials of the other store to {one_line(str(backup))}"
             )
-        done = await copy_store(
-            source, target, at=time.time(), source_url=store.store or "", on_progress=_progress
-        )
+        with counting("copying") as counted:
+            done = await copy_store(
+                source, target, at=time.time(), source_url=store.store or "", on_progress=counted
+            )
     print_data(
         f"{done.secrets:,} credentials of {done.users:,} users copied and compared: "
         f"{done.changed:,} were written, {done.secrets - done.changed:,} were there already"

@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Redacted, one_line
 from flowmate_async.stores import bech32
-from flowmate_async.stores.url import absolute
+from flowmate_async.stores.url import StoreUrl, absolute
 from flowmate_async.system.keyring import ask_keyring
 from flowmate_async.system.private_files import create_private, read_private_text
 
@@ -227,7 +227,7 @@ def keyring_entry(store_url: str) -> str:
     for prefix in ("sqlite:///", "jsonl+age:///"):
         if store_url.startswith(prefix):
             return f"{prefix}{absolute(Path(store_url.removeprefix(prefix)))}"
-    return store_url
+    return StoreUrl.of(store_url).text
 
 
 def _key_of_keyring(entry: str) -> StoreKey:

@@ -39,7 +39,7 @@ def open_store(
 
     Args:
         url: ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute.db``,
-            ``postgresql://user@host/database``, ``jsonl+age:///relative.age``,
+            ``postgresql://user@host/database`` (or ``postgres://``), ``jsonl+age:///relative.age``,
             ``openbao://host/mount/path``, ``awssm://region/prefix``, or a URL of a scheme that an entry
             point in the group ``flowmate_async.stores`` provides.
         key: the key of a sealed store, see :func:`load_key`.

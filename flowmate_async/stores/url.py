@@ -12,6 +12,8 @@ from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Redacted, shown_path
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
+_POSTGRES = re.compile(r"^postgres://", re.IGNORECASE)
+"""What libpq accepts as well, and hosting services write into ``DATABASE_URL``."""
 # Deliberately broad: a password may contain unescaped slashes and question marks.
 _CREDENTIALS = re.compile(
     r"^[^:]+://[^/@:]*:.*@|[?&](?!token_file=)[^=&]*(password|passwd|passphrase|pwd|secret|token)[^=&]*=",
@@ -54,12 +56,12 @@ class StoreUrl(Redacted, frozen=True):
 
     @classmethod
     def of(cls, url: "str | StoreUrl") -> Self:
-        """Wrap a URL, unless it is already wrapped.
+        """Wrap a URL, unless it is already wrapped. ``postgres://`` becomes ``postgresql://``.
 
         Args:
             url: assign the result to the same name, so that the text is no longer a local.
         """
-        return cls(url.text if isinstance(url, StoreUrl) else url)
+        return cls(_POSTGRES.sub("postgresql://", url.text if isinstance(url, StoreUrl) else url))
 
     @property
     def scheme(self) -> str:

@@ -1,8 +1,10 @@
 """``flowmate store rekey``, ``upgrade``, ``migrate`` and ``import``, as a terminal sees them."""
 
 import os
+import pty
 import sqlite3
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -87,6 +89,32 @@ class TestMigrate:
         assert listed(flowmate) == before
         ended = flowmate("sync", "--all-users", *there)
         assert "0 written" in ended.out
+
+    def test_the_next_sync_of_the_copy_fetches_what_one_of_the_source_would(self, flowmate, synced):
+        assert flowmate("store", "migrate", "sqlite:///copy.db").code == 0
+        plans = [
+            msgspec.json.decode(flowmate("sync", "--all-users", "--dry-run", "--json", "--store", url).out)
+            for url in ("sqlite:///copy.db", os.environ["FLOWMATE_STORE"])
+        ]
+        assert plans[0] == plans[1]
+        assert plans[0]["left"]["unchanged"] > 0
+        assert "new" not in plans[0]["fetch"]
+
+    def test_progress_is_a_bar_with_a_total_on_a_terminal_and_lines_elsewhere(self, flowmate, synced):
+        count = len(listed(flowmate))
+        ended = flowmate("store", "migrate", "sqlite:///copy.db")
+        assert f"{count} of {count} credentials done" in ended.err
+        terminal, stderr = pty.openpty()
+        command = [*FLOWMATE, "store", "migrate", "sqlite:///other.db"]
+        with subprocess.Popen(command, stderr=stderr, stdout=subprocess.DEVNULL) as process:
+            os.close(stderr)
+            shown = b""
+            with suppress(OSError):  # Linux reports the end this way
+                while part := os.read(terminal, 4096):
+                    shown += part
+        os.close(terminal)
+        assert process.returncode == 0
+        assert f"{count}/{count}".encode() in shown
 
     def test_what_is_there_already_is_backed_up_or_left_alone(self, flowmate, synced, home):
         """Without a word of a backup nothing is written at all."""

@@ -154,6 +154,7 @@ def test_a_keyring_entry_belongs_to_one_absolute_path(
     monkeypatch.chdir(tmp_path)
     assert keyring_entry("sqlite:///creds.db") == f"sqlite:///{tmp_path}/creds.db"
     assert keyring_entry("sqlite:////srv/creds.db") == "sqlite:////srv/creds.db"
+    assert keyring_entry("postgres://db/app") == keyring_entry("postgresql://db/app")
     assert keyring_entry("openbao://host/path") == "openbao://host/path"
 
 

@@ -2,14 +2,14 @@
 
 Health records and pending notices are copied too, if both stores keep health.
 
-Runs and checkpoints are not copied: the next sync of the copy starts over and finds most credentials
-unchanged. Marks of removal are not copied either; the next sync marks again. A copy is a run of its own,
-which is finished once both stores were compared, so an interrupted copy is recognised and resumed. Nothing
-here knows any store.
+Runs are not copied, but the state with which the next delta sync compares is: it fetches no more than it
+would have in the source. Marks of removal are not copied; the next sync marks again. A copy is a run of its
+own, which is finished once both stores were compared, so an interrupted copy is recognised and resumed.
+Nothing here knows any store.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 
 import msgspec
@@ -56,7 +56,7 @@ async def copy_store(
     *,
     at: float,
     source_url: str = "",
-    on_progress: Callable[[int], object] | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> Copied:
     """Copy every credential and read each back. Repeating an interrupted copy resumes it.
 
@@ -65,7 +65,7 @@ async def copy_store(
         target: entered; its other contents stay.
         at: the time, in seconds since the Unix epoch.
         source_url: identifies this source; a copy of another source is not resumed.
-        on_progress: called periodically with the number of credentials copied.
+        on_progress: called periodically with the number of credentials copied, and of all.
 
     Raises:
         StoreError: the source is empty, either store failed, or the copy differs.
@@ -77,14 +77,16 @@ async def copy_store(
     run = await unfinished_copy(target)
     if run is None or run.selection != _selection(source_url):
         run = await target.begin_run(at=at, selection=_selection(source_url))
+    total = 0 if on_progress is None else await _count(source)
     users = secrets = changed = 0
     async for batch in _batches(source):
         changed += (await target.write(run, [_write_of(one) for one in batch])).changed
-        done = _done_of(batch, at)
+        seen = await source.seen(list({one.username: None for one in batch}))
+        done = _done_of(batch, seen, at)
         await target.write(run, done)
         users, secrets = users + len(done), secrets + len(batch)
         if on_progress is not None:
-            on_progress(secrets)
+            on_progress(secrets, total)
     await _copy_health(source, target)
     await _compare(source, target)
     await target.finish_run(run, at=at)
@@ -173,14 +175,26 @@ def _write_of(held: _Held) -> UserWrite:
     return UserWrite(checkpoint=checkpoint, secrets=(held.secret,))
 
 
-def _done_of(batch: list[_Held], at: float) -> list[UserWrite]:
+async def _count(source: Store) -> int:
+    count = 0
+    async for _ in source.items():
+        count += 1
+    return count
+
+
+def _done_of(batch: list[_Held], seen: Mapping[str, str], at: float) -> list[UserWrite]:
     counts: dict[str, int] = {}
     for held in batch:
         counts[held.username] = counts.get(held.username, 0) + 1
     return [
         UserWrite(
             checkpoint=Checkpoint(
-                username=username, status="synced", secrets=count, at=at, listing_proven=False
+                username=username,
+                status="synced",
+                secrets=count,
+                at=at,
+                listing_proven=False,
+                seen=seen.get(username, ""),
             )
         )
         for username, count in counts.items()

@@ -47,6 +47,18 @@ async def waiting(postgres: PostgresServer) -> str:
     return pid
 
 
+async def test_the_short_scheme_names_the_same_store(
+    open_postgres: OpenPostgres, postgres: PostgresServer, schema: str, key: StoreKey
+) -> None:
+    async with open_postgres() as store:
+        await write(store, synced("ann", api_key()))
+    url = postgres.url(schema).replace("postgresql://", "postgres://")
+    async with open_store(url, key=key, create=False) as store:
+        assert [item.username async for item in store.items()] == ["ann"]
+    with pytest.raises(ConfigurationError, match="holds a credential"):
+        open_store("postgres://me:password@db/app", key=key)
+
+
 class TestAtRest:
     async def test_no_credential_and_no_name_of_an_app_is_in_the_database_in_clear(
         self, open_postgres: OpenPostgres, postgres: PostgresServer, schema: str

@@ -121,7 +121,7 @@ async def test_an_interrupted_copy_is_gone_on_with(
     monkeypatch.setattr(copying, "_BATCH", 2)
     users = [synced(f"user-{number}", api_key()) for number in range(5)]
 
-    def interrupt(done: int) -> None:
+    def interrupt(done: int, _total: int) -> None:
         if done >= 4:
             raise EndedError
 
