@@ -1,15 +1,13 @@
 """Accounts of the identity service: a pure function of the seed.
 
-A tenant user is made on demand, from its index alone; a million of them cost nothing until then. `World`
+A tenant user is made on demand, from its index alone; a million of them cost nothing until then. ``World``
 keeps what tests add or change.
 """
 
 from collections.abc import Iterator
 
-from .ids import IdSpace
-from .user import RAW_READ, User
-
-__all__ = ["BORN", "Accounts"]
+from flowmate_async.sandbox.ids import IdSpace
+from flowmate_async.sandbox.user import RAW_READ, User
 
 _DOMAIN = "tenant.example"
 _UNCONFIRMED_EVERY = 97
@@ -21,7 +19,7 @@ _ROUNDING = 1e-9
 
 
 class Accounts:
-    """Deterministic accounts: `size` active tenant users by index, and a few `others`."""
+    """Deterministic accounts: ``size`` active tenant users by index, and a few ``others``."""
 
     __slots__ = ("_ids", "_masked_share", "size", "tenant_id")
 
@@ -77,7 +75,7 @@ class Accounts:
         return account
 
     def others(self, disabled_users: int) -> Iterator[User]:
-        """Make the accounts that `GET /users/` lists and that are not active users of the tenant."""
+        """Make the accounts that ``GET /users/`` lists and that are not active users of the tenant."""
         yield self._account(2, "svc-secrets", permissions=("iam.token.introspect",))
         yield self._account(
             3, "tenant-admin", tenant=self.tenant_id, roles=(self._ids.id_of(0, _ADMIN_ROLE_SLOT),)

@@ -1,4 +1,4 @@
-"""Admin API: the sandbox's own routes below `/_sandbox/`, which the real service does not have.
+"""Admin API: the sandbox's own routes below ``/_sandbox/``, which the real service does not have.
 
 They need the admin token. They are not counted, limited or delayed, and are exempt from faults and outages.
 """
@@ -11,19 +11,25 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
-from .answers import Answer, error, json_answer, json_body, unknown_route
-from .changes import NewSecret, NewUser, SecretChange, UserChange, break_secret, heal_secret, rotate
-from .faults import Faults
-from .ids import object_id_of
-from .options import EVERY_CLIENT, Settings, SettingsChange
-from .provider_faults import ProviderFault
-from .responses import deliver
-from .secret import Secret
-from .stats import SandboxStats
-from .user import User
-from .world import World
-
-__all__ = ["PREFIX", "AdminApi"]
+from flowmate_async.sandbox.answers import Answer, error, json_answer, json_body, unknown_route
+from flowmate_async.sandbox.changes import (
+    NewSecret,
+    NewUser,
+    SecretChange,
+    UserChange,
+    break_secret,
+    heal_secret,
+    rotate,
+)
+from flowmate_async.sandbox.faults import Faults
+from flowmate_async.sandbox.ids import object_id_of
+from flowmate_async.sandbox.options import EVERY_CLIENT, Settings, SettingsChange
+from flowmate_async.sandbox.provider_faults import ProviderFault
+from flowmate_async.sandbox.responses import deliver
+from flowmate_async.sandbox.secret import Secret
+from flowmate_async.sandbox.stats import SandboxStats
+from flowmate_async.sandbox.user import User
+from flowmate_async.sandbox.world import World
 
 PREFIX = "/_sandbox/"
 
@@ -53,7 +59,7 @@ class _UnknownError(Exception):
 
 
 class AdminApi:
-    """Remote control of a running sandbox: `routes` lists what it can do."""
+    """Remote control of a running sandbox: ``routes`` lists what it can do."""
 
     __slots__ = ("_routes", "_sandbox")
 
@@ -86,7 +92,7 @@ class AdminApi:
         }
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request whose path starts with `PREFIX`."""
+        """Answer a request whose path starts with ``PREFIX``."""
         path = request.raw_path.partition("?")[0]
         if request.headers.get("Authorization") != f"Bearer {self._sandbox.admin_token}":
             return deliver(request, error(401, "The sandbox's own routes need its admin token."))
@@ -146,7 +152,7 @@ class AdminApi:
         return secret
 
     def _set_client(self, client: str, fault: ProviderFault | None) -> Settings:
-        """Change how the provider treats an OAuth client, or `EVERY_CLIENT`; healing releases locks."""
+        """Change how the provider treats an OAuth client, or ``EVERY_CLIENT``; healing releases locks."""
         faults = {name: one for name, one in self._sandbox.settings.client_faults.items() if name != client}
         if fault is not None:
             faults[client] = fault

@@ -10,33 +10,6 @@ import html
 
 import msgspec
 
-__all__ = [
-    "FORBIDDEN",
-    "FOREIGN_ORIGIN",
-    "IAM_DOWN",
-    "INVALID_AUTHORIZATION",
-    "INVALID_FILTER",
-    "MISSING_AUTHORIZATION",
-    "NOTHING_SAID",
-    "PRIVATE",
-    "TOKEN_NOT_FOUND",
-    "TOO_MANY_LOCK_WAITS",
-    "UNKNOWN_ERROR",
-    "UNKNOWN_TOKEN",
-    "Answer",
-    "broken_body",
-    "broken_escape",
-    "error",
-    "json_answer",
-    "json_body",
-    "not_found_text",
-    "preflight",
-    "throttled",
-    "too_large_headers",
-    "unknown_route",
-    "weak_etag",
-]
-
 _JSON = "application/json; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
@@ -66,9 +39,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         body: its body.
         content_type: None for an answer without a body.
         etag: None where the service sends none.
-        cache_control: as for `etag`.
-        retry_after: as for `etag`.
-        cross_origin: whether it has `Vary` and `Access-Control-Allow-*`, like nearly every answer of the
+        cache_control: as for ``etag``.
+        retry_after: as for ``etag``.
+        cross_origin: whether it has ``Vary`` and ``Access-Control-Allow-*``, like nearly every answer of the
             services and no answer of the ingress (§ Second look, "Requests").
         closes: whether the connection closes after it.
     """

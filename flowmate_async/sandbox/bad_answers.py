@@ -5,10 +5,9 @@ from email.utils import formatdate
 
 import msgspec
 
-from . import answers
-from .answers import Answer, error
-from .authorization import token_or_refusal
-from .faults import (
+from flowmate_async.sandbox import answers
+from flowmate_async.sandbox.answers import Answer, error
+from flowmate_async.sandbox.faults import (
     Error,
     ErrorAfter,
     Fault,
@@ -19,8 +18,7 @@ from .faults import (
     InvalidUtf8,
     Throttle,
 )
-
-__all__ = ["failed", "iam_down", "ingress_page", "spoiled", "throttle"]
+from flowmate_async.sandbox.preliminaries import token_or_refusal
 
 _STRING_BEGINS = re.compile(rb'":"')
 _NO_UTF8 = b"\xff\xfe"
@@ -34,7 +32,7 @@ _INGRESS_STATUSES = {"firewall": 403, "unavailable": 503, "bad_gateway": 502, "g
 
 
 def throttle(fault: Throttle, now: float) -> Answer:
-    """Return a 429 with the fault's `Retry-After`."""
+    """Return a 429 with the fault's ``Retry-After``."""
     seconds = fault.retry_after_seconds
     said = {
         "seconds": str(seconds),

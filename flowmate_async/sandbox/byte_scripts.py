@@ -5,7 +5,7 @@ from enum import Enum
 
 import msgspec
 
-from .faults import (
+from flowmate_async.sandbox.faults import (
     Fault,
     HangInBody,
     Overlong,
@@ -17,8 +17,6 @@ from .faults import (
     Truncated,
     WrongLength,
 )
-
-__all__ = ["Ending", "Script", "script_for"]
 
 _AFTER_THE_END = b"HTTP/1.1 200 OK\r\n\r\n<!-- bytes after the end -->"
 
@@ -38,7 +36,7 @@ Step = bytes | float
 
 
 class Script(msgspec.Struct, frozen=True):
-    """Steps, then the ending; `seconds` bounds a silence."""
+    """Steps, then the ending; ``seconds`` bounds a silence."""
 
     steps: Iterable[Step]
     ending: Ending
@@ -46,7 +44,7 @@ class Script(msgspec.Struct, frozen=True):
 
 
 def script_for(fault: Fault, body: bytes, head: Callable[[int], bytes]) -> Script | None:
-    """Return a fault's script, None for a fault without one; `head(content_length)` makes the head."""
+    """Return a fault's script, None for a fault without one; ``head(content_length)`` makes the head."""
     whole, half = head(len(body)), len(body) // 2
     match fault:
         case ResetInHeaders():

@@ -1,6 +1,6 @@
 """Changes of the world in the admin API's form: users and secrets that are added or changed.
 
-Each is a value that can be applied to a `World`. `world.py` defines what a world holds.
+Each is a value that can be applied to a ``World``. ``world.py`` defines what a world holds.
 """
 
 from typing import Any
@@ -8,13 +8,11 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from .ids import object_id_of
-from .provider_faults import ProviderFault
-from .secret import Owner, Secret, Value
-from .user import RAW_READ, User
-from .world import World
-
-__all__ = ["NewSecret", "NewUser", "SecretChange", "UserChange", "break_secret", "heal_secret", "rotate"]
+from flowmate_async.sandbox.ids import object_id_of
+from flowmate_async.sandbox.provider_faults import ProviderFault
+from flowmate_async.sandbox.secret import Owner, Secret, Value
+from flowmate_async.sandbox.user import RAW_READ, User
+from flowmate_async.sandbox.world import World
 
 _ROTATED = {
     "SIMPLE": ("passphrase",),
@@ -33,16 +31,16 @@ class _Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class NewUser(_Change, frozen=True, kw_only=True):
-    """A user to add; see `World.add_user`.
+    """A user to add; see ``World.add_user``.
 
     Attributes:
         username: the name to impersonate it by.
         user_id: its internal id; a new one when left out.
         in_tenant: whether it belongs to the tenant.
-        status: `ACTIVE`, or it cannot be impersonated.
+        status: ``ACTIVE``, or it cannot be impersonated.
         confirmed: only displayed.
         roles: with any, it is an administrator.
-        permissions: without `secrets.secret.readRaw` it sees masked credentials.
+        permissions: without ``secrets.secret.readRaw`` it sees masked credentials.
     """
 
     username: str
@@ -54,7 +52,7 @@ class NewUser(_Change, frozen=True, kw_only=True):
     permissions: tuple[str, ...] = (RAW_READ,)
 
     def apply(self, world: World) -> User:
-        """Add the user; raise `ValueError` if it exists, has no name or a malformed id."""
+        """Add the user; raise ``ValueError`` if it exists, has no name or a malformed id."""
         if not self.username.strip():
             raise ValueError("the username is empty")
         user_id = _checked_id(self.user_id)
@@ -75,7 +73,7 @@ class UserChange(_Change, frozen=True, kw_only=True):
     """Partial update of a user; omitted fields stay unchanged.
 
     Attributes:
-        status: `ACTIVE`, or it cannot be impersonated.
+        status: ``ACTIVE``, or it cannot be impersonated.
         confirmed: only displayed.
         roles: with any, it is an administrator.
         permissions: all of them.
@@ -101,7 +99,7 @@ class UserChange(_Change, frozen=True, kw_only=True):
 
 
 class NewSecret(_Change, frozen=True, kw_only=True):
-    """A secret to add; see `World.add_secret`.
+    """A secret to add; see ``World.add_secret``.
 
     Attributes:
         type: the contract's word for its type.
@@ -124,7 +122,7 @@ class NewSecret(_Change, frozen=True, kw_only=True):
     fault: ProviderFault | None = None
 
     def apply(self, world: World) -> Secret:
-        """Add the secret; raise `ValueError` for an unknown owner or type, a taken or malformed id."""
+        """Add the secret; raise ``ValueError`` for an unknown owner or type, a taken or malformed id."""
         secret_id = _checked_id(self.secret_id)
         if secret_id is not None and world.secret(secret_id) is not None:
             raise ValueError(f"the world has a secret with the id {secret_id}")
@@ -150,8 +148,8 @@ class SecretChange(_Change, frozen=True, kw_only=True):
         without: fields of the credential to remove.
         owners: usernames of all its owners from now on.
         tenant_owned: whether the tenant owns it instead.
-        fault: how its provider misbehaves; `null` for no fault.
-        current_error: the last refresh's failure; `null` for none.
+        fault: how its provider misbehaves; ``null`` for no fault.
+        current_error: the last refresh's failure; ``null`` for none.
         looks_masked: whether its ciphertexts look like a mask.
     """
 
@@ -165,7 +163,7 @@ class SecretChange(_Change, frozen=True, kw_only=True):
     looks_masked: bool | UnsetType = UNSET
 
     def apply(self, world: World, secret: Secret) -> Secret:
-        """Change the secret; raise `ValueError` for an unknown owner."""
+        """Change the secret; raise ``ValueError`` for an unknown owner."""
         if self.owners is not UNSET or self.tenant_owned is not UNSET:
             usernames = self.owners or ()
             world.set_owners(secret, _owners(world, usernames, tenant_owned=self.tenant_owned is True))
@@ -215,7 +213,7 @@ def break_secret(world: World, secret: Secret) -> Secret:
 
 
 def heal_secret(world: World, secret: Secret) -> Secret:
-    """Undo `break_secret`: the user connects the app again, so the secret has new tokens and no lock.
+    """Undo ``break_secret``: the user connects the app again, so the secret has new tokens and no lock.
 
     Raises:
         ValueError: the type is unknown.

@@ -11,23 +11,28 @@ from urllib.parse import parse_qs
 import msgspec
 from aiohttp import web
 
-from . import answers
-from .accounts import BORN
-from .answers import Answer, error, json_answer, json_body
-from .authorization import carried_token, token_or_refusal
-from .ids import object_id_of
-from .masking import mask_value
-from .options import Settings
-from .pagination import NegativeSkipError, page_of, slice_of
-from .preliminaries import preliminary_answer
-from .refresh import Refresher, RefreshError
-from .routes import GET_SECRET, GET_USER, IMPERSONATE, LIST_SECRETS, LIST_USERS, UNKNOWN, Route
-from .secret import Secret, list_item
-from .stats import Counters
-from .user import User
-from .world import World
-
-__all__ = ["Endpoints"]
+from flowmate_async.sandbox import answers
+from flowmate_async.sandbox.accounts import BORN
+from flowmate_async.sandbox.answers import Answer, error, json_answer, json_body
+from flowmate_async.sandbox.ids import object_id_of
+from flowmate_async.sandbox.masking import mask_value
+from flowmate_async.sandbox.options import Settings
+from flowmate_async.sandbox.pagination import NegativeSkipError, page_of, slice_of
+from flowmate_async.sandbox.preliminaries import carried_token, preliminary_answer, token_or_refusal
+from flowmate_async.sandbox.refresh import Refresher, RefreshError
+from flowmate_async.sandbox.routes import (
+    GET_SECRET,
+    GET_USER,
+    IMPERSONATE,
+    LIST_SECRETS,
+    LIST_USERS,
+    UNKNOWN,
+    Route,
+)
+from flowmate_async.sandbox.secret import Secret, list_item
+from flowmate_async.sandbox.stats import Counters
+from flowmate_async.sandbox.user import User
+from flowmate_async.sandbox.world import World
 
 _Endpoint = Callable[[web.BaseRequest, Route], Awaitable[Answer]]
 
@@ -53,7 +58,7 @@ _decode_impersonation = msgspec.json.Decoder(_Impersonation).decode
 
 
 class Endpoints:
-    """The services behind the gateway: identity (`/impersonate`, `/users`) and secrets."""
+    """The services behind the gateway: identity (``/impersonate``, ``/users``) and secrets."""
 
     def __init__(
         self,
@@ -86,7 +91,7 @@ class Endpoints:
         return await self._by_template[route.template](request, route)
 
     async def _impersonate(self, request: web.BaseRequest, _route: Route) -> Answer:
-        """`POST /impersonate` (§ Impersonation)."""
+        """``POST /impersonate`` (§ Impersonation)."""
         refusal = self._refuse_others_than_admin(request)
         if refusal is not None:
             return refusal
@@ -101,7 +106,7 @@ class Endpoints:
         return json_answer(json_body(self._world.tokens.issue(user)))
 
     async def _list_users(self, request: web.BaseRequest, route: Route) -> Answer:
-        """`GET /users/`: all users in one body (§ Users of the tenant)."""
+        """``GET /users/``: all users in one body (§ Users of the tenant)."""
         refusal = self._refuse_others_than_admin(request)
         if refusal is not None:
             return refusal
@@ -127,7 +132,7 @@ class Endpoints:
         return [user for user in found if user and (not user_ids or user.id in user_ids)]
 
     async def _get_user(self, request: web.BaseRequest, route: Route) -> Answer:
-        """`GET /users/{id}` (§ Users of the tenant), and `GET /users/me` (§ Second look)."""
+        """``GET /users/{id}`` (§ Users of the tenant), and ``GET /users/me`` (§ Second look)."""
         if route.object_id == "me":
             return self._get_caller(request)
         refusal = self._refuse_others_than_admin(request)
@@ -149,7 +154,7 @@ class Endpoints:
         return json_answer(json_body({**msgspec.to_builtins(caller), "roles": roles}))
 
     async def _list_secrets(self, request: web.BaseRequest, route: Route) -> Answer:
-        """`GET /secrets/`: one page, without credentials (§ Listing)."""
+        """``GET /secrets/``: one page, without credentials (§ Listing)."""
         reader = self._reader(request)
         if isinstance(reader, Answer):
             return reader
@@ -162,7 +167,7 @@ class Endpoints:
         return json_answer(body, cache_control=answers.PRIVATE)
 
     async def _get_secret(self, request: web.BaseRequest, route: Route) -> Answer:
-        """`GET /secrets/{id}`: refreshed if needed, masked unless raw (§ One secret)."""
+        """``GET /secrets/{id}``: refreshed if needed, masked unless raw (§ One secret)."""
         reader = self._reader(request)
         if isinstance(reader, Answer):
             return reader
@@ -200,7 +205,7 @@ class Endpoints:
         return answers.unknown_route(request.method, route.path)
 
     def _change_secret(self, request: web.BaseRequest, route: Route) -> Answer:
-        """`DELETE` and `PATCH /secrets/{id}`: only the refusals were observed (§ Second look, "Requests")."""
+        """``DELETE``, ``PATCH /secrets/{id}``: only refusals were observed (§ Second look, "Requests")."""
         reader = self._reader(request)
         secret = reader if isinstance(reader, Answer) else self._owned(reader, route)
         return secret if isinstance(secret, Answer) else error(501, _UNCHANGEABLE)

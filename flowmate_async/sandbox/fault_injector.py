@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable
 import anyio
 from aiohttp import web
 
-from .answers import Answer, error
-from .authorization import carried_token
-from .bad_answers import failed, iam_down, ingress_page, spoiled, throttle
-from .byte_scripts import Ending, Script, script_for
-from .fault_schedule import FaultSchedule
-from .faults import (
+from flowmate_async.sandbox.answers import Answer, error
+from flowmate_async.sandbox.bad_answers import failed, iam_down, ingress_page, spoiled, throttle
+from flowmate_async.sandbox.byte_scripts import Ending, Script, script_for
+from flowmate_async.sandbox.fault_schedule import FaultSchedule
+from flowmate_async.sandbox.faults import (
     DatabaseDown,
     Error,
     ErrorAfter,
@@ -31,17 +30,22 @@ from .faults import (
     TokenRevoked,
     UserDeleted,
 )
-from .raw_response import UNANSWERED, RawResponse, StaleConnections, caller_gone, head_of
-from .responses import deliver
-from .routes import Route
-from .user import User
-from .world import World
-
-__all__ = ["FaultInjector"]
+from flowmate_async.sandbox.preliminaries import carried_token
+from flowmate_async.sandbox.raw_response import (
+    UNANSWERED,
+    RawResponse,
+    StaleConnections,
+    caller_gone,
+    head_of,
+)
+from flowmate_async.sandbox.responses import deliver
+from flowmate_async.sandbox.routes import Route
+from flowmate_async.sandbox.user import User
+from flowmate_async.sandbox.world import World
 
 
 class FaultInjector:
-    """Fault injector around an endpoint. `refuse(seconds)` closes the listener for a moment."""
+    """Fault injector around an endpoint. ``refuse(seconds)`` closes the listener for a moment."""
 
     __slots__ = ("_now", "_refuse", "_schedule", "_stale", "_world")
 
@@ -63,7 +67,7 @@ class FaultInjector:
     async def exchange(
         self, request: web.BaseRequest, route: Route, answer: Callable[[], Awaitable[Answer]]
     ) -> web.Response | RawResponse:
-        """Return the response to one request; `answer()` asks the endpoint."""
+        """Return the response to one request; ``answer()`` asks the endpoint."""
         if request.transport in self._stale:
             return self._unanswered(Ending.RESET)
         due = self._schedule.due(route.template)

@@ -2,25 +2,23 @@
 
     reset=0.01; latency seconds=0.05 distribution=exponential; throttle=0.1 at_most=3 @ GET /secrets/
 
-Rules are separated by `;`: a kind with its share, fields with their values, and routes after `@`, separated
-by `|`. A text that begins with `{` is the JSON of `Faults`.
+Rules are separated by ``;``: a kind with its share, fields with their values, and routes after ``@``,
+separated by ``|``. A text that begins with ``{`` is the JSON of ``Faults``.
 """
 
 from typing import Any
 
 import msgspec
 
-from .faults import KINDS, Fault, Faults
-
-__all__ = ["faults_from_text"]
+from flowmate_async.sandbox.faults import KINDS, Fault, Faults
 
 
 def faults_from_text(text: str, *, seed: int = 0) -> Faults:
     """Read faults as the command line takes them.
 
     Args:
-        text: rules separated by `;`, as `reset=0.01; throttle=0.1 @ GET /secrets/`; or the JSON of `Faults`,
-            which brings its own seed.
+        text: rules separated by ``;``, as ``reset=0.01; throttle=0.1 @ GET /secrets/``; or the JSON of
+            ``Faults``, which brings its own seed.
         seed: the seed of all random decisions.
 
     Raises:

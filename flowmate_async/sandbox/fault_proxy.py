@@ -19,8 +19,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-__all__ = ["FaultProxy", "ProxyOptions", "ProxyStats"]
-
 _HOST = "127.0.0.1"
 _CHUNK_BYTES = 64 * 1024
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -68,7 +66,7 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         connections: accepted connections.
         open: currently open connections.
-        turned_away: connections above `max_connections`.
+        turned_away: connections above ``max_connections``.
         cuts: connections it reset.
         stalls: connections it stopped once.
         bytes_up: bytes it passed to the upstream.
@@ -85,7 +83,7 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FaultProxy:
-    """TCP proxy on loopback, for `async with`; leaving the block resets what is open.
+    """TCP proxy on loopback, for ``async with``; leaving the block resets what is open.
 
     Args:
         target: URL of the upstream behind it.
@@ -204,7 +202,7 @@ class _Lane:
         self.cut_at = self.stall_at = _NEVER
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry bytes until the end of the stream; raise `ConnectionResetError` for a cut."""
+        """Carry bytes until the end of the stream; raise ``ConnectionResetError`` for a cut."""
         while chunk := await reader.read(_CHUNK_BYTES):
             if self._delay_seconds:
                 await asyncio.sleep(self._rng.expovariate(1 / self._delay_seconds))

@@ -5,10 +5,8 @@ from random import Random
 
 import msgspec
 
-from .faults import ACCUMULATING, Fault, Faults, Latency, Provider
-from .provider_faults import ProviderFault
-
-__all__ = ["Due", "FaultSchedule"]
+from flowmate_async.sandbox.faults import ACCUMULATING, Fault, Faults, Latency, Provider
+from flowmate_async.sandbox.provider_faults import ProviderFault
 
 
 class Due(msgspec.Struct):
@@ -25,7 +23,7 @@ class Due(msgspec.Struct):
 class FaultSchedule:
     """Seeded schedule. Each rule has its own generator, so that rules do not affect each other.
 
-    `struck` counts the faults that took effect, by kind.
+    ``struck`` counts the faults that took effect, by kind.
     """
 
     __slots__ = ("_draws", "_provider_draws", "_struck")

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 
 import msgspec
 
-from .provider_faults import ProviderFault
-from .routes import GET_SECRET, LIST_SECRETS, ROUTES
+from flowmate_async.sandbox.provider_faults import ProviderFault
+from flowmate_async.sandbox.routes import GET_SECRET, LIST_SECRETS, ROUTES
 
 __all__ = [
     "ACCUMULATING",
@@ -70,7 +70,7 @@ class _Rule(
     """Probability with which it strikes a request of its routes."""
 
     routes: tuple[str, ...] = ()
-    """Route templates as the statistics name them (`GET /secrets/{id}`); none means every route."""
+    """Route templates as the statistics name them (``GET /secrets/{id}``); none means every route."""
 
     skip: int = 0
     """How many requests of its routes are skipped first."""
@@ -97,7 +97,7 @@ class _Rule(
 
 
 class Distribution(StrEnum):
-    """Latency distribution. `seconds` is the mean of each (except for the cap on the heavy tail)."""
+    """Latency distribution. ``seconds`` is the mean of each (except for the cap on the heavy tail)."""
 
     FIXED = "fixed"
     UNIFORM = "uniform"
@@ -122,7 +122,7 @@ class Latency(_Rule, frozen=True, kw_only=True):
     most_seconds: float = 60.0
 
     def drawn(self, rng: Random) -> float:
-        """Draw one delay, in seconds, from `rng`."""
+        """Draw one delay, in seconds, from ``rng``."""
         match self.distribution:
             case Distribution.FIXED:
                 seconds = self.seconds
@@ -136,7 +136,7 @@ class Latency(_Rule, frozen=True, kw_only=True):
 
 
 class Hang(_Rule, frozen=True, kw_only=True):
-    """No answer; **not processed**. The connection closes after `seconds`, or when the caller disconnects."""
+    """No answer; **not processed**. It closes after ``seconds``, or when the caller disconnects."""
 
     seconds: float | None = None
 
@@ -145,23 +145,23 @@ class HangAfter(_Rule, frozen=True, kw_only=True):
     """No answer, although the request **was processed**: a refresh took place, a token was issued.
 
     The caller cannot know that it was; what the answer held is lost. The connection closes after
-    `seconds`, or when the caller disconnects.
+    ``seconds``, or when the caller disconnects.
     """
 
     seconds: float | None = None
 
 
 class HangInBody(_Rule, frozen=True, kw_only=True):
-    """Half of an answer, then silence for `seconds`, or until the caller disconnects. **Processed**."""
+    """Half of an answer, then silence for ``seconds``, or until the caller disconnects. **Processed**."""
 
     seconds: float | None = None
 
 
 class Throttle(_Rule, frozen=True, kw_only=True):
-    """429 from the gateway, even below the limit; **not processed**. `Settings.rate` is the limit.
+    """429 from the gateway, even below the limit; **not processed**. ``Settings.rate`` is the limit.
 
     Attributes:
-        retry_after: how the answer's `Retry-After` is written: seconds, a date, or not at all.
+        retry_after: how the answer's ``Retry-After`` is written: seconds, a date, or not at all.
         retry_after_seconds: how long it asks to wait.
     """
 
@@ -174,7 +174,7 @@ class Error(_Rule, frozen=True, kw_only=True):
 
     Attributes:
         status: the answer's.
-        retry_after_seconds: what its `Retry-After` says; `None` for no such header.
+        retry_after_seconds: what its ``Retry-After`` says; ``None`` for no such header.
     """
 
     status: Literal[500, 502, 503] = 503
@@ -186,7 +186,7 @@ class ErrorAfter(_Rule, frozen=True, kw_only=True):
 
     Attributes:
         status: the answer's.
-        retry_after_seconds: what its `Retry-After` says; `None` for no such header.
+        retry_after_seconds: what its ``Retry-After`` says; ``None`` for no such header.
     """
 
     status: Literal[500, 502, 503] = 502
@@ -196,7 +196,7 @@ class ErrorAfter(_Rule, frozen=True, kw_only=True):
 class Reset(_Rule, frozen=True, kw_only=True):
     """Connection reset without a byte of an answer; **not processed**.
 
-    The caller has sent the whole request and cannot tell this from `ResetAfter`.
+    The caller has sent the whole request and cannot tell this from ``ResetAfter``.
     """
 
 
@@ -213,7 +213,7 @@ class ResetInBody(_Rule, frozen=True, kw_only=True):
 
 
 class Refused(_Rule, frozen=True, kw_only=True):
-    """The listener closes for `seconds`: new connections are refused, open ones live on.
+    """The listener closes for ``seconds``: new connections are refused, open ones live on.
 
     The request that it strikes is reset, **not processed**.
     """
@@ -222,9 +222,9 @@ class Refused(_Rule, frozen=True, kw_only=True):
 
 
 class StaleKeepAlive(_Rule, frozen=True, kw_only=True):
-    """Whole answer without `Connection: close`, then the connection closes at once. **Processed**.
+    """Whole answer without ``Connection: close``, then the connection closes at once. **Processed**.
 
-    Whether the next request meets the closed connection is a race; with `StaleNextRequest` it always does.
+    Whether the next request meets the closed connection is a race; with ``StaleNextRequest`` it always does.
     """
 
 
@@ -237,15 +237,15 @@ class StaleNextRequest(_Rule, frozen=True, kw_only=True):
 
 
 class Truncated(_Rule, frozen=True, kw_only=True):
-    """Half of the body that `Content-Length` promises, then an orderly close. **Processed**."""
+    """Half of the body that ``Content-Length`` promises, then an orderly close. **Processed**."""
 
 
 class Overlong(_Rule, frozen=True, kw_only=True):
-    """Bytes after the body that `Content-Length` announced; the connection stays open. **Processed**."""
+    """Bytes after the body that ``Content-Length`` announced; the connection stays open. **Processed**."""
 
 
 class WrongLength(_Rule, frozen=True, kw_only=True):
-    """`Content-Length` is half of the body's; the connection stays open. **Processed**.
+    """``Content-Length`` is half of the body's; the connection stays open. **Processed**.
 
     The rest of the body stands where the next answer of the connection would begin.
     """
@@ -261,8 +261,8 @@ class IngressPage(_Rule, frozen=True, kw_only=True):
     docs/contract/OBSERVED.md § Second look, "Outages"
 
     Attributes:
-        page: `default_backend` is a `text/plain` 404 during a deployment, `firewall` an HTML 403,
-            `unavailable` an HTML 503, `bad_gateway` and `gateway_timeout` an HTML 502 and 504.
+        page: ``default_backend`` is a ``text/plain`` 404 during a deployment, ``firewall`` an HTML 403,
+            ``unavailable`` an HTML 503, ``bad_gateway`` and ``gateway_timeout`` an HTML 502 and 504.
     """
 
     page: Literal["default_backend", "firewall", "unavailable", "bad_gateway", "gateway_timeout"] = (
@@ -275,11 +275,11 @@ class InvalidUtf8(_Rule, frozen=True, kw_only=True):
 
 
 class InvalidJson(_Rule, frozen=True, kw_only=True):
-    """Half of the JSON, with a `Content-Length` that fits it. **Processed**."""
+    """Half of the JSON, with a ``Content-Length`` that fits it. **Processed**."""
 
 
 class HugeJson(_Rule, frozen=True, kw_only=True):
-    """The true answer, padded with white space to `size_bytes`; valid JSON. **Processed**."""
+    """The true answer, padded with white space to ``size_bytes``; valid JSON. **Processed**."""
 
     size_bytes: int = 8 * 1024 * 1024
 
@@ -291,7 +291,7 @@ class HugeJson(_Rule, frozen=True, kw_only=True):
 
 
 class SlowLoris(_Rule, frozen=True, kw_only=True):
-    """The whole true answer, `piece_bytes` at a time with `seconds` between. **Processed**."""
+    """The whole true answer, ``piece_bytes`` at a time with ``seconds`` between. **Processed**."""
 
     seconds: float = 0.05
     piece_bytes: int = 1
@@ -318,7 +318,7 @@ class UserDeleted(_Rule, frozen=True, kw_only=True):
 class ItemsMove(_Rule, frozen=True, kw_only=True):
     """After a list page was made, the user's first secret moves to the end of the natural order.
 
-    The next page misses one and `meta.total` stays: with a share of 1 no listing of several pages
+    The next page misses one and ``meta.total`` stays: with a share of 1 no listing of several pages
     can ever be proven complete (docs/contract/OBSERVED.md § Listing).
     """
 
@@ -326,24 +326,24 @@ class ItemsMove(_Rule, frozen=True, kw_only=True):
 
 
 class Provider(_Rule, frozen=True, kw_only=True):
-    """The provider behind a secret fails; `share` and `skip` count refreshes, not requests.
+    """The provider behind a secret fails; ``share`` and ``skip`` count refreshes, not requests.
 
-    A secret's own `fault` comes first, then this one's, then the setting `provider_fault`. `routes` have no
-    meaning here.
+    A secret's own ``fault`` comes first, then this one's, then the setting ``provider_fault``. ``routes``
+    have no meaning here.
     """
 
     fault: ProviderFault
 
 
 class DatabaseDown(_Rule, frozen=True, kw_only=True):
-    """401 `{"message":""}` after `seconds`; not processed (§ Errors, "database down")."""
+    """401 ``{"message":""}`` after ``seconds``; not processed (§ Errors, "database down")."""
 
     routes: tuple[str, ...] = (GET_SECRET,)
     seconds: float = 30.0
 
 
 class IamDown(_Rule, frozen=True, kw_only=True):
-    """401 `… Details: Authorization failed`, whatever the token; not processed (§ Errors)."""
+    """401 ``… Details: Authorization failed``, whatever the token; not processed (§ Errors)."""
 
     routes: tuple[str, ...] = (LIST_SECRETS, GET_SECRET)
 

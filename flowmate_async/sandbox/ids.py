@@ -8,8 +8,6 @@ Nothing here knows a user or a secret.
 import hashlib
 import re
 
-__all__ = ["IdSpace", "object_id_of"]
-
 _FIRST_SECOND = 0x60000000
 _OBJECT_ID = re.compile(r"[0-9a-fA-F]{24}")
 _OBJECT_ID_BYTES = 12
@@ -27,7 +25,7 @@ def object_id_of(text: str) -> str | None:
 
 
 class IdSpace:
-    """Bijection between `(index, slot)` and ids, one for each kind of object and seed."""
+    """Bijection between ``(index, slot)`` and ids, one for each kind of object and seed."""
 
     __slots__ = ("_machine",)
 
@@ -39,7 +37,7 @@ class IdSpace:
         return f"{_FIRST_SECOND + index:08x}{self._machine}{slot:06x}"
 
     def place_of(self, object_id: str) -> tuple[int, int] | None:
-        """Return `(index, slot)`, or None for an id of another space."""
+        """Return ``(index, slot)``, or None for an id of another space."""
         if object_id[8:18] != self._machine:
             return None
         return int(object_id[:8], 16) - _FIRST_SECOND, int(object_id[18:], 16)

@@ -7,8 +7,6 @@ import ssl
 import anyio
 from aiohttp import web
 
-__all__ = ["Listener"]
-
 _HOST = "127.0.0.1"
 _BACKLOG = 1024
 _REBIND_SECONDS = 0.005

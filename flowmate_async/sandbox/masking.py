@@ -6,8 +6,6 @@ docs/contract/OBSERVED.md § One secret, "Masking is silent". Pure; the caller d
 import re
 from typing import Any
 
-__all__ = ["mask_text", "mask_value"]
-
 _SHORT_UNITS = 10
 _SHOWN_UNITS = 4
 _TERMINATORS = "\n\r\u2028\u2029"

@@ -1,13 +1,11 @@
-"""OpenAPI: the description of the sandbox's public routes, served at `/openapi.json`.
+"""OpenAPI: the description of the sandbox's public routes, served at ``/openapi.json``.
 
-Written from docs/contract/OBSERVED.md as one table of operations; `/_sandbox/` is not part of it.
+Written from docs/contract/OBSERVED.md as one table of operations; ``/_sandbox/`` is not part of it.
 """
 
 from typing import Any
 
-from .answers import Answer, json_answer, json_body
-
-__all__ = ["OPENAPI_PATH", "describe", "document"]
+from flowmate_async.sandbox.answers import Answer, json_answer, json_body
 
 OPENAPI_PATH = "/openapi.json"
 
@@ -110,7 +108,7 @@ _SECTION = "docs/contract/OBSERVED.md § "
 
 
 def _answers(good: _Schema, **others: tuple[str, _Schema]) -> _Schema:
-    """Responses of an operation: 200 and `s<status>`; 429 is any route's."""
+    """Responses of an operation: 200 and ``s<status>``; 429 is any route's."""
     said = {"200": (_JSON, good)} | {name.removeprefix("s"): other for name, other in others.items()}
     return {
         status: {"description": _MEANINGS[status], "content": {kind: {"schema": schema}}}

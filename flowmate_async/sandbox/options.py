@@ -1,4 +1,4 @@
-"""Options: how a sandbox is made (`SandboxOptions`) and what may change while it runs (`Settings`).
+"""Options: how a sandbox is made (``SandboxOptions``) and what may change while it runs (``Settings``).
 
 Only values live here: nothing in this module reads a clock, opens a socket or knows a route.
 """
@@ -9,30 +9,28 @@ from collections.abc import Callable
 
 import msgspec
 
-from .faults import Faults
-from .outages import Outage
-from .provider_faults import ProviderFault
-
-__all__ = ["EVERY_CLIENT", "SandboxOptions", "Settings", "SettingsChange"]
+from flowmate_async.sandbox.faults import Faults
+from flowmate_async.sandbox.outages import Outage
+from flowmate_async.sandbox.provider_faults import ProviderFault
 
 EVERY_CLIENT = "*"
 """Stands for every OAuth client, as when the provider behind all of them is down."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Run-time settings: what `configure()` and `POST /_sandbox/settings` may change.
+    """Run-time settings: what ``configure()`` and ``POST /_sandbox/settings`` may change.
 
     Attributes:
         latency_seconds: delay added to each answer.
-        rate: requests/s above which it answers 429; `None` for no limit.
-        burst: requests that it accepts at once under `rate`.
+        rate: requests/s above which it answers 429; ``None`` for no limit.
+        burst: requests that it accepts at once under ``rate``.
         raw_read: whether the tenant's users may read credentials in plaintext; otherwise they get masked ones
             (docs/contract/OBSERVED.md § One secret).
         provider_seconds: how long the providers behind the secrets take for a refresh or a login.
-        provider_fault: how all of them misbehave; `None` for no fault.
-        client_faults: how the provider treats single OAuth clients, by `authClientId`; `EVERY_CLIENT` stands
-            for all others. Every GET of their tokens has to renew, so that the fault shows at once.
-        outage: which service behind the gateway is down; `None` for none.
+        provider_fault: how all of them misbehave; ``None`` for no fault.
+        client_faults: how the provider treats single OAuth clients, by ``authClientId``; ``EVERY_CLIENT``
+            stands for all others. Every GET of their tokens has to renew, so that the fault shows at once.
+        outage: which service behind the gateway is down; ``None`` for none.
         faults: the other faults.
     """
 
@@ -50,17 +48,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Return how the provider treats an OAuth client.
 
         Args:
-            client: its `authClientId`.
+            client: its ``authClientId``.
         """
         found = self.client_faults.get(client) if isinstance(client, str) else None
         return found or self.client_faults.get(EVERY_CLIENT)
 
 
 class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Partial update: omitted fields stay unchanged, `null` removes a limit or a fault.
+    """Partial update: omitted fields stay unchanged, ``null`` removes a limit or a fault.
 
     Attributes:
-        latency_seconds: as in `Settings`, and so are the others.
+        latency_seconds: as in ``Settings``, and so are the others.
         rate: requests/s, see there.
         burst: see there.
         raw_read: see there.
@@ -82,7 +80,7 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     faults: Faults | msgspec.UnsetType = msgspec.UNSET
 
     def applied_to(self, settings: Settings) -> Settings:
-        """Return `settings` with the fields that this change names.
+        """Return ``settings`` with the fields that this change names.
 
         Args:
             settings: as they are.
@@ -117,8 +115,8 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
         shared_secrets: number of additional secrets with several owners.
         owners_per_shared_secret: how many owners each of them has (fewer in a smaller tenant).
         looks_masked_share: share of the generated OAuth secrets whose ciphertext looks like a mask by chance.
-        no_expires_in_share: share of the generated OAuth secrets whose provider sends no `expires_in`.
-        latency_seconds: the initial value of the setting, see `Settings`; so are the next seven.
+        no_expires_in_share: share of the generated OAuth secrets whose provider sends no ``expires_in``.
+        latency_seconds: the initial value of the setting, see ``Settings``; so are the next seven.
         rate: requests/s, see there.
         burst: see there.
         raw_read: see there.
@@ -164,7 +162,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     outage: Outage | None = None
     faults: Faults = Faults()
     record_arrivals: bool = False
-    """Keep the arrival time of every counted request, 8 bytes each, for `Sandbox.arrivals`."""
+    """Keep the arrival time of every counted request, 8 bytes each, for ``Sandbox.arrivals``."""
 
     provider_seconds: float = 0.0
     provider_fault: ProviderFault | None = None
@@ -187,7 +185,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("shared_secrets cannot be negative, owners_per_shared_secret must be at least 1")
 
     def settings(self) -> Settings:
-        """Return the first run-time settings; raise `ValueError` if they are invalid."""
+        """Return the first run-time settings; raise ``ValueError`` if they are invalid."""
         return checked(
             Settings(
                 latency_seconds=self.latency_seconds,

@@ -1,17 +1,15 @@
 """Outages: what a request gets while a service behind the gateway is down. Pure.
 
-docs/contract/OBSERVED.md § Errors and § Second look, "Outages". A fault (`faults.py`) strikes a share of the
-requests; an outage affects every request that needs the service that is down.
+docs/contract/OBSERVED.md § Errors and § Second look, "Outages". A fault (``faults.py``) strikes a share of
+the requests; an outage affects every request that needs the service that is down.
 """
 
 from enum import StrEnum
 
-from .answers import Answer, error
-from .bad_answers import iam_down, ingress_page
-from .faults import IngressPage
-from .routes import GET_SECRET, LIST_SECRETS, UNKNOWN, Route
-
-__all__ = ["Outage", "after_hanging", "hangs", "instead_of_answer"]
+from flowmate_async.sandbox.answers import Answer, error
+from flowmate_async.sandbox.bad_answers import iam_down, ingress_page
+from flowmate_async.sandbox.faults import IngressPage
+from flowmate_async.sandbox.routes import GET_SECRET, LIST_SECRETS, UNKNOWN, Route
 
 _BAD_GATEWAY = ingress_page(IngressPage(page="bad_gateway"))
 
@@ -20,7 +18,7 @@ class Outage(StrEnum):
     """What is down."""
 
     IAM = "iam"
-    """Secrets: 401 `… Details: Authorization failed`, whatever the token. IAM's own routes: a 502 page."""
+    """Secrets: 401 ``… Details: Authorization failed``, whatever the token. IAM's own routes: a 502 page."""
 
     SECRET_SERVICE = "secret_service"  # noqa: S105 - a service's name
     """Secrets: a 502 page. IAM's routes work."""

@@ -1,4 +1,4 @@
-"""Pages of a list: `page[size]` and `page[number]`, and the effect of invalid values.
+"""Pages of a list: ``page[size]`` and ``page[number]``, and the effect of invalid values.
 
 docs/contract/OBSERVED.md § Listing and § Second look, "Requests". Pure.
 """
@@ -10,8 +10,6 @@ from typing import TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
-
-__all__ = ["NegativeSkipError", "Page", "PageMeta", "page_of", "slice_of"]
 
 _DEFAULT_SIZE = 30
 _DEFAULT_NUMBER = 1
@@ -32,7 +30,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class PageMeta(msgspec.Struct, frozen=True, rename="camel"):
-    """The `meta` of a list. Page and size are echoed however large they are."""
+    """The ``meta`` of a list. Page and size are echoed however large they are."""
 
     page: Decimal
     per_page: Decimal
@@ -52,7 +50,7 @@ def page_of(query: str) -> Page:
 
 
 def slice_of(items: Sequence[Item], page: Page) -> tuple[Sequence[Item], PageMeta]:
-    """Cut one page out of all items, empty past the end; raise `NegativeSkipError` before the start."""
+    """Cut one page out of all items, empty past the end; raise ``NegativeSkipError`` before the start."""
     # A negative size means "this many at most" to the database: size -1 gives one item.
     limit = abs(page.size)
     start = (page.number - 1) * page.size

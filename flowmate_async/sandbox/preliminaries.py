@@ -1,17 +1,16 @@
-"""Preliminaries: what the services answer before they look at the token or the route.
+"""Preliminaries: which token a request carries, and what is answered before the services look at it.
 
-docs/contract/OBSERVED.md § Second look, "Requests": broken bodies, foreign origins, OPTIONS.
+docs/contract/OBSERVED.md § Errors and § Second look, "Requests": broken bodies, foreign origins, OPTIONS. The
+scheme of an ``Authorization`` header does not matter, and neither does a word after the token.
 """
 
 import json
 
 from aiohttp import web
 
-from . import answers
-from .answers import Answer, error
-from .routes import GET_USER, IMPERSONATE, LIST_USERS, Route
-
-__all__ = ["MAX_HEADER_BYTES", "header_bytes", "preliminary_answer"]
+from flowmate_async.sandbox import answers
+from flowmate_async.sandbox.answers import Answer, error
+from flowmate_async.sandbox.routes import GET_USER, IMPERSONATE, LIST_USERS, Route
 
 MAX_HEADER_BYTES = 16 * 1024
 _IAM_ROUTES = (IMPERSONATE, LIST_USERS, GET_USER)
@@ -51,3 +50,16 @@ def _problem_of(body: bytes) -> str | None:
             return "Unexpected end of JSON input"
         return f"Unexpected token {text[problem.pos]} in JSON at position {problem.pos}"
     return None
+
+
+def token_or_refusal(header: str | None) -> str | Answer:
+    """Return the token of an ``Authorization`` header, or the secret service's 401."""
+    if not header:
+        return error(401, answers.MISSING_AUTHORIZATION)
+    return carried_token(header) or error(401, answers.INVALID_AUTHORIZATION)
+
+
+def carried_token(header: str | None) -> str | None:
+    """Return the token of an ``Authorization`` header; None without one."""
+    words = (header or "").split()
+    return words[1] if len(words) > 1 else None

@@ -1,7 +1,7 @@
 """Provider: the simulated OAuth or session service behind the secrets, and its misbehaviour.
 
-docs/contract/OBSERVED.md § Refresh failures. It grants tokens; `refresh.py` does what the secret service does
-with them.
+docs/contract/OBSERVED.md § Refresh failures. It grants tokens; ``refresh.py`` does what the secret service
+does with them.
 """
 
 import hashlib
@@ -12,11 +12,9 @@ from typing import Any
 import anyio
 import msgspec
 
-from .options import SandboxOptions
-from .provider_faults import ProviderFault
-from .secret import Secret
-
-__all__ = ["Granted", "Provider", "ProviderError", "Rejected"]
+from flowmate_async.sandbox.options import SandboxOptions
+from flowmate_async.sandbox.provider_faults import ProviderFault
+from flowmate_async.sandbox.secret import Secret
 
 _ERROR_BODY = {
     "error": "bad_refresh_token",
@@ -65,7 +63,7 @@ class Provider:
     async def grant(
         self, secret: Secret, *, latency_seconds: float, fault: ProviderFault | None
     ) -> Granted | Rejected:
-        """Refresh or log in once; raise `ProviderError` as the fault asks."""
+        """Refresh or log in once; raise ``ProviderError`` as the fault asks."""
         self._grants[secret.id] += 1
         number = self._grants[secret.id]
         if fault is ProviderFault.HANG:

@@ -10,9 +10,7 @@ from http import HTTPStatus
 import anyio
 from aiohttp import web
 
-from .byte_scripts import Ending, Script
-
-__all__ = ["UNANSWERED", "RawResponse", "StaleConnections", "caller_gone", "head_of"]
+from flowmate_async.sandbox.byte_scripts import Ending, Script
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
 _LOOK_SECONDS = 0.02
@@ -25,7 +23,7 @@ StaleConnections = weakref.WeakSet[asyncio.Transport]
 
 
 class RawResponse(web.StreamResponse):
-    """Response from a byte script; its status is `UNANSWERED` if no whole answer is sent."""
+    """Response from a byte script; its status is ``UNANSWERED`` if no whole answer is sent."""
 
     def __init__(self, script: Script, *, stale: StaleConnections, status: int) -> None:
         super().__init__(status=status, reason="")
@@ -64,7 +62,7 @@ class RawResponse(web.StreamResponse):
 
 
 def head_of(response: web.Response, request: web.BaseRequest, content_length: int) -> bytes:
-    """Write the head that the server would, with any `Content-Length`."""
+    """Write the head that the server would, with any ``Content-Length``."""
     status = response.status
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
     lines += [f"{name}: {value}" for name, value in response.headers.items() if name != "Content-Length"]

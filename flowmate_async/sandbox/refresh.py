@@ -11,15 +11,13 @@ from typing import Any
 
 import anyio
 
-from .answers import NOTHING_SAID, TOO_MANY_LOCK_WAITS
-from .options import SandboxOptions, Settings
-from .provider import Granted, Provider, ProviderError, Rejected
-from .provider_faults import ProviderFault
-from .secret import Secret, Value, view
-from .stats import Counters
-from .timestamps import instant_of, iso
-
-__all__ = ["RefreshError", "Refresher"]
+from flowmate_async.sandbox.answers import NOTHING_SAID, TOO_MANY_LOCK_WAITS
+from flowmate_async.sandbox.options import SandboxOptions, Settings
+from flowmate_async.sandbox.provider import Granted, Provider, ProviderError, Rejected
+from flowmate_async.sandbox.provider_faults import ProviderFault
+from flowmate_async.sandbox.secret import Secret, Value, view
+from flowmate_async.sandbox.stats import Counters
+from flowmate_async.sandbox.timestamps import instant_of, iso
 
 
 class RefreshError(Exception):
@@ -29,7 +27,7 @@ class RefreshError(Exception):
 class Refresher:
     """Read-through refresh with an optimistic, time-limited lock.
 
-    `current(secret)` returns what a raw reader sees. `settings` and `provider_fault` are callables
+    ``current(secret)`` returns what a raw reader sees. ``settings`` and ``provider_fault`` are callables
     because latency and faults of the provider change at run time.
     """
 
@@ -53,7 +51,7 @@ class Refresher:
         self._rng = Random(f"{options.seed}/lock-waits")  # noqa: S311 - spreads waiters, no secret
 
     async def current(self, secret: Secret) -> dict[str, Any]:
-        """Return the secret, refreshed if needed; raise `RefreshError`."""
+        """Return the secret, refreshed if needed; raise ``RefreshError``."""
         if not _refreshable(secret):
             return self._stored(secret)
         for attempt in range(self._options.lock_wait_attempts + 1):

@@ -1,14 +1,12 @@
 """Responses: an answer with the headers that the services send.
 
-docs/contract/OBSERVED.md § Connections: `Keep-Alive`, weak `ETag`s, 304, no compression; § Second look,
-"Requests": `Vary` and `Access-Control-Allow-*`.
+docs/contract/OBSERVED.md § Connections: ``Keep-Alive``, weak ``ETag``s, 304, no compression; § Second look,
+"Requests": ``Vary`` and ``Access-Control-Allow-*``.
 """
 
 from aiohttp import web
 
-from .answers import Answer
-
-__all__ = ["deliver"]
+from flowmate_async.sandbox.answers import Answer
 
 _KEEP_ALIVE = "timeout=5"
 

@@ -9,18 +9,6 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-__all__ = [
-    "GET_SECRET",
-    "GET_USER",
-    "IMPERSONATE",
-    "LIST_SECRETS",
-    "LIST_USERS",
-    "ROUTES",
-    "UNKNOWN",
-    "Route",
-    "route_of",
-]
-
 IMPERSONATE = "POST /impersonate"
 LIST_USERS = "GET /users/"
 GET_USER = "GET /users/{id}"
@@ -47,7 +35,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     """Matched route: the template it is counted under, and the parts that vary.
 
     Attributes:
-        template: one of `ROUTES`.
+        template: one of ``ROUTES``.
         path: the path as sent, without the query.
         query: the query as sent.
         object_id: the id in the path, decoded; empty without one, None if it cannot be decoded.

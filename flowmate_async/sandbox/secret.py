@@ -9,9 +9,7 @@ from typing import Any
 
 import msgspec
 
-from .provider_faults import ProviderFault
-
-__all__ = ["Owner", "Secret", "Value", "list_item", "seal", "view"]
+from flowmate_async.sandbox.provider_faults import ProviderFault
 
 Value = dict[str, Any]
 """The credential itself: its keys depend on the type, and the upstream's JSON sets no limit."""
@@ -27,7 +25,7 @@ class Owner(msgspec.Struct, frozen=True):
 
     Attributes:
         id: its internal id.
-        type: `USER` or `TENANT`.
+        type: ``USER`` or ``TENANT``.
     """
 
     id: str
@@ -53,7 +51,7 @@ class Secret(msgspec.Struct, kw_only=True):
         domain: only displayed.
         mixed_properties: only displayed.
         version: counts its refreshes.
-        locked_at: since when a refresh holds its lock, in seconds since the epoch; `None` when none does.
+        locked_at: since when a refresh holds its lock, in seconds since the epoch; ``None`` when none does.
         was_locked: whether a refresh ever did.
         current_error: the last refresh's failure, which no success clears.
         fault: how its own provider misbehaves.
@@ -80,7 +78,7 @@ class Secret(msgspec.Struct, kw_only=True):
 def seal(plain: object, *, looks_masked: bool = False) -> str:
     """Return a stand-in for a ciphertext: control and latin-1 characters, never a secret.
 
-    One block of 16 for every 16 bytes or part of them, as in the recorded ciphertexts. With `looks_masked`
+    One block of 16 for every 16 bytes or part of them, as in the recorded ciphertexts. With ``looks_masked``
     the
     last line is a star and four characters, as some ciphertexts happen to be (§ Second look).
     """

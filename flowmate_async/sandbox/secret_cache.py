@@ -4,11 +4,9 @@ An unchanged list can be generated again at any time, so only the most recent on
 changed list stays. Nothing here decides who may see a secret.
 """
 
-from .secret import Owner, Secret
-from .secret_generator import SecretGenerator
-from .user import User
-
-__all__ = ["SecretCache"]
+from flowmate_async.sandbox.secret import Owner, Secret
+from flowmate_async.sandbox.secret_generator import SecretGenerator
+from flowmate_async.sandbox.user import User
 
 _UNTOUCHED_KEPT = 4096
 

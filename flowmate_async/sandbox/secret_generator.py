@@ -8,12 +8,10 @@ finding one of them anywhere proves a leak.
 from collections.abc import Callable
 from random import Random
 
-from .ids import IdSpace
-from .provider_faults import ProviderFault
-from .secret import Owner, Secret, Value
-from .timestamps import iso
-
-__all__ = ["SecretGenerator"]
+from flowmate_async.sandbox.ids import IdSpace
+from flowmate_async.sandbox.provider_faults import ProviderFault
+from flowmate_async.sandbox.secret import Owner, Secret, Value
+from flowmate_async.sandbox.timestamps import iso
 
 _MAX_SECRETS = 40
 _CREATED_FIRST = 1_669_000_000.0
@@ -57,7 +55,7 @@ _CUMULATIVE = tuple(sum(_WEIGHTS[: i + 1]) for i in range(len(_WEIGHTS)))
 
 
 class SecretGenerator:
-    """Seeded generator: `of_user(index)` always gives equal secrets in the same natural order."""
+    """Seeded generator: ``of_user(index)`` always gives equal secrets in the same natural order."""
 
     __slots__ = ("_auth_clients", "_born_at", "_ids", "_looks_masked_share", "_no_expires_in_share", "_seed")
 
@@ -178,7 +176,7 @@ class SecretGenerator:
             case "expired" | "no-refresh-expired":
                 return self._expiry(rng, -86_400, -60)
             case "offset":
-                # Whole seconds and `+00:00`, as some providers' answers were kept.
+                # Whole seconds and ``+00:00``, as some providers' answers were kept.
                 return f"{self._expiry(rng, 3600, 86_400)[:19]}+00:00"
             case _:
                 return self._expiry(rng, 3600, 86_400)

@@ -14,40 +14,38 @@ import anyio
 import msgspec
 from aiohttp import web
 
-from .admin_api import PREFIX, AdminApi
-from .admission import Admission
-from .endpoints import Endpoints
-from .fault_injector import FaultInjector
-from .fault_schedule import FaultSchedule
-from .listener import Listener
-from .openapi import OPENAPI_PATH, describe
-from .options import SandboxOptions, Settings, SettingsChange
-from .raw_response import UNANSWERED, RawResponse, StaleConnections
-from .refresh import Refresher
-from .responses import deliver
-from .routes import route_of
-from .stats import Counters, SandboxStats
-from .tokens import new_token
-from .world import World
-
-__all__ = ["Sandbox", "serve_forever"]
+from flowmate_async.sandbox.admin_api import PREFIX, AdminApi
+from flowmate_async.sandbox.admission import Admission
+from flowmate_async.sandbox.endpoints import Endpoints
+from flowmate_async.sandbox.fault_injector import FaultInjector
+from flowmate_async.sandbox.fault_schedule import FaultSchedule
+from flowmate_async.sandbox.listener import Listener
+from flowmate_async.sandbox.openapi import OPENAPI_PATH, describe
+from flowmate_async.sandbox.options import SandboxOptions, Settings, SettingsChange
+from flowmate_async.sandbox.raw_response import UNANSWERED, RawResponse, StaleConnections
+from flowmate_async.sandbox.refresh import Refresher
+from flowmate_async.sandbox.responses import deliver
+from flowmate_async.sandbox.routes import route_of
+from flowmate_async.sandbox.stats import Counters, SandboxStats
+from flowmate_async.sandbox.tokens import new_token
+from flowmate_async.sandbox.world import World
 
 _HOST = "127.0.0.1"
 _FRAMEWORK_HEADER_BYTES = 8 * 1024 * 1024
 
 
 class Sandbox:
-    """Local stand-in for the upstream, for `async with`.
+    """Local stand-in for the upstream, for ``async with``.
 
-    `world` holds users, secrets and tokens to inspect and change; `stats()` counts what came in.
+    ``world`` holds users, secrets and tokens to inspect and change; ``stats()`` counts what came in.
     Leaving the block closes every connection at once, hanging requests included.
 
     Args:
-        options: see `SandboxOptions`; a small tenant when left out.
+        options: see ``SandboxOptions``; a small tenant when left out.
 
     Attributes:
         admin_token: the tenant's.
-        world: see `World`.
+        world: see ``World``.
 
     Raises:
         ValueError: the settings are invalid.
@@ -103,7 +101,7 @@ class Sandbox:
         """Change settings while requests run.
 
         Args:
-            changes: fields of `Settings` by name; others stay unchanged.
+            changes: fields of ``Settings`` by name; others stay unchanged.
 
         Raises:
             msgspec.ValidationError: no such field, or not of its type.
@@ -128,9 +126,9 @@ class Sandbox:
 
     @property
     def arrivals(self) -> Sequence[float]:
-        """The moments at which counted requests came in; empty without `record_arrivals`.
+        """The moments at which counted requests came in; empty without ``record_arrivals``.
 
-        `most_in_window` and `burst_needed` evaluate them.
+        ``most_in_window`` and ``burst_needed`` evaluate them.
         """
         return tuple(self._counters.arrivals or ())
 
@@ -148,7 +146,7 @@ class Sandbox:
             self._serve,
             access_log=None,
             keepalive_timeout=self.options.idle_close_seconds,
-            # The services' own limit is `MAX_HEADER_BYTES`, and their answer differs from the framework's.
+            # The services' own limit is ``MAX_HEADER_BYTES``, and their answer differs from the framework's.
             max_line_size=_FRAMEWORK_HEADER_BYTES,
             max_field_size=_FRAMEWORK_HEADER_BYTES,
         )
@@ -235,7 +233,7 @@ async def serve_forever(options: SandboxOptions, on_ready: Callable[[Sandbox], N
     """Run a sandbox until cancelled.
 
     Args:
-        options: see `SandboxOptions`.
+        options: see ``SandboxOptions``.
         on_ready: called with the sandbox once it listens.
 
     Raises:

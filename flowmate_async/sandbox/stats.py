@@ -1,15 +1,16 @@
 """Counters: what reached the sandbox, per route, user and secret.
 
-`Counters` is written by the server, `SandboxStats` is the copy a reader gets.
+``Counters`` is written by the server, ``SandboxStats`` is the copy a reader gets. Arrivals prove something
+about the sender's rate. Their times are when the sandbox's event loop began to handle a request. Requests
+sent apart may have been read together, so a proof must allow for the machine's jitter.
 """
 
 import time
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
 
 import msgspec
-
-__all__ = ["Counters", "SandboxStats"]
 
 
 class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,3 +143,36 @@ class Counters:
             throttled=sum(by_status.get(429, 0) for by_status in requests.values()),
             faults=dict(self.faults),
         )
+
+
+def most_in_window(moments: Iterable[float], seconds: float) -> int:
+    """Return the largest number of requests in any sliding window of ``seconds``, ends included.
+
+    Args:
+        moments: the arrival times, in seconds, in order: see ``Sandbox.arrivals``.
+        seconds: the length of the window.
+    """
+    most, window = 0, deque[float]()
+    for moment in moments:
+        window.append(moment)
+        while moment - window[0] > seconds:
+            window.popleft()
+        most = max(most, len(window))
+    return most
+
+
+def burst_needed(moments: Iterable[float], rate: float) -> float:
+    """Return the smallest B with which, over *every* window of w seconds, requests <= rate * w + B.
+
+    Args:
+        moments: the arrival times, in seconds, in order: see ``Sandbox.arrivals``.
+        rate: requests/s.
+    """
+    needed, lowest = 0.0, float("inf")
+    start: float | None = None
+    for number, moment in enumerate(moments):
+        start = moment if start is None else start
+        above = number - rate * (moment - start)
+        lowest = min(lowest, above)
+        needed = max(needed, above - lowest + 1)
+    return needed

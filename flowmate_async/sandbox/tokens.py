@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from .ids import IdSpace
-from .user import User
-
-__all__ = ["IssuedToken", "Tokens", "new_token"]
+from flowmate_async.sandbox.ids import IdSpace
+from flowmate_async.sandbox.user import User
 
 _ENTROPY_BYTES = 128
 """128 bytes are the 171 url-safe characters that were observed."""
@@ -23,7 +21,7 @@ def new_token() -> str:
 
 
 class IssuedToken(msgspec.Struct, frozen=True):
-    """Answer to an impersonation. `id` is that of the token and not of the user, as recorded."""
+    """Answer to an impersonation. ``id`` is that of the token and not of the user, as recorded."""
 
     token: str
     id: str

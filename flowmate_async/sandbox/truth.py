@@ -2,10 +2,8 @@
 
 import msgspec
 
-from .secret import Secret, Value
-from .user import User
-
-__all__ = ["Truth", "truth_of"]
+from flowmate_async.sandbox.secret import Secret, Value
+from flowmate_async.sandbox.user import User
 
 _NOT_IN_TRUTH = ("refreshToken", "inputFields")
 

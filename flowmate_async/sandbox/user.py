@@ -1,11 +1,9 @@
-"""One account of the identity service, as `GET /users/` shows it.
+"""One account of the identity service, as ``GET /users/`` shows it.
 
 docs/contract/OBSERVED.md § Users of the tenant
 """
 
 import msgspec
-
-__all__ = ["RAW_READ", "User"]
 
 RAW_READ = "secrets.secret.readRaw"
 
@@ -19,11 +17,11 @@ class User(msgspec.Struct, kw_only=True):
         username: the name to impersonate it by.
         firstname: only displayed.
         lastname: only displayed.
-        status: `ACTIVE`, or it cannot be impersonated.
+        status: ``ACTIVE``, or it cannot be impersonated.
         confirmed: only displayed.
         tenant: the tenant's id; absent for administrators and service accounts.
         roles: with any, it is an administrator.
-        permissions: without `RAW_READ` it sees masked credentials.
+        permissions: without ``RAW_READ`` it sees masked credentials.
         id: its internal id.
         created_at: in ISO 8601.
         updated_at: in ISO 8601.

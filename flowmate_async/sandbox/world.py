@@ -9,18 +9,16 @@ from typing import Any
 
 import msgspec
 
-from .accounts import Accounts
-from .ids import IdSpace
-from .options import SandboxOptions
-from .secret import Owner, Secret, Value
-from .secret_cache import SecretCache
-from .secret_generator import SecretGenerator
-from .timestamps import iso
-from .tokens import Tokens
-from .truth import Truth, truth_of
-from .user import RAW_READ, User
-
-__all__ = ["World"]
+from flowmate_async.sandbox.accounts import Accounts
+from flowmate_async.sandbox.ids import IdSpace
+from flowmate_async.sandbox.options import SandboxOptions
+from flowmate_async.sandbox.secret import Owner, Secret, Value
+from flowmate_async.sandbox.secret_cache import SecretCache
+from flowmate_async.sandbox.secret_generator import SecretGenerator
+from flowmate_async.sandbox.timestamps import iso
+from flowmate_async.sandbox.tokens import Tokens
+from flowmate_async.sandbox.truth import Truth, truth_of
+from flowmate_async.sandbox.user import RAW_READ, User
 
 
 class World:
@@ -104,14 +102,14 @@ class World:
         return None if index is None or index in self._deleted else self._touch(index)
 
     def impersonated(self, username: str) -> User | None:
-        """Find whom to impersonate by `username`; FlowMate makes the user, IAM does not (§ Impersonation)."""
+        """Find whom to impersonate; FlowMate makes an unknown user, IAM does not (§ Impersonation)."""
         user = self.user(username)
         if user is None and self._creates_users and username.strip():
             user = self.add_user(username)
         return user
 
     def user_by_id(self, user_id: str) -> User | None:
-        """Find an account by its internal id, `user_id`."""
+        """Find an account by its internal id, ``user_id``."""
         known = self._by_id.get(user_id)
         if known is not None:
             return known
@@ -135,10 +133,10 @@ class World:
             username: what it is impersonated by; kept in lower case.
             user_id: its internal id; a new one when left out.
             in_tenant: whether it belongs to the tenant, as users do and administrators do not.
-            status: `ACTIVE`, or it cannot be impersonated.
+            status: ``ACTIVE``, or it cannot be impersonated.
             confirmed: only displayed.
             roles: with any, it is an administrator and not one of "all users".
-            permissions: without `RAW_READ` it sees masked credentials.
+            permissions: without ``RAW_READ`` it sees masked credentials.
 
         Raises:
             ValueError: the username exists.
@@ -197,7 +195,7 @@ class World:
         return tuple(self._secrets.of(self._index_of(self._known(username)), self._known(username)))
 
     def live_secrets_of(self, user: User) -> list[Secret]:
-        """Return the live list behind `secrets_of`, for the server's own use.
+        """Return the live list behind ``secrets_of``, for the server's own use.
 
         Args:
             user: the user, as the world holds it.
@@ -209,14 +207,14 @@ class World:
         return tuple(self._secrets.tenant_secrets)
 
     def secret(self, secret_id: str) -> Secret | None:
-        """Find a secret by `secret_id`; changes to it last."""
+        """Find a secret by ``secret_id``; changes to it last."""
         found = self.glance(secret_id)
         if found is not None:
             self._secrets.keep(found)
         return found
 
     def glance(self, secret_id: str) -> Secret | None:
-        """Find a secret by `secret_id` to read it; an untouched one may be dropped and made again."""
+        """Find a secret by ``secret_id`` to read it; an untouched one may be dropped and made again."""
         found = self._secrets.find(secret_id)
         if found is not None:
             return found
@@ -243,7 +241,7 @@ class World:
         domain: str | None = None,
         mixed_properties: dict[str, Any] | None = None,
     ) -> Secret:
-        """Add a secret at the end of a user's natural order, or of each of `owners`.
+        """Add a secret at the end of a user's natural order, or of each of ``owners``.
 
         Args:
             username: the user.
@@ -254,7 +252,7 @@ class World:
             owners: the user alone when left out.
             sealed: what readers get instead of single fields of the value.
             domain: only displayed.
-            mixed_properties: for type `MIXED`, only displayed.
+            mixed_properties: for type ``MIXED``, only displayed.
 
         Raises:
             ValueError: the user does not exist.
@@ -329,7 +327,7 @@ class World:
         """Release the locks that failed refreshes have left behind.
 
         Args:
-            client: the `authClientId`; `None` for all OAuth clients.
+            client: the ``authClientId``; ``None`` for all OAuth clients.
         """
         self._secrets.release_locks(client)
 
@@ -351,7 +349,7 @@ class World:
         """Revoke the user tokens of one user or of all; return how many there were.
 
         Args:
-            username: the user; `None` for all users.
+            username: the user; ``None`` for all users.
         """
         return self.tokens.revoke(None if username is None else username.lower())
 

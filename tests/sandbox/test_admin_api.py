@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowmate_async.sandbox.limits import TokenBucket
+from flowmate_async.sandbox.admission import TokenBucket
 
 pytestmark = pytest.mark.anyio
 

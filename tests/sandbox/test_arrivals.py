@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmate_async.sandbox import burst_needed, most_in_window
-from flowmate_async.sandbox.limits import TokenBucket
+from flowmate_async.sandbox.admission import TokenBucket
 
 # Eighths of a second are exact in binary, so that a boundary can be met to the point.
 MOMENTS = st.lists(st.integers(0, 40), min_size=1, max_size=80).map(
