@@ -4,6 +4,8 @@ BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
 JOBS ?= 3
+# As 0.2: the documentation of a minor version is one site.
+VERSION = $(shell sed -n 's/^__version__ = "\([0-9]*\.[0-9]*\).*/\1/p' flowmate_async/__init__.py)
 # Subprocesses of the tests start in half the time with compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
 # $(call tests,pytest): whole files in parallel, since some have servers of their own. Many tests wait, so a few more
@@ -13,7 +15,7 @@ tests = $(1) $(if $(filter-out 1,$(JOBS)),$(parallel))
 all-tests = $(if $(filter-out 1,$(JOBS)),$(1) $(long) $(parallel) -m "not alone" && $(1) $(long) -m alone,$(1) $(long) -m "")
 long = --hypothesis-profile=long
 
-.PHONY: help setup demo test test-all test-package chaos cluster fuzz-transport mutants bench bench-table bench-smoke bench-flow check check-all lint format types clean cookbook docs map dist test-lowest test-python
+.PHONY: help setup demo test test-all test-package chaos cluster fuzz-transport mutants bench bench-table bench-smoke bench-flow check check-all lint format types clean cookbook docs docs-release map dist lock test-lowest test-python
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -110,6 +112,10 @@ endif
 docs: .venv/docs  ## build the site into build/site, strictly: a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+docs-release: .venv/docs  ## add the site of this version to the branch gh-pages, beside those of other versions
+	$(BIN)/mike deploy --update-aliases $(VERSION) latest
+	$(BIN)/mike set-default latest
+
 .venv/docs: .venv/installed
 ifdef UV
 	$(UV) pip install --quiet --python $(BIN)/python --group docs
@@ -118,19 +124,22 @@ else
 endif
 	@touch $@
 
-dist: .venv/release  ## build sdist and wheel into dist/, look into both, use the wheel in an environment of its own
+dist: .venv-release/installed  ## build sdist and wheel into dist/, twice; look into both, use the wheel, list what it brings
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist >/dev/null
-	$(BIN)/twine check --strict dist/*
-	$(BIN)/python tools/check_dist.py dist
+	.venv-release/bin/python -m build --no-isolation --outdir dist >/dev/null
+	.venv-release/bin/twine check --strict dist/*
+	.venv-release/bin/python tools/check_dist.py dist
+	.venv-release/bin/python tools/reproducible.py dist
+	.venv-release/bin/python tools/sbom.py dist
 
-.venv/release: .venv/installed
-ifdef UV
-	$(UV) pip install --quiet --python $(BIN)/python --group release
-else
-	$(BIN)/python -m pip install --quiet --group release
-endif
+# The same tools on every machine: each is pinned by its hash.
+.venv-release/installed: requirements/release.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --require-hashes --requirement $<
 	@touch $@
+
+lock:  ## pin the release tools anew in requirements/release.txt (needs uv)
+	uv pip compile --quiet --upgrade --group release --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --output-file requirements/release.txt
 
 test-python:  ## run the tests with another Python: PYTHON=python3.13
 	$(PYTHON) -m venv .venv-python
@@ -164,4 +173,4 @@ check-all: lint types test-all bench-smoke  ## all that continuous integration c
 	$(BIN)/ruff format --check
 
 clean:  ## remove what was made here
-	rm -rf .venv .venv-bench .venv-bench-niquests build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
+	rm -rf .venv .venv-release .venv-bench .venv-bench-niquests build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants

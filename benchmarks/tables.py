@@ -18,6 +18,16 @@ TARGETS = [
 """What was aimed at: contender, peer, least ratio of their medians."""
 
 
+SLOWER_THAN_EXPECTED = {
+    "httpx": (
+        "its connection pool looks at all connections for each of them, at every request (httpcore 1.0, "
+        "`_assign_requests_to_connections`), so the cost grows with the square of the requests in flight. "
+        "With 8 in flight instead of 64, a request takes about a quarter of the CPU time."
+    ),
+}
+"""Footnotes of the table above: why a peer is slower than its users know it."""
+
+
 def throughput(figures: dict[str, Any]) -> Iterator[str]:
     """(a): every contender, what is missing, and the ratios."""
     http, https = figures["http"], figures["https"]
@@ -28,11 +38,13 @@ def throughput(figures: dict[str, Any]) -> Iterator[str]:
     for name in names:
         version = http["contenders"][name]["version"]
         label = f"**{name}**" if name.startswith("flowmate") else f"{name} {version or ''}".strip()
+        label += " ¹" if name in SLOWER_THAN_EXPECTED else ""
         cells = [_cells(scheme["contenders"].get(name)) for scheme in (http, https)]
         yield f"| {label} | {' | '.join(cells)} |"
     for how in ("missing", "failed"):
         for name, why in sorted((http[how] | https[how]).items()):
             yield f"| {name} | {how}: {why} | | | | | |"
+    yield from (f"\n¹ {name}: {why}" for name, why in SLOWER_THAN_EXPECTED.items() if name in names)
     yield from ["", *_ratios(figures)]
 
 

@@ -1,9 +1,9 @@
 """(g) The whole job beside a script written by hand: a sweep, and a sync into a new SQLite file.
 
-``by_hand.py`` is the script. Each contender reads the same number of users (five secrets, seven requests
-each) from one nginx, in a process of its own on the client's core, and they take turns, round after round.
-Medians of wall time and of processor time per user; ratios of processor time, since nginx and the client
-wait for each other now and then.
+``flowmate_async/bench/by_hand.py`` is the script. Each contender reads the same number of users (five
+secrets, seven requests each) from one nginx, in a separate process on the client's core. They take turns,
+round after round. The figures are medians of wall time and CPU time per user. The ratios are of CPU time,
+since nginx and the client wait for each other now and then.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import by_hand
 import msgspec
 import nginx
 import uvloop
@@ -25,6 +24,7 @@ from cores import CLIENT, SERVER, pinned_to
 from sync_stages import swept, to_sqlite
 
 from flowmate_async import FlowMate
+from flowmate_async.bench import by_hand
 from flowmate_async.bench.canned import ADMIN_TOKEN, SECRET_IDS
 from flowmate_async.bench.rounds import CONCURRENCY, Round, Target
 

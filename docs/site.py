@@ -18,6 +18,7 @@ ELSEWHERE = {
     "benchmarks/README.md": "performance.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security-policy.md",
     **{
         path.relative_to(ROOT).as_posix(): f"results/{path.name}"
         for path in sorted(ROOT.glob("benchmarks/results/*.svg"))

@@ -26,6 +26,9 @@ NEVER = ("tests/", "benchmarks/", "docs/", "tools/", ".git", ".venv", "build/", 
 LEAST_SCORE = 99.5
 """Below 100, since one name has a base class in Celery, which is not typed."""
 
+PLACEHOLDER = "flowmate-async.example"
+"""The domain in the metadata until the project has a public home."""
+
 EXTRAS = {"otel", "postgres", "prometheus", "report", "wire"}
 
 
@@ -82,6 +85,12 @@ def of_metadata(metadata: email.message.Message) -> Iterator[str]:
             yield f"{field} is {metadata[field]!r}, not {value!r}"
     if missing := EXTRAS - set(metadata.get_all("Provides-Extra", [])):
         yield f"there are no extras {sorted(missing)}"
+    if len(metadata.get_all("Project-URL", [])) < 4 or "security" not in str(metadata["Maintainer-email"]):
+        yield "project URLs or the security contact are missing"
+    if any(PLACEHOLDER in url for url in metadata.get_all("Project-URL", [])):
+        print(
+            f"note: the project's URLs are still placeholders ({PLACEHOLDER}); replace them before an upload"
+        )
     if "Typing :: Typed" not in metadata.get_all("Classifier", []):
         yield "it is not said to be typed"
     if not str(metadata.get_payload()).startswith("# flowmate_async"):

@@ -29,7 +29,7 @@ def library(transport: str) -> Contender:
 
     @asynccontextmanager
     async def contender(target: Target) -> AsyncIterator[Run]:
-        async with _client(transport, target) as fm:
+        async with client(transport, target) as fm:
             users = [f"user-{number}@tenant.example" for number in range(CONCURRENCY)]
 
             async def fetch(number: int) -> str:
@@ -50,7 +50,7 @@ def sweep(transport: str) -> Contender:
 
     @asynccontextmanager
     async def contender(target: Target) -> AsyncIterator[Run]:
-        async with _client(transport, target) as fm:
+        async with client(transport, target) as fm:
 
             async def run(seconds: float) -> int:
                 requests, usernames = (
@@ -76,7 +76,7 @@ def cached(transport: str) -> Contender:
 
     @asynccontextmanager
     async def contender(target: Target) -> AsyncIterator[Run]:
-        async with _client(transport, target) as fm:
+        async with client(transport, target) as fm:
             await fm.credential("user@tenant.example", SECRET_ID)
 
             async def run(seconds: float) -> int:
@@ -99,7 +99,13 @@ def _names_until(end: float) -> Iterator[str]:
         yield f"user-{number}@tenant.example"
 
 
-def _client(transport: str, target: Target) -> FlowMate:
+def client(transport: str, target: Target) -> FlowMate:
+    """Return a client of the server under load, without a rate limit; not yet entered.
+
+    Args:
+        transport: ``"aiohttp"`` or ``"wire"``.
+        target: the server.
+    """
     return FlowMate(
         admin_token=ADMIN_TOKEN,
         base_url=target.url,

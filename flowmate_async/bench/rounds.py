@@ -82,7 +82,12 @@ async def measured(run: Run, seconds: float) -> Round:
 
 
 async def in_turn(
-    contenders: Mapping[str, Contender], target: Target, *, rounds: int, seconds: float
+    contenders: Mapping[str, Contender],
+    target: Target,
+    *,
+    rounds: int,
+    seconds: float,
+    on_round: Callable[[], None] = lambda: None,
 ) -> dict[str, Figure]:
     """Open all contenders, warm each up, and run them in turn, round by round, in this process.
 
@@ -91,6 +96,7 @@ async def in_turn(
         target: the server that all of them ask.
         rounds: of each.
         seconds: of each round.
+        on_round: is called after each round of a contender.
     """
     async with AsyncExitStack() as stack:
         runs = {name: await stack.enter_async_context(open_(target)) for name, open_ in contenders.items()}
@@ -100,6 +106,7 @@ async def in_turn(
         for _ in range(rounds):
             for name, run in runs.items():
                 taken[name].append(await measured(run, seconds))
+                on_round()
     return {name: figure(some) for name, some in taken.items()}
 
 

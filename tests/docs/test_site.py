@@ -18,7 +18,7 @@ def navigation():
 
 
 def test_every_page_of_the_navigation_exists():
-    elsewhere = {"performance.md", "changelog.md", "contributing.md"}
+    elsewhere = {"performance.md", "changelog.md", "contributing.md", "security-policy.md"}
     for page in pages(navigation()):
         assert page in elsewhere or (DOCS / page).is_file(), page
 
