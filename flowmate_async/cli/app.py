@@ -1,9 +1,9 @@
 """The command line: the commands and their exit codes."""
 
+import contextlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
@@ -11,13 +11,23 @@ from cyclopts import App, CycloptsError
 
 from flowmate_async import __version__
 from flowmate_async.cli.configuration import fill_from_file
-from flowmate_async.cli.ending import Listeners, ending_of, is_sync
+from flowmate_async.cli.ending import Listeners, ending_of, flag_value, is_flag_given, is_sync
 from flowmate_async.cli.examples import show_examples
-from flowmate_async.cli.exits import Exit, UsageError, exit_code, print_error
+from flowmate_async.cli.exits import (
+    Exit,
+    InterruptedSyncError,
+    UsageError,
+    exit_code,
+    failure,
+    print_failure,
+    print_json,
+    print_warning,
+)
+from flowmate_async.cli.log import log_json, logging_to_stderr, write_crash
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.streams import prepare_streams
 from flowmate_async.configuration.variables import drop_empty_variables, misspelled
-from flowmate_async.errors import FlowMateError
+from flowmate_async.errors import ConfigurationError, FlowMateError
 
 app: App = App(
     name="flowmate",
@@ -37,6 +47,7 @@ for _name, _where in {
     "users": "read_commands:users",
     "list": "read_commands:list_",
     "health": "health_command:health",
+    "status": "status_command:status",
     "get": "read_commands:get",
     "run": "run_command:run",
     "store": "store_commands:store_app",
@@ -62,18 +73,26 @@ def run(arguments: list[str]) -> int:
         arguments: the command line without the program's name.
     """
     drop_empty_variables()
-    for name, near in misspelled(os.environ):
-        print_error(f"{name} is set, and nothing reads it. Did you mean {near}?")
-    if not _HELP.isdisjoint(arguments):
-        show_examples(app)  # which imports every command
-    with ending_of(arguments) as ending:
-        code, error = _outcome(arguments)
-        if ending.listeners is None and code != Exit.OK and is_sync(arguments):  # it never began
-            ending.listeners = Listeners.unparsed(arguments, os.environ)
-        return ending.tell(code, error)
+    as_json = log_json(flag_value(arguments, "--log-format"), arguments, os.environ)
+    with logging_to_stderr(as_json=as_json):
+        for name, near in misspelled(os.environ):
+            text = f"{name} is set, and nothing reads it. Did you mean {near}?"
+            print_warning(text, event="misspelled_variable", variable=name)
+        if not _HELP.isdisjoint(arguments):
+            show_examples(app)  # which imports every command
+        with ending_of(arguments) as ending:
+            try:
+                code, error = _outcome(arguments)
+            except KeyboardInterrupt:  # a second signal, while the first one was handled
+                code, error = Exit.INTERRUPTED, InterruptedSyncError("interrupted")
+            if error is not None and is_flag_given(arguments, "--json"):
+                _print_json_error(error, code)
+            if ending.listeners is None and code != Exit.OK and is_sync(arguments):  # it never began
+                ending.listeners = Listeners.unparsed(arguments, os.environ)
+            return ending.tell(code, error)
 
 
-def _outcome(arguments: list[str]) -> tuple[int, FlowMateError | None]:
+def _outcome(arguments: list[str]) -> tuple[int, BaseException | None]:
     """Run a command. Return its exit code, and the error that ended it, which is printed."""
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
@@ -84,13 +103,27 @@ def _outcome(arguments: list[str]) -> tuple[int, FlowMateError | None]:
     except FlowMateError as raised:
         error = raised
     except KeyboardInterrupt:
-        print_error("interrupted")
-        return Exit.INTERRUPTED, None
-    except Exception:  # noqa: BLE001 - a bug must not look like one of the other exit codes
-        traceback.print_exc()
-        return Exit.CRASHED, None
-    print_error(str(error))
+        error = InterruptedSyncError("interrupted")
+    except Exception as bug:  # noqa: BLE001 - a bug must not look like one of the other exit codes
+        write_crash(bug)
+        return Exit.CRASHED, bug
+    print_failure(error)
     return exit_code(error), error
+
+
+def _print_json_error(error: BaseException, code: int) -> None:
+    if isinstance(error, FlowMateError):
+        found = failure(error)
+    else:
+        message = f"{type(error).__name__}, a bug"
+        found = {
+            "kind": "crash",
+            "message": message,
+            "advice": "Please report the traceback",
+            "exit_code": code,
+        }
+    with contextlib.suppress(ConfigurationError):  # nobody can read it, which has been said
+        print_json({"error": found})
 
 
 def _ended(command: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -1,12 +1,12 @@
 """How a command ends: one line on stderr and an exit code, without a traceback for user errors."""
 
-import contextlib
 import os
 import sys
 from enum import IntEnum
 
 import msgspec
 
+from flowmate_async.cli.log import write_message
 from flowmate_async.errors import (
     CheckpointError,
     ConfigurationError,
@@ -21,6 +21,7 @@ from flowmate_async.errors import (
     UserNotFoundError,
 )
 from flowmate_async.redaction import escaped, one_line
+from flowmate_async.values.plain import plain
 
 _ONE_USERS = (
     CredentialExpiredError,
@@ -47,29 +48,70 @@ class Exit(IntEnum):
 class UsageError(ConfigurationError):
     """A command line that cannot be parsed."""
 
+    def __str__(self) -> str:
+        return f"{self.message}{'' if self.message.endswith('?') else '.'} {self.advice}"
+
 
 def exit_code(error: FlowMateError) -> Exit:
     """Return the exit code of an error."""
+    if isinstance(error, InterruptedSyncError):
+        return Exit.INTERRUPTED
     if isinstance(error, ConfigurationError | StoreError | CheckpointError):
         return Exit.USAGE
     return Exit.SOME_FAILED if isinstance(error, _ONE_USERS) else Exit.UPSTREAM
 
 
-def print_error(text: str) -> None:
-    """Write an error as one line to stderr, whatever the text holds."""
-    print_status(f"flowmate: {text}", limit=2000)
+class InterruptedSyncError(FlowMateError):
+    """A signal stopped the command; what was acknowledged is kept."""
+
+    @property
+    def kind(self) -> str:
+        """The word for it in JSON."""
+        return "interrupted"
 
 
-def print_status(text: str, *, limit: int = 4000) -> None:
+def print_error(text: str, *, event: str = "error", **fields: object) -> None:
+    """Write an error as one line to stderr, whatever the text holds.
+
+    Args:
+        text: the message.
+        event: what happened, in a JSON log.
+        fields: whatever else is known, in a JSON log.
+    """
+    write_message("error", event, text, fields, limit=2000)
+
+
+def print_warning(text: str, *, event: str, **fields: object) -> None:
+    """Write a warning as one line to stderr; see :func:`print_error`."""
+    write_message("warning", event, text, fields, limit=2000)
+
+
+def print_failure(error: FlowMateError) -> None:
+    """Write the error that ends a command to stderr."""
+    print_error(str(error), event="failed", error=failure(error))
+
+
+def failure(error: FlowMateError) -> dict[str, object]:
+    """Return an error as it is printed in JSON."""
+    text = str(error).removesuffix(error.advice).rstrip(" .") if error.advice else str(error)
+    return {
+        "kind": error.kind,
+        "message": one_line(text, limit=2000),
+        "advice": error.advice,
+        "exit_code": int(exit_code(error)),
+    }
+
+
+def print_status(text: str, *, event: str = "message", limit: int = 4000, **fields: object) -> None:
     """Write a message as one line to stderr; a message that cannot be written is dropped.
 
     Args:
         text: the message.
+        event: what happened, in a JSON log.
         limit: maximum characters of it.
+        fields: whatever else is known, in a JSON log.
     """
-    # A closed pipe or a full disk under the log must not change how the command ends.
-    with contextlib.suppress(OSError):
-        print(one_line(text, limit=limit), file=sys.stderr)  # noqa: T201
+    write_message("info", event, text, fields, limit=limit)
 
 
 def print_data(text: str) -> None:
@@ -101,10 +143,5 @@ def print_styled(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Write a value as one line of JSON to stdout."""
-    print_data(json_text(value))
-
-
-def json_text(value: object) -> str:
-    """Return a value as JSON with terminal control characters escaped."""
-    return escaped(msgspec.json.encode(value).decode())
+    """Write a value as one line of JSON to stdout: names in snake_case, times in ISO 8601."""
+    print_data(msgspec.json.encode(plain(value)).decode())

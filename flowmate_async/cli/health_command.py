@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
+from flowmate_async.cli.durations import UNITS
 from flowmate_async.cli.exits import Exit, print_data, print_error, print_json, print_status
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.cli.usernames import checked_usernames
@@ -20,7 +21,6 @@ from flowmate_async.redaction import one_line
 from flowmate_async.stores.base import Store
 from flowmate_async.stores.health import require_health_keeper
 
-_UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _FINE = (HealthState.HEALTHY, HealthState.UNVERIFIED)
 
 
@@ -95,8 +95,8 @@ class Which:
         if text is None:
             return 0.0
         try:
-            if text[-1:] in _UNITS:
-                return (now - timedelta(seconds=float(text[:-1]) * _UNITS[text[-1]])).timestamp()
+            if text[-1:] in UNITS:
+                return (now - timedelta(seconds=float(text[:-1]) * UNITS[text[-1]])).timestamp()
             moment = datetime.fromisoformat(text)
         except (ValueError, OverflowError):
             raise ConfigurationError(

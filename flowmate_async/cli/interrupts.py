@@ -29,7 +29,8 @@ class Interruption:
         if not self._stop.is_set():
             print_status(
                 f"Interrupted. Finishing users in flight (up to {2 * _DRAIN_SECONDS:.0f} s). "
-                "Press Ctrl-C again to stop now."
+                "Press Ctrl-C again to stop now.",
+                event="interrupted",
             )
             self._stop.set()
             self._timer = asyncio.get_running_loop().call_later(_DRAIN_SECONDS, _cancel, self._task)
@@ -37,7 +38,8 @@ class Interruption:
         if not self._told:
             print_status(
                 f"Stopping now. Requests on the wire get up to {_DRAIN_SECONDS:.0f} s, so that no refreshed "
-                "token is lost."
+                "token is lost.",
+                event="stopping",
             )
             self._told = True
         _cancel(self._task)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from flowmate_async.cli.options import Connection, StoreFlags
-from flowmate_async.cli.worker_process import COMMAND, WorkerSettings
+from flowmate_async.cli.worker_process import WorkerSettings, command
 from flowmate_async.client import FlowMate
 from flowmate_async.clock import SystemClock
 from flowmate_async.engine.bulkheads import BulkheadPolicy
@@ -46,7 +46,7 @@ class LocalPool:
         check_rate(connection.rate or None, connection.burst, connection.concurrency)
         self._connection = connection
         self._plan = PoolOptions(
-            command=COMMAND,
+            command=command(),
             settings=WorkerSettings(connection=connection, store=store, delta=delta).encoded(),
             count=count,
         )

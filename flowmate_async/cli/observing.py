@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from flowmate_async.cli.exits import print_status
+from flowmate_async.cli.log import LogFlags
 from flowmate_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @Parameter(name="*", group="Metrics")
 @dataclass(frozen=True, kw_only=True)
-class WatchFlags:
+class WatchFlags(LogFlags):
     """Monitoring flags; all off by default, and then nothing of this is imported."""
 
     metrics_port: Annotated[
@@ -90,7 +91,8 @@ class WatchFlags:
         async with prometheus.serve(
             fm, host=self.metrics_host, port=port, ready=ready, degraded=degraded
         ) as listening_on:
-            print_status(f"Metrics are served on http://{self.metrics_host}:{listening_on}/metrics")
+            url = f"http://{self.metrics_host}:{listening_on}/metrics"
+            print_status(f"Metrics are served on {url}", event="metrics_served", url=url)
             yield
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from flowmate_async.cli.log import LogFlags
 from flowmate_async.client import FlowMate
 from flowmate_async.configuration.connection import find_admin_token
 from flowmate_async.engine.coordination import Coordination
@@ -134,3 +135,9 @@ class StoreAlone(StoreFlags):
     """The same flags for a command that does not contact FlowMate."""
 
     config: ConfigFile = None
+
+
+@Parameter(name="*", group="Store")
+@dataclass(frozen=True, kw_only=True)
+class StoreChange(StoreAlone, LogFlags):
+    """The same flags for a command that changes the store, and may take long."""

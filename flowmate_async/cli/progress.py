@@ -1,10 +1,10 @@
-"""Progress of a sync on stderr: a live bar on a terminal, JSON lines elsewhere."""
+"""Progress of a sync on stderr: a live bar on a terminal, lines of the log elsewhere."""
 
-import io
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, Self, TextIO
 
 from rich.console import Console
@@ -15,15 +15,25 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
 
-from flowmate_async.cli.exits import json_text, print_status
-from flowmate_async.events import Event, RunBegan, RunEnded, UserNotStored, UserSkipped, UserStored
+from flowmate_async.cli.log import Level, is_json, write_message
+from flowmate_async.events import (
+    Event,
+    RunBegan,
+    RunEnded,
+    Throttled,
+    UserNotStored,
+    UserSkipped,
+    UserStored,
+)
 from flowmate_async.redaction import one_line
 
 _LINE_EVERY_SECONDS = 2.0
+_TEXT_EVERY_SECONDS = 10.0
 _NARROW = 64
 """Minimum terminal width for a bar, in columns."""
 
@@ -45,16 +55,16 @@ class Display(Protocol):
 
 
 def display(*, stream: TextIO | None = None) -> Display:
-    """Return a bar if the stream is a terminal, JSON lines otherwise."""
-    stream = stream or sys.stderr or io.StringIO()  # None if stderr was closed
-    return _Bar(stream) if stream.isatty() else _Lines(stream)
+    """Return a bar if the stream is a terminal and the log is text; otherwise lines of the log on stderr."""
+    stream = stream or sys.stderr
+    if is_json() or stream is None or not stream.isatty():
+        return _Lines()
+    return _Bar(stream)
 
 
 class _Bar:
     def __init__(self, stream: TextIO) -> None:
-        self._began = time.monotonic()
-        self._requests = 0
-        self._failed = 0
+        self._counts = _Counts()
         console = Console(file=stream)
         self._progress = Progress(*_columns(console.width), console=console, transient=False)
         self._task = self._progress.add_task("sync", total=None, speed="", errors="")
@@ -67,43 +77,41 @@ class _Bar:
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
-        match event:
-            case RunBegan():
-                self._progress.update(self._task, total=event.total)
-            case UserSkipped():
-                self._advance()
-            case UserStored():
-                self._requests += event.requests
-                self._advance()
-            case UserNotStored():
-                self._requests += event.requests
-                self._failed += 1
-                self._advance()
-                self._progress.console.print(
-                    f"[red]{escape(one_line(event.message))}[/red]", highlight=False, soft_wrap=True
-                )
-
-    def _advance(self) -> None:
-        rate = self._requests / max(time.monotonic() - self._began, 1e-3)
-        speed = f"{rate:,.0f} req/s" if self._requests else ""  # a cluster does not tell
-        errors = f"[red]{self._failed} failed[/red]" if self._failed else ""
-        self._progress.update(self._task, advance=1, speed=speed, errors=errors)
+        counts = self._counts
+        counts.count(event)
+        if isinstance(event, RunBegan):
+            self._progress.update(self._task, total=event.total)
+        if isinstance(event, UserNotStored):
+            self._progress.console.print(
+                f"[red]{escape(one_line(event.message))}[/red]", highlight=False, soft_wrap=True
+            )
+        if isinstance(event, UserStored | UserNotStored | UserSkipped | Throttled):
+            speed = f"{counts.requests / max(counts.seconds, 1e-3):,.0f} req/s" if counts.requests else ""
+            failed = f"[red]{counts.failed:,} failed[/red]" if counts.failed else ""
+            throttled = f"[yellow]{counts.throttled:,} throttled[/yellow]" if counts.throttled else ""
+            self._progress.update(
+                self._task,
+                completed=counts.done,
+                speed=speed,
+                errors=" ".join(filter(None, (failed, throttled))),
+            )
 
 
 def _columns(width: int) -> list[ProgressColumn]:
     """Return what fits into a line of that many characters."""
     counts: list[ProgressColumn] = [MofNCompleteColumn(), TextColumn("users")]
     errors = TextColumn("{task.fields[errors]}")
+    share, left = TaskProgressColumn(), TimeRemainingColumn(compact=True)
     if width < _NARROW:
-        return [SpinnerColumn(), *counts, errors]
+        return [share, *counts, left, errors]
     return [
         SpinnerColumn(),
-        TextColumn("{task.description}"),
         BarColumn(bar_width=None),
+        share,
         *counts,
         TextColumn("{task.fields[speed]}"),
         errors,
-        TimeRemainingColumn(compact=True),
+        left,
     ]
 
 
@@ -114,9 +122,9 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     Args:
         what: what is done to them.
     """
-    stream = sys.stderr or io.StringIO()
-    if not stream.isatty():
-        yield lambda done, total: print_status(f"{done:,} of {total:,} credentials done")
+    stream = sys.stderr
+    if is_json() or stream is None or not stream.isatty():
+        yield partial(_counted, what)
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=Console(file=stream)) as bar:
@@ -124,56 +132,101 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def _counted(what: str, done: int, total: int) -> None:
+    text = f"{what}: {done:,} of {total:,} credentials done"
+    write_message("info", "progress", text, {"credentials_done": done, "credentials_total": total})
+
+
+class _Counts:
+    """What has been done so far."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.total: int | None = None
+        self.done = 0
+        self.failed = 0
+        self.requests = 0
+        self.throttled = 0
+
+    def count(self, event: Event) -> None:
+        match event:
+            case RunBegan():
+                self.total = event.total
+            case UserSkipped():
+                self.done += 1
+            case UserStored():
+                self.requests += event.requests
+                self.done += 1
+            case UserNotStored():
+                self.requests += event.requests
+                self.done += 1
+                self.failed += 1
+            case Throttled():
+                self.throttled += 1
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
 class _Lines:
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._began = time.monotonic()
-        self._written = self._began
-        self._requests = 0
-        self._done = 0
-        self._failed = 0
-        self._total: int | None = None
+    """One line now and then, and one per failed user: JSON, or text in a file."""
+
+    def __init__(self) -> None:
+        self._counts = _Counts()
+        self._written = self._counts.began
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._stream.flush()
+        """Leave the stream as it is."""
 
     def __call__(self, event: Event) -> None:
+        self._counts.count(event)
         match event:
             case RunBegan():
-                self._total = event.total
-                self._write(event="run_began", run_id=event.run_id, resumed=event.resumed)
-            case UserSkipped():
-                self._done += 1
-                self._write_now_and_then()
-            case UserStored():
-                self._requests += event.requests
-                self._done += 1
-                self._write_now_and_then()
+                how = "resumed" if event.resumed else "began"
+                self._write("info", "run_began", f"Run {event.run_id} {how}", resumed=event.resumed)
             case UserNotStored():
-                self._requests += event.requests
-                self._done += 1
-                self._failed += 1
                 self._write(
-                    event="user_failed", username=event.username, error=event.error, message=event.message
+                    "warning", "user_failed", event.message, username=event.username, error=event.error
                 )
             case RunEnded():
-                self._write(event="run_ended", run_id=event.run_id, complete=event.complete)
+                how = "complete" if event.complete else "incomplete"
+                self._write("info", "run_ended", f"Run {event.run_id} {how}", complete=event.complete)
+            case UserStored() | UserSkipped():
+                apart = _LINE_EVERY_SECONDS if is_json() else _TEXT_EVERY_SECONDS
+                if time.monotonic() - self._written >= apart:
+                    self._write("info", "progress", self._progress())
 
-    def _write_now_and_then(self) -> None:
-        if time.monotonic() - self._written >= _LINE_EVERY_SECONDS:
-            self._write(event="progress")
+    def _progress(self) -> str:
+        counts = self._counts
+        of = "" if counts.total is None else f" of {counts.total:,}"
+        return (
+            f"{counts.done:,}{of} users, {counts.failed:,} failed, {plural(counts.requests, 'request')}"
+            f"{throttling(counts.throttled)}, {counts.seconds:.0f} s"
+        )
 
-    def _write(self, **fields: object) -> None:
+    def _write(self, level: Level, event: str, text: str, **fields: object) -> None:
         self._written = time.monotonic()
-        seconds = self._written - self._began
-        counts = {
-            "users_done": self._done,
-            "users_total": self._total,
-            "users_failed": self._failed,
-            "requests": self._requests,
-            "seconds": round(seconds, 3),
+        counts = self._counts
+        known: dict[str, object] = {
+            "users_done": counts.done,
+            "users_total": counts.total,
+            "users_failed": counts.failed,
+            "requests": counts.requests,
+            "throttled": counts.throttled,
+            "seconds": round(counts.seconds, 3),
         }
-        self._stream.write(json_text(fields | counts) + "\n")
+        write_message(level, event, text, fields | known)
+
+
+def throttling(times: int) -> str:
+    """Return how often FlowMate throttled, as the end of a sentence's part; empty for never."""
+    return f", throttled {plural(times, 'time')}" if times else ""
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count and its noun."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -9,7 +9,10 @@ from flowmate_async.cli.exits import Exit, print_data, print_json, print_status
 from flowmate_async.cli.options import Connection
 from flowmate_async.contract.ids import is_username
 from flowmate_async.redaction import one_line
+from flowmate_async.values.models import SecretSummary, SummaryValue
+from flowmate_async.values.plain import plain
 from flowmate_async.values.secrets import Secret
+from flowmate_async.values.secrets.base import SecretValue
 
 HIDDEN = "(hidden; --reveal shows it)"
 
@@ -56,7 +59,7 @@ async def list_(
     async with connection.client() as fm:
         for secret in await fm.list_secrets(username):
             if json:
-                print_json(secret)
+                print_json(_summary(secret))
             else:
                 expires = secret.expires_at.isoformat() if secret.expires_at else "-"
                 print_data(one_line(f"{secret.id}  {secret.type:<22}  {expires:<32}  {secret.name or ''}"))
@@ -87,9 +90,43 @@ async def get(
 
 def rendered(secret: Secret, *, reveal: bool) -> str:
     """Return a secret as indented JSON; its credential values are hidden unless revealed."""
-    if reveal:
-        return msgspec.json.format(msgspec.json.encode(secret)).decode()
-    fields: dict[str, Any] = msgspec.to_builtins(secret)
-    value = fields.get("value")
-    fields["value"] = dict.fromkeys(value, HIDDEN) if isinstance(value, dict) else HIDDEN
-    return msgspec.json.format(msgspec.json.encode(fields)).decode()
+    shown = {
+        "id": secret.id,
+        "type": secret.kind,
+        "name": secret.name,
+        "owners": plain(secret.owners),
+        "created_at": plain(secret.created_at),
+        "updated_at": plain(secret.updated_at),
+        "expires_at": plain(secret.expires_at),
+        "value": _value(secret) if reveal else _hidden(secret),
+    }
+    return msgspec.json.format(msgspec.json.encode(shown)).decode()
+
+
+def _hidden(secret: Secret) -> Any:
+    value = _value(secret)
+    return dict.fromkeys(value, HIDDEN) if isinstance(value, dict) else HIDDEN
+
+
+def _value(secret: Secret) -> Any:
+    """Return the value's fields that upstream has, and those that the contract does not know as they are."""
+    value = secret.value
+    if not isinstance(value, SecretValue):
+        return value
+    fields = {name: getattr(value, name) for name in value.__struct_fields__ if name != "extra"}
+    return {name: part for name, part in fields.items() if part is not None} | value.extra
+
+
+def _summary(secret: SecretSummary) -> dict[str, Any]:
+    value = secret.value or SummaryValue()
+    return {
+        "id": secret.id,
+        "type": secret.type,
+        "name": secret.name,
+        "owners": plain(secret.owners),
+        "expires_at": plain(secret.expires_at),
+        "auth_client_id": value.auth_client_id,
+        "scope": value.scope,
+        "external_id": value.external_id,
+        "ever_failed": secret.ever_failed,
+    }

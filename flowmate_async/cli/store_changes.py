@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flowmate_async.cli.exits import Exit, print_data, print_error, print_json, print_status
-from flowmate_async.cli.options import StoreAlone
+from flowmate_async.cli.options import StoreAlone, StoreChange
 from flowmate_async.cli.progress import counting
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import one_line, shown_path
@@ -25,7 +25,7 @@ _STDIN = Path("-")
 _OTHERS = 0o077
 
 
-async def rekey(new_key_file: Path, /, *, store: StoreAlone = StoreAlone()) -> Exit:
+async def rekey(new_key_file: Path, /, *, store: StoreChange = StoreChange()) -> Exit:
     """Give a store a new key; run again to go on after an interruption.
 
     Meanwhile the new key opens all of the store. Processes that have both keys
@@ -64,7 +64,7 @@ async def upgrade(
     no_backup: Annotated[
         bool, Parameter(negative=(), help="You have a backup already, or need none.")
     ] = False,
-    store: StoreAlone = StoreAlone(),
+    store: StoreChange = StoreChange(),
 ) -> Exit:
     """Bring a store of an earlier version up to date, after a backup; end all that use it first.
 
@@ -108,7 +108,7 @@ async def migrate(
     backup: Annotated[
         str | None, Parameter(help="An empty store for what the other one holds; needed if it holds any.")
     ] = None,
-    store: StoreAlone = StoreAlone(),
+    store: StoreChange = StoreChange(),
 ) -> Exit:
     """Copy every credential of a store into another one, and compare both; the store itself stays as it is.
 
@@ -161,7 +161,7 @@ async def import_(
     ] = False,
     dry_run: Annotated[bool, Parameter(negative=(), help="Check the file, and store nothing.")] = False,
     json: Annotated[bool, Parameter(negative=(), help="Print the totals as JSON.")] = False,
-    store: StoreAlone = StoreAlone(),
+    store: StoreChange = StoreChange(),
 ) -> Exit:
     """Store the credentials of an export that your own code wrote, as CSV or JSON.
 
@@ -223,4 +223,5 @@ def _read(file: Path) -> Export:
 
 
 def _progress(done: int) -> None:
-    print_status(f"{done:,} credentials done")
+    text = f"{done:,} credentials done"
+    print_status(text, event="progress", credentials_done=done, credentials_total=None)

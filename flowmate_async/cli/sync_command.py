@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from flowmate_async.cli.alert_flags import AlertFlags
 from flowmate_async.cli.cluster import Cluster, ClusterFlags
 from flowmate_async.cli.delta_flags import DeltaFlags
 from flowmate_async.cli.ending import Listeners, current
-from flowmate_async.cli.exits import Exit, exit_code, print_data, print_error, print_json
+from flowmate_async.cli.exits import (
+    Exit,
+    InterruptedSyncError,
+    exit_code,
+    print_data,
+    print_error,
+    print_json,
+)
 from flowmate_async.cli.interrupts import graceful
 from flowmate_async.cli.local_pool import LocalPool
 from flowmate_async.cli.notify_flags import NotifyFlags, deliver
@@ -143,6 +151,7 @@ async def sync(  # noqa: PLR0913 - a group of flags each
     cluster: ClusterFlags = ClusterFlags(),
     delta: DeltaFlags = DeltaFlags(),
     metrics: MetricsFlags = MetricsFlags(),
+    alerts: AlertFlags = AlertFlags(),
     notify: NotifyFlags = NotifyFlags(),
     connection: Connection = Connection(),
 ) -> Exit:
@@ -165,11 +174,17 @@ async def sync(  # noqa: PLR0913 - a group of flags each
         cluster: What all workers of --celery have in common.
         delta: What is fetched again of what was stored before.
         metrics: Who may look on.
+        alerts: Who is told how it ended.
         notify: Who hears of broken credentials.
         connection: How FlowMate is reached.
     """
     ending = current()
-    ending.listeners = Listeners() if delta.dry_run else Listeners(metrics_file=metrics.metrics_file)
+    if delta.dry_run:
+        ending.listeners = Listeners()
+    else:
+        ending.listeners = Listeners(
+            metrics_file=metrics.metrics_file, ping=alerts.ping(), on_failure=alerts.command()
+        )
     names = selection.usernames(usernames)
     options = run.options(delta.policy())
     for path in run.report:
@@ -199,11 +214,12 @@ async def sync(  # noqa: PLR0913 - a group of flags each
         except asyncio.CancelledError:
             if not _is_ours(stop):
                 raise
-            return Exit.INTERRUPTED
+            raise _interrupted() from None
     if end.error is not None:
         raise end.error
-    if end.report is not None:
-        show(end.report, as_json=run.json)
+    if end.report is None:
+        raise _interrupted()
+    show(end.report, as_json=run.json)
     return _exit(end.report)
 
 
@@ -239,8 +255,15 @@ async def _dry_run(
     return Exit.SOME_FAILED if plan.failed else Exit.OK
 
 
-def _exit(report: SyncReport | None) -> Exit:
-    if report is None or not report.complete:
+def _interrupted() -> InterruptedSyncError:
+    return InterruptedSyncError(
+        "the sync was stopped; what was acknowledged is kept",
+        advice="Run the same command again to resume it",
+    )
+
+
+def _exit(report: SyncReport) -> Exit:
+    if not report.complete:
         return Exit.INTERRUPTED
     return Exit.SOME_FAILED if report.failed or report.removal_refused else Exit.OK
 

@@ -40,9 +40,9 @@ def summary(report: SyncReport) -> str:
     if report.resumed:
         text += f"; resumed, {report.skipped:,} users were done before"
     if report.errors:
-        text += f"; failures: {_counts(report.errors)}"
+        text += f"; failures: {counts(report.errors)}"
     if report.health:
-        text += f"; health: {_counts(report.health)}"
+        text += f"; health: {counts(report.health)}"
     return text
 
 
@@ -55,16 +55,17 @@ def _written(report: SyncReport) -> str:
 
 def planned(plan: SyncPlan) -> str:
     """Return the plan in one line."""
-    fetch, left = _counts(plan.fetch), _counts(plan.left)
+    fetch, left = counts(plan.fetch), counts(plan.left)
     text = (
         f"{plan.users:,} users: {sum(plan.fetch.values()):,} credentials to fetch{fetch and f' ({fetch})'}, "
         f"{sum(plan.left.values()):,} to leave as they are stored{left and f' ({left})'}; "
         f"{plan.requests:,} requests"
     )
     if plan.failed:
-        text += f"; could not be listed: {_counts(plan.failed)}"
+        text += f"; could not be listed: {counts(plan.failed)}"
     return text
 
 
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in sorted(counts.items()))
+def counts(numbers: dict[str, int]) -> str:
+    """Return counts by kind in one line."""
+    return ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in sorted(numbers.items()))

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from flowmate_async.cli.log import is_json, logging_to_stderr
 from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.errors import FlowMateError
@@ -22,7 +23,15 @@ from flowmate_async.workers.messages import Begin, Failed, ToWorker
 from flowmate_async.workers.worker import Worker
 
 # -P: nothing is imported from the working directory.
-COMMAND = (sys.executable, "-P", "-c", f"from {__name__} import main; main()")
+_COMMAND = (sys.executable, "-P", "-c", f"from {__name__} import main; main()")
+
+
+_JSON = "--json-log"
+
+
+def command() -> tuple[str, ...]:
+    """Return a worker's program, with the log format of this process."""
+    return (*_COMMAND, _JSON) if is_json() else _COMMAND
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +66,7 @@ def main() -> None:
     # Ctrl-C and a service manager's SIGTERM reach the whole process group; the parent decides what to do.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(BrokenPipeError):
+    with logging_to_stderr(as_json=_JSON in sys.argv), contextlib.suppress(BrokenPipeError):
         run_async(_serve)
 
 

@@ -5,17 +5,14 @@ TLS is verified and redirects are not followed. Only the status of the receiver'
 
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 from flowmate_async.clock import Clock, SystemClock
-from flowmate_async.errors import ConfigurationError
 from flowmate_async.health.webhook import Message, SigningKey, headers
+from flowmate_async.integrations.receiver_url import split_url
 from flowmate_async.redaction import Headers
 from flowmate_async.sync.delivery import NotDeliveredError
 from flowmate_async.transport.base import Limits, Transport, TransportError
 from flowmate_async.transport.factory import transport_by_name
-from flowmate_async.transport.request_rules import is_target
-from flowmate_async.values.settings import checked_base_url
 
 __all__ = ["Webhook"]
 
@@ -46,7 +43,8 @@ class Webhook:
         clock: Clock | None = None,
     ) -> None:
         self._key = key if isinstance(key, SigningKey) else SigningKey.parse(key)
-        origin, self._target = _split(url)
+        example = "https://app.example/hooks/flowmate"
+        origin, self._target = split_url(url, what="the webhook's URL", example=example)
         self._transport = transport or transport_by_name(
             "auto", origin, ca_file=None, proxy=None, trust_env=False
         )
@@ -83,22 +81,3 @@ class Webhook:
                 f"the receiver answered {answer.status}", retry=answer.status >= 500 or answer.status in _BUSY
             )
         raise NotDeliveredError(f"the receiver cannot be reached: {failure.replace('_', ' ')}")
-
-
-def _split(url: str) -> tuple[str, str]:
-    """Return the origin of a URL, and the rest of it."""
-    try:
-        parts = urlsplit(url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        origin = checked_base_url(parts._replace(path="", query="", fragment="").geturl())
-        problem = "" if is_target(target) else "it has characters that HTTP cannot carry"
-    except ConfigurationError as error:
-        problem = error.message.replace("the base URL", "it")
-    except ValueError:
-        problem = "it is not a URL"
-    if problem:
-        raise ConfigurationError(
-            f"the webhook's URL cannot be used: {problem}",
-            advice="It looks like https://app.example/hooks/flowmate",
-        )
-    return origin, target

@@ -13,6 +13,10 @@ from flowmate_async.reporting.summary import Head, summarize
 from flowmate_async.stores import Store
 from flowmate_async.sync.report import SyncReport
 from flowmate_async.system.private_files import replaced_atomically, require_replaceable
+from flowmate_async.values.plain import plain
+
+SCHEMA_VERSION = 1
+"""The version of ``schemas/report.v1.json``; a change that breaks readers gets a new one."""
 
 _JSON_BEGINS = b'{"run_id":'
 _HTML_BEGINS = b"<!doctype html>\n<!-- flowmate report -->"
@@ -67,10 +71,10 @@ async def write_report(
             file.write(content)
         return
     with replaced_atomically(path) as file:
-        file.write(_json(head)[:-1] + b',"users":[')
+        file.write(_json(plain(head) | {"schema_version": SCHEMA_VERSION})[:-1] + b',"users":[')
         separator = b"\n"
         async for checkpoint in store.checkpoints(run):
-            file.write(separator + _json(checkpoint))
+            file.write(separator + _json(plain(checkpoint)))
             separator = b",\n"
         file.write(b"\n]}\n")
 

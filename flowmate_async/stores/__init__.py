@@ -22,10 +22,12 @@ from flowmate_async.stores.keys import read_key_file as read_key_file
 from flowmate_async.stores.keys import write_key_file as write_key_file
 from flowmate_async.stores.registry import needs_key as needs_key
 from flowmate_async.stores.registry import open_store as open_store
+from flowmate_async.stores.run_history import ListsRuns as ListsRuns
 
 __all__ = [
     "Checkpoint",
     "KeepsTokens",
+    "ListsRuns",
     "Missing",
     "Removal",
     "Run",

@@ -92,6 +92,9 @@ class MemoryStore:
         latest_first = reversed(self._runs.values())
         return next((run for run in latest_first if selection in (None, run.selection)), None)
 
+    async def runs(self, *, limit: int) -> list[Run]:
+        return [*reversed(self._runs.values())][:limit]
+
     async def begin_run(self, *, at: float, selection: str = "") -> Run:
         run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
         self._forget_checkpoints(selection)

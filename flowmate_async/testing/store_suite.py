@@ -27,6 +27,7 @@ from flowmate_async.stores.base import (
     Verification,
     Written,
 )
+from flowmate_async.stores.run_history import ListsRuns, latest_runs
 from flowmate_async.testing.concurrency_laws import ConcurrencyLaws
 from flowmate_async.testing.removal_laws import RemovalLaws
 from flowmate_async.testing.samples import EXPIRES_AS_STORED, api_key, every_type
@@ -261,6 +262,8 @@ class StoreSuite(RemovalLaws, ConcurrencyLaws):
             second = await store.begin_run(at=50.0)
             assert first.id != second.id
             assert await store.last_run() == Run(id=second.id, started_at=50.0)
+            latest = [run.id for run in await latest_runs(store, limit=2)]
+            assert latest == ([second.id, first.id] if isinstance(store, ListsRuns) else [second.id])
 
     async def test_a_run_can_be_finished_and_reopened(self, open_store: OpenStore) -> None:
         """The completion mark can be set and removed, and survives closing."""

@@ -105,11 +105,27 @@ class Ended:
 
     @property
     def complaint(self) -> str:
-        """Return the only line on stderr, which says what is wrong."""
+        """Return the only error on stderr, which says what is wrong."""
         assert "Traceback" not in self.err
-        lines = [line for line in self.err.splitlines() if line.startswith("flowmate: ")]
-        assert len(lines) == 1, self.err
-        return lines[0].removeprefix("flowmate: ")
+        assert len(self.complaints) == 1, self.err
+        return self.complaints[0]
+
+    @property
+    def complaints(self) -> list[str]:
+        """Return the warnings and errors on stderr, of lines of text or of a JSON log."""
+        return [text for text in map(complaint_of, self.err.splitlines()) if text is not None]
+
+    @property
+    def events(self) -> list[dict]:
+        """Return the lines of stderr, which are all JSON."""
+        return [msgspec.json.decode(line) for line in self.err.splitlines()]
+
+
+def complaint_of(line: str) -> str | None:
+    if line.startswith("{"):
+        found = msgspec.json.decode(line)
+        return found["message"] if found["level"] == "error" else None
+    return line.removeprefix("flowmate: ") if line.startswith("flowmate: ") else None
 
 
 @pytest.fixture

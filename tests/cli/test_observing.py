@@ -7,6 +7,7 @@ import time
 import urllib.request
 from urllib.error import HTTPError
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -174,8 +175,8 @@ def test_sigterm_at_any_moment_ends_with_130_and_metrics(home, monkeypatch):
         for delay in (0, 0.05, 0.2, 0.5, 1, 2):
             command = [sys.executable, "-c", code, str(delay), *flags]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-            found = samples((home / "flowmate.prom").read_text())
             assert done.returncode == INTERRUPTED, (delay, done.stderr)
+            found = samples((home / "flowmate.prom").read_text())
             assert found["flowmate_sync_last_run_exit_code",] == INTERRUPTED, delay
             assert found["flowmate_sync_running",] == 0
             assert "Traceback" not in done.stderr
@@ -190,7 +191,7 @@ class TestPort:
             process = subprocess.Popen([*FLOWMATE, *command], stderr=subprocess.PIPE, text=True)
             try:
                 line = process.stderr.readline()
-                base = line.strip().rpartition(" ")[2].removesuffix("/metrics")
+                base = msgspec.json.decode(line)["url"].removesuffix("/metrics")
                 deadline = time.monotonic() + 30
                 while not (found := samples(self.get(base + "/metrics"))).get(
                     ("flowmate_users_total", "synced")

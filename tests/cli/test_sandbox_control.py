@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -34,6 +35,11 @@ def control(flowmate):
     return command
 
 
+def snake(name):
+    """Return upstream's name as commands print it."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", name).lower()
+
+
 def stored(flowmate):
     """Return (user, secret id) -> value of everything in the store."""
     found = {}
@@ -42,7 +48,7 @@ def stored(flowmate):
         if item["removed_at"] is None:
             shown = json.loads(flowmate("store", "get", item["username"], item["secret_id"], "--reveal").out)
             value = shown["value"]
-            found[item["username"], item["secret_id"]] = {**value.pop("_extra", {}), **value}
+            found[item["username"], item["secret_id"]] = {snake(name): part for name, part in value.items()}
     return found
 
 
@@ -50,7 +56,7 @@ def upstream(control):
     """Return (user, secret id) -> value of everything in the sandbox."""
     rows = map(json.loads, control("truth", "--reveal").splitlines())
     return {
-        (row["username"], row["secret_id"]): {k: v for k, v in row["value"].items() if v is not None}
+        (row["username"], row["secret_id"]): {snake(k): v for k, v in row["value"].items() if v is not None}
         for row in rows
     }
 
@@ -261,7 +267,7 @@ def test_a_credential_and_an_oauth_client_are_broken_and_healed(sandbox, flowmat
     """Exactly theirs: the others are synced."""
     control("set-permission", "user-000004@tenant.example", "--raw-read")
     secret = control("add-secret", "OA2_AUTHORIZATION_CODE", ALICE)
-    client = upstream(control)[ALICE, secret]["authClientId"]
+    client = upstream(control)[ALICE, secret]["auth_client_id"]
     night = ("sync", "--all-users", "--full")
     control("break", secret)
     assert flowmate(*night).code == 1
@@ -271,13 +277,13 @@ def test_a_credential_and_an_oauth_client_are_broken_and_healed(sandbox, flowmat
     assert flowmate(*night).code == 0
     assert broken(flowmate) == set()
     after = upstream(control)[ALICE, secret]
-    assert after["accessToken"] != before["accessToken"], "the user has connected the app again"
+    assert after["access_token"] != before["accessToken"], "the user has connected the app again"
 
     control("break", "--client", client)
     flowmate(*night)
     theirs, truth = broken(flowmate), upstream(control)
     assert (ALICE, secret) in theirs
-    assert {truth[place]["authClientId"] for place in theirs} == {client}
+    assert {truth[place]["auth_client_id"] for place in theirs} == {client}
     control("heal", "--client", client)
     assert flowmate(*night).code == 0
     assert broken(flowmate) == set()

@@ -115,6 +115,9 @@ class AgeStore:
     async def last_run(self, *, selection: str | None = None) -> Run | None:
         return await self._look(lambda index: index.last_run(selection))
 
+    async def runs(self, *, limit: int) -> list[Run]:
+        return await self._look(lambda index: [*reversed(index.runs.values())][:limit])
+
     async def begin_run(self, *, at: float, selection: str = "") -> Run:
         return await self._commit(lambda _: plan_begin(at, selection))
 

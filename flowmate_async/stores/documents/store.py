@@ -117,6 +117,9 @@ class DocumentStore:
         latest_first = reversed((await self._state()).runs)
         return next((run for run in latest_first if selection in (None, run.selection)), None)
 
+    async def runs(self, *, limit: int) -> list[Run]:
+        return [*reversed((await self._state()).runs)][:limit]
+
     async def begin_run(self, *, at: float, selection: str = "") -> Run:
         run = Run(id=os.urandom(8).hex(), started_at=at, selection=selection)
         await self._change(lambda state: replace(state, runs=rules.kept((*state.runs, run))))

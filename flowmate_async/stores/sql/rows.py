@@ -76,6 +76,7 @@ _LAST_RUN = """
     SELECT id, started_at, finished_at, selection FROM runs
     WHERE CAST($1 AS text) IS NULL OR selection = $1 ORDER BY number DESC LIMIT 1
 """
+_LATEST_RUNS = "SELECT id, started_at, finished_at, selection FROM runs ORDER BY number DESC LIMIT $1"
 _BEGIN_RUN = "INSERT INTO runs (id, started_at, selection) VALUES ($1, $2, $3)"
 _FORGET_CHECKPOINTS = """
     DELETE FROM checkpoints WHERE run_id IN (
@@ -149,6 +150,11 @@ async def last_run(db: Database, *, selection: str | None) -> Run | None:
     """Return the most recently begun run, of a selection or of any."""
     rows = await db.execute(_LAST_RUN, selection)
     return _struct(Run, rows[0]) if rows else None
+
+
+async def runs(db: Database, *, limit: int) -> list[Run]:
+    """Return the runs that were begun last, newest first."""
+    return [_struct(Run, row) for row in await db.execute(_LATEST_RUNS, limit)]
 
 
 async def begin_run(db: Database, *, at: float, selection: str) -> Run:

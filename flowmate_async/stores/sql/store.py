@@ -85,6 +85,9 @@ class SqlStore(ABC):
     async def last_run(self, *, selection: str | None = None) -> Run | None:
         return await self._on_database(partial(rows.last_run, selection=selection))
 
+    async def runs(self, *, limit: int) -> list[Run]:
+        return await self._on_database(partial(rows.runs, limit=limit))
+
     async def begin_run(self, *, at: float, selection: str = "") -> Run:
         return await self._changing(partial(rows.begin_run, at=at, selection=selection))
 
