@@ -14,7 +14,9 @@ from msgspec import structs
 
 from flowmate_async import FlowMateError, ProtocolError, Response, TransportError
 from flowmate_async.contract import answers, ids, protocol
-from flowmate_async.contract.failures import examine, examine_broken
+from flowmate_async.contract.failures import examine, examine_broken, without_tokens
+from flowmate_async.contract.masks import shows_masking
+from flowmate_async.redaction import Headers
 
 FILE = Path(__file__).with_name("exact.json")
 NOW = 1_800_000_000.0
@@ -174,7 +176,7 @@ def test_a_list_is_too_dense_from_a_size_on() -> None:
 
 
 def test_whole_numbers_are_read_as_totals_and_nothing_else_is() -> None:
-    for total, known in ((2, 2), ("2", 2), (2.0, 2), (None, None)):
+    for total, known in ((2, 2), ("2", 2), (2.0, 2), (None, None), ("9" * 18, int("9" * 18))):
         page = answers.read_page(
             Response(200, JSON, json.dumps({"data": [], "meta": {"total": total}}).encode())
         )
@@ -219,6 +221,24 @@ def test_spellings_of_names_and_ids() -> None:
         False,
         False,
     )
+
+
+def test_tokens_are_removed_from_the_message_of_a_bad_answer() -> None:
+    """Of whatever was sent, as it was sent; an answer without one stays the same object."""
+    sent = Headers((("Authorization", "Bearer 0-a-token-without-a-form"),)), None
+    said = answered(401, "application/json", b'{"message":"0-a-token-without-a-form is unknown"}')
+    hidden = without_tokens(said, *sent)
+    assert b"0-a-token" not in hidden.body
+    assert json.loads(hidden.body)["message"].endswith(" is unknown")
+    assert (hidden.status, hidden.headers) == (said.status, said.headers)
+    for body in (b'{"message":"is unknown"}', b'{"message":""}', b"0-a-token-without-a-form"):
+        other = answered(401, "application/json", body)
+        assert without_tokens(other, *sent) is other
+
+
+def test_which_types_show_masking() -> None:
+    types = ("SIMPLE", "API_KEY", "OA2_AUTHORIZATION_CODE", "MIXED", "SESSION_AUTH", "OA1_TWO_LEGGED", "NEW")
+    assert [kind for kind in types if shows_masking(kind)] == list(types[:4])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from flowmate_async import FlowMate, open_store
 from flowmate_async.events import Answered, Retried, Throttled, UserNotStored, UserStored
@@ -73,3 +74,40 @@ async def test_a_sync_is_watched_to_its_end(sandbox, fm):
     assert sum(sample.requests for sample in seen.samples) == report.requests + 1
     assert sum(sum(statuses.values()) for statuses in seen.answers.values()) == report.requests + 1
     assert (seen.rate, seen.concurrency) == (None, 64)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "merged"),
+    [
+        ("open", "closed", "open"),
+        ("closed", "open", "open"),
+        ("half-open", "closed", "half-open"),
+        ("open", "half-open", "half-open"),
+        ("closed", "closed", "closed"),
+    ],
+)
+def test_merged_samples_keep_the_worse_state_and_the_tighter_limits(traffic, first, second, merged):
+    """Two samples become one: an open breaker stays visible, limits are the lowest, loads the highest."""
+    listener, now = StatsListener(), 0.0
+    breaker, rate, concurrency, in_flight, waiting = first, 10.0, 8, 1, 5
+
+    def stats():
+        limiter = replace(
+            traffic.traffic.limiter, current_rate=rate, current_concurrency=concurrency, waiting=waiting
+        )
+        shown = replace(
+            traffic.traffic,
+            limiter=limiter,
+            in_flight=in_flight,
+            breaker=replace(traffic.traffic.breaker, state=breaker),
+        )
+        return listener.snapshot(transport="", traffic=shown, cache=traffic.cache, flights={})
+
+    recorder = Recorder(stats, monotonic=lambda: now, most=2, step_seconds=1.0)
+    now = 1.0
+    recorder.sample()
+    now, breaker, rate, concurrency, in_flight, waiting = 2.0, second, 20.0, 4, 3, 2
+    recorder.sample()
+    [sample] = recorder.observation().samples
+    assert (sample.at_seconds, sample.breaker, sample.rate, sample.concurrency) == (2.0, merged, 10.0, 4)
+    assert (sample.in_flight, sample.waiting) == (3, 5)
