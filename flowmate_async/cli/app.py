@@ -42,6 +42,7 @@ _HELP = frozenset({"--help", "-h"})
 
 # By name, so that a command imports only what it needs.
 for _name, _where in {
+    "init": "init_command:init",
     "demo": "demo_command:demo",
     "sync": "sync_command:sync",
     "users": "read_commands:users",
