@@ -1,7 +1,6 @@
 """Shards: the parts of a job, and their encryption for the broker, which must not read them."""
 
 import base64
-from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -39,15 +38,3 @@ def opened(text: str, keyspace: Keyspace) -> Shard | None:
         return None if message is None else msgspec.msgpack.decode(message.data, type=Shard)
     except (ValueError, msgspec.MsgspecError):
         return None
-
-
-def in_shards(usernames: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
-    """Yield the usernames, at most ``size`` at a time."""
-    chunk: list[str] = []
-    for username in usernames:
-        chunk.append(username)
-        if len(chunk) == size:
-            yield tuple(chunk)
-            chunk = []
-    if chunk:
-        yield tuple(chunk)

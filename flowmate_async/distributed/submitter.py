@@ -6,15 +6,15 @@ submitted once more.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import msgspec
 
 from flowmate_async.clock import Clock
+from flowmate_async.containers import chunked
 from flowmate_async.distributed.job_state import JobState
-from flowmate_async.distributed.shards import Shard, in_shards
+from flowmate_async.distributed.shards import Shard
 from flowmate_async.errors import FlowMateError, TooManyFailuresError, UpstreamUnavailableError
 from flowmate_async.stores.base import Checkpoint, Run, Store
 from flowmate_async.sync.plan import DeltaPolicy
@@ -127,7 +127,7 @@ class CeleryExecutor:
         yield StoredBatch(results=(), requests=await job.requests(), counted=False)
 
     async def _submit(self, job: "_Job") -> None:
-        for usernames in list(job.outstanding):
+        for usernames in job.outstanding:
             await self._publish(Shard(job.run, tuple(usernames), self._delta))
         await self._job_state.mark_submitted(job.run.id)
 
@@ -139,14 +139,14 @@ class _Job:
         self.run = run
         self._store = store
         self._clock = clock
-        self.outstanding: deque[list[str]] = deque()
+        self.outstanding: list[list[str]] = []
         self._failed_before: dict[str, float] = {}
         self._look_again_at = float("-inf")
         self._requests_before = 0
 
     async def add(self, usernames: Sequence[str], size: int) -> None:
         """Add users to be synced. Those that failed before are retried."""
-        self.outstanding.extend(list(part) for part in in_shards(usernames, size))
+        self.outstanding += map(list, chunked(usernames, size))
         self._requests_before = (await self._store.totals(self.run)).requests
         self._failed_before = {end.username: end.at for end in await self._failed()}
 
@@ -154,7 +154,7 @@ class _Job:
         """Return the results of users that ended since the last call."""
         results: list[UserResult] = []
         suspects = False
-        for names in list(self.outstanding)[:_WINDOW]:
+        for names in self.outstanding[:_WINDOW]:
             statuses = await self._store.statuses(self.run, [safe_name(name) for name in names])
             synced = [name for name in names if statuses.get(safe_name(name)) == "synced"]
             suspects = suspects or "failed" in statuses.values()
@@ -162,9 +162,7 @@ class _Job:
             self._remove(names, set(synced))
         if suspects and self._clock.monotonic() >= self._look_again_at:
             results += await self._newly_failed()
-        while self.outstanding and not self.outstanding[0]:
-            self.outstanding.popleft()
-        self.outstanding = deque(names for names in self.outstanding if names)
+        self.outstanding = [names for names in self.outstanding if names]
         return StoredBatch(results=tuple(results), counted=False)
 
     async def requests(self) -> int:
@@ -179,7 +177,7 @@ class _Job:
             if self._failed_before.get(end.username) != end.at
         }
         results: list[UserResult] = []
-        for names in list(self.outstanding)[:_WINDOW]:
+        for names in self.outstanding[:_WINDOW]:
             gone = [name for name in names if safe_name(name) in failed]
             results += [_failed_end(name, failed[safe_name(name)]) for name in gone]
             self._remove(names, set(gone))

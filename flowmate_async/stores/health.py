@@ -130,10 +130,7 @@ def health_changes(
             now[place] = observed(now.get(place), sighting, now=at, policy=user.watch.policy)
         if user.listed is not None:
             _drop_unlisted(user, now)
-    return HealthChanges(
-        put=[record for place, record in now.items() if record is not None and record != before.get(place)],
-        gone=[place for place in before if now[place] is None],
-    )
+    return _difference(before, now)
 
 
 def noted(
@@ -152,6 +149,12 @@ def noted(
     for sighting in sightings:
         place = (sighting.credential.username, sighting.credential.secret_id)
         now[place] = observed(now.get(place), sighting, now=at, policy=policy)
+    return _difference(before, now)
+
+
+def _difference(
+    before: Mapping[RecordKey, HealthRecord], now: Mapping[RecordKey, HealthRecord | None]
+) -> HealthChanges:
     return HealthChanges(
         put=[record for place, record in now.items() if record is not None and record != before.get(place)],
         gone=[place for place in before if now[place] is None],

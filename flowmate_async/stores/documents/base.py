@@ -242,6 +242,18 @@ def stored_secret(username: str, secret: Secret, *, at: float) -> StoredSecret:
 
 def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocument, int]:
     """Return a user's document after a write, and the number of new or changed credentials."""
+    secrets, changed = _with_secrets(found, user)
+    return msgspec.structs.replace(
+        found,
+        username=user.checkpoint.username,
+        secrets=_noted(secrets, run, user),
+        checkpoints=found.checkpoints | {run.id: user.checkpoint},
+        health=_with_observations(found, user, changed) or msgspec.UNSET,
+    ), len(changed)
+
+
+def _with_secrets(found: UserDocument, user: UserWrite) -> tuple[dict[str, StoredSecret], list[str]]:
+    """Return a user's credentials after a write, and the ids of those that are new or have changed."""
     username, at = user.checkpoint.username, user.checkpoint.at
     secrets = dict(found.secrets)
     changed: list[str] = []
@@ -254,25 +266,32 @@ def updated(found: UserDocument, run: Run, user: UserWrite) -> tuple[UserDocumen
         before = opened(secrets[secret_id], secret_id) if secret_id in secrets else None
         if before is not None:
             secrets[secret_id] = stored_secret(username, msgspec.structs.replace(before, name=name), at=at)
+    return secrets, changed
+
+
+def _noted(secrets: Mapping[str, StoredSecret], run: Run, user: UserWrite) -> dict[str, StoredSecret]:
+    """Return a user's credentials with notes of what the listing lacks, and without notes of what is back."""
     present = set(user.present)
+    noted = dict(secrets)
     for secret_id, stored in secrets.items():
         if secret_id in present:
-            secrets[secret_id] = msgspec.structs.replace(stored, missing_run=None, removed_at=None)
+            noted[secret_id] = msgspec.structs.replace(stored, missing_run=None, removed_at=None)
         elif user.listed is not None:
-            secrets[secret_id] = msgspec.structs.replace(stored, missing_run=run.id)
-    checkpoints = found.checkpoints | {run.id: user.checkpoint}
+            noted[secret_id] = msgspec.structs.replace(stored, missing_run=run.id)
+    return noted
+
+
+def _with_observations(
+    found: UserDocument, user: UserWrite, changed: Sequence[str]
+) -> dict[str, HealthRecord]:
+    """Return a user's health records after a write that changed these credentials."""
     records = dict(found.health or {})
+    username = user.checkpoint.username
     changes = health_changes([user], records.values(), [(username, one) for one in changed])
     records |= {record.secret_id: record for record in changes.put}
     for _, secret_id in changes.gone:
         del records[secret_id]
-    return msgspec.structs.replace(
-        found,
-        username=username,
-        secrets=secrets,
-        checkpoints=checkpoints,
-        health=records or msgspec.UNSET,
-    ), len(changed)
+    return records
 
 
 def judged(user: UserDocument, run: Run) -> list[StoredSecret]:
