@@ -11,7 +11,16 @@ from flowmate_async.health.records import Sighting, observed, settled
 POLICY = HealthPolicy()
 DAY = 86_400.0
 NOW = 1_790_000_000.0
-TYPES = ("SIMPLE", "API_KEY", "MIXED", "OA2_AUTHORIZATION_CODE", "SESSION_AUTH", "OA1_TWO_LEGGED", "NEW_TYPE")
+TYPES = (
+    "SIMPLE",
+    "API_KEY",
+    "MIXED",
+    "OA2_AUTHORIZATION_CODE",
+    "SESSION_AUTH",
+    "OA1_TWO_LEGGED",
+    "OA1_THREE_LEGGED",
+    "NEW_TYPE",
+)
 
 FAILURES = tuple(
     kind
