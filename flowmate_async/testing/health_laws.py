@@ -6,12 +6,15 @@ As in ``class TestMyStore(StoreSuite, HealthLaws)``, see ``store_suite.py``.
 # ruff: noqa: S101, S106, S107 - these are tests
 
 from collections.abc import Callable
+from itertools import product
 
 from msgspec.structs import replace
 
+from flowmate_async.health.evidence import Evidence, Series
 from flowmate_async.health.observations import Observation, Observed
 from flowmate_async.health.policy import HealthPolicy
 from flowmate_async.health.records import (
+    TOLD,
     Credential,
     HealthRecord,
     Notice,
@@ -21,7 +24,7 @@ from flowmate_async.health.records import (
     observed,
     settled,
 )
-from flowmate_async.health.states import HealthState
+from flowmate_async.health.states import RULES, Health, HealthState
 from flowmate_async.stores.base import Store, UserWrite
 from flowmate_async.stores.health import KeepsHealth
 from flowmate_async.testing.samples import api_key
@@ -99,6 +102,37 @@ class HealthLaws:
             assert [record.credential.username for record in found] == sorted(names, key=str.encode)
             for record in found:
                 assert record == _expected(record.credential, Observed.REFUSED, Observed.MASKED)
+
+    async def test_all_evidence_comes_back_as_it_was(self, open_store: OpenStore) -> None:
+        """Every kind of it, settled or not: the next run counts on."""
+        once, often = Series(1, 5.5, 5.5), Series(3, 1.0, 9.25)
+        evidence = Evidence(
+            read_at=1.5,
+            changed_at=2.5,
+            accepted_at=3.5,
+            ends_at=4.5,
+            pending=often,
+            pending_refused=once,
+            failures=often,
+            refused=once,
+            outage=often,
+            rejections=once,
+            empty=often,
+            masked=once,
+            forbidden=often,
+            hinted=True,
+        )
+        assert all(getattr(evidence, name) for name in evidence.__struct_fields__)
+        verdicts = [Health(state, reason, 0.1) for reason, rule in RULES.items() for state in rule.states]
+        records = [
+            HealthRecord(credential=credential("ann", f"{n:03}"), health=one, evidence=evidence, told=told)
+            for n, (one, told) in enumerate(product(verdicts, [None, *TOLD]))
+        ]
+        async with open_store() as store:
+            await store.bind(ORIGIN)
+            await keeper(store).put_health(records)
+        async with open_store() as store:
+            assert [record async for record in keeper(store).health("ann")] == records
 
     async def test_failed_renewals_decide_nothing_until_they_are_settled(self, open_store: OpenStore) -> None:
         """Masked values and 403 settle at once: they do not depend on other users."""

@@ -69,6 +69,23 @@ async def test_a_provider_that_refuses_everybody_is_an_outage():
     assert await told(store) == [("user-0000", "credential.broken")]
 
 
+async def test_an_outage_goes_on_while_a_quarter_of_the_renewals_fail():
+    """Half of them begin one; in the next night 6 of 20 still fail, and nobody is told."""
+    tenant, store = Tenant(users=20, clients=1), MemoryStore()
+    names = list(tenant.tokens)
+    tenant.revoke(*names)
+    async with tenant.sandbox:
+        assert (await tenant.sync(store)).told == {}
+        [still, *_] = failing = list(await states(store))[:6]
+        tenant.reconnect(*(name for name in names if name not in failing))
+        tenant.next_night()
+        assert (await tenant.sync(store)).told == {}
+        assert await states(store) == dict.fromkeys(failing, "provider_outage")
+        tenant.reconnect(*(name for name in failing if name != still))
+        tenant.next_night()
+        assert (await tenant.sync(store)).told == {"credential.broken": 1}
+
+
 async def test_masked_users_are_an_administrators_problem():
     tenant, store = Tenant(users=8, clients=1, keys=8), MemoryStore()
     async with tenant.sandbox, tenant.client() as fm:

@@ -72,6 +72,15 @@ def test_broken_stays_broken_until_a_success(later):
     assert one.told == ["credential.broken"]
 
 
+def test_a_success_followed_by_an_outage_is_told_as_recovered_after_it():
+    one = Watched().see(Observed.REFUSED, at=NOW).settle(at=NOW)
+    one.see(Observed.READ, at=NOW + DAY).see(Observed.REFUSED, at=NOW + DAY + 60)
+    one.settle(outage=True, at=NOW + DAY + 60)
+    assert (one.state, one.told) == (HealthState.PROVIDER_OUTAGE, ["credential.broken"])
+    one.see(Observed.READ, at=NOW + 2 * DAY).settle(at=NOW + 2 * DAY)
+    assert one.told == ["credential.broken", "credential.recovered"]
+
+
 @given(types, st.lists(st.tuples(observations, st.booleans(), st.booleans()), max_size=40))
 def test_every_change_is_told_once(secret_type, history):
     one = Watched(secret_type)

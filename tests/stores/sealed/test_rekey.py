@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from flowmate_async.errors import StoreError
+from flowmate_async.health.observations import Observed
 from flowmate_async.stores import Store, StoreKey, Written, open_store
 from flowmate_async.stores.sealed.rekeying import Rekeyed
 from flowmate_async.stores.sealed.sealing import Sealed, Sealing
 from flowmate_async.stores.sqlite.store import SqliteStore
+from flowmate_async.testing.health_laws import judge, outbox, seeing
 from flowmate_async.testing.samples import api_key, every_type
-from flowmate_async.testing.store_writes import ORIGIN, collect, synced, write
+from flowmate_async.testing.store_writes import ORIGIN, collect, listing, synced, write
 from tests.stores.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +69,29 @@ async def test_everything_opens_with_the_new_key_and_nothing_with_the_old(opened
         assert [secret async for _, secret in store.secrets("ann")] == sorted(secrets, key=lambda one: one.id)
         assert await store.statuses(run, ["ann", "bob"]) == {"ann": "synced", "bob": "synced"}
         assert await store.write(run, [synced("bob", api_key())]) == Written(0, 1)
+
+
+async def test_health_and_the_outbox_survive(opened: Open, *, at_once: bool) -> None:
+    """Also when it is interrupted; afterwards a change is told as if nothing had happened."""
+    users = [synced(f"user-{number:03}", api_key(key=str(number))) for number in range(MANY)]
+    async with opened() as store:
+        run = await write(store, *users, seeing(synced("zoë"), Observed.REFUSED, Observed.MASKED))
+        await store.settle_health(judge())
+        await store.write(run, [seeing(synced("ann"), Observed.FAILED)])
+        records = await collect(store.health())
+        assert [record.username for record in records] == ["ann", "zoë"]
+        with pytest.raises(EndedError):
+            await store.rekey(NEW, on_progress=interrupt)
+    async with opened() if at_once else opened(NEW) as store:
+        assert await collect(store.health()) == records
+        await store.rekey(NEW)
+    async with opened(NEW) as store:
+        assert await collect(store.health()) == records
+        assert await outbox(store) == ["zoë credential.broken"]
+        run = await store.begin_run(at=60.0)
+        await store.write(run, [seeing(listing("zoë"))])
+        await store.settle_health(judge(at=70.0))
+        assert [record.username for record in await collect(store.health())] == ["ann"]
 
 
 async def test_whoever_is_interrupted_goes_on_where_it_was(opened: Open, *, at_once: bool) -> None:
