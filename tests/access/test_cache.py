@@ -37,7 +37,7 @@ async def test_before_the_window_begins_nothing_is_refreshed(kit):
         assert world.upstream.gets["ali-s-secret"] == 1
 
 
-async def test_in_the_window_everybody_gets_the_old_value_at_once_and_one_refresh_goes_out(kit):
+async def test_in_the_window_the_old_value_is_served_and_one_refresh_sent(kit):
     async with kit.world_with(life=3600) as world:
         await world.token("ali", "ali-s-secret")
         await asyncio.sleep(3600 - 12 * MINUTE)
@@ -191,7 +191,7 @@ async def test_one_secret_asked_for_by_two_users_is_two_entries(kit):
         assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
 
 
-async def test_an_answer_that_has_expired_is_an_error_and_is_not_asked_for_again_at_once(kit):
+async def test_an_expired_answer_is_an_error_and_not_requested_again_at_once(kit):
     """OAuth without a refresh token: the expired token comes back with 200, however often one asks."""
     async with kit.world_with(left=-100.0, refreshable=False) as world:
         for _ in range(20):
@@ -237,7 +237,7 @@ async def test_the_same_expiry_again_at_the_very_end_is_backed_off_from(kit):
         assert world.upstream.gets["ali-s-secret"] == 2
 
 
-async def test_a_need_that_upstream_cannot_meet_is_an_error_that_says_so_and_does_not_loop(kit):
+async def test_a_min_valid_that_upstream_cannot_meet_is_an_error(kit):
     async with kit.world_with(life=3600) as world:
         for _ in range(20):
             with pytest.raises(CredentialExpiredError, match=r"valid for 35\d\d s, not for 7200 s"):

@@ -61,7 +61,7 @@ async def test_a_failed_early_refresh_is_nobodys_failure(kit, fault):
 
 
 @pytest.mark.parametrize(("fault", "error"), TRANSIENT.items(), ids=TRANSIENT)
-async def test_a_transient_failure_at_the_end_serves_what_is_still_valid_and_nothing_after(kit, fault, error):
+async def test_a_transient_failure_serves_only_what_is_still_valid(kit, fault, error):
     async with kit.world_with(life=3600) as world:
         await world.token("ali", "ali-s-secret")
         world.upstream.faults["ali-s-secret"] = fault
@@ -216,7 +216,7 @@ async def test_forgetting_drops_the_value_and_the_failure(kit):
         assert await world.token("ali", "ali-s-secret") == "ali/ali-s-secret/1"
 
 
-async def test_after_its_end_the_failure_of_the_refresh_is_told_and_not_that_it_expired(kit):
+async def test_after_the_expiry_the_error_is_the_failed_refresh(kit):
     async with kit.world_with(life=3600) as world:
         await world.token("ali", "ali-s-secret")
         world.upstream.faults["ali-s-secret"] = "refresh failed"

@@ -92,7 +92,7 @@ async def test_a_valid_value_is_served_all_the_time(kit):
             await asyncio.sleep(5)
 
 
-async def test_a_caller_who_needs_it_for_longer_gets_the_valid_value_during_the_quarantine(kit):
+async def test_a_longer_min_valid_gets_the_valid_value_during_quarantine(kit):
     async with kit.world_with(secret_id=SID, life=3600.0) as world:
         token = await world.token("ali", SID)
         await asyncio.sleep(3600 - 140)

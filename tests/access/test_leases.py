@@ -86,7 +86,7 @@ async def test_the_same_token_with_another_date_is_the_same_credential(kit):
         assert await rejected(lease, kit) is CredentialRejectedError
 
 
-async def test_the_same_token_whose_refresh_fields_look_different_is_the_same_credential(kit):
+async def test_other_refresh_fields_do_not_make_another_credential(kit):
     """They come in plain text or as ciphertext, whichever GET it was."""
     async with kit.world_with(options={"keep_refresh_fields": True}) as world:
         kept = world.upstream.kept["ali-s-secret"]
@@ -175,7 +175,7 @@ async def test_the_newer_credential_lasts_as_long_as_the_lease_asked_for(kit):
 
 
 @pytest.mark.parametrize("how", ["at once", "one by one"])
-async def test_rejections_while_the_refresh_fails_share_the_failure_and_its_cool_down(kit, how):
+async def test_rejections_during_a_failed_refresh_share_its_cool_down(kit, how):
     async with kit.world_with() as world:
         leases = [world.fm.lease("ali", "ali-s-secret") for _ in range(50)]
         await asyncio.gather(*(lease.__aenter__() for lease in leases))
@@ -233,7 +233,7 @@ async def test_while_a_rejected_value_is_replaced_nobody_is_handed_it(kit):
         assert world.upstream.gets["ali-s-secret"] == 2
 
 
-async def test_who_waited_for_a_value_that_is_rejected_as_it_comes_is_not_told_that_it_expired(kit):
+async def test_a_waiter_for_a_rejected_value_is_not_told_it_expired(kit):
     """A lease learns of the landing in the same step as they do, and some of them after it."""
     async with kit.world_with(kind="API_KEY") as world, world.fm.lease("ali", "ali-s-secret") as lease:
         world.fm._parts.credentials.forget("ali", "ali-s-secret")
@@ -244,7 +244,7 @@ async def test_who_waited_for_a_value_that_is_rejected_as_it_comes_is_not_told_t
         assert world.upstream.gets["ali-s-secret"] == 3
 
 
-async def test_what_is_being_replaced_is_waited_for_also_when_upstream_had_just_nothing_newer(kit):
+async def test_a_replacement_is_awaited_also_if_there_was_nothing_newer(kit):
     """The cool-down is for the value that upstream has; an app's rejection puts just that in doubt."""
     async with kit.world_with(life=3600) as world, world.fm.lease("ali", "ali-s-secret") as lease:
         with pytest.raises(CredentialExpiredError):
@@ -270,7 +270,7 @@ async def test_a_renewal_under_way_is_taken_for_the_newer_value(kit):
         assert world.upstream.gets["ali-s-secret"] == 2
 
 
-async def test_one_who_rejects_and_gives_up_does_not_bring_the_rejected_value_back_for_others(kit):
+async def test_a_rejection_that_is_given_up_stays_one_for_others(kit):
     """As long as somebody else waits for the newer one."""
     options = {"latency": 5.0}
     async with kit.world_with(kind=kit.SESSION, options=options) as world:

@@ -93,7 +93,7 @@ async def test_what_they_reject_as_it_arrives_is_asked_for_again(kit):
         assert neighbours.rejections == 0
 
 
-async def test_what_they_reject_is_asked_for_once_more_though_upstream_had_just_nothing_newer(kit):
+async def test_a_neighbours_rejection_causes_one_more_request(kit):
     neighbours = Neighbours()
     async with kit.world_with(life=3600, options={"coordination": neighbours}) as world:
         await world.token("ali", "ali-s-secret")
@@ -105,7 +105,7 @@ async def test_what_they_reject_is_asked_for_once_more_though_upstream_had_just_
         assert world.upstream.gets["ali-s-secret"] == 3
 
 
-async def test_what_they_reject_while_the_refresh_fails_is_not_asked_for_before_the_cool_down_is_over(kit):
+async def test_a_neighbours_rejection_waits_for_the_cool_down(kit):
     neighbours = Neighbours()
     async with kit.world_with(life=3600, options={"coordination": neighbours}) as world:
         await world.token("ali", "ali-s-secret")
@@ -137,7 +137,7 @@ async def test_theirs_once_more_does_not_mean_that_upstream_has_no_newer(kit):
         assert await world.token("ali", "ali-s-secret", min_valid=300) == "ali/ali-s-secret/2"
 
 
-async def test_instead_of_a_rejected_one_theirs_is_taken_only_if_it_lasts_as_long_as_the_lease_asked_for(kit):
+async def test_a_neighbours_value_must_last_as_long_as_the_lease_needs(kit):
     neighbours = Neighbours()
     options = {"coordination": neighbours}
     async with (
@@ -164,7 +164,7 @@ async def test_they_are_told_of_a_rejection_also_when_a_newer_one_is_here_alread
         assert neighbours.told == [old]
 
 
-async def test_what_upstream_answered_they_are_told_though_nobody_waits_for_it_any_more(kit):
+async def test_neighbours_get_an_answer_that_has_no_waiter_left(kit):
     neighbours = Neighbours()
     async with kit.world_with(kind=kit.SESSION, options={"coordination": neighbours}) as world:
         nobody = asyncio.create_task(world.token("ali", "ali-s-secret"))
@@ -176,7 +176,7 @@ async def test_what_upstream_answered_they_are_told_though_nobody_waits_for_it_a
         assert world.upstream.gets["ali-s-secret"] == 1
 
 
-async def test_what_upstream_answered_is_not_asked_for_once_more_because_somebody_is_in_a_hurry(kit):
+async def test_a_hurried_caller_causes_no_second_request(kit):
     neighbours = Neighbours()
 
     async def in_the_background():

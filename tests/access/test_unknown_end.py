@@ -63,7 +63,7 @@ async def test_it_is_never_fetched_early(world, kit):
     assert len(logins) == 1
 
 
-async def test_a_caller_who_needs_more_than_ten_minutes_is_told_and_costs_one_refresh(world, kit):
+async def test_a_min_valid_above_ten_minutes_fails_and_costs_one_refresh(world, kit):
     logins = without_lifetime(world, kit)
     for _ in range(20):
         with pytest.raises(CredentialExpiredError, match=r"its end is unknown.*oauth_ttl_seconds"):

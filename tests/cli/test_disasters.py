@@ -154,7 +154,7 @@ def test_a_signal_ends_a_sync_whose_upstream_hangs(tmp_path: Path, number: int, 
         assert anyio.run(contents, store) == twin.truth()
 
 
-def test_a_disk_that_is_full_keeps_whole_users_and_the_next_run_resumes(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_whole_users_and_the_next_run_resumes(tmp_path: Path) -> None:
     """The process may write files of 300 kB and no more; the store needs several times that."""
     import resource  # noqa: PLC0415 - POSIX only
 
@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_keeps_whole_users_and_the_next_run_resumes(tmp_path
     assert store.stat().st_size > 300_000
 
 
-def test_a_store_that_another_process_locks_keeps_whole_users_and_the_next_run_resumes(
+def test_a_store_locked_by_another_process_keeps_whole_users(
     tmp_path: Path,
 ) -> None:
     """A backup tool, say, that holds the write lock for longer than a sync is willing to wait."""

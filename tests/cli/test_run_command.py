@@ -81,7 +81,7 @@ def test_its_death_by_a_signal_is_the_commands(connected):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_on_a_file_descriptor_nothing_is_in_the_environment_and_no_other_is_open(connected):
+def test_with_a_file_descriptor_the_environment_has_nothing(connected):
     user, id_, value = some(connected, OAUTH)
     script = (
         "import os, json; fds = os.listdir('/proc/self/fd'); secret = json.load(os.fdopen(7));"
@@ -232,7 +232,7 @@ def test_where_a_process_cannot_be_replaced_ctrl_c_is_left_to_the_command():
     assert wait_for([sys.executable, "-c", code], Environment(dict(os.environ))) == 6
 
 
-def test_where_a_process_cannot_be_replaced_ctrl_c_is_left_to_a_command_that_has_just_begun(monkeypatch):
+def test_where_no_process_is_replaced_ctrl_c_goes_to_the_command(monkeypatch):
     class Interrupted(subprocess.Popen):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)

@@ -115,9 +115,7 @@ def test_a_wall_clock_that_jumps_never_makes_an_ended_credential_look_valid(life
 
 
 @given(lives, jitters, st.floats(0, 10**6), needs)
-def test_a_monotonic_clock_that_stood_still_never_makes_an_ended_credential_look_valid(
-    life, jitter, asleep, need
-):
+def test_a_monotonic_clock_that_stood_still_extends_no_credential(life, jitter, asleep, need):
     """A machine that slept: wall time went on, monotonic time did not."""
     line = made(expiring(life), jitter)
     if asleep >= life + 1e-3:

@@ -132,7 +132,7 @@ def test_a_worker_and_redis_killed_in_the_middle_cost_time_and_nothing_else(twin
     assert shown(twin, cluster) == []
 
 
-def test_whoever_follows_may_go_and_come_back_and_a_worker_returns_what_it_has_not_begun(twin, cluster):
+def test_a_follower_may_return_and_a_worker_returns_unstarted_shards(twin, cluster):
     first = cluster.worker()
     following = cluster.follow()
     until(lambda: cluster.store.exists() and acknowledged(cluster.store), seconds=WAIT)

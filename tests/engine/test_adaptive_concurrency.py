@@ -124,7 +124,7 @@ answers = st.lists(
 
 
 @given(st.integers(1, 300), answers)
-def test_whatever_latencies_come_it_stays_between_a_few_and_the_configured_number(most, seen):
+def test_the_limit_stays_between_4_and_the_configured_number(most, seen):
     adaptive, now = AdaptiveConcurrency(most), 0.0
     for seconds, later, occupancy in seen:
         now += later

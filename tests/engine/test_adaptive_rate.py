@@ -53,7 +53,7 @@ class TestTold:
 
 
 @given(st.floats(0.01, 1e5), st.integers(1, 10_000))
-def test_at_least_half_of_the_burst_is_sent_at_once_and_the_slack_is_at_most_50_ms(rate, burst):
+def test_at_least_half_of_the_burst_is_sent_with_50_ms_of_slack(rate, burst):
     capacity = capacity_of(rate, burst)
     assert burst / 2 <= capacity <= burst
     assert burst - capacity <= rate * 0.05 + 1
@@ -206,7 +206,7 @@ class TestAlone:
         st.floats(1, 1000) | st.none(),
         st.lists(st.tuples(st.sampled_from(["pass", "throttle", "rest"]), st.floats(0.001, 30)), max_size=60),
     )
-    def test_it_is_never_above_the_configured_rate_nor_below_half_after_one_throttle(self, configured, steps):
+    def test_one_throttle_at_most_halves_the_rate(self, configured, steps):
         adaptive, now = AdaptiveRate(configured=configured, burst=10, recovery_seconds=15), 0.0
         for what, seconds in steps:
             now += seconds

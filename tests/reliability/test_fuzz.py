@@ -227,7 +227,7 @@ CALLS: dict[str, tuple[Callable[[FlowMate], Any], str, list[bytes]]] = {
 @pytest.mark.parametrize("name", CALLS)
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_whatever_upstream_answers_a_call_gives_a_value_or_an_error_that_shows_nothing(
+def test_any_answer_gives_a_value_or_an_error_that_shows_nothing(
     name: str, virtually: Any, exposed: Any, data: Any
 ) -> None:
     call, at, bodies = CALLS[name]

@@ -180,7 +180,7 @@ async def test_a_copy_has_none(opened: Open) -> None:
         assert await store.kept_tokens(["ann"]) == {"ann": TOKEN}
 
 
-async def test_a_token_that_cannot_be_encoded_takes_its_batch_along_and_does_not_show(
+async def test_a_token_that_cannot_be_encoded_fails_its_batch_unseen(
     opened: Open, exposed: Callable[[BaseException], str]
 ) -> None:
     bad = KeptToken(UserToken(f"{SECRET}\ud800"), 100.0)

@@ -94,7 +94,7 @@ def test_a_refresh_that_has_failed_since_is_looked_at_once():
     assert "no grant" not in after(failed, token())
 
 
-def test_what_could_not_be_refreshed_is_left_until_something_changes_or_it_is_old():
+def test_a_failed_refresh_is_skipped_until_a_change_or_staleness():
     summary = oauth(-60, current_error="x")
     plan = Plan(DeltaPolicy())
     assert plan.wants(summary, now=NOW)

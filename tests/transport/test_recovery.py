@@ -42,7 +42,7 @@ def client(transport_name):
 
 
 @pytest.mark.parametrize("ending", ["close", "reset"])
-async def test_a_harmless_request_that_met_a_closed_connection_is_sent_again_on_a_fresh_one(client, ending):
+async def test_a_harmless_request_on_a_closed_connection_is_sent_again(client, ending):
     events = []
     async with ScriptedServer(TOKEN, Answer((), ending), PAGE) as server, client(server.url, events) as fm:
         assert await fm.list_secrets("u") == []
@@ -56,7 +56,7 @@ async def test_a_harmless_request_that_met_a_closed_connection_is_sent_again_on_
 
 
 @pytest.mark.parametrize("ending", ["close", "reset"])
-async def test_a_get_that_may_be_refreshing_is_not_sent_again_before_the_lock_has_ended(client, ending):
+async def test_a_refreshing_get_is_not_sent_again_before_the_lock_ends(client, ending):
     """It may have been read before the connection closed (docs/contract/OBSERVED.md § Connections)."""
     events = []
     async with ScriptedServer(TOKEN, Answer((), ending), SECRET) as server, client(server.url, events) as fm:

@@ -265,9 +265,7 @@ def server_with_tickets(issuer):
         thread.join(10)
 
 
-async def test_session_tickets_on_a_new_connection_are_not_bytes_that_nobody_asked_for(
-    make_transport, authority, ca_file
-):
+async def test_session_tickets_are_not_unsolicited_bytes(make_transport, authority, ca_file):
     """They arrive while the loop is busy, and are unread when the first request is sent."""
 
     async def keep_busy():

@@ -50,10 +50,15 @@ def test_kept_tokens_are_the_workers_own_business(twin, sync, store_file):
     assert contents(store_file) == twin.truth()
 
 
-def test_a_strict_limit_is_kept_by_all_of_them_together_and_nearly_used_up(sync, store_file):
-    """Zero 429s, and the time it takes is what the rate demands, starting up aside."""
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=[pytest.mark.alone, pytest.mark.long])])
+def test_a_strict_limit_is_kept_by_all_of_them_together(sync, store_file, strict):
+    """Zero 429s, and the time it takes is what the rate demands, starting up aside.
+
+    Unless the machine is busy with other tests: then requests may arrive together, half a second late.
+    """
     rate = 300
-    flags = ("--users", "90", "--seed", "7", "--rate", str(rate), "--burst", "30")
+    burst = 30 if strict else 30 + rate // 2
+    flags = ("--users", "90", "--seed", "7", "--rate", str(rate), "--burst", str(burst))
     with twin_process(*flags) as twin:
         code, out, _ = sync(twin, "--burst", "30", rate=rate, workers=3).ended()
         report = msgspec.json.decode(out)

@@ -58,9 +58,7 @@ class TestReport:
         assert "untold" not in page.numbers
         assert data["observed"]["elsewhere"] is False
 
-    def test_what_a_killed_worker_had_told_stays_and_what_it_had_not_is_named(
-        self, sync, tmp_path, store_file
-    ):
+    def test_a_killed_workers_counts_stay_and_the_missing_ones_are_named(self, sync, tmp_path, store_file):
         with twin_process("--users", str(USERS), "--seed", "7", "--latency", "0.05") as twin:
             syncing = sync(twin, "--concurrency", "16", *reports(tmp_path))
             until(lambda: store_file.exists() and len(acknowledged(store_file)) > USERS // 10)

@@ -141,8 +141,12 @@ async def test_two_stores_in_one_database_have_a_lock_each(
     postgres: PostgresServer, schema: str, key: StoreKey
 ) -> None:
     one, other = (open_store(postgres.url(f"{schema}_{name}"), key=key) for name in ("a", "b"))
-    async with one, other, one.exclusive_run(), other.exclusive_run():
-        pass
+    async with one, other:
+        async with one.exclusive_run():
+            assert (await one.is_running(), await other.is_running()) == (True, False)
+            async with other.exclusive_run():
+                assert (await one.is_running(), await other.is_running()) == (True, True)
+        assert (await one.is_running(), await other.is_running()) == (False, False)
 
 
 async def test_a_session_that_is_idle_for_long_keeps_the_lock(

@@ -193,6 +193,7 @@ async def test_an_empty_file_becomes_a_store(open_sqlite: OpenSqlite, path: Path
     path.touch(0o600)
     async with open_sqlite() as store:
         await fill(store)
+        assert [item async for item in store.items()]
 
 
 async def test_a_newer_format_is_refused(open_sqlite: OpenSqlite, path: Path, snapshot: Snapshots) -> None:
