@@ -31,7 +31,7 @@ PARTS = {
 
 
 def measure(part: str) -> bool:
-    """Run one part's script and keep what it found; whether it ended well."""
+    """Run one part's script and keep what it found. Return whether it ended well."""
     began, before = time.perf_counter(), about()
     with TemporaryDirectory(prefix="flowmate-bench-") as folder:
         found = Path(folder) / "figures.json"

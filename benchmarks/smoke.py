@@ -76,7 +76,7 @@ async def memory() -> list[Found]:
 
 
 def judge(measure: Callable[[], Awaitable[list[Found]]]) -> bool:
-    """Measure until all is good, a few times at most; whether it was."""
+    """Measure until all is good, a few times at most. Return whether it was."""
     for _ in range(ATTEMPTS):
         found = uvloop.run(measure())
         for what, value, bound, good in found:

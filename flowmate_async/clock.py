@@ -56,10 +56,6 @@ class Moment(msgspec.Struct, frozen=True, gc=False):
         """Return how long it is until then; negative once it has passed."""
         return min(self.wall - clock.wall(), self.monotonic - clock.monotonic())
 
-    def elapsed_seconds(self, clock: Clock) -> float:
-        """Return how long ago it was; negative if it is in the future."""
-        return -self.remaining_seconds(clock)
-
     def passed(self, clock: Clock) -> bool:
         """Return whether it has passed."""
         return self.remaining_seconds(clock) <= 0

@@ -216,7 +216,7 @@ def worker(
     Args:
         store: Where the credentials go: the same for all workers.
         cluster: What all workers have in common.
-        watch: Who may look on.
+        watch: The monitoring flags.
         connection: How FlowMate is reached.
     """
     watch.check()

@@ -173,7 +173,7 @@ async def sync(  # noqa: PLR0913 - a group of flags each
         run: How the run behaves.
         cluster: What all workers of --celery have in common.
         delta: What is fetched again of what was stored before.
-        metrics: Who may look on.
+        metrics: The monitoring flags.
         alerts: Who is told how it ended.
         notify: Who hears of broken credentials.
         connection: How FlowMate is reached.

@@ -69,7 +69,7 @@ def checked_types(types: Collection[str] | None) -> tuple[str, ...]:
     known = (*SECRET_TYPES, UnknownSecret.type)
     if unknown := sorted(str(one) for one in types if one not in known):
         raise ConfigurationError(
-            f"{', '.join(unknown)} is no type of secret", advice=f"Types are {', '.join(known)}"
+            f"{', '.join(unknown)} is not a type of secret", advice=f"Types are {', '.join(known)}"
         )
     if not types:
         raise ConfigurationError("no type is named", advice="Leave the types out for all of them")

@@ -158,7 +158,7 @@ def test_the_file_has_what_a_nightly_job_keeps(flowmate, connected: Twin, file, 
     listed = flowmate("store", "list", "--json").out.splitlines()
     assert {msgspec.json.decode(line)["type"] for line in listed} == {"API_KEY"}
     for kind in "api_key", "FUTURE_TYPE":
-        assert f"{kind} is no type of secret" in flowmate("sync", "--all-users", "--type", kind).complaint
+        assert f"{kind} is not a type of secret" in flowmate("sync", "--all-users", "--type", kind).complaint
     file.write_text('max_staleness = "soon"\n')
     assert "--max-staleness soon is not a number of hours" in flowmate("sync", "--all-users").complaint
     file.write_text('removed = "burn"\n')

@@ -53,7 +53,7 @@ class TestSweep:
         assert "OF_TOMORROW" in kinds <= {"OF_TOMORROW", "FUTURE_TYPE"}
 
     @pytest.mark.parametrize(
-        ("types", "match"), [(["simple"], "simple is no type"), ("SIMPLE", "single text"), ([], "no type")]
+        ("types", "match"), [(["simple"], "simple is not a type"), ("SIMPLE", "single text"), ([], "no type")]
     )
     async def test_a_filter_that_would_find_nothing_is_refused(self, sandbox, fm, types, match):
         with pytest.raises(ConfigurationError, match=match):
@@ -120,7 +120,7 @@ class TestSync:
             fm.sync(store, options=options(("simple",))),
             fm.plan_sync(store, delta=DeltaPolicy(types=("simple",))),
         ):
-            with pytest.raises(ConfigurationError, match="simple is no type"):
+            with pytest.raises(ConfigurationError, match="simple is not a type"):
                 await job
 
     async def test_a_dry_run_counts_what_is_filtered_out(self, sandbox, fm, store):
