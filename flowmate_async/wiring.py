@@ -13,7 +13,7 @@ from flowmate_async.access.admin import AdminToken, TokenProvider
 from flowmate_async.access.api import Api, ApiLimits, checked_limits
 from flowmate_async.access.cache import Credentials
 from flowmate_async.access.fetch import SecretFetcher
-from flowmate_async.access.health_watch import HealthWatch
+from flowmate_async.access.health_watch import HealthWatch, OnSighting
 from flowmate_async.access.listing import Lister
 from flowmate_async.access.user_tokens import UserTokens
 from flowmate_async.clock import Clock, LoopClock, SystemClock
@@ -22,7 +22,7 @@ from flowmate_async.contract.freshness import FreshnessPolicy
 from flowmate_async.contract.known_secrets import KnownSecrets
 from flowmate_async.engine.breaker import BreakerPolicy
 from flowmate_async.engine.bulkheads import BulkheadPolicy
-from flowmate_async.engine.coordination import Coordination
+from flowmate_async.engine.coordination import Coordination, SharesHealth
 from flowmate_async.engine.pacer import FlowPolicy
 from flowmate_async.engine.retry import RetryPolicy
 from flowmate_async.engine.wiring import Traffic, TrafficLimits, TrafficPolicies
@@ -231,8 +231,19 @@ class Parts:
             clock=self.clock,
             emitter=self.emitter,
             capacity=settings.cache_capacity,
-            on_sighting=None if self._sink is None else self._sink.add,
+            on_sighting=self._told_of_sightings(),
         )
+        if isinstance(self.coordination, SharesHealth):
+            self.coordination.on_sighting(self._watch.heard)
+
+    def _told_of_sightings(self) -> OnSighting | None:
+        """Return what passes on observations: to the store, and to the other processes."""
+        told: list[OnSighting] = [] if self._sink is None else [self._sink.add]
+        if isinstance(self.coordination, SharesHealth):
+            told.append(self.coordination.share_sighting)
+        if not told:
+            return None
+        return lambda sighting: [tell(sighting) for tell in told]
 
     def statistics(self) -> Stats:
         """Return counters and latencies since the client was created."""

@@ -16,7 +16,7 @@ from flowmate_async.contract.known_secrets import KnownSecrets, auth_client_of
 from flowmate_async.errors import FlowMateError
 from flowmate_async.events import Emitter
 from flowmate_async.health.from_secret import ends_at
-from flowmate_async.health.observations import Observation, Observed, observed_failure
+from flowmate_async.health.observations import SUCCESSES, Observation, Observed, observed_failure
 from flowmate_async.health.outage import Renewals
 from flowmate_async.health.policy import HealthPolicy
 from flowmate_async.health.records import Credential, HealthRecord, Sighting, failed_at, observed, settled
@@ -75,10 +75,8 @@ class HealthWatch:
         if what is None or (what is Observed.HUNG and secret is not None and never_refreshed(secret.kind)):
             return
         now = self._clock.wall()
-        before, at = self._last.get(key, (None, 0.0))
-        if before is what and abs(now - at) < _SAME_SECONDS:
+        if self._is_repeated(key, what, now):
             return
-        self._last.put(key, (what, now))
         client = self._known.client_of(key[1]) if secret is None else auth_client_of(secret)
         credential = _credential(key, "" if secret is None else secret.kind, client)
         self._see(Sighting(credential, (Observation(what, now),)), now)
@@ -102,6 +100,20 @@ class HealthWatch:
         credential = _credential(key, secret.kind, auth_client_of(secret))
         self._see(Sighting(credential, (Observation(what, now, end),)), now)
 
+    def heard(self, sighting: Sighting) -> None:
+        """Record what another process observed; it has told its own listeners.
+
+        Processes that share a credential fail together, so repeated failures count as one.
+        """
+        key, now = (sighting.credential.username, sighting.credential.secret_id), self._clock.wall()
+        kept = tuple(
+            one
+            for one in sighting.observations
+            if one.what in SUCCESSES or not self._is_repeated(key, one.what, now)
+        )
+        if kept:
+            self._apply(Sighting(sighting.credential, kept), now)
+
     def close(self) -> None:
         """Forget everything."""
         if self._timer is not None:
@@ -110,12 +122,23 @@ class HealthWatch:
         self._records.clear()
         self._last.clear()
 
+    def _is_repeated(self, key: Key, what: Observed, now: float) -> bool:
+        """Return whether the same was observed a moment ago; note that it was."""
+        before, at = self._last.get(key, (None, 0.0))
+        if before is what and abs(now - at) < _SAME_SECONDS:
+            return True
+        self._last.put(key, (what, now))
+        return False
+
     def _see(self, sighting: Sighting, now: float) -> None:
+        if self._on_sighting is not None:
+            self._on_sighting(sighting)
+        self._apply(sighting, now)
+
+    def _apply(self, sighting: Sighting, now: float) -> None:
         key = sighting.credential.username, sighting.credential.secret_id
         record = observed(self._records.get(key), sighting, now=now, policy=self._policy)
         self._put(key, record)
-        if self._on_sighting is not None:
-            self._on_sighting(sighting)
         if record is None:
             return
         if record.evidence.pending:

@@ -26,6 +26,7 @@ from flowmate_async.engine.coordination import CoordinationStatistics, RateBudge
 from flowmate_async.engine.leased_bucket import lease_terms
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import CoordinationDiffers, CoordinationLost, CoordinationRestored, Listener
+from flowmate_async.health.records import Sighting
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.keys import StoreKey
 
@@ -200,6 +201,14 @@ class RedisCoordination:
     def on_pause(self, listener: Callable[[float], object]) -> None:
         """See :meth:`Coordination.on_pause`."""
         self._announcements.on_pause(listener)
+
+    def share_sighting(self, sighting: Sighting) -> None:
+        """See :meth:`SharesHealth.share_sighting`."""
+        self._announcements.seen(sighting)
+
+    def on_sighting(self, listener: Callable[[Sighting], object]) -> None:
+        """See :meth:`SharesHealth.on_sighting`."""
+        self._announcements.on_sighting(listener)
 
     def on_event(self, listener: Listener) -> None:
         """See :meth:`Coordination.on_event`."""

@@ -12,6 +12,7 @@ import msgspec
 
 from flowmate_async.contract.known_secrets import SecretFacts
 from flowmate_async.events import Listener
+from flowmate_async.health.records import Sighting
 from flowmate_async.redaction import Redacted
 from flowmate_async.values.secrets import Secret
 
@@ -290,4 +291,17 @@ class LendsConcurrency(Protocol):
         Args:
             listener: called immediately, and whenever that number changes.
         """
+        ...
+
+
+@runtime_checkable
+class SharesHealth(Protocol):
+    """A :class:`Coordination` whose processes share what they observe of credentials' health."""
+
+    def share_sighting(self, sighting: Sighting) -> None:
+        """Tell the other processes what was observed of a credential. It must not block."""
+        ...
+
+    def on_sighting(self, listener: Callable[[Sighting], object]) -> None:
+        """Register a listener for what another process observed."""
         ...

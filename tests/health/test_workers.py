@@ -9,7 +9,9 @@ from flowmate_async.access.health_watch import HealthWatch
 from flowmate_async.contract.known_secrets import KnownSecrets
 from flowmate_async.errors import CredentialRejectedError, FlowMateError
 from flowmate_async.events import CredentialBroken, CredentialRecovered, Emitter
+from flowmate_async.health.observations import Observation, Observed
 from flowmate_async.health.policy import DEFAULT_POLICY
+from flowmate_async.health.records import Credential, Sighting
 from flowmate_async.stores.memory import MemoryStore
 from tests.health.world import NightClock, Tenant
 
@@ -102,6 +104,28 @@ async def test_everybody_who_waited_reports_one_failure():
     for number in range(50):
         watch.failed((f"user-{number}", "a" * 24), CredentialRejectedError("no"), None)
     assert len(watch._records) == 3, "memory is bounded"
+    watch.close()
+
+
+async def test_what_another_process_observed_counts_and_is_not_passed_on():
+    clock, passed_on, events = NightClock(), [], []
+    watch = HealthWatch(
+        policy=DEFAULT_POLICY,
+        known=KnownSecrets(clock=clock),
+        clock=clock,
+        emitter=Emitter(events.append),
+        capacity=9,
+        on_sighting=passed_on.append,
+    )
+    key = Credential(username="ann", secret_id="a" * 24, type="API_KEY")
+    for _ in range(3):
+        assert events == []
+        for _ in range(5):  # five processes that saw the same
+            watch.heard(Sighting(key, (Observation(Observed.REJECTED, clock.wall()),)))
+        clock.later += 3600
+    watch.heard(Sighting(key, (Observation(Observed.CHANGED, clock.wall()),)))
+    assert [type(one) for one in events] == [CredentialBroken, CredentialRecovered]
+    assert passed_on == []
     watch.close()
 
 
