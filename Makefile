@@ -36,7 +36,7 @@ endif
 demo: .venv/installed  ## sync 1,000 users of a local twin into a sealed store, interrupt, resume, verify
 	$(BIN)/flowmate demo
 
-test: .venv/installed  ## run the tests in three processes (JOBS=1: in one), in under three minutes
+test: .venv/installed  ## run the tests in three processes (JOBS=1: in one)
 	$(call tests,$(BIN)/pytest)
 
 test-all: .venv/installed  ## run all tests, also the long versions, as continuous integration does

@@ -115,7 +115,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield running
 
 
-@pytest.fixture(params=["aiohttp", "wire"])
+@pytest.fixture(params=["wire", pytest.param("aiohttp", marks=pytest.mark.long)])
 async def fm(sandbox: Sandbox, request: pytest.FixtureRequest) -> AsyncIterator[FlowMate]:
     """A client of the sandbox on either transport, without a rate limit."""
     async with FlowMate(

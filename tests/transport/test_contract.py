@@ -6,7 +6,7 @@ from flowmate_async.testing.transport_suite import TransportSuite
 
 
 class TestBothTransports(TransportSuite):
-    @pytest.fixture(params=["asyncio", "uvloop"])
+    @pytest.fixture(params=["asyncio", pytest.param("uvloop", marks=pytest.mark.long)])
     def anyio_backend(self, request):
         return "asyncio", {"use_uvloop": request.param == "uvloop"}
 

@@ -154,7 +154,7 @@ async def synced(upstream, store, *flags, workers):
         return json.loads(out)
 
 
-@pytest.mark.parametrize("secrets", [1, 16])
+@pytest.mark.parametrize("secrets", [pytest.param(1, marks=pytest.mark.long), 16])
 async def test_three_workers_refresh_as_many_at_once_as_one(tmp_path, secrets):
     """The limit is the provider's. All of it is used, and it is not exceeded by all workers together."""
     means = {}
