@@ -35,6 +35,7 @@ from flowmate_async.errors import RefreshFailedError as RefreshFailedError
 from flowmate_async.errors import RunInProgressError as RunInProgressError
 from flowmate_async.errors import SecretNotFoundError as SecretNotFoundError
 from flowmate_async.errors import StoreError as StoreError
+from flowmate_async.errors import StoreMissingError as StoreMissingError
 from flowmate_async.errors import TooManyFailuresError as TooManyFailuresError
 from flowmate_async.errors import UpstreamTimeoutError as UpstreamTimeoutError
 from flowmate_async.errors import UpstreamUnavailableError as UpstreamUnavailableError
@@ -144,6 +145,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreKey",
+    "StoreMissingError",
     "SummaryValue",
     "SyncOptions",
     "SyncPlan",

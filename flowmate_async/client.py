@@ -20,7 +20,7 @@ from flowmate_async.sync.engine import SyncOptions
 from flowmate_async.sync.live_health import UserHealth
 from flowmate_async.sync.outcomes import Outcome
 from flowmate_async.sync.plan import DeltaPolicy
-from flowmate_async.sync.report import SyncReport
+from flowmate_async.sync.report import SyncReport, with_throttling
 from flowmate_async.sync.results import Executor
 from flowmate_async.sync.source import Usernames
 from flowmate_async.sync.verification import Verification, Verified, Verifier
@@ -346,10 +346,10 @@ class FlowMate:
             TooManyFailuresError: more users failed than ``options.max_failures``.
         """
         self._binding.require()
+        before, options = self.stats().throttled, options or SyncOptions()
         with self.listening(on_event):
-            return await self._parts.jobs.sync(
-                store, users, options=options or SyncOptions(), stop=stop, executor=executor
-            )
+            report = await self._parts.jobs.sync(store, users, options=options, stop=stop, executor=executor)
+        return with_throttling(report, self.stats().throttled - before)
 
     def listening(self, *listeners: Listener | None) -> AbstractContextManager[None]:
         """Call additional listeners with every event within a block: ``with fm.listening(print): ...``.

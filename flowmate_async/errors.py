@@ -22,6 +22,7 @@
     ├── TooManyFailuresError      a run was ended because more users failed than was allowed
     ├── WorkerLostError           the worker processes of a run keep dying
     ├── StoreError                the store cannot be opened, read or written
+    │   └── StoreMissingError     there is no store yet; the first sync makes it
     └── CheckpointError           the progress of a run cannot be recorded or read
         └── RunInProgressError    another run holds the store
 
@@ -52,6 +53,7 @@ __all__ = [
     "RunInProgressError",
     "SecretNotFoundError",
     "StoreError",
+    "StoreMissingError",
     "TooManyFailuresError",
     "UpstreamTimeoutError",
     "UpstreamUnavailableError",
@@ -241,6 +243,10 @@ class WorkerLostError(FlowMateError):
 
 class StoreError(FlowMateError):
     """Raised when a store cannot be opened, read or written: wrong key, newer version, no permission."""
+
+
+class StoreMissingError(StoreError):
+    """Raised when there is no store at this URL yet. A sync makes it."""
 
 
 class CheckpointError(FlowMateError):

@@ -79,7 +79,7 @@ def run(arguments: list[str]) -> int:
         for name, near in misspelled(os.environ):
             text = f"{name} is set, and nothing reads it. Did you mean {near}?"
             print_warning(text, event="misspelled_variable", variable=name)
-        if not _HELP.isdisjoint(arguments):
+        if not arguments or not _HELP.isdisjoint(arguments):
             show_examples(app)  # which imports every command
         with ending_of(arguments) as ending:
             try:

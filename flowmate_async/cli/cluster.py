@@ -1,11 +1,12 @@
 """``--celery`` and ``flowmate worker``: wires a sync by many workers on many machines."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from flowmate_async.cli.exits import Exit, print_status
+from flowmate_async.cli.exits import Exit, print_status, print_warning
 from flowmate_async.cli.observing import WatchFlags
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.client import FlowMate
@@ -26,6 +27,7 @@ from flowmate_async.distributed.tasks import (
     serve,
 )
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.events import Event, RunBegan, UserNotStored, UserStored
 from flowmate_async.stores import Store, StoreKey
 from flowmate_async.sync.plan import DeltaPolicy
 from flowmate_async.sync.results import Executor
@@ -96,6 +98,36 @@ class ClusterFlags:
     def queueing(self) -> Queueing:
         """Return how shards are queued."""
         return Queueing(visibility_seconds=self.visibility, allow_plaintext=self.allow_plaintext)
+
+
+_SILENT_SECONDS = 15.0
+
+
+class WorkerWatch:
+    """Listener that says so if no worker seems to take any user."""
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Wait for the first user after the beginning of the run."""
+        if isinstance(event, RunBegan):
+            self._timer = asyncio.get_running_loop().call_later(_SILENT_SECONDS, _say_no_workers)
+        elif isinstance(event, UserStored | UserNotStored):
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Stop waiting."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _say_no_workers() -> None:
+    print_warning(
+        f"no user was stored for {_SILENT_SECONDS:.0f} s. Is a `flowmate worker` running, with the same "
+        "broker, Redis, store, key and --namespace?",
+        event="no_workers",
+    )
 
 
 class Cluster:

@@ -19,7 +19,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from anyio import to_thread
 
 from flowmate_async.cli.alert_flags import AlertFlags, run_on_failure
 from flowmate_async.cli.exits import Exit, print_error, print_warning
@@ -99,7 +98,13 @@ class Ending:
         if isinstance(event, RunBegan):
             set_run(event.run_id)
             self.began_run = True
-            self._start = asyncio.get_running_loop().create_task(self._tell_start())
+            told = self.listeners
+            if told is not None and told.metrics_file is not None:
+                with _reported():  # at once, so that no kill comes before it
+                    self._write_running(told.metrics_file)
+            if told is not None and told.ping is not None:
+                about = {"event": "start", "run_id": event.run_id}
+                self._start = asyncio.get_running_loop().create_task(_pinged(told.ping, "start", about))
 
     async def note_end(self, store: "Store", stats: "Callable[[], Stats]", *, complete: bool) -> None:
         """Note how the run ended, before the store and the client are closed."""
@@ -118,14 +123,6 @@ class Ending:
                 self.credentials = await count_health(store)
                 success = await last_success(store)
                 self.succeeded_at = (success.finished_at if success else None) or 0.0
-
-    async def _tell_start(self) -> None:
-        told = self.listeners
-        if told is not None and told.metrics_file is not None:
-            with _reported():
-                await to_thread.run_sync(self._write_running, told.metrics_file)
-        if told is not None and told.ping is not None:
-            await _pinged(told.ping, "start", {"event": "start", "run_id": run_id()})
 
     def _write_running(self, path: Path) -> None:
         from flowmate_async.integrations import metrics_file  # noqa: PLC0415 - an extra

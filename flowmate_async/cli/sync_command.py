@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from msgspec.structs import replace
 
 from flowmate_async.cli.alert_flags import AlertFlags
-from flowmate_async.cli.cluster import Cluster, ClusterFlags
+from flowmate_async.cli.cluster import Cluster, ClusterFlags, WorkerWatch
 from flowmate_async.cli.delta_flags import DeltaFlags
 from flowmate_async.cli.ending import Listeners, current
 from flowmate_async.cli.exits import (
@@ -115,6 +116,9 @@ class RunFlags:
         ),
     ] = ()
     json: Annotated[bool, Parameter(negative=(), help="Print the totals as JSON.")] = False
+    verbose: Annotated[
+        bool, Parameter(name=("--verbose", "-v"), negative=(), help="Name the accounts that were left out.")
+    ] = False
 
     def options(self, delta: DeltaPolicy) -> SyncOptions:
         """Return the flags as the library's options.
@@ -219,7 +223,7 @@ async def sync(  # noqa: PLR0913 - a group of flags each
         raise end.error
     if end.report is None:
         raise _interrupted()
-    show(end.report, as_json=run.json)
+    show(end.report, as_json=run.json, verbose=run.verbose, removal=run.removed)
     return _exit(end.report)
 
 
@@ -290,23 +294,27 @@ async def _ended(
     run: RunFlags,
 ) -> _End:
     """Run the sync, show its progress and note its end."""
-    report, error, ending = None, None, current()
+    report, error, ending, workers = None, None, current(), WorkerWatch()
     watched = recording(observable.stats, elsewhere=run.celery) if run.report else nullcontext()
     with watched as record, display() as shown:
 
         def told(event: Event) -> None:
             ending.note(event)
             shown(event)
+            if run.celery:
+                workers(event)
 
         try:
             if not stop.is_set():
                 report = await job(on_event=told)
+                report = replace(report, throttled=observable.stats().throttled)
         except FlowMateError as raised:
             error = raised
         except asyncio.CancelledError:
             if not _is_ours(stop):
                 raise
         finally:
+            workers.cancel()
             complete = report is not None and report.complete
             await ending.note_end(store, observable.stats, complete=complete)
     return _End(report=report, error=error, observed=None if record is None else record.observation())

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import msgspec
+from msgspec.structs import replace
 
 from flowmate_async.clock import Clock
 from flowmate_async.containers import chunked
@@ -163,11 +164,14 @@ class _Job:
         if suspects and self._clock.monotonic() >= self._look_again_at:
             results += await self._newly_failed()
         self.outstanding = [names for names in self.outstanding if names]
+        if results:  # nothing tells which user they belong to, so the first one of the batch gets them
+            results[0] = replace(results[0], requests=await self.requests())
         return StoredBatch(results=tuple(results), counted=False)
 
     async def requests(self) -> int:
-        """Return the number of requests of the users that have ended meanwhile."""
-        return (await self._store.totals(self.run)).requests - self._requests_before
+        """Return the number of requests since the last call, of the users that have ended meanwhile."""
+        before, self._requests_before = self._requests_before, (await self._store.totals(self.run)).requests
+        return self._requests_before - before
 
     async def _newly_failed(self) -> list[UserResult]:
         began = self._clock.monotonic()

@@ -153,7 +153,8 @@ def _plots(observed: Observation, *, sent_here: bool) -> list[charts.Plot]:
         )
     )
     if sent_here:
-        plots += [_rate_plot(observed), _concurrency_plot(observed)]
+        plots += [_rate_plot(observed)] if observed.rate is not None else []  # without a limit it is empty
+        plots += [_concurrency_plot(observed)]
     return [plot for plot in plots if plot.seconds > 0 and math.isfinite(plot.peak)]
 
 

@@ -99,6 +99,7 @@ class SyncEngine:
         self._changed = 0
         self._unchanged = 0
         self._requests = 0
+        self._missed = 0
         self._left: Counter[str] = Counter()
 
     async def sync(
@@ -205,6 +206,7 @@ class SyncEngine:
         self._requests += batch.requests
         for end in batch.results:
             self._requests += end.requests
+            self._missed += end.missed
             if end.left:
                 self._left.update(end.left)
             self._emitter.emit(_event(end))
@@ -261,6 +263,7 @@ class SyncEngine:
             removed=removed.removed,
             removal_refused=removed.refused,
             left=dict(sorted(self._left.items())) if self._counted else None,
+            missed=self._missed if self._counted else None,
             health=health.states,
             told=dict(sorted(Counter(notice.type for notice in health.notices).items())),
         )

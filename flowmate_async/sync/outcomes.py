@@ -50,6 +50,7 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
         username: the user.
         error: the first failure.
         secrets: the secrets that could be fetched.
+        missed: number of secrets of the listing that could not be fetched.
         requests: how many requests it took.
         seconds: how long it took.
         left: secrets that were not fetched, with the reason by id.
@@ -63,6 +64,7 @@ class UserFailed(Redacted, frozen=True, kw_only=True, gc=True):  # an error has 
     username: str
     error: FlowMateError
     secrets: tuple[Secret, ...] = ()
+    missed: int = 0
     requests: int = 0
     seconds: float = 0.0
     left: Mapping[str, SkipReason] = {}

@@ -347,12 +347,14 @@ class UserRead:
         plan = self._plan
         token = self._reader.tokens.kept(self.username) if self.keeps_token else None
         requests, seconds = self._tally.requests, self._reader.clock.monotonic() - self._began
+        missed = len(self.wanted) + sum(position >= 0 for position, _ in self._failures)
         self.close()
         if self._failures:
             return UserFailed(
                 username=self.username,
                 error=min(self._failures, key=_position)[1],
                 secrets=secrets,
+                missed=missed,
                 requests=requests,
                 seconds=seconds,
                 left=plan.left,

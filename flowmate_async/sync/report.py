@@ -36,6 +36,8 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         left: credentials this call did not fetch, by reason: ``unchanged``, ``renamed`` (the new name was
             stored), ``failed_before``, ``volatile``, ``other_type``; see
             :class:`~flowmate_async.DeltaPolicy`.
+        missed: credentials that this call's listings showed and that could not be fetched or stored.
+        throttled: answers of this call by which FlowMate asked to wait.
         requests: requests of this call.
         errors: failed users of the run by kind of error.
         left_out: accounts that were not selected.
@@ -64,8 +66,25 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     removed: int = 0
     removal_refused: bool = False
     left: dict[str, int] | None = {}
+    missed: int | None = 0
+    throttled: int = 0
     health: dict[str, int] = {}
     told: dict[str, int] = {}
+
+    @property
+    def credentials(self) -> int | None:
+        """Credentials that this call's listings showed; ``None`` if unknown.
+
+        The sum of ``changed``, ``unchanged``, all of ``left``, and ``missed``.
+        """
+        if self.changed is None or self.unchanged is None or self.left is None or self.missed is None:
+            return None
+        return self.changed + self.unchanged + sum(self.left.values()) + self.missed
+
+
+def with_throttling(report: SyncReport, throttled: int) -> SyncReport:
+    """Return the report with the number of answers by which FlowMate asked to wait."""
+    return msgspec.structs.replace(report, throttled=throttled)
 
 
 def select(users: list[User]) -> tuple[list[str], tuple[LeftOut, ...]]:

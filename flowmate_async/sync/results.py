@@ -26,6 +26,7 @@ class UserResult(msgspec.Struct, frozen=True, kw_only=True):
         requests: requests that the user took.
         seconds: how long it took.
         error: the first failure; ``None`` when the user was synced.
+        missed: credentials that could not be fetched or stored.
         left: number of credentials that were not fetched, by reason.
         proves_raw_read: whether a credential came in clear of a type that upstream masks.
     """
@@ -35,6 +36,7 @@ class UserResult(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     seconds: float = 0.0
     error: FlowMateError | None = None
+    missed: int = 0
     left: dict[str, int] = {}
     proves_raw_read: bool = False
 
@@ -86,9 +88,15 @@ def result_of(outcome: Outcome, refused: FlowMateError | None = None) -> UserRes
         requests=outcome.requests,
         seconds=outcome.seconds,
         error=refused or (outcome.error if isinstance(outcome, UserFailed) else None),
+        missed=_missed(outcome, refused),
         left=dict(Counter(outcome.left.values())) if outcome.left else {},
         proves_raw_read=any(proves_raw_read(secret) for secret in outcome.secrets),
     )
+
+
+def _missed(outcome: Outcome, refused: FlowMateError | None) -> int:
+    missed = outcome.missed if isinstance(outcome, UserFailed) else 0
+    return missed if refused is None else missed + len(outcome.secrets)
 
 
 def confirmed_count(outcome: Outcome) -> int:

@@ -18,6 +18,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     seconds: float
     error: ErrorRecord | None
     proves_raw_read: bool
+    missed: int
     left: dict[str, int]
 
     @classmethod
@@ -30,6 +31,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
             seconds=end.seconds,
             error=None if end.error is None else ErrorRecord.of(end.error),
             proves_raw_read=end.proves_raw_read,
+            missed=end.missed,
             left=end.left,
         )
 
@@ -42,6 +44,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
             seconds=self.seconds,
             error=None if self.error is None else self.error.restored(),
             proves_raw_read=self.proves_raw_read,
+            missed=self.missed,
             left=self.left,
         )
 

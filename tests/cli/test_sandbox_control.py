@@ -277,7 +277,7 @@ def test_a_credential_and_an_oauth_client_are_broken_and_healed(sandbox, flowmat
     assert flowmate(*night).code == 0
     assert broken(flowmate) == set()
     after = upstream(control)[ALICE, secret]
-    assert after["access_token"] != before["accessToken"], "the user has connected the app again"
+    assert after["access_token"] != before["access_token"], "the user has connected the app again"
 
     control("break", "--client", client)
     flowmate(*night)

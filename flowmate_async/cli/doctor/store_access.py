@@ -8,7 +8,7 @@ import anyio.to_thread
 
 from flowmate_async.cli.doctor.findings import Finding, failed, ok, skipped, warning
 from flowmate_async.cli.options import StoreFlags
-from flowmate_async.errors import FlowMateError
+from flowmate_async.errors import FlowMateError, StoreMissingError
 from flowmate_async.stores import Store
 from flowmate_async.stores.held_lock import ReportsRunLock
 from flowmate_async.stores.sealed.meta import require_origin
@@ -37,6 +37,8 @@ async def check_store(flags: StoreFlags, base_url: str | None) -> AsyncIterator[
         async with store:
             async for finding in _check_opened(store, base_url):
                 yield finding
+    except StoreMissingError:  # the server or service was reached, and lets this user look
+        yield ok("store", "there is none at this URL yet; the first sync makes it")
     except FlowMateError as problem:
         yield failed("store", problem, fix="Check the store's URL and key")
 

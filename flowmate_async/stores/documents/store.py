@@ -18,7 +18,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from flowmate_async.clock import Clock, SystemClock
-from flowmate_async.errors import StoreError
+from flowmate_async.errors import StoreError, StoreMissingError
 from flowmate_async.health.policy import HealthPolicy
 from flowmate_async.health.records import HealthRecord, Notice, Sighting
 from flowmate_async.stores.base import (
@@ -287,7 +287,7 @@ class DocumentStore:
             await self._change(lambda state: state)
         else:
             where = self._documents.where
-            raise StoreError(f"there is no store {where}", advice="Check the store's URL")
+            raise StoreMissingError(f"there is no store {where}", advice="Check the store's URL")
 
     async def _state(self) -> StoreState:
         self._require_open()

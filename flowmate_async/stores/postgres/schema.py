@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
-from flowmate_async.errors import StoreError
+from flowmate_async.errors import StoreError, StoreMissingError
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.postgres.address import Address, Connection, driver
 from flowmate_async.stores.sealed.meta import Meta, damaged_meta, new_meta, pick_key
@@ -134,7 +134,7 @@ async def prepare(connection: Connection, keys: Sequence[StoreKey], address: Add
     """
     if not await _is_there(connection, address):
         if not create:
-            raise StoreError(f"there is no store {address.where}", advice="Check the store's URL")
+            raise StoreMissingError(f"there is no store {address.where}", advice="Check the store's URL")
         async with connection.transaction():  # one process at a time
             await connection.execute(
                 "SELECT pg_advisory_xact_lock($1)", lock_number("prepare", address.schema)

@@ -16,7 +16,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from flowmate_async.errors import StoreError
+from flowmate_async.errors import StoreError, StoreMissingError
 from flowmate_async.redaction import shown_path
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.run_lock import RunLock
@@ -123,7 +123,7 @@ class SqliteStore(SqlStore):
 
     def _open(self) -> None:
         if not self._create and not self.path.exists():
-            raise StoreError(f"there is no store {self._where}", advice="Check the store's URL")
+            raise StoreMissingError(f"there is no store {self._where}", advice="Check the store's URL")
         self._connection, meta, self._format = open_database(
             self.path,
             self._opened_keys.keys,
