@@ -38,6 +38,7 @@ FROM_A_CHECKOUT = {
 """Pages whose blocks begin in a checkout, and in which folder of it."""
 
 PREPARED = {
+    "docs/upgrading.md": "flowmate sync --all-users --store sqlite:///credentials.db",
     "docs/stores.md": "flowmate store keygen store.key; unset FLOWMATE_STORE_KEY\n"
     "export FLOWMATE_STORE=sqlite:///credentials.db FLOWMATE_STORE_KEY_FILE=store.key\n"
     "flowmate sync --all-users",

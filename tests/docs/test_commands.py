@@ -50,6 +50,9 @@ NEEDED = {
 INDEX = "docs/cookbook/index.md"
 """Starts the sandbox of every page of the cookbook."""
 
+SHORT = ("docs/cookbook/fastapi.md", "docs/cookbook/script.md")
+"""Pages of the cookbook that everyday test runs include."""
+
 WITH_REDIS = ("docs/cookbook/celery.md", "docs/cookbook/arq.md")
 
 SHOWN = {
@@ -179,7 +182,13 @@ def checkout(folder):
     (folder / "etc" / "logrotate.d").mkdir()
 
 
-@pytest.mark.parametrize("page", RUN)
+def marked(page):
+    """The pages of the cookbook but two take most of the time."""
+    long = page.startswith("docs/cookbook/") and page not in SHORT
+    return pytest.param(page, marks=[pytest.mark.long] if long else [])
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in RUN])
 def test_a_page_works_as_printed(page, environment, twin, tmp_path, skipped, request):
     for package in NEEDED.get(page, ()):
         if importlib.util.find_spec(package) is None:
