@@ -88,6 +88,15 @@ def test_the_listings_error_is_a_hint_only(secret_type):
     assert one.notices == []
 
 
+def test_it_is_broken_since_the_first_reason_also_when_that_one_is_over():
+    one = watched("OA2_AUTHORIZATION_CODE", three_nights(Observed.REJECTED))
+    one.see(Observed.REFUSED, at=NOW + 3 * DAY).settle(at=NOW + 3 * DAY)
+    one.see(Observed.ACCEPTED, at=NOW + 4 * DAY).settle(at=NOW + 4 * DAY)
+    assert (one.state, one.reason) == (HealthState.BROKEN, "refused")
+    assert one.record.health.since == NOW
+    assert one.told == ["credential.broken"]
+
+
 def test_a_secret_that_is_gone_has_no_record():
     one = watched("API_KEY", three_nights(Observed.REJECTED)).see(Observed.GONE, at=NOW + 9 * DAY)
     assert one.record is None
