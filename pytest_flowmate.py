@@ -5,7 +5,7 @@ suites that do not use it do not import the library. The twin runs on its own ev
 FlowMate itself, it needs nothing of the test's loop, whatever plugin runs that.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -59,13 +59,26 @@ def flowmate_options(flowmate_sandbox: "Sandbox") -> dict[str, Any]:
 async def flowmate(flowmate_options: dict[str, Any]) -> "AsyncIterator[FlowMate]":
     """An entered client of the twin.
 
-    For tests marked ``anyio`` and for pytest-asyncio's auto mode; in its strict mode make your own of
-    ``flowmate_options``.
+    For tests marked ``anyio``, and for both modes of pytest-asyncio.
     """
     from flowmate_async import FlowMate  # noqa: PLC0415 - only where it is used
 
     async with FlowMate(**flowmate_options) as client:
         yield client
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Let pytest-asyncio run :func:`flowmate` in its strict mode, unless the test is one of anyio's.
+
+    ``pytest_asyncio.fixture`` would set the same attribute, for good, and need pytest-asyncio.
+    """
+    if fixturedef.argname == "flowmate" and fixturedef.func.__module__ == __name__:
+        function: Any = fixturedef.func
+        function._force_asyncio_fixture = "anyio_backend" not in request.fixturenames  # noqa: SLF001
+    return (yield)
 
 
 @pytest.fixture

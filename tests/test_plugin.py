@@ -60,6 +60,7 @@ def test_nothing_of_the_library_is_imported():
 
 
 OTHERS = (
+    "asyncio",
     "cacheprovider",
     "hypothesispytest",
     "looptime_plugin",
@@ -107,3 +108,37 @@ def test_its_fixtures_are_documented(run):
     assert (
         "no docstring" not in shown.partition("from pytest_flowmate")[2].partition("fixtures defined from")[0]
     )
+
+
+FUNCTION_LOOPS = ("-o", "asyncio_default_fixture_loop_scope=function")
+"""What pytest-asyncio warns about if it is not set."""
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_both_modes_of_pytest_asyncio_have_an_entered_client(pytester, mode):
+    pytest.importorskip("pytest_asyncio")
+    pytester.makepyfile(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.asyncio
+
+
+        async def test_users(flowmate):
+            assert [user async for user in flowmate.users()]
+
+
+        async def test_again(flowmate):
+            assert [user async for user in flowmate.users()]
+        """
+    )
+    without = [flag for name in ("anyio", *OTHERS[1:]) for flag in ("-p", f"no:{name}")]
+    flags = ("-W", "error", *without, "-o", f"asyncio_mode={mode}", *FUNCTION_LOOPS)
+    pytester.runpytest_subprocess(*flags).assert_outcomes(passed=2)
+
+
+def test_tests_of_anyio_are_left_to_it_beside_pytest_asyncio(pytester):
+    pytest.importorskip("pytest_asyncio")
+    pytester.makepyfile(ASYNC)
+    without = [flag for name in OTHERS[1:] for flag in ("-p", f"no:{name}")]
+    pytester.runpytest_subprocess("-W", "error", *without, *FUNCTION_LOOPS).assert_outcomes(passed=4)

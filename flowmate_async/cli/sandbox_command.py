@@ -13,8 +13,15 @@ from cyclopts import App, Parameter
 from flowmate_async.cli import sandbox_control
 from flowmate_async.cli.exits import Exit, print_data, print_status
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.redaction import shown_path
 from flowmate_async.sandbox import Sandbox, SandboxOptions, faults_from_text, serve_forever
-from flowmate_async.system.private_files import require_replaceable, write_private_atomically
+from flowmate_async.sandbox.tokens import new_token
+from flowmate_async.system.private_files import (
+    create_private,
+    read_private_text,
+    require_replaceable,
+    write_private_atomically,
+)
 
 _FAULTS_HELP = (
     "What goes wrong: rules parted by ';', each a kind with its share, fields and, behind '@', routes. "
@@ -72,6 +79,10 @@ async def sandbox(  # noqa: PLR0913 - a flag each
     masked: Annotated[bool, Parameter(negative=(), help="Mask credentials: no raw-read permission.")] = False,
     faults: Annotated[str, Parameter(help=_FAULTS_HELP)] = "",
     tenant: TenantFlags = TenantFlags(),
+    token_file: Annotated[
+        Path | None,
+        Parameter(help="Keep the admin token in this private file for the next start."),
+    ] = None,
     env_file: Annotated[Path | None, Parameter(help="Also write URL and token to this private file.")] = None,
 ) -> Exit:
     """Run a local sandbox of FlowMate on loopback until interrupted; prints its URL and admin token.
@@ -100,12 +111,26 @@ async def sandbox(  # noqa: PLR0913 - a flag each
             burst=burst,
             raw_read=not masked,
             faults=faults_from_text(faults, seed=seed),
+            admin_token=None if token_file is None else _kept_token(token_file),
             **asdict(tenant),
         )
         options.settings()
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     return await _serve(options, env_file)
+
+
+def _kept_token(path: Path) -> str:
+    """Return the token in a private file, which is made at the first start.
+
+    Raises:
+        ConfigurationError: the file cannot be made or read, or others can read it.
+    """
+    create_private(path, f"{new_token()}\n".encode())
+    token = read_private_text(path, what="the token file")
+    if not token:
+        raise ConfigurationError(f"{shown_path(path)} is empty", advice="Remove it, and it is made again")
+    return token
 
 
 async def _serve(options: SandboxOptions, env_file: Path | None) -> Exit:

@@ -5,8 +5,10 @@ a hop to another origin. So the transport attaches the credential per hop and is
 is for clients that already have a transport, and refuses every other header.
 """
 
+import ssl
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -60,9 +62,8 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
         default_header: the header for an API key that does not name one.
         min_valid: seconds for which the credential must be valid when a request begins.
         transport: sends the requests. By default :class:`httpx.AsyncHTTPTransport` with the library's TLS
-            rules: the
-            system's authorities, and ``SSLKEYLOGFILE`` is ignored. ``verify``, ``proxy``, ``http2`` and
-            ``limits`` belong to it, since the client ignores them once it has a transport.
+            rules: the system's authorities, and ``SSLKEYLOGFILE`` is ignored. ``verify``, ``proxy``,
+            ``http2`` and ``limits`` belong to it, since the client ignores them once it has a transport.
 
     Raises:
         ConfigurationError: the origins are invalid. While a request is sent: the credential has no header
@@ -84,7 +85,7 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
         self._binding = Binding(
             fm, username, secret_id, origins=origins, default_header=default_header, min_valid=min_valid
         )
-        self._inner = transport or httpx.AsyncHTTPTransport(verify=client_context())
+        self._inner = transport or httpx.AsyncHTTPTransport(verify=_tls())
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
@@ -253,6 +254,12 @@ class _Unshown(bytes):
     def decode(self, *_: object, **__: object) -> str:
         """Return the stand-in."""
         return _SHOWN
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return the process's TLS context: reading the system's authorities takes 40 ms."""
+    return client_context()
 
 
 def _with(request: httpx.Request, headers: Headers) -> httpx.Request:

@@ -14,16 +14,18 @@ Retries, throttling, flights and the breaker are events of the current span. Nee
 
 import hmac
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from secrets import token_bytes
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from flowmate_async import events
+from flowmate_async import __version__, events
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Answered, Broken, Event, RunBegan, RunEnded, UserNotStored, UserStored
 from flowmate_async.integrations.observable import Observable
+from flowmate_async.stats import Stats
 
 try:
     from opentelemetry import context, metrics, trace
@@ -44,9 +46,20 @@ Ids = Literal["omit", "hash"]
 """How spans name users and secrets: not at all, or by a keyed hash."""
 
 _SCOPE = "flowmate_async"
+_SCHEMA_URL = "https://opentelemetry.io/schemas/1.30.0"
+"""The version of the semantic conventions that names and attributes follow."""
 _HASH_LETTERS = 16
 _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bucket bounds in seconds that the conventions advise for ``http.client.request.duration``."""
+
+_CACHE = {
+    "hits": ("hits", "Credentials served from the cache."),
+    "misses": ("misses", "Credentials that were waited for."),
+    "refreshes": ("refreshes", "Credentials fetched by the cache."),
+    "stale": ("stale_served", "Credentials served after a failed refresh."),
+}
+"""Counters of the cache: the field of its statistics, and the description."""
+_Read = Callable[[Stats], float | None]
 
 _SPAN_EVENTS: dict[type[Event], str] = {
     events.Retried: "flowmate.retry",
@@ -102,8 +115,9 @@ def instrument(
     if ids not in ("omit", "hash"):
         raise ConfigurationError("ids is 'omit' or 'hash'")
     name = _namer(hash_key or token_bytes(32)) if ids == "hash" else None
-    spans = _Spans(trace.get_tracer(_SCOPE, tracer_provider=tracer_provider), fm.base_url, name)
-    meters = _Meters(metrics.get_meter(_SCOPE, meter_provider=meter_provider), fm)
+    tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider=tracer_provider, schema_url=_SCHEMA_URL)
+    meter = metrics.get_meter(_SCOPE, __version__, meter_provider=meter_provider, schema_url=_SCHEMA_URL)
+    spans, meters = _Spans(tracer, fm.base_url, name), _Meters(meter, fm)
     try:
         with fm.listening(meters, spans):
             yield
@@ -270,12 +284,30 @@ class _Meters:
         self._fm = None
 
     def _gauges(self, meter: metrics.Meter) -> None:
-        def gauge(name: str, unit: str, description: str, read: Callable[[Any], float | None]) -> None:
-            def observe(_options: CallbackOptions) -> Iterable[Observation]:
-                value = None if self._fm is None else read(self._fm.stats().traffic)
+        def observing(read: _Read) -> Callable[[CallbackOptions], list[Observation]]:
+            def observe(_options: CallbackOptions) -> list[Observation]:
+                value = None if self._fm is None else read(self._fm.stats())
                 return [] if value is None else [Observation(value)]
 
-            meter.create_observable_gauge(name, callbacks=[observe], unit=unit, description=description)
+            return observe
+
+        def gauge(name: str, unit: str, description: str, read: Callable[[Any], float | None]) -> None:
+            callbacks = [observing(lambda stats: read(stats.traffic))]
+            meter.create_observable_gauge(name, callbacks=callbacks, unit=unit, description=description)
+
+        meter.create_observable_gauge(
+            "flowmate.cache.entries",
+            callbacks=[observing(lambda stats: stats.cache.entries)],
+            unit="{secret}",
+            description="Credentials in the cache.",
+        )
+        for name, (field, description) in _CACHE.items():
+            meter.create_observable_counter(
+                f"flowmate.cache.{name}",
+                callbacks=[observing(partial(_of_cache, field=field))],
+                unit="{secret}",
+                description=description,
+            )
 
         gauge("flowmate.requests.in_flight", "{request}", "Requests on the wire.", lambda now: now.in_flight)
         gauge(
@@ -302,3 +334,7 @@ class _Meters:
             "1 while nothing is sent to a sick upstream.",
             lambda now: float(now.breaker.state != "closed"),
         )
+
+
+def _of_cache(stats: Stats, *, field: str) -> float:
+    return float(getattr(stats.cache, field))

@@ -6,13 +6,16 @@ translates on each scrape. No metric names a user or a secret. Needs the extra `
 ::
 
     async with FlowMate(...) as fm:
-        with instrument(fm):            # in prometheus_client's own registry
-            ...
+        instrument(fm)                  # in prometheus_client's own registry
+        ...
 """
 
+import platform
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
+from weakref import WeakKeyDictionary
 
+from flowmate_async import __version__
 from flowmate_async.engine.coordination import CoordinationStatistics
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.integrations.metrics_server import serve_metrics
@@ -48,32 +51,88 @@ histogram, so that counts are exact."""
 _BREAKER_STATES = ("closed", "open", "half-open")
 
 
-@contextmanager
-def instrument(fm: Observable, *, registry: CollectorRegistry = REGISTRY) -> Iterator[None]:
-    """In the block, register this client's metrics.
+def instrument(
+    fm: Observable, *, registry: CollectorRegistry = REGISTRY, client: str = ""
+) -> AbstractContextManager[None]:
+    """Register this client's metrics: until the end of the block in ``with``, or for good as a statement.
 
     Args:
         fm: the client.
-        registry: where the metrics appear; one registry takes one client.
+        registry: where the metrics appear.
+        client: the value of a label ``client`` on all of its metrics; required for a second client in the
+            same registry.
 
     Raises:
-        ConfigurationError: the registry has another client's metrics already.
+        ConfigurationError: the registry has metrics of another client with this name.
     """
-    collector = FlowMateCollector(fm)
-    try:
-        registry.register(collector)
-    except ValueError:
-        taken = True
-    else:
-        taken = False
-    if taken:
+    clients = _registered.get(registry)
+    if clients is None:
+        clients = _Clients()
+        _register(registry, clients)
+        _registered[registry] = clients
+    if client in clients.named:
         raise ConfigurationError(
-            "the registry has the metrics of another client", advice="Give each client a registry of its own"
+            "the registry has the metrics of another client",
+            advice="Give each client a name: instrument(fm, client=…)",
         )
+    clients.named[client] = fm
+    return _Registration(registry, clients, client)
+
+
+def _register(registry: CollectorRegistry, clients: "_Clients") -> None:
     try:
-        yield
-    finally:
-        registry.unregister(collector)
+        registry.register(clients)
+    except ValueError:
+        pass
+    else:
+        return
+    raise ConfigurationError(
+        "the registry has metrics with these names already", advice="Use a registry of its own"
+    )
+
+
+class _Clients(Collector):
+    """The collector of one registry: the metrics of all clients, each family once."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, Observable] = {}
+
+    def describe(self) -> Iterator[Metric]:
+        """Return nothing: the clients come later, and so do their metrics."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the current metrics of all clients."""
+        families: dict[str, Metric] = {}
+        for name, fm in list(self.named.items()):
+            for metric in FlowMateCollector(fm).collect():
+                family = families.setdefault(metric.name, metric)
+                samples = metric.samples
+                if name:
+                    samples = [one._replace(labels={**one.labels, "client": name}) for one in samples]
+                family.samples = samples if family is metric else [*family.samples, *samples]
+        return iter(families.values())
+
+
+_registered: WeakKeyDictionary[CollectorRegistry, _Clients] = WeakKeyDictionary()
+
+
+class _Registration(AbstractContextManager[None]):
+    """The registration of one client, which the end of a block takes back."""
+
+    def __init__(self, registry: CollectorRegistry, clients: _Clients, client: str) -> None:
+        self._registry = registry
+        self._clients = clients
+        self._client = client
+
+    def __enter__(self) -> None:
+        """Leave the metrics registered."""
+
+    def __exit__(self, *failure: object) -> None:
+        """Remove the client's metrics."""
+        if self._clients.named.pop(self._client, None) is not None and not self._clients.named:
+            self._registry.unregister(self._clients)
+            del _registered[self._registry]
 
 
 @asynccontextmanager
@@ -156,6 +215,10 @@ class FlowMateCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return the current metrics."""
         stats = self._fm.stats()
+        labels = ("version", "python", "transport")
+        build = GaugeMetricFamily("flowmate_build_info", "Always 1.", labels=labels)
+        build.add_metric((__version__, platform.python_version(), stats.transport), 1.0)
+        yield build
         yield from _requests(stats)
         yield from _flow_control(stats)
         yield from _credentials(stats)

@@ -23,7 +23,7 @@ _ELSEWHERE = (
     "the client was entered on another event loop",
     "Make a client for each loop, or share a FlowMateSync between threads",
 )
-_NOT_ASYNCIO = "FlowMate needs asyncio", "Run it with asyncio.run(main()) or anyio.run(main), not with trio"
+_NOT_ASYNCIO = "FlowMate needs asyncio", "Run it with asyncio.run(main()), not with trio"
 
 _bound: WeakSet["LoopBinding"] = WeakSet()
 

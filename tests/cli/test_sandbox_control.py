@@ -307,3 +307,18 @@ def test_a_key_cannot_be_broken_by_a_provider(sandbox, flowmate, control):
     secret = control("add-secret", "API_KEY", ALICE)
     ended = flowmate("sandbox", "break", secret)
     assert (ended.code, "never renewed" in ended.complaint) == (2, True)
+
+
+def test_the_admin_token_can_outlive_the_process(home):
+    tokens = []
+    for _ in range(2):
+        with twin_process("--users", "1", "--token-file", "token") as twin:
+            tokens.append(twin.admin_token)
+    assert tokens[0] == tokens[1] == (home / "token").read_text().strip()
+    assert (home / "token").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_file_that_others_can_read_is_refused(flowmate, home):
+    (home / "token").write_text("known-to-others")
+    (home / "token").chmod(0o644)
+    assert "the token file token has mode 0644" in flowmate("sandbox", "--token-file", "token").complaint

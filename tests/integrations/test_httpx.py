@@ -1,5 +1,6 @@
 """What is httpx's own: it follows redirects between its auth and its transport."""
 
+import ssl
 import subprocess
 import sys
 
@@ -159,3 +160,16 @@ def test_without_httpx_the_error_names_the_extra():
 def fm_unentered():
     """A lender that must not be asked."""
     return object()
+
+
+async def test_transports_of_one_process_share_a_tls_context(fm, oauth, monkeypatch):
+    made, genuine = [], ssl.SSLContext.load_default_certs
+
+    def counted(context, *arguments):
+        made.append(context)
+        genuine(context, *arguments)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", counted)
+    for _ in range(3):
+        assert FlowMateTransport(fm, WORKER, oauth.id, origins=["https://app.example"])
+    assert len(made) <= 1

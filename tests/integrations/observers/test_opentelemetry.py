@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+import flowmate_async
 from flowmate_async import ConfigurationError, FlowMate, FlowMateError, RetryPolicy, open_store
 from flowmate_async.events import UserStored
 from flowmate_async.integrations.opentelemetry import instrument
@@ -226,3 +227,23 @@ class TestSecrecy:
     async def test_another_word_for_ids_is_refused(self, fm):
         with pytest.raises(ConfigurationError, match="omit"), instrument(fm, ids="clear"):
             pass
+
+
+async def test_the_scope_names_the_version_and_the_conventions(fm, sdk):
+    with instrument(fm, **sdk.providers):
+        _ = [user async for user in fm.users()]
+    scope = sdk.spans()[0].instrumentation_scope
+    assert (scope.name, scope.version) == ("flowmate_async", flowmate_async.__version__)
+    assert scope.schema_url.startswith("https://opentelemetry.io/schemas/1.")
+
+
+async def test_the_cache_is_counted(sandbox, fm, sdk):
+    truth = next(truth for truth in sandbox.world.truth() if truth.type == "SIMPLE")
+    with instrument(fm, **sdk.providers):
+        for _ in range(3):
+            await fm.credential(truth.username, truth.secret_id)
+        counted = {
+            name: sdk.points(f"flowmate.cache.{name}")[0].value
+            for name in ("entries", "hits", "misses", "refreshes", "stale")
+        }
+    assert counted == {"entries": 1, "hits": 2, "misses": 1, "refreshes": 1, "stale": 0}

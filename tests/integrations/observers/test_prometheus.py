@@ -1,6 +1,7 @@
 """Prometheus: what a scrape brings, read by prometheus_client's own parser."""
 
 import asyncio
+import gc
 import urllib.request
 from urllib.error import HTTPError
 
@@ -8,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+import flowmate_async
 from flowmate_async import BreakerPolicy, ConfigurationError, FlowMate, FlowMateError, RetryPolicy, open_store
 from flowmate_async.integrations.prometheus import instrument, serve
 from flowmate_async.sandbox import Faults, faults
@@ -85,9 +87,41 @@ async def test_the_histogram_is_one(fm, scrape):
     assert mean == pytest.approx(fm.stats().latency[route].mean_seconds)
 
 
-async def test_one_client_a_registry(fm, registry):
-    with pytest.raises(ConfigurationError, match="another client"), instrument(fm, registry=registry):
-        pass
+async def test_a_second_client_of_a_registry_needs_a_name(fm, registry):
+    with pytest.raises(ConfigurationError, match="name"):
+        instrument(fm, registry=registry)
+    with instrument(fm, registry=registry, client="crm"), pytest.raises(ConfigurationError, match="name"):
+        instrument(fm, registry=registry, client="crm")
+
+
+async def test_clients_of_one_registry_are_told_apart(fm, sandbox):
+    registry = CollectorRegistry()
+    async with FlowMate(admin_token=sandbox.admin_token, base_url=sandbox.url) as other:
+        [user async for user in other.users()]
+        with instrument(fm, registry=registry, client="a"), instrument(other, registry=registry, client="b"):
+            text = generate_latest(registry).decode()
+            found = samples(text)
+            assert found["flowmate_requests_total", "200", "GET /users/", "b"] == 1
+            assert ("flowmate_requests_total", "200", "GET /users/", "a") not in found
+            assert (found["flowmate_cache_hits_total", "a"], found["flowmate_cache_hits_total", "b"]) == (
+                0,
+                0,
+            )
+            assert text.count("# TYPE flowmate_cache_hits_total") == 1
+        assert generate_latest(registry) == b""
+
+
+async def test_a_bare_statement_registers_for_good(fm):
+    registry = CollectorRegistry()
+    instrument(fm, registry=registry)
+    gc.collect()
+    assert ("flowmate_cache_entries",) in samples(generate_latest(registry).decode())
+
+
+async def test_the_version_is_a_metric(fm, scrape):
+    found = [key for key in scrape() if key[0] == "flowmate_build_info"]
+    assert len(found) == 1
+    assert flowmate_async.__version__ in found[0]
 
 
 async def test_a_registry_forgets_the_client_when_the_block_ends(fm):
