@@ -138,7 +138,7 @@ def test_it_fits_its_window(driver, page, tmp_path, width, columns, dark):
     assert seen["sideways"] == []
     assert seen["ends"] == 20, "it does not say of the slowest users how they ended"
     assert seen["cards"] >= 8
-    assert len(seen["plots"]) == 4 + 4
+    assert len(seen["plots"]) == 1 + 4 + 4, "when credentials broke, what happened over time, latencies"
     assert min(seen["plots"]) > 100
     # The style sheet passed its own policy, and follows the reader's scheme.
     assert seen["paper"] == ("rgb(16, 21, 27)" if dark else "rgb(246, 247, 249)")
