@@ -5,7 +5,7 @@ must be quick and must not raise. No event contains a credential.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -251,8 +251,8 @@ Listener = Callable[[Event], object]
 """Called with every event, on the event loop and where it happens; must be quick and must not raise."""
 
 
-CountAnswer = Callable[[str, int, float], object]
-"""Counts an answer by endpoint, status and seconds."""
+CountAnswers = Callable[[Sequence[tuple[str, int, float]]], object]
+"""Counts answers, each given by endpoint, status and seconds."""
 
 
 class Emitter:
@@ -261,20 +261,23 @@ class Emitter:
     Args:
         listeners: called in this order, after the counters.
         counters: counts events. As long as nothing else listens, answers are counted without an event.
-        count_answer: the counters' fast path for answers.
+        count_answers: the counters' fast path for answers.
+
+    Attributes:
+        count_answers: see above; used only while :attr:`is_observed` is false.
     """
 
-    __slots__ = ("_count_answer", "_counters", "_listeners")
+    __slots__ = ("_counters", "_listeners", "count_answers")
 
     def __init__(
         self,
         *listeners: Listener,
         counters: Listener | None = None,
-        count_answer: CountAnswer = lambda _endpoint, _status, _seconds: None,
+        count_answers: CountAnswers = lambda _samples: None,
     ) -> None:
         self._listeners = list(listeners)
         self._counters = counters
-        self._count_answer = count_answer
+        self.count_answers: CountAnswers = count_answers
 
     @property
     def is_observed(self) -> bool:
@@ -291,23 +294,6 @@ class Emitter:
         finally:
             for listener in present:
                 self._listeners.remove(listener)
-
-    def answered(
-        self, endpoint: str, status: int, seconds: float, username: str | None, secret_id: str | None
-    ) -> None:
-        """Report an answer, as an :class:`Answered` event if there are listeners.
-
-        Args:
-            endpoint: the endpoint.
-            status: the HTTP status.
-            seconds: how long the exchange took.
-            username: the user concerned.
-            secret_id: the secret concerned.
-        """
-        if self._listeners:
-            self.emit(Answered(endpoint, status, seconds, username, secret_id))
-        else:
-            self._count_answer(endpoint, status, seconds)
 
     def emit(self, event: Event) -> None:
         """Call every listener with an event. An exception of a listener is logged."""

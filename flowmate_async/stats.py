@@ -1,8 +1,8 @@
 """Counters and latencies of a client, updated from its events."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil, log2
 from typing import Any
 
@@ -181,7 +181,7 @@ class StatsListener:
         self._users: Counter[str] = Counter()
         self._user_errors: Counter[str] = Counter()
         self._stored = 0
-        self._endpoints: dict[str, _Endpoint] = {}
+        self._endpoints: defaultdict[str, _Endpoint] = defaultdict(_Endpoint)
         # A dispatch table, since matching class patterns one by one would cost as much as the counting.
         self._count: dict[type[Event], Callable[[Any], None]] = {
             Answered: self._answered,
@@ -203,22 +203,16 @@ class StatsListener:
         if count is not None:
             count(event)
 
-    def count_answer(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count an answer.
-
-        Args:
-            endpoint: the endpoint.
-            status: the HTTP status.
-            seconds: how long the exchange took.
-        """
-        seen = self._endpoints.get(endpoint)
-        if seen is None:
-            seen = self._endpoints[endpoint] = _Endpoint()
-        seen.statuses[status] += 1
-        seen.latencies.record(seconds)
+    def count_answers(self, answers: Iterable[tuple[str, int, float]]) -> None:
+        """Count answers, each given by endpoint, HTTP status and the seconds that the exchange took."""
+        endpoints = self._endpoints
+        for endpoint, status, seconds in answers:
+            seen = endpoints[endpoint]
+            seen.statuses[status] += 1
+            seen.latencies.record(seconds)
 
     def _answered(self, event: Answered) -> None:
-        self.count_answer(event.endpoint, event.status, event.seconds)
+        self.count_answers([(event.endpoint, event.status, event.seconds)])
 
     def _broke(self, event: Broken) -> None:
         self._broken[event.failure] += 1

@@ -145,7 +145,7 @@ class Parts:
         self.emitter: Emitter = Emitter(
             *([settings.on_event] if settings.on_event else []),
             counters=self._counters,
-            count_answer=self._counters.count_answer,
+            count_answers=self._counters.count_answers,
         )
         self._transport_name, self.transport = _transport(settings, self.base_url)
         self.coordination: Coordination | None = settings.coordination

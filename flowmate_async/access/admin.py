@@ -93,7 +93,7 @@ class AdminToken:
 
     # Called by the engine; see :class:`~flowmate_async.engine.call.Identity`.
 
-    def current(self, now: float) -> Token | None:  # noqa: ARG002 - an admin token has no age
+    def current(self, now: float, wall: float) -> Token | None:  # noqa: ARG002 - an admin token has no age
         """Return the token, if it has been read since the last rejection."""
         return self._token
 
@@ -132,6 +132,8 @@ class AdminToken:
 
     def reject(self, token: Token, now: float) -> bool:  # noqa: ARG002 - an admin token has no age
         """Read the token again, since upstream rejected it; a provider or file may have a newer one."""
+        if isinstance(self._source, _Typed):
+            return False
         if token is self._token:
             self._token = None
             self._read.cache_invalidate(self._generation)

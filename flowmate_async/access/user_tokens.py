@@ -103,7 +103,6 @@ class UserIdentity:
         "_impersonation",
         "_tokens",
         "_waiting",
-        "_wall",
         "cached",
         "key",
         "username",
@@ -116,7 +115,6 @@ class UserIdentity:
         self.cached: CachedToken | None = None
         self.was_rejected: bool = False
         self._tokens = tokens
-        self._wall = tokens.clock.wall
         self._impersonation: _Impersonation | None = None
         self._waiting: list[Call] = []
         self._futures: list[asyncio.Future[CachedToken]] = []
@@ -142,7 +140,7 @@ class UserIdentity:
         Raises:
             FlowMateError: the impersonation failed.
         """
-        cached = self.current(self._tokens.clock.monotonic())
+        cached = self.current(self._tokens.clock.monotonic(), self._tokens.clock.wall())
         if cached is not None:
             return cached
         future: asyncio.Future[CachedToken] = asyncio.get_running_loop().create_future()
@@ -159,12 +157,12 @@ class UserIdentity:
 
     # Called by the engine; see :class:`~flowmate_async.engine.call.Identity`.
 
-    def current(self, now: float) -> CachedToken | None:
+    def current(self, now: float, wall: float) -> CachedToken | None:
         """Return the cached token, unless it has been idle for too long by either clock."""
         cached = self.cached
         if cached is None or now - cached.used_at >= TOKEN_IDLE_SECONDS:
             return None
-        cached.looked_at_wall = wall = self._wall()
+        cached.looked_at_wall = wall
         return None if wall - cached.used_at_wall >= TOKEN_IDLE_SECONDS else cached
 
     def obtain(self, call: Call) -> None:

@@ -6,6 +6,8 @@ other clients of the upstream wait behind the queue. So the limit shrinks when l
 gain in throughput.
 """
 
+from collections.abc import Sequence
+
 _WINDOW_SECONDS = 1.0
 _LEAST_SAMPLES = 64
 _USED = 0.4
@@ -60,22 +62,21 @@ class AdaptiveConcurrency:
         self._tolerated_until = float("-inf")
         self.limit: int = most
 
-    def answered(self, seconds: float, now: float, occupancy: float) -> bool:
-        """Record an answer. Return whether the limit changed.
+    def answered(self, seconds: Sequence[float], now: float, occupancy: float) -> bool:
+        """Record answers that came at the same time. Return whether the limit changed.
 
         Args:
-            seconds: from sending to the last byte.
+            seconds: of each, from sending to the last byte; at least one.
             now: the current time, in seconds of the monotonic clock.
             occupancy: the share of the limit that was in flight.
         """
-        if seconds < self._lowest:
-            self._lowest = max(seconds, 1e-6)
+        self._lowest = min(self._lowest, max(min(seconds), 1e-6))
         window = self._window
         if not window.samples:
             window.began = now
-        window.samples += 1
-        window.occupancy += occupancy
-        window.seconds += seconds
+        window.samples += len(seconds)
+        window.occupancy += occupancy * len(seconds)
+        window.seconds += sum(seconds)
         window.fullest = max(window.fullest, occupancy)
         if now - window.began < _WINDOW_SECONDS or window.samples < max(_LEAST_SAMPLES, 2 * self.limit):
             return False

@@ -5,7 +5,7 @@ upstream's bucket was empty at that time. The times at which requests passed sho
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 _KEPT = 2048
@@ -32,12 +32,12 @@ class PassTimes:
         self._latest: deque[float] = deque(maxlen=_KEPT)
         self._past: deque[tuple[float, int]] = deque(maxlen=_KEPT)
 
-    def note(self, sent_at: float) -> None:
-        """Record one request that passed."""
-        if self.count % _STRIDE == 0:
-            self._past.append((sent_at, self.count))
-        self.count += 1
-        self._latest.append(sent_at)
+    def note(self, sent: Sequence[float]) -> None:
+        """Record when requests that passed were sent."""
+        for at in range(-self.count % _STRIDE, len(sent), _STRIDE):
+            self._past.append((sent[at], self.count + at))
+        self.count += len(sent)
+        self._latest.extend(sent)
 
     def windows_until(self, end: float, *, noted_since: int = 0) -> Iterator[tuple[int, float]]:
         """Yield every window that ends at ``end``: how many requests sent within it passed, and its seconds.

@@ -130,18 +130,14 @@ class Breaker:
             self._probing += 1
         return seconds
 
-    def note_good(self, now: float, epoch: int, *, tells: bool) -> None:
-        """Record a good answer: a fast path of :meth:`note` for nearly every request.
+    def note_good(self, answers: int, now: float) -> None:
+        """Record good answers of the current epoch while the breaker is closed.
 
         Args:
+            answers: how many there are.
             now: the current time, in seconds of the monotonic clock.
-            epoch: see :meth:`note`.
-            tells: whether it says something about upstream's health.
         """
-        if not self.closed:
-            self.note(subject=None, failed=False if tells else None, epoch=epoch)
-        elif tells and epoch == self.epoch:
-            self._answers.count(now)
+        self._answers.count(answers, now)
 
     def note(self, *, subject: Hashable, failed: bool | None, epoch: int) -> None:
         """Record how an admitted request ended.
@@ -160,7 +156,7 @@ class Breaker:
             self._note_probe(failed=failed)
             return
         now = self._clock.monotonic()
-        self._answers.count(now)
+        self._answers.count(1, now)
         if failed:
             self._failures.append((now, subject))
             self._subjects[subject] += 1
@@ -221,13 +217,13 @@ class _Answers:
         self._latest = 0
         self._latest_until = float("-inf")
 
-    def count(self, now: float) -> None:
-        """Count one answer."""
+    def count(self, answers: int, now: float) -> None:
+        """Count answers."""
         if now >= self._latest_until:
             self._slices.append((self._latest_until, self._latest))
             self._forget_old(now)
             self._latest, self._latest_until = 0, now + self._grain_seconds
-        self._latest += 1
+        self._latest += answers
 
     def within(self, now: float) -> int:
         """Return the count within the window that ends now."""

@@ -1,7 +1,8 @@
 """A call: one request in progress, with its state and the identity it is sent with."""
 
+from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol
 
 import msgspec
 
@@ -14,6 +15,7 @@ from flowmate_async.errors import FlowMateError
 from flowmate_async.redaction import Headers
 from flowmate_async.transport.base import Limits, Response
 
+P = ParamSpec("P")
 Outcome = Response | Exception
 """How a call ended: a good answer, a :class:`FlowMateError`, or a fault of this library."""
 
@@ -27,11 +29,12 @@ class Token(Protocol):
 class Identity(Protocol):
     """The admin or one user, with the cached token."""
 
-    def current(self, now: float) -> Token | None:
+    def current(self, now: float, wall: float) -> Token | None:
         """Return the cached token; ``None`` if one has to be obtained first.
 
         Args:
             now: seconds of the client's monotonic clock.
+            wall: seconds since the Unix epoch.
         """
         ...
 
@@ -161,10 +164,14 @@ class Call(msgspec.Struct, eq=False):
 
     def __call__(self, answer: Response | Exception) -> None:
         """Take the outcome of the exchange."""
+        self.engine.answered(self, answer)
+
+    def run(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call a function in the caller's context, so that listeners see it."""
         if self.context is None:
-            self.engine.answered(self, answer)
+            function(*args, **kwargs)
         else:
-            self.context.run(self.engine.answered, self, answer)
+            self.context.run(function, *args, **kwargs)
 
     def go_on(self) -> None:
         """Resume: what it waited for is available."""

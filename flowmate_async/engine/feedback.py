@@ -4,7 +4,7 @@ What an answer means for its own call is decided in ``failures.py``.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
@@ -21,7 +21,7 @@ from flowmate_async.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from flowmate_async.events import Broken, Emitter, Throttled
+from flowmate_async.events import Answered, Broken, Emitter, Throttled
 from flowmate_async.redaction import Headers
 from flowmate_async.transport.base import Response, TransportError
 
@@ -74,22 +74,48 @@ class Feedback:
         self._share_pause = share_pause
         self._uniform = uniform
 
-    def good(self, call: Call, answer: Response, now: float) -> None:
-        """Learn from a good answer.
+    def good(self, answered: Sequence[tuple[Call, Response]], now: float) -> None:
+        """Learn from good answers that came at the same time.
 
         Args:
-            call: the call that it answers.
-            answer: the answer.
+            answered: the calls and their answers.
             now: seconds of the client's monotonic clock.
         """
-        request, sent_at = call.request, call.sent_at
-        endpoint, seconds = request.endpoint, now - sent_at
-        self._emitter.answered(endpoint, answer.status, seconds, request.username, request.secret_id)
-        self._pacer.passed(sent_at)
-        if not request.may_refresh:  # the duration of a refresh depends on the provider
-            self._pacer.answered(seconds, now)
-        # A new token does not prove that upstream accepts tokens.
-        self._gates.breaker.note_good(now, call.epoch, tells=endpoint != IMPERSONATE)
+        epoch, healthy = self._gates.breaker.epoch, 0
+        samples: list[tuple[str, int, float]] = []
+        sent: list[float] = []
+        durations: list[float] = []
+        for call, answer in answered:
+            request, sent_at = call.request, call.sent_at
+            endpoint, seconds = request.endpoint, now - sent_at
+            sent.append(sent_at)
+            samples.append((endpoint, answer.status, seconds))
+            if not request.may_refresh:  # the duration of a refresh depends on the provider
+                durations.append(seconds)
+            if endpoint != IMPERSONATE and call.epoch == epoch:  # a new token does not prove that it is accepted
+                healthy += 1
+        self._count(answered, samples)
+        self._pacer.passed(sent)
+        if durations:
+            self._pacer.answered(durations, now)
+        if self._gates.breaker.closed:
+            self._gates.breaker.note_good(healthy, now)
+        else:
+            for call, _ in answered:
+                failed = None if call.request.endpoint == IMPERSONATE else False
+                self._gates.breaker.note(subject=None, failed=failed, epoch=call.epoch)
+
+    def _count(
+        self, answered: Sequence[tuple[Call, Response]], samples: Sequence[tuple[str, int, float]]
+    ) -> None:
+        if not self._emitter.is_observed:
+            self._emitter.count_answers(samples)
+            return
+        for (call, _), (endpoint, status, seconds) in zip(answered, samples, strict=True):
+            request = call.request
+            call.run(
+                self._emitter.emit, Answered(endpoint, status, seconds, request.username, request.secret_id)
+            )
 
     def bad(self, call: Call, answer: Response | TransportError, now: float) -> Failure:
         """Learn from a bad answer or a broken exchange. Return what it means for the call.
@@ -106,12 +132,12 @@ class Feedback:
                 Broken(request.endpoint, answer.failure, seconds, request.username, request.secret_id)
             )
         else:
-            self._emitter.answered(
-                request.endpoint, answer.status, seconds, request.username, request.secret_id
+            self._emitter.emit(
+                Answered(request.endpoint, answer.status, seconds, request.username, request.secret_id)
             )
             failure = self._examine(call, answer)
             if not failure.throttled:
-                self._pacer.passed(call.sent_at)
+                self._pacer.passed([call.sent_at])
         self._share(failure, request, call.sent_at)
         self._gates.breaker.note(subject=request.username, failed=_upstream_failed(failure), epoch=call.epoch)
         return structs.replace(failure, spent_seconds=seconds)

@@ -1,6 +1,6 @@
 """Limits on requests in flight and on the rate at which they are sent: concurrency, token bucket, pauses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -72,7 +72,7 @@ class Pacer:
         slots: current maximum of requests in flight.
         taken: requests in flight.
         ready: how many calls wait to be sent, as last set by the engine.
-        passed: records the send time of a request that upstream did not throttle.
+        passed: records the send times of requests that upstream did not throttle.
     """
 
     __slots__ = (
@@ -119,7 +119,7 @@ class Pacer:
             configured=rate, burst=burst, recovery_seconds=self._policy.recovery_seconds
         )
         self._adapts_concurrency = self._policy.adaptive_concurrency
-        self.passed: Callable[[float], None] = self._adaptive_rate.passed.note
+        self.passed: Callable[[Sequence[float]], None] = self._adaptive_rate.passed.note
         self._adaptive_concurrency = AdaptiveConcurrency(concurrency)
         self._bucket: TokenBucket | LeasedBucket | None = None
         if rate is not None and budget is not None:
@@ -151,9 +151,9 @@ class Pacer:
         self.taken += 1
         return True
 
-    def leave(self) -> None:
-        """Release a slot."""
-        self.taken -= 1
+    def leave(self, slots: int = 1) -> None:
+        """Release slots."""
+        self.taken -= slots
 
     async def wait_for_token(self) -> None:
         """Wait for a token outside of pauses; :meth:`take` then finds it.
@@ -190,8 +190,8 @@ class Pacer:
         if self._policy.adaptive_rate:
             self._adaptive_rate.throttled(sent_at=sent_at, now=self._clock.monotonic())
 
-    def answered(self, seconds: float, now: float) -> None:
-        """Record the duration of a successful request, while its slot is still taken."""
+    def answered(self, seconds: Sequence[float], now: float) -> None:
+        """Record the durations of successful requests, while their slots are still taken."""
         if self._adapts_concurrency and self._adaptive_concurrency.answered(
             seconds, now, self.taken / self.slots
         ):

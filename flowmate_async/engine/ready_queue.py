@@ -77,8 +77,10 @@ class ReadyQueue(Generic[Q]):
         """Take the next call; ``None`` if none waits."""
         interactive, background = self._queues
         while True:
-            behind = background and (not interactive or (self._turns + 1) % BACKGROUND_SHARE == 0)
-            queue, priority = (background, _BACKGROUND) if behind else (interactive, _INTERACTIVE)
+            if not interactive or (background and (self._turns + 1) % BACKGROUND_SHARE == 0):
+                queue, priority = background, _BACKGROUND
+            else:
+                queue, priority = interactive, _INTERACTIVE
             if not queue:
                 return None
             call = queue.popleft()

@@ -25,8 +25,9 @@ class _Load(NamedTuple):
 class Carriers:
     """Tasks that carry requests over one transport, each one request at a time.
 
-    A carrier whose request was answered takes the next one in the same step of the loop, and ends if there is
-    none. So there are never more tasks than requests in flight, and under load no tasks start or end.
+    A carrier whose request was answered waits for one turn of the loop, in which the next requests are sent,
+    and ends if there is none for it. So there are never more tasks than requests in flight, and under load no
+    tasks start or end.
 
     Args:
         transport: any :class:`Transport`.
@@ -46,7 +47,7 @@ class Carriers:
         """Send one request; see :meth:`Transport.send`. ``then`` is called later, once, with the outcome."""
         self._loads.append(_Load(method, path, headers, body, limits, then))
         if self._free:
-            self._free -= 1  # the carrier that is telling an answer right now takes it
+            self._free -= 1  # a carrier that waits for its next request takes it
             return
         task = asyncio.get_running_loop().create_task(self._work())
         self._tasks.add(task)
@@ -61,14 +62,13 @@ class Carriers:
             self._loads.popleft().then(_closed())
 
     async def _work(self) -> None:
-        taken = True
-        while taken and self._loads:
+        while self._loads:
             load = self._loads.popleft()
-            answer = await self._carried(load)
-            free, self._free = self._free, self._free + 1
-            load.then(answer)
-            taken = self._free == free
-            self._free = free
+            load.then(await self._carried(load))
+            del load
+            self._free += 1
+            await asyncio.sleep(0)
+        self._free -= 1
 
     async def _carried(self, load: _Load) -> Response | Exception:
         try:

@@ -203,7 +203,7 @@ class Somebody:
         self.token = Token()
         self.accepted_tokens = 0
 
-    def current(self, now):
+    def current(self, now, wall):
         return self.token
 
     def obtain(self, call):

@@ -129,6 +129,6 @@ def test_the_limit_stays_between_4_and_the_configured_number(most, seen):
     for seconds, later, occupancy in seen:
         now += later
         before = adaptive.limit
-        changed = adaptive.answered(seconds, now=now, occupancy=occupancy)
+        changed = adaptive.answered([seconds], now=now, occupancy=occupancy)
         assert changed == (adaptive.limit != before)
         assert min(most, 4) <= adaptive.limit <= most

@@ -212,7 +212,7 @@ class TestAlone:
             now += seconds
             before = adaptive.rate(now)
             if what == "pass":
-                adaptive.passed.note(now)
+                adaptive.passed.note([now])
             elif what == "throttle":
                 adaptive.throttled(sent_at=now, now=now)
                 adaptive.resume(now)
@@ -247,7 +247,7 @@ class TestAlone:
             1 / (rate * faster),
         )
         while tokens >= 1:
-            adaptive.passed.note(sent_at)
+            adaptive.passed.note([sent_at])
             sent_at += step
             tokens = min(burst, tokens - 1 + rate * step)
         adaptive.throttled(sent_at=sent_at, now=sent_at)

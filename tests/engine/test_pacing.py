@@ -114,8 +114,8 @@ def test_limits_hold_and_no_call_is_lost_under_any_schedule(
     virtually(main)
 
 
-async def test_a_pause_also_holds_calls_that_wait_in_the_same_step(lab):
-    """The transport answers at once, so the pause comes while the engine sends the others."""
+async def test_a_pause_also_holds_calls_that_wait_for_a_slot(lab):
+    """The transport answers at once, so the slot is free and the pause begins in the same step."""
     wire, sent = [json_response(b"{}", 429, retry_after="4")], []
 
     class Eager(ImmediateMemoryTransport):
@@ -124,7 +124,7 @@ async def test_a_pause_also_holds_calls_that_wait_in_the_same_step(lab):
             then(wire.pop() if wire else OK)
             return True
 
-    async with lab(None, carrier=Eager) as made:
+    async with lab(None, carrier=Eager, concurrency=1) as made:
         made.pacer.pause(1)  # for all of them to wait
         await asyncio.gather(*(made.send() for _ in range(4)))
     assert sent[0] == 1

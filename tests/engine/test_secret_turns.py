@@ -263,6 +263,7 @@ class TestCalls:
             calls = [made.refresh("s", username=f"u{number}") for number in range(3000)]
             for call in calls:
                 made.engine.submit(call)
+            await asyncio.sleep(0.5)  # the first one is on its way
             made.gates.quarantine.impose("s", 100)
             await asyncio.sleep(2)
             first, *others = calls
