@@ -81,6 +81,8 @@ class Engine:
         self._new: list[Call] = []
         self._answers: list[tuple[Call, Response | Exception]] = []
         self._round_is_due = False
+        self._handling = False
+        self._handled: list[Callable[[], object]] = []
         self._pumping = False
         self._pacing: asyncio.Task[None] | None = None
         self._closed = False
@@ -121,8 +123,15 @@ class Engine:
             call.context = copy_context()
         self._calls.add(call)
         self._new.append(call)
-        if not self._pumping:
+        if not self._pumping and not self._handling:
             self._expect_round()
+
+    def when_handled(self, then: Callable[[], object]) -> None:
+        """Call a function when all answers that came together are handled, before the next calls are sent."""
+        if self._handling:
+            self._handled.append(then)
+        else:
+            then()
 
     def hurry(self, call: Call) -> None:
         """Turn a background call into an interactive one: a caller waits for it now."""
@@ -217,11 +226,13 @@ class Engine:
         self._round_is_due = False
         answers, self._answers = self._answers, []
         if answers:
-            self._pumping = True  # what gets ready meanwhile is sent below
+            self._handling = True
             try:
                 self._handle(answers, self._clock.monotonic())
+                while self._handled:
+                    self._handled.pop()()
             finally:
-                self._pumping = False
+                self._handling = False
         self._pump()
 
     def _handle(self, answers: list[tuple[Call, Response | Exception]], now: float) -> None:
@@ -267,7 +278,7 @@ class Engine:
 
     def _pump(self) -> None:
         """Send waiting calls in order, as far as slots and tokens allow."""
-        if self._pumping or not (self._ready.size or self._new):
+        if self._pumping or self._handling or not (self._ready.size or self._new):
             return
         self._pumping = True
         now, wall = self._clock.monotonic(), self._clock.wall()

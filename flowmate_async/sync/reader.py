@@ -87,41 +87,41 @@ class UserReader:
         return read
 
 
-class Wanted(msgspec.Struct, frozen=True, gc=False):
-    """A secret to fetch.
+class Wanted(msgspec.Struct, eq=False):
+    """A secret to fetch. While it is fetched, the fetcher notifies it like a future.
 
     Attributes:
+        read: its user.
         position: its index in the listing.
         summary: the secret as listed.
         plain_until: until when a GET causes neither a refresh nor a login, in seconds since the Unix epoch.
         client: the OAuth client with whose provider the GET may cause a refresh or a login, empty if unknown;
             ``None`` if the GET causes neither.
+        began: when the fetch began, in seconds since the Unix epoch.
+        is_over: whether the fetch has ended.
     """
 
+    read: "UserRead"
     position: int
     summary: SecretSummary
     plain_until: float
     client: str | None
+    began: float = 0.0
+    is_over: bool = False
 
-
-class _Fetch:
-    """One secret being fetched. The fetcher notifies it like a future."""
-
-    __slots__ = ("began", "is_over", "read", "wanted")
-
-    def __init__(self, read: "UserRead", wanted: Wanted, began: float) -> None:
-        self.read = read
-        self.wanted = wanted
-        self.began = began
-        self.is_over = False
+    def __repr__(self) -> str:
+        return object.__repr__(self)
 
     def done(self) -> bool:
+        """Return whether the fetch has ended."""
         return self.is_over
 
     def set_result(self, answer: SharedSecret) -> None:
+        """Take the answer."""
         self.read.fetched(self, answer.secret)
 
     def set_exception(self, error: BaseException) -> None:
+        """Take the error."""
         self.read.not_fetched(self, error)
 
 
@@ -199,7 +199,7 @@ class UserRead:
         self._listing = Listing((), proven=False)
         self._listed_at = self._began
         self._listings: set[ListingUnderWay] = set()
-        self._fetches: set[_Fetch] = set()
+        self._fetches: set[Wanted] = set()
         self._secrets: list[tuple[int, Secret]] = []
         self._failures: list[tuple[int, FlowMateError]] = []
         self._sightings = Sightings(username, reader.clock)
@@ -254,7 +254,7 @@ class UserRead:
             self._user = self._reader.tokens.identity(self.username)
             self._listing = listing
             self._listed_at = self._reader.clock.monotonic()
-            self.wanted = self._in_order(listing.secrets, now=self._now())
+            self.wanted = self._in_order(listing.secrets, now=self.now())
             if self.looks_only:
                 self.wanted.clear()
         elif isinstance(listing, FlowMateError):
@@ -269,77 +269,85 @@ class UserRead:
         self.in_flight += 1
         return self.wanted.popleft()
 
-    def fetch(self, wanted: Wanted) -> None:
-        """Fetch a secret that was taken."""
-        summary, now = wanted.summary, self._now()
-        fetch = _Fetch(self, wanted, now)
-        self._fetches.add(fetch)
+    def fetch(self, wanted: Wanted, now: float) -> None:
+        """Fetch a secret that was taken.
+
+        Args:
+            wanted: the secret.
+            now: the current time by :meth:`now`.
+        """
+        summary, may_refresh = wanted.summary, now > wanted.plain_until
+        wanted.began = now
+        self._fetches.add(wanted)
         try:
             self._reader.fetcher.request(
                 self._user,
                 summary.id,
-                now > wanted.plain_until,
-                summary.auth_client_id,
+                may_refresh,
+                summary.auth_client_id if may_refresh else None,
                 self._tally,
-                fetch,
+                wanted,
             )
         except Exception as error:  # noqa: BLE001 - told like any other failure
-            self.not_fetched(fetch, error)
+            self.not_fetched(wanted, error)
 
-    def fetched(self, fetch: _Fetch, secret: Secret) -> None:
+    def fetched(self, wanted: Wanted, secret: Secret) -> None:
         """Handle a fetched secret."""
-        wanted = fetch.wanted
         try:
             self._sightings.fetched(wanted.summary, secret, wanted.client)
             self._secrets.append((wanted.position, secret))
             self._is_open = self._is_open or proves_raw_read(secret)
-            self._plan.fetched(wanted.summary, secret, now=fetch.began)
-            self._over(fetch)
+            self._plan.fetched(wanted.summary, secret, now=wanted.began)
+            self._over(wanted)
         except Exception as error:  # noqa: BLE001 - no caller could catch it
             self.on_crash(error)
 
-    def not_fetched(self, fetch: _Fetch, error: BaseException) -> None:
+    def not_fetched(self, wanted: Wanted, error: BaseException) -> None:
         """Handle a failure."""
         try:
             if isinstance(error, SecretNotFoundError):
-                self._list(lambda listing: self._looked_for(fetch, error, listing))
+                self._list(lambda listing: self._looked_for(wanted, error, listing))
             elif isinstance(error, FlowMateError):
-                self._failed(fetch, error)
+                self._failed(wanted, error)
             else:
                 raise error  # noqa: TRY301 - like any other fault
         except Exception as fault:  # noqa: BLE001 - no caller could catch it
             self.on_crash(fault)
 
-    def _looked_for(self, fetch: _Fetch, missing: FlowMateError, listing: Listing | Exception) -> None:
+    def _looked_for(self, wanted: Wanted, missing: FlowMateError, listing: Listing | Exception) -> None:
         """Check whether a secret that was not found was deleted after it was listed."""
         if isinstance(listing, FlowMateError):
-            self._failed(fetch, listing)
+            self._failed(wanted, listing)
         elif isinstance(listing, Exception):
             self.on_crash(listing)
-        elif any(secret.id == fetch.wanted.summary.id for secret in listing.secrets):
-            self._failed(fetch, missing)
+        elif any(secret.id == wanted.summary.id for secret in listing.secrets):
+            self._failed(wanted, missing)
         else:
-            self._over(fetch)
+            self._over(wanted)
 
-    def _failed(self, fetch: _Fetch, failure: FlowMateError) -> None:
-        position, summary, now = fetch.wanted.position, fetch.wanted.summary, fetch.began
-        self._failures.append((position, failure))
-        self._sightings.failed(summary, failure, fetch.wanted.client)
+    def _failed(self, wanted: Wanted, failure: FlowMateError) -> None:
+        summary, now = wanted.summary, wanted.began
+        self._failures.append((wanted.position, failure))
+        self._sightings.failed(summary, failure, wanted.client)
         if _is_hopeless(failure):
             self.wanted.clear()
         if isinstance(failure, RefreshFailedError):
             self._plan.failed(summary, now=now)
         elif isinstance(failure, MaskedSecretError):
             self._plan.masked(summary, now=now)
-        self._over(fetch)
+        self._over(wanted)
 
-    def _over(self, fetch: _Fetch) -> None:
-        fetch.is_over = True
-        self._fetches.discard(fetch)
+    def _over(self, wanted: Wanted) -> None:
+        wanted.is_over = True
+        self._fetches.discard(wanted)
         self.in_flight -= 1
         self.answered += 1
         self._is_open = self._is_open or self.answered >= _ALONE
-        self.on_step(self, fetch.wanted.client)
+        self.on_step(self, wanted.client)
+
+    def when_handled(self, then: Callable[[], object]) -> None:
+        """Call a function once the answers that came together are handled; see the engine's method."""
+        self._reader.fetcher.api.engine.when_handled(then)
 
     def outcome(self) -> Outcome:
         """Return the user's outcome, and forget the token."""
@@ -382,9 +390,9 @@ class UserRead:
         """Cancel what is in progress, and forget the user's token unless it was cached before."""
         for listing in self._listings:
             listing.drop()
-        for fetch in self._fetches:
-            fetch.is_over = True
-            self._reader.fetcher.cancel(self.username, fetch.wanted.summary.id, fetch)
+        for wanted in self._fetches:
+            wanted.is_over = True
+            self._reader.fetcher.cancel(self.username, wanted.summary.id, wanted)
         if not self._held_before:
             self._reader.tokens.forget(self.username)
 
@@ -398,7 +406,7 @@ class UserRead:
             seconds = plain_read_seconds(summary.type, summary.expires_at, now=now)
             refreshes = seconds < 0
             client = (summary.auth_client_id or _UNKNOWN_CLIENT) if refreshes else None
-            wanted = Wanted(position, summary, now + seconds, client)
+            wanted = Wanted(self, position, summary, now + seconds, client)
             shows = shows_masking(summary.type)
             if not self._plan.wants(summary, now=now):
                 selectable = shows and not refreshes and self._plan.left[summary.id] != "other_type"
@@ -413,7 +421,7 @@ class UserRead:
             conclusive = [probe]
         return deque((*conclusive, *plain, *refreshing))
 
-    def _now(self) -> float:
+    def now(self) -> float:
         """Return the later of this machine's time and upstream's: by the later one, more may be refreshed."""
         clock, served_at = self._reader.clock, self._listing.served_at
         wall = clock.wall()

@@ -104,7 +104,7 @@ class _Sweep(Generic[T]):
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
         self._earliest = 0.0
-        self._advancing = False
+        self._advancing = self._advance_is_due = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self.crash: Exception | None = None
@@ -157,13 +157,13 @@ class _Sweep(Generic[T]):
         return self.crash is not None or (self._source.exhausted and not self._reads)
 
     def _step(self) -> bool:
-        """Start the next step. Return whether there was one."""
+        """Start the next step, or several of one user. Return whether there was one."""
         if self._ready and (read := self._oldest(self._share)) is not None:
-            self._fetch(read)
+            self._fetch(read, self._share)
         elif self._may_begin() and not isinstance(user := self._source.take(), NoUser):
             self._begin(user)
         elif self._ready and (read := self._oldest(self._limits.tasks)) is not None:
-            self._fetch(read)
+            self._fetch(read, self._limits.tasks)
         else:
             return False
         return True
@@ -209,13 +209,24 @@ class _Sweep(Generic[T]):
         self._reads.add(read)
         read.begin()
 
-    def _fetch(self, read: UserRead) -> None:
-        wanted = read.take()
+    def _fetch(self, read: UserRead, share: int) -> None:
+        """Fetch secrets of one user, up to its share of the steps."""
+        now = read.now()
+        while True:
+            wanted = read.take()
+            self._steps += 1
+            if wanted.client is not None:
+                self._refreshing[wanted.client] += 1
+            read.fetch(wanted, now)
+            if (
+                not read.is_ready
+                or read.in_flight >= share
+                or self._steps >= self._limits.tasks
+                or self._is_held_up(read)
+                or self.crash is not None
+            ):
+                break
         self._queue(read)
-        self._steps += 1
-        if wanted.client is not None:
-            self._refreshing[wanted.client] += 1
-        read.fetch(wanted)
 
     def _stepped(self, read: UserRead, client: str | None) -> None:
         """Decide what to do after a step."""
@@ -224,13 +235,19 @@ class _Sweep(Generic[T]):
         self._steps -= 1
         if client is not None:
             self._refreshing[client] -= 1
-        self._queue(read)
+        if read.wanted or read.is_queued:
+            self._queue(read)
         if read.is_done:
             self._reads.remove(read)
             self._done.append(read.outcome())
             self._wake()
-        if not self._advancing:
-            self.advance()
+        if not self._advancing and not self._advance_is_due:
+            self._advance_is_due = True
+            read.when_handled(self._advance_once)
+
+    def _advance_once(self) -> None:
+        self._advance_is_due = False
+        self.advance()
 
     def _queue(self, read: UserRead) -> None:
         """Queue a user while another of its secrets may be fetched. A failure may end that."""
