@@ -112,15 +112,15 @@ class Histogram:
         self._total = 0.0
         self._max = 0.0
 
-    def record(self, seconds: float) -> None:
-        """Count one duration."""
-        step = ceil(log2(seconds) * _STEPS_PER_DOUBLING) if seconds > _LEAST_SECONDS else _LEAST_STEP
+    def record(self, *durations: float) -> None:
+        """Count durations, in seconds."""
         counts = self._counts
-        counts[step] = counts.get(step, 0) + 1
-        self.count += 1
-        self._total += seconds
-        if seconds > self._max:  # noqa: PLR1730 - max() takes longer than all the rest
-            self._max = seconds
+        for seconds in durations:
+            step = ceil(log2(seconds) * _STEPS_PER_DOUBLING) if seconds > _LEAST_SECONDS else _LEAST_STEP
+            counts[step] = counts.get(step, 0) + 1
+        self.count += len(durations)
+        self._total += sum(durations)
+        self._max = max(self._max, *durations)
 
     def latency(self) -> Latency:
         """Return a summary of the recorded durations."""
@@ -205,11 +205,13 @@ class StatsListener:
 
     def count_answers(self, answers: Iterable[tuple[str, int, float]]) -> None:
         """Count answers, each given by endpoint, HTTP status and the seconds that the exchange took."""
-        endpoints = self._endpoints
+        durations: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
         for endpoint, status, seconds in answers:
-            seen = endpoints[endpoint]
-            seen.statuses[status] += 1
-            seen.latencies.record(seconds)
+            durations[endpoint, status].append(seconds)
+        for (endpoint, status), of_these in durations.items():
+            seen = self._endpoints[endpoint]
+            seen.statuses[status] += len(of_these)
+            seen.latencies.record(*of_these)
 
     def _answered(self, event: Answered) -> None:
         self.count_answers([(event.endpoint, event.status, event.seconds)])

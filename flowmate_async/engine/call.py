@@ -88,8 +88,8 @@ class Trouble(msgspec.Struct, eq=False):
 class Progress(Protocol):
     """The engine, as its calls know it."""
 
-    def answered(self, call: "Call", answer: Response | Exception) -> None:
-        """Take the outcome of the exchange."""
+    answered: "Callable[[Call, Response | Exception], None]"
+    """Takes the outcome of the exchange."""
 
     def resume(self, *calls: "Call") -> None:
         """Decide again about calls that have waited."""

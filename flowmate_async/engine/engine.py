@@ -6,12 +6,11 @@ call; this module carries it out.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 
 from flowmate_async.clock import Clock
-from flowmate_async.contract.failures import Failure, Remedy, is_good
+from flowmate_async.contract.failures import Failure, is_good
 from flowmate_async.engine.alarm import Alarm
 from flowmate_async.engine.call import Call, Outcome
 from flowmate_async.engine.contender import Contender, Ticket
@@ -20,13 +19,13 @@ from flowmate_async.engine.feedback import Feedback, provider_failed
 from flowmate_async.engine.pacer import Pacer
 from flowmate_async.engine.priority import Priority
 from flowmate_async.engine.ready_queue import ReadyQueue
+from flowmate_async.engine.recovery import Recovery
 from flowmate_async.engine.refreshes import RefreshStep
-from flowmate_async.engine.retry import RetryPolicy, RetrySchedule
-from flowmate_async.engine.retry_budget import RetryBudget
+from flowmate_async.engine.rounds import Answered, Rounds
 from flowmate_async.engine.side_tasks import Identify, SideTasks
 from flowmate_async.engine.states import ASKING, DONE, IN_FLIGHT, PARKED, READY, TIMED, TOKENLESS
 from flowmate_async.errors import ConfigurationError, FlowMateError
-from flowmate_async.events import Emitter, ProviderRefused, Retried, RetryRefused
+from flowmate_async.events import Emitter, ProviderRefused
 from flowmate_async.transport.base import ImmediateTransport, Response, Transport, TransportError
 from flowmate_async.transport.carriers import Carriers
 
@@ -39,14 +38,14 @@ class Engine:
         pacer: slots, tokens and pauses.
         gates: everything else that a call has to pass.
         feedback: applies what one answer means for all other calls.
-        budget: pays for retries.
-        policy: the bounds of retrying.
+        recovery: prepares failed calls for another attempt.
         clock: the client's clock.
-        emitter: told of retries.
+        emitter: told of refused calls.
         side_tasks: identify OAuth clients and borrow slots.
-        uniform: the source of jitter.
 
     Attributes:
+        answered: takes the outcome of a call's exchange.
+        when_handled: calls a function when the answers of this round are handled.
         max_in_flight: the highest number of requests in flight so far.
     """
 
@@ -57,32 +56,26 @@ class Engine:
         pacer: Pacer,
         gates: Gates,
         feedback: Feedback,
-        budget: RetryBudget,
-        policy: RetryPolicy,
+        recovery: Recovery,
         clock: Clock,
         emitter: Emitter,
         side_tasks: SideTasks,
-        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._send_at_once = transport.send_at_once if isinstance(transport, ImmediateTransport) else None
         self._carriers = Carriers(transport)
         self._pacer = pacer
         self._gates = gates
         self._feedback = feedback
-        self._budget = budget
-        self._policy = policy
+        self._recovery = recovery
         self._clock = clock
         self._emitter = emitter
-        self._uniform = uniform
         self._side_tasks = side_tasks
         self._ready: ReadyQueue[Call] = ReadyQueue()
         self._alarm = Alarm(clock, self.resume)
         self._calls: set[Call] = set()
-        self._new: list[Call] = []
-        self._answers: list[tuple[Call, Response | Exception]] = []
-        self._round_is_due = False
-        self._handling = False
-        self._handled: list[Callable[[], object]] = []
+        self._rounds = Rounds(self._handle, self._pump)
+        self.answered: Callable[[Call, Response | Exception], None] = self._rounds.answered
+        self.when_handled: Callable[[Callable[[], object]], None] = self._rounds.when_handled
         self._pumping = False
         self._pacing: asyncio.Task[None] | None = None
         self._closed = False
@@ -122,16 +115,9 @@ class Engine:
         if self._emitter.is_observed:
             call.context = copy_context()
         self._calls.add(call)
-        self._new.append(call)
-        if not self._pumping and not self._handling:
-            self._expect_round()
-
-    def when_handled(self, then: Callable[[], object]) -> None:
-        """Call a function when all answers that came together are handled, before the next calls are sent."""
-        if self._handling:
-            self._handled.append(then)
-        else:
-            then()
+        self._rounds.new.append(call)
+        if not self._pumping and not self._rounds.handling:
+            self._rounds.expect()
 
     def hurry(self, call: Call) -> None:
         """Turn a background call into an interactive one: a caller waits for it now."""
@@ -206,39 +192,13 @@ class Engine:
             await self._carriers.aclose()
             await self._alarm.aclose()
 
-    # Called by the transport.
+    # How answers are handled.
 
-    def answered(self, call: Call, answer: Response | Exception) -> None:
-        """Take the outcome of a call's exchange. The next round handles it."""
-        self._answers.append((call, answer))
-        self._expect_round()
-
-    # A round: what came in one turn of the event loop, stage by stage. Each stage is a short loop over code and
-    # data that fit the processor's caches; handled one by one, the same answers take a quarter more time.
-
-    def _expect_round(self) -> None:
-        if not self._round_is_due:
-            self._round_is_due = True
-            asyncio.get_running_loop().call_soon(self._round)
-
-    def _round(self) -> None:
-        """Handle the answers that have come, then send the calls that are ready, then new ones."""
-        self._round_is_due = False
-        answers, self._answers = self._answers, []
-        if answers:
-            self._handling = True
-            try:
-                self._handle(answers, self._clock.monotonic())
-                while self._handled:
-                    self._handled.pop()()
-            finally:
-                self._handling = False
-        self._pump()
-
-    def _handle(self, answers: list[tuple[Call, Response | Exception]], now: float) -> None:
+    def _handle(self, answers: Answered) -> None:
         """Learn from the answers of one round, then give each call its outcome."""
+        now = self._clock.monotonic()
         good: list[tuple[Call, Response]] = []
-        others: list[tuple[Call, Response | Exception]] = []
+        others: Answered = []
         for call, answer in answers:
             if call.state != IN_FLIGHT:  # it failed when the client was closed
                 self._pacer.leave()
@@ -278,19 +238,20 @@ class Engine:
 
     def _pump(self) -> None:
         """Send waiting calls in order, as far as slots and tokens allow."""
-        if self._pumping or self._handling or not (self._ready.size or self._new):
+        rounds = self._rounds
+        if self._pumping or rounds.handling or not (self._ready.size or rounds.new):
             return
         self._pumping = True
         now, wall = self._clock.monotonic(), self._clock.wall()
         try:
             self._send_ready(now, wall)
-            while self._new:
-                self._admit(now, wall)
+            while rounds.new:
+                new, rounds.new = rounds.new, []
+                self._admit(new, now, wall)
                 self._send_ready(now, wall)  # what was resumed meanwhile
         finally:
             self._pumping = False
-            if self._pacer.taken > self.max_in_flight:
-                self.max_in_flight = self._pacer.taken
+            self.max_in_flight = max(self.max_in_flight, self._pacer.taken)
 
     def _send_ready(self, now: float, wall: float) -> None:
         """Send calls that have waited for a slot or a token, or are retried."""
@@ -307,10 +268,9 @@ class Engine:
                 self._begin_pacing()
                 return
 
-    def _admit(self, now: float, wall: float) -> None:
+    def _admit(self, new: list[Call], now: float, wall: float) -> None:
         """Decide about new calls. Those that can be sent queue behind the ones that are ready."""
         pacer, ready = self._pacer, self._ready
-        new, self._new = self._new, []
         for call in new:
             if call.state != READY:
                 continue  # dropped meanwhile
@@ -381,7 +341,7 @@ class Engine:
             breaker.refused_for()  # this one is a probe
         if not call.was_sent:
             call.was_sent = True
-            self._budget.deposit()
+            self._recovery.note_first_attempt()
         call.sent_at, call.epoch, call.state = now, breaker.epoch, IN_FLIGHT
         if call.tally is not None:
             call.tally.requests += 1
@@ -424,48 +384,11 @@ class Engine:
             attributed()
 
     def _after_failure(self, call: Call, failure: Failure) -> None:
-        """Retry with another token or after a wait if that may help; otherwise end the call."""
-        if self._closed or not call.is_wanted:
-            self._end(call, failure.error)
-        elif failure.remedy is Remedy.REPLACE_TOKEN:
-            self._with_another_token(call, failure)
-        else:
-            self._later(call, failure)
-
-    def _with_another_token(self, call: Call, failure: Failure) -> None:
-        """Try one other token after a rejected one, and no more than one."""
-        trouble, now = call.troubled(), self._clock.monotonic()
-        trouble.first_sent_at = call.first_sent_at
-        if trouble.rejection is not None:
-            self._feedback.fresh_token_rejected(call, failure)
-            self._end(call, failure.error)
-        elif call.token is None or not call.identity.reject(call.token, now):
-            self._end(call, failure.error)
-        else:
-            trouble.rejection, trouble.rejected, trouble.schedule = failure.error, call.token, None
+        """Try again if that may help; otherwise end the call."""
+        if not self._closed and call.is_wanted and self._recovery.prepare(call, failure):
             self._ready.push(call)
-
-    def _later(self, call: Call, failure: Failure) -> None:
-        """Retry after the wait given by the schedule, if the retry budget allows it."""
-        trouble, request = call.troubled(), call.request
-        trouble.first_sent_at = call.first_sent_at
-        if trouble.schedule is None:
-            trouble.schedule = RetrySchedule(self._policy, uniform=self._uniform)
-        wait = trouble.schedule.next_wait(failure)
-        if wait is None or not self._can_afford(failure, request.endpoint):
+        else:
             self._end(call, failure.error)
-            return
-        self._emitter.emit(Retried(request.endpoint, failure.error.kind, wait))
-        # Read again: the retry must not precede the end of a quarantine that began meanwhile.
-        trouble.not_before = self._clock.monotonic() + wait
-        self._ready.push(call)
-
-    def _can_afford(self, failure: Failure, endpoint: str) -> bool:
-        """Return whether the retry budget allows a retry. 429s are exempt: they already slow down calls."""
-        if failure.throttled or self._budget.withdraw():
-            return True
-        self._emitter.emit(RetryRefused(endpoint, failure.error.kind))
-        return False
 
     def _end(self, call: Call, outcome: Outcome | None) -> None:
         """End a call; ``None`` if it receives no outcome."""

@@ -92,8 +92,8 @@ class Feedback:
             samples.append((endpoint, answer.status, seconds))
             if not request.may_refresh:  # the duration of a refresh depends on the provider
                 durations.append(seconds)
-            if endpoint != IMPERSONATE and call.epoch == epoch:  # a new token does not prove that it is accepted
-                healthy += 1
+            # A new token does not prove that upstream accepts tokens.
+            healthy += endpoint != IMPERSONATE and call.epoch == epoch
         self._count(answered, samples)
         self._pacer.passed(sent)
         if durations:

@@ -21,6 +21,7 @@ from flowmate_async.engine.engine import Engine
 from flowmate_async.engine.feedback import Feedback
 from flowmate_async.engine.pacer import AdmissionStatistics, FlowPolicy, Pacer
 from flowmate_async.engine.quarantine import Quarantine
+from flowmate_async.engine.recovery import Recovery
 from flowmate_async.engine.refreshes import Refreshes
 from flowmate_async.engine.retry import RetryPolicy
 from flowmate_async.engine.retry_budget import RetryBudget, RetryBudgetStatistics
@@ -153,12 +154,17 @@ class Traffic:
             pacer=self._pacer,
             gates=self._gates,
             feedback=feedback,
-            budget=self._budget,
-            policy=retry,
+            recovery=Recovery(
+                retry,
+                budget=self._budget,
+                feedback=feedback,
+                clock=clock,
+                emitter=emitter,
+                uniform=uniform,
+            ),
             clock=clock,
             emitter=emitter,
             side_tasks=SideTasks(lender),
-            uniform=uniform,
         )
         if coordination is not None:
             coordination.on_pause(self._pacer.pause)
