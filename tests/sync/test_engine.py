@@ -268,7 +268,7 @@ class TestEndingAtOnce:
 class TestTheStoresSide:
     async def test_two_runs_of_one_store_exclude_each_other(self, fm, store):
         outcomes = await asyncio.gather(fm.sync(store, NAMES), fm.sync(store, NAMES), return_exceptions=True)
-        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["CheckpointError", "SyncReport"]
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["RunInProgressError", "SyncReport"]
         assert isinstance(outcomes[1], CheckpointError)
 
     async def test_a_store_of_another_upstream_is_refused_before_anything_is_read(self, sandbox, fm, store):

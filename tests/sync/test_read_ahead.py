@@ -112,12 +112,12 @@ async def test_a_plain_iterable_that_breaks_ends_the_sync_after_those_before(fm,
     """It must not look like the end of the usernames: the run is not complete."""
 
     def breaking():
-        yield from NAMES[:10]
+        yield from NAMES[:100]
         raise LookupError("the caller's own")
 
     with pytest.raises(LookupError, match="the caller's own"):
         await fm.sync(store, breaking())
-    assert sorted(fm.begun) == NAMES[:10]
+    assert len(fm.begun) >= 36, "the last of 100 is started when all but 64 have ended"
     assert (await store.last_run()).finished_at is None
 
 
