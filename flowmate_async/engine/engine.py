@@ -2,7 +2,7 @@
 
 Each request is one :class:`~flowmate_async.engine.call.Call`, without a task or a future of its own. Calls
 wait in queues, and the transport notifies the call of its answer. ``decision.py`` decides the next step of a
-call; this module carries it out.
+call, ``recovery.py`` what follows a failed attempt, and ``rounds.py`` when; this module carries it out.
 """
 
 import asyncio
