@@ -264,10 +264,11 @@ class Emitter:
         count_answers: the counters' fast path for answers.
 
     Attributes:
-        count_answers: see above; used only while :attr:`is_observed` is false.
+        count_answers: see above; used only while there are no listeners.
+        listeners: what listens besides the counters.
     """
 
-    __slots__ = ("_counters", "_listeners", "count_answers")
+    __slots__ = ("_counters", "count_answers", "listeners")
 
     def __init__(
         self,
@@ -275,31 +276,26 @@ class Emitter:
         counters: Listener | None = None,
         count_answers: CountAnswers = lambda _samples: None,
     ) -> None:
-        self._listeners = list(listeners)
+        self.listeners: list[Listener] = list(listeners)
         self._counters = counters
         self.count_answers: CountAnswers = count_answers
-
-    @property
-    def is_observed(self) -> bool:
-        """Whether anything other than the counters listens."""
-        return bool(self._listeners)
 
     @contextmanager
     def listening(self, *listeners: Listener | None) -> Iterator[None]:
         """Call additional listeners within a block; ``None`` is ignored."""
         present = [listener for listener in listeners if listener is not None]
-        self._listeners += present
+        self.listeners += present
         try:
             yield
         finally:
             for listener in present:
-                self._listeners.remove(listener)
+                self.listeners.remove(listener)
 
     def emit(self, event: Event) -> None:
         """Call every listener with an event. An exception of a listener is logged."""
         if self._counters is not None:
             self._counters(event)
-        for listener in self._listeners:
+        for listener in self.listeners:
             try:
                 listener(event)
             except Exception:  # noqa: BLE001 - an observer must never break what it observes

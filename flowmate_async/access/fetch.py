@@ -21,9 +21,8 @@ from flowmate_async.contract.ids import canonical_key, checked_id, checked_usern
 from flowmate_async.contract.known_secrets import KnownSecrets
 from flowmate_async.contract.protocol import GET, get_secret
 from flowmate_async.engine.awaiting import mark_retrieved
-from flowmate_async.engine.call import Call, Outcome, Tally
+from flowmate_async.engine.call import Call, Outcome, Tally, closed_error
 from flowmate_async.engine.coordination import Acceptable, SharedCredentials, SharedSecret
-from flowmate_async.engine.engine import closed_error
 from flowmate_async.engine.priority import Priority, current_priority
 from flowmate_async.engine.secret_turns import SecretTurns
 from flowmate_async.engine.states import PARKED

@@ -11,7 +11,7 @@ from flowmate_async.engine.priority import Priority
 from flowmate_async.engine.refresh import Refresh
 from flowmate_async.engine.retry import RetrySchedule
 from flowmate_async.engine.states import READY
-from flowmate_async.errors import FlowMateError
+from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.redaction import Headers
 from flowmate_async.transport.base import Limits, Response
 
@@ -183,3 +183,8 @@ class Call(msgspec.Struct, eq=False):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
+
+
+def closed_error() -> ConfigurationError:
+    """Return the error for calls that ended because the client was closed."""
+    return ConfigurationError("the client was closed before the answer came")

@@ -6,28 +6,31 @@ call, ``recovery.py`` what follows a failed attempt, and ``rounds.py`` when; thi
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 
 from flowmate_async.clock import Clock
 from flowmate_async.contract.failures import Failure, is_good
 from flowmate_async.engine.alarm import Alarm
-from flowmate_async.engine.call import Call, Outcome
+from flowmate_async.engine.call import Call, Outcome, closed_error
 from flowmate_async.engine.contender import Contender, Ticket
 from flowmate_async.engine.decision import SEND, Gates, Now, Refuse, Step, Wait, next_step
 from flowmate_async.engine.feedback import Feedback, provider_failed
 from flowmate_async.engine.pacer import Pacer
 from flowmate_async.engine.priority import Priority
+from flowmate_async.engine.rate_wait import RateWait
 from flowmate_async.engine.ready_queue import ReadyQueue
 from flowmate_async.engine.recovery import Recovery
 from flowmate_async.engine.refreshes import RefreshStep
-from flowmate_async.engine.rounds import Answered, Rounds
+from flowmate_async.engine.rounds import Answered, Rounds, report_bug
 from flowmate_async.engine.side_tasks import Identify, SideTasks
 from flowmate_async.engine.states import ASKING, DONE, IN_FLIGHT, PARKED, READY, TIMED, TOKENLESS
-from flowmate_async.errors import ConfigurationError, FlowMateError
+from flowmate_async.errors import ConfigurationError
 from flowmate_async.events import Emitter, ProviderRefused
 from flowmate_async.transport.base import ImmediateTransport, Response, Transport, TransportError
 from flowmate_async.transport.carriers import Carriers
+
+_Handle = Callable[[Call, Response | Exception, float], None]
 
 
 class Engine:
@@ -71,13 +74,13 @@ class Engine:
         self._emitter = emitter
         self._side_tasks = side_tasks
         self._ready: ReadyQueue[Call] = ReadyQueue()
+        self._rate_wait = RateWait(pacer, self._ready, send=self._pump, fail=self.fail)
         self._alarm = Alarm(clock, self.resume)
         self._calls: set[Call] = set()
         self._rounds = Rounds(self._handle, self._pump)
         self.answered: Callable[[Call, Response | Exception], None] = self._rounds.answered
         self.when_handled: Callable[[Callable[[], object]], None] = self._rounds.when_handled
         self._pumping = False
-        self._pacing: asyncio.Task[None] | None = None
         self._closed = False
         self._drained: asyncio.Future[None] | None = None
         self.max_in_flight: int = 0
@@ -112,7 +115,7 @@ class Engine:
         if self._closed:
             raise ConfigurationError("the client is closed", advice="Use it inside its 'async with' block")
         call.engine = self
-        if self._emitter.is_observed:
+        if self._emitter.listeners:
             call.context = copy_context()
         self._calls.add(call)
         self._rounds.new.append(call)
@@ -185,9 +188,7 @@ class Engine:
         finally:
             for call in list(self._calls):
                 self.fail(call, closed_error())
-            if self._pacing is not None:
-                self._pacing.cancel()
-                await asyncio.gather(self._pacing, return_exceptions=True)
+            await self._rate_wait.aclose()
             await self._side_tasks.aclose()
             await self._carriers.aclose()
             await self._alarm.aclose()
@@ -208,15 +209,21 @@ class Engine:
                 others.append((call, answer))
         self._feedback.good(good, now)
         self._pacer.leave(len(good))
-        for call, response in good:
-            if call.context is None:
-                self._succeeded(call, response, now)
-            else:
-                call.run(self._succeeded, call, response, now)
-        for call, answer in others:
-            call.run(self._failed, call, answer, now)
+        stages: tuple[tuple[_Handle, Sequence[tuple[Call, Response | Exception]]], ...] = (
+            (self._succeeded, good),
+            (self._failed, others),
+        )
+        for handle, some in stages:
+            for call, answer in some:
+                try:
+                    if call.context is None:
+                        handle(call, answer, now)
+                    else:
+                        call.context.run(handle, call, answer, now)
+                except Exception as error:  # noqa: BLE001 - a bug; the other answers must not be lost
+                    report_bug(error)
 
-    def _succeeded(self, call: Call, answer: Response, now: float) -> None:
+    def _succeeded(self, call: Call, answer: Response | Exception, now: float) -> None:
         call.identity.accepted(call.token, now)
         if call.refresh is not None:
             self.resume_contenders(self._ended_attempt(call, None))
@@ -265,7 +272,7 @@ class Engine:
                 self._send(call, now)
             else:
                 ready.put_back(call)
-                self._begin_pacing()
+                self._rate_wait.begin()
                 return
 
     def _admit(self, new: list[Call], now: float, wall: float) -> None:
@@ -282,7 +289,7 @@ class Engine:
                 self._send(call, now)
             else:
                 ready.push(call)
-                self._begin_pacing()
+                self._rate_wait.begin()
 
     # How a call proceeds.
 
@@ -407,28 +414,3 @@ class Engine:
         if call.refresh is None:
             return []
         return self._gates.refreshes.end_attempt(call, provider_failed=provider_failed(failure))
-
-    # Waiting for the rate, in one task for all calls.
-
-    def _begin_pacing(self) -> None:
-        if self._pacing is None and self._pacer.has_slot:
-            self._pacing = asyncio.get_running_loop().create_task(self._pace())
-
-    async def _pace(self) -> None:
-        """Wait for one token after another while calls need them."""
-        try:
-            while self._ready and self._pacer.has_slot:
-                self._pacer.ready = self._ready.size
-                await self._pacer.wait_for_token()
-                self._pump()
-                self._pacer.discard_token()
-        except FlowMateError as error:  # the shared rate is unavailable
-            while (call := self._ready.pop()) is not None:
-                self._end(call, error.clone())
-        finally:
-            self._pacing = None
-
-
-def closed_error() -> ConfigurationError:
-    """Return the error for calls that ended because the client was closed."""
-    return ConfigurationError("the client was closed before the answer came")

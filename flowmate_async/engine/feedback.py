@@ -108,7 +108,7 @@ class Feedback:
     def _count(
         self, answered: Sequence[tuple[Call, Response]], samples: Sequence[tuple[str, int, float]]
     ) -> None:
-        if not self._emitter.is_observed:
+        if not self._emitter.listeners:
             self._emitter.count_answers(samples)
             return
         for (call, _), (endpoint, status, seconds) in zip(answered, samples, strict=True):

@@ -67,3 +67,10 @@ class Rounds:
             finally:
                 self.handling = False
         self._send()
+
+
+def report_bug(error: Exception) -> None:
+    """Report a bug in the handling of one answer, so that the other answers of the round are not lost."""
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "flowmate_async: an answer could not be handled", "exception": error}
+    )

@@ -19,6 +19,7 @@ from bisect import insort
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Generic, TypeVar
 
 import msgspec
@@ -107,6 +108,7 @@ class _Sweep(Generic[T]):
         self._advancing = self._advance_is_due = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # listeners see that of the sweep, whichever answer starts a step
         self.crash: Exception | None = None
 
     async def next_batch(self) -> list[Outcome]:
@@ -247,7 +249,7 @@ class _Sweep(Generic[T]):
 
     def _advance_once(self) -> None:
         self._advance_is_due = False
-        self.advance()
+        self._context.run(self.advance)
 
     def _queue(self, read: UserRead) -> None:
         """Queue a user while another of its secrets may be fetched. A failure may end that."""
