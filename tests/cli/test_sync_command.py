@@ -19,7 +19,7 @@ USAGE, UPSTREAM, SOME_FAILED, INTERRUPTED = 2, 3, 1, 130
 
 class TestSync:
     def test_all_users_means_active_users_of_the_tenant_and_names_the_others(self, flowmate, connected):
-        ended = flowmate("sync", "--all-users", "--json")
+        ended = flowmate("sync", "--all-users", "-v", "--json")
         report = msgspec.json.decode(ended.out)
         assert ended.code == 0
         assert report["synced"] == 12
