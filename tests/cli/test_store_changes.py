@@ -233,7 +233,7 @@ class TestRemoval:
         assert flowmate("store", "import", export(home, record(item["username"]))).code == 0
         refused = flowmate("sync", "--all-users", "--removed", "mark", "--max-removed-share", "0")
         assert refused.code == SOME_FAILED
-        assert "Nothing was removed: 1 stored credentials" in refused.err
+        assert "Nothing was removed: 1 stored credential gone" in refused.err
         assert flowmate("sync", "--all-users", "--removed", "mark").code == 0
         assert [one["secret_id"] for one in listed(flowmate) if one["removed_at"]] == [ID]
         assert f"{ID}  API_KEY                 -  removed" in flowmate("store", "list").out
