@@ -17,7 +17,7 @@ from flowmate_async.configuration.file import default_path
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import Redacted, shown_path
 from flowmate_async.stores import StoreKey, needs_key, open_store, read_key_file, write_key_file
-from flowmate_async.stores.url import StoreUrl
+from flowmate_async.stores.url import StoreUrl, absolute
 from flowmate_async.system.private_files import create_private, write_private_atomically
 from flowmate_async.values.settings import checked_base_url
 
@@ -84,9 +84,9 @@ def _place(folder: Path | None) -> Path:
     """Return the path of the configuration file to write.
 
     Raises:
-        ConfigurationError: it exists, or there is no folder for it.
+        ConfigurationError: it exists, there is no folder for it, or the working directory is gone.
     """
-    config = default_path() if folder is None else folder.absolute() / "config.toml"
+    config = default_path() if folder is None else absolute(folder) / "config.toml"
     if config is None:
         raise ConfigurationError("there is no configuration folder", advice="Name a folder with --folder")
     if config.exists():
@@ -148,10 +148,14 @@ def _key(path: Path, *, age: bool) -> Path:
 
 
 def _settings(connection: Connection) -> dict[str, Any]:
-    """Return the flags that differ from their defaults."""
+    """Return the flags that differ from their defaults; no file depends on the working directory.
+
+    Raises:
+        ConfigurationError: a path is relative, and the working directory is gone.
+    """
     values = {field.name: getattr(connection, field.name) for field in fields(connection)}
     return {
-        name: str(value.absolute()) if isinstance(value, Path) else value
+        name: str(absolute(value)) if isinstance(value, Path) else value
         for name, value in values.items()
         if name != "config" and value != getattr(Connection(), name)
     }

@@ -50,7 +50,7 @@ from flowmate_async.stores.run_lock import RunLock
 from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
 from flowmate_async.stores.sealed.paging import PAGE
 from flowmate_async.stores.sealed.rekeying import Progress, Rekeyed
-from flowmate_async.stores.url import StoreUrl
+from flowmate_async.stores.url import StoreUrl, absolute
 from flowmate_async.system.finishing import finish_despite_cancellation
 from flowmate_async.system.serial_thread import SerialThread
 from flowmate_async.values.secrets import Secret
@@ -73,7 +73,7 @@ class AgeStore:
     def __init__(
         self, path: Path, *, key: StoreKey, other_key: StoreKey | None = None, create: bool = True
     ) -> None:
-        self.path: Path = path.absolute()
+        self.path: Path = absolute(path)
         self._keys = (key,) if other_key is None else (key, other_key)
         self._create = create
         self._turn: SerialThread | None = None

@@ -278,6 +278,19 @@ class TestAddress:
         with pytest.raises(ConfigurationError, match="It looks like postgresql://"):
             open_store(url, key=key)
 
+    @pytest.mark.parametrize(
+        ("variable", "value", "complaint"),
+        [("PGPORT", "tcp://10.0.0.1:5432", "PGPORT"), ("PGSSLMODE", "none", "sslmode")],
+    )
+    async def test_a_variable_of_libpq_that_cannot_work_is_told(
+        self, variable: str, value: str, complaint: str, key: StoreKey, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Kubernetes sets the first for a service that is named "pg"."""
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(StoreError, match=complaint) as caught:
+            await postgres_store("postgresql://me@127.0.0.1/db", key=key).__aenter__()
+        assert len(str(caught.value).splitlines()) == 1
+
     def test_without_the_driver_the_extra_is_named(
         self, key: StoreKey, monkeypatch: pytest.MonkeyPatch
     ) -> None:
