@@ -129,7 +129,7 @@ class Engine:
         call.priority = Priority.INTERACTIVE
         if call.state == TOKENLESS:
             call.identity.hurry(call)
-        elif call.state in (READY, TIMED, PARKED):
+        elif call.state in (READY, TIMED, PARKED) and call not in self._rounds.new:
             # Decide again. Its old queue entry is skipped later.
             call.state = READY
             self._ready.push(call)
@@ -207,7 +207,10 @@ class Engine:
                 good.append((call, answer))
             else:
                 others.append((call, answer))
-        self._feedback.good(good, now)
+        try:
+            self._feedback.good(good, now)
+        except Exception as error:  # noqa: BLE001 - a bug; the answers must not be lost
+            report_bug(error)
         self._pacer.leave(len(good))
         stages: tuple[tuple[_Handle, Sequence[tuple[Call, Response | Exception]]], ...] = (
             (self._succeeded, good),
@@ -221,7 +224,7 @@ class Engine:
                     else:
                         call.context.run(handle, call, answer, now)
                 except Exception as error:  # noqa: BLE001 - a bug; the other answers must not be lost
-                    report_bug(error)
+                    self._give_up(call, error)
 
     def _succeeded(self, call: Call, answer: Response | Exception, now: float) -> None:
         call.identity.accepted(call.token, now)
@@ -230,13 +233,12 @@ class Engine:
         self._end(call, answer)
 
     def _failed(self, call: Call, answer: Response | Exception, now: float) -> None:
+        self._pacer.leave()
         if not isinstance(answer, Response | TransportError):
             self._feedback.crashed(call)
-            self._pacer.leave()
             self._end(call, answer)
             return
         failure = self._feedback.bad(call, answer, now)
-        self._pacer.leave()
         call.state = READY
         others = self._ended_attempt(call, failure)
         self._attribute(call, failure)
@@ -264,11 +266,9 @@ class Engine:
         """Send calls that have waited for a slot or a token, or are retried."""
         pacer, ready = self._pacer, self._ready
         while pacer.taken < pacer.slots and (call := ready.pop()) is not None:
-            call.token = call.identity.current(now, wall)
-            step = next_step(call, self._gates, now)
-            if step is not SEND:
-                self._follow(call, step)
-            elif pacer.take():
+            if not self._can_send(call, now, wall):
+                continue
+            if pacer.take():
                 self._send(call, now)
             else:
                 ready.put_back(call)
@@ -281,17 +281,27 @@ class Engine:
         for call in new:
             if call.state != READY:
                 continue  # dropped meanwhile
-            call.token = call.identity.current(now, wall)
-            step = next_step(call, self._gates, now)
-            if step is not SEND:
-                self._follow(call, step)
-            elif not ready.size and pacer.take():
+            if not self._can_send(call, now, wall):
+                continue
+            if not ready.size and pacer.take():
                 self._send(call, now)
             else:
                 ready.push(call)
                 self._rate_wait.begin()
 
     # How a call proceeds.
+
+    def _can_send(self, call: Call, now: float, wall: float) -> bool:
+        """Return whether every gate is open for a call. If not, carry out its next step."""
+        try:
+            call.token = call.identity.current(now, wall)
+            step = next_step(call, self._gates, now)
+            if step is not SEND:
+                call.run(self._follow, call, step)
+        except Exception as error:  # noqa: BLE001 - a bug; the other calls must not be lost
+            self._give_up(call, error)
+            return False
+        return step is SEND
 
     def _follow(self, call: Call, step: Step) -> None:
         """Carry out the step of a call that cannot be sent now."""
@@ -342,20 +352,23 @@ class Engine:
 
     def _send(self, call: Call, now: float) -> None:
         """Hand a call to the transport, which notifies it of the answer."""
-        others = self._gates.refreshes.begin(call) if call.request.may_refresh else ()
         breaker = self._gates.breaker
-        if not breaker.closed:
-            breaker.refused_for()  # this one is a probe
-        if not call.was_sent:
-            call.was_sent = True
-            self._recovery.note_first_attempt()
+        others: Sequence[Contender] = ()
         call.sent_at, call.epoch, call.state = now, breaker.epoch, IN_FLIGHT
-        if call.tally is not None:
-            call.tally.requests += 1
-        request, send, token = call.request, self._send_at_once, call.token
-        if token is None:
-            raise AssertionError("the decision to send comes after the token")
+        send, token = self._send_at_once, call.token
         try:
+            if call.request.may_refresh:
+                others = self._gates.refreshes.begin(call)
+            if not breaker.closed:
+                breaker.refused_for()  # this one is a probe
+            if not call.was_sent:
+                call.was_sent = True
+                self._recovery.note_first_attempt()
+            if call.tally is not None:
+                call.tally.requests += 1
+            request = call.request
+            if token is None:
+                raise AssertionError("the decision to send comes after the token")  # noqa: TRY301
             if send is None or not send(
                 request.method, request.path, token.headers, request.body, call.limits, then=call
             ):
@@ -401,13 +414,20 @@ class Engine:
         """End a call; ``None`` if it receives no outcome."""
         call.state = DONE
         self._calls.discard(call)
-        if outcome is not None:
-            call.receive(outcome)
-        if call.refresh is not None:
-            # Only now: what the answer shows about the secret decides which waiters need the turn.
-            self.resume_contenders(self._gates.refreshes.end(call))
-        if self._drained is not None and not self._calls and not self._drained.done():
-            self._drained.set_result(None)
+        try:
+            if outcome is not None:
+                call.receive(outcome)
+        finally:
+            if call.refresh is not None:
+                # Only now: what the answer shows about the secret decides which waiters need the turn.
+                self.resume_contenders(self._gates.refreshes.end(call))
+            if self._drained is not None and not self._calls and not self._drained.done():
+                self._drained.set_result(None)
+
+    def _give_up(self, call: Call, error: Exception) -> None:
+        """End a call that a bug leaves in an unknown state, so that nothing waits for it for ever."""
+        report_bug(error)
+        self.fail(call, error)
 
     def _ended_attempt(self, call: Call, failure: Failure | None) -> list[Contender]:
         """Release what a refresh holds only during an attempt. Return the contenders that can resume."""

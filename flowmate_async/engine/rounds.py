@@ -58,19 +58,19 @@ class Rounds:
     def _round(self) -> None:
         self._is_due = False
         answers, self._answers = self._answers, []
-        if answers:
-            self.handling = True
-            try:
+        try:
+            if answers:
+                self.handling = True
                 self._handle(answers)
                 while self._after:
                     self._after.pop()()
-            finally:
-                self.handling = False
-        self._send()
+        finally:
+            self.handling = False
+            self._send()
 
 
 def report_bug(error: Exception) -> None:
-    """Report a bug in the handling of one answer, so that the other answers of the round are not lost."""
+    """Report a bug in the handling of one call, so that the other calls of the round are not lost."""
     asyncio.get_running_loop().call_exception_handler(
-        {"message": "flowmate_async: an answer could not be handled", "exception": error}
+        {"message": "flowmate_async: a call could not be handled", "exception": error}
     )

@@ -1,6 +1,8 @@
 """What comes in one turn of the event loop is handled together."""
 
 import asyncio
+import json
+from contextvars import ContextVar
 
 import pytest
 
@@ -109,3 +111,112 @@ async def test_outside_a_round_nothing_waits(lab):
     async with lab(None, carrier=Turns) as made:
         made.engine.when_handled(lambda: told.append(True))
     assert told == [True]
+
+
+async def turns(made, count=5):
+    """Answer all that is sent, for some turns."""
+    for _ in range(count):
+        await asyncio.sleep(1)
+        made.transport.answer()
+    await asyncio.sleep(1)
+
+
+class Faulty:
+    """Raises instead of doing its work, the first time."""
+
+    def __init__(self, work):
+        self.work = work
+        self.is_broken = True
+
+    def __call__(self, *args):
+        if self.is_broken:
+            self.is_broken = False
+            raise LookupError("a bug")
+        return self.work(*args)
+
+
+@pytest.fixture
+async def reported():
+    """The faults that were reported to the loop."""
+    faults = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: faults.append(context))
+    return faults
+
+
+@pytest.mark.parametrize("step", ["current", "accepted"])
+async def test_a_bug_with_one_call_loses_neither_it_nor_the_others(lab, reported, step):
+    async with lab(None, carrier=Turns) as made:
+        setattr(made.somebody, step, Faulty(getattr(made.somebody, step)))
+        calls = [made.refresh(f"secret-{number}") for number in range(4)]
+        for call in calls:
+            made.engine.submit(call)
+        await turns(made)
+        assert [type(call.future.exception()) for call in calls] == [LookupError, *[type(None)] * 3]
+        assert (made.pacer.taken, len(made.traffic.turns)) == (0, 0)
+    assert [type(context["exception"]) for context in reported] == [LookupError]
+
+
+async def test_a_bug_when_a_call_is_sent_is_its_callers(lab, reported):
+    async with lab(None, carrier=Turns, concurrency=2) as made:
+        calls = [made.call() for _ in range(4)]
+        calls[0].tally = object()  # nothing can be counted there
+        for call in calls:
+            made.engine.submit(call)
+        await turns(made)
+        assert [type(call.future.exception()) for call in calls] == [AttributeError, *[type(None)] * 3]
+        assert made.pacer.taken == 0
+    assert reported == []
+
+
+async def test_a_bug_after_a_round_holds_up_no_new_call(lab, reported):
+    class Telling(AwaitedCall, eq=False, kw_only=True):
+        def receive(self, outcome):
+            self.engine.when_handled(Faulty(None))
+            self.engine.submit(new)
+            super().receive(outcome)
+
+    async with lab(None, carrier=Turns) as made:
+        new = made.call()
+        made.engine.submit(Telling(new.request, new.identity, new.limits, new.priority))
+        await turns(made)
+        assert new.future.done()
+    assert [type(context["exception"]) for context in reported] == [LookupError]
+
+
+async def test_a_new_call_that_is_hurried_keeps_its_place(lab):
+    async with lab(None, carrier=Turns, concurrency=1) as made:
+        first, hurried = made.call("/first"), made.call("/hurried", priority=Priority.BACKGROUND)
+        ended = []
+        for call in (first, hurried):
+            call.future.add_done_callback(lambda _, path=call.request.path: ended.append(path))
+        made.engine.submit(made.call())
+        await asyncio.sleep(1)
+        made.engine.submit(first)
+        made.engine.submit(hurried)
+        made.engine.hurry(hurried)
+        await asyncio.sleep(1)
+        assert made.engine.waiting == 2
+        await turns(made)
+        assert ended == ["/first", "/hurried"]
+
+
+async def test_what_a_round_does_for_a_call_is_in_its_callers_context(client):
+    """A trace shows the impersonation under the request that needed it, not under another of that turn."""
+    caller, seen = ContextVar("caller"), []
+
+    async def upstream(method, _path, _headers, body):
+        await asyncio.sleep(0.01)
+        token = json.loads(body)["username"] if method == "POST" else ""
+        return json_response(json.dumps({"data": [], "meta": {"total": 0}, "token": token}).encode())
+
+    async def listed(fm, username):
+        caller.set(username)
+        await fm.list_secrets(username)
+
+    def listen(event):
+        seen.append((type(event).__name__, event.username, caller.get()))
+
+    async with client(upstream, on_event=listen) as fm:
+        await asyncio.gather(*(listed(fm, f"user-{number}") for number in range(3)))
+    assert len(seen) == 9
+    assert [event for event in seen if event[1] != event[2]] == []
