@@ -77,6 +77,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         cache: the cache of credentials.
         flights: the tables of flights.
         coordination: what the client shares with other processes; ``None`` if that cannot fail on its own.
+        health: credentials that do not plainly work, by state and type: those in ``health_store``, counted
+            every minute; without one, those that processes sharing over Redis have seen since this one began.
+            ``None`` with neither, or if the store cannot count them cheaply.
     """
 
     transport: str
@@ -99,6 +102,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheStatistics
     flights: dict[str, FlightStatistics]
     coordination: CoordinationStatistics | None = None
+    health: dict[str, dict[str, int]] | None = None
 
 
 class Histogram:
@@ -257,6 +261,7 @@ class StatsListener:
         cache: CacheStatistics,
         flights: dict[str, FlightStatistics],
         coordination: CoordinationStatistics | None = None,
+        health: Mapping[tuple[str, str], int] | None = None,
     ) -> Stats:
         """Return the counters so far, with the statistics of the parts that keep their own."""
         endpoints = list(self._endpoints.items())  # a copy: a metrics exporter reads in its own thread
@@ -282,4 +287,12 @@ class StatsListener:
             cache=cache,
             flights=flights,
             coordination=coordination,
+            health=None if health is None else _nested(health),
         )
+
+
+def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    nested: dict[str, dict[str, int]] = {}
+    for (state, kind), count in counts.items():
+        nested.setdefault(state, {})[kind] = count
+    return nested

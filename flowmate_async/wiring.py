@@ -253,7 +253,16 @@ class Parts:
             cache=self.credentials.statistics(),
             flights={"impersonation": self.tokens.statistics(), "secret": self.fetcher.statistics()},
             coordination=None if self.coordination is None else self.coordination.statistics(),
+            health=self._health_counts(),
         )
+
+    def _health_counts(self) -> dict[tuple[str, str], int] | None:
+        """Return what is known to all processes, not only to this one; ``None`` without that."""
+        if self._sink is not None:
+            return self._sink.counts
+        if self._watch is not None and isinstance(self.coordination, SharesHealth):
+            return self._watch.counts()
+        return None
 
     async def open(self) -> None:
         """Open the transport and what is shared with other processes."""
@@ -262,6 +271,8 @@ class Parts:
                 await entered.enter_async_context(self.coordination)
             await entered.enter_async_context(self.transport)
             self.clock.bind()
+            if self._sink is not None:
+                self._sink.start()
             self._entered = entered.pop_all()
 
     async def drain(self, *, seconds: float) -> None:

@@ -6,6 +6,7 @@ quarter of an hour, so that an outage can be recognised first.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -20,6 +21,7 @@ from flowmate_async.health.observations import SUCCESSES, Observation, Observed,
 from flowmate_async.health.outage import Renewals
 from flowmate_async.health.policy import HealthPolicy
 from flowmate_async.health.records import Credential, HealthRecord, Sighting, failed_at, observed, settled
+from flowmate_async.health.states import not_working
 from flowmate_async.health.telling import event_of
 from flowmate_async.values.secrets import Secret
 
@@ -113,6 +115,11 @@ class HealthWatch:
         )
         if kept:
             self._apply(Sighting(sighting.credential, kept), now)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return the number of credentials by state and type, of those that do not plainly work."""
+        records = list(self._records.values())  # a copy: a metrics exporter reads in its own thread
+        return not_working(Counter((one.health.state.value, one.credential.type) for one in records))
 
     def close(self) -> None:
         """Forget everything."""

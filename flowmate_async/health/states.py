@@ -27,6 +27,14 @@ class HealthState(enum.Enum):
     """It was never tried, so nothing is known. The initial state of passwords and API keys."""
 
 
+_WORKING = (HealthState.HEALTHY.value, HealthState.UNVERIFIED.value)
+
+
+def not_working(counts: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    """Return the counts of credentials that do not plainly work, of counts by state and type."""
+    return {key: counts[key] for key in sorted(counts) if key[0] not in _WORKING}
+
+
 class Reason(enum.Enum):
     """Why a credential is in its state."""
 

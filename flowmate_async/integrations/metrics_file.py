@@ -27,14 +27,14 @@ except ImportError as _missing:
         advice="Install the extra: pip install 'flowmate-async[prometheus]'",
     ) from _missing
 
+from flowmate_async.integrations.health_gauge import health_gauge
+
 __all__ = ["LastRun", "require_metrics_path", "write_last_run", "write_refused", "write_running"]
 
 _BEGINS = b"# HELP flowmate_"
 _PREFIX = "flowmate_sync_"
 _RUNNING = f"{_PREFIX}running"
 _STARTED = f"{_PREFIX}started_timestamp_seconds"
-_HEALTH = ("broken", "expiring", "provider_outage", "unreadable")
-_TYPES = ("API_KEY", "MIXED", "OA2_AUTHORIZATION_CODE", "SESSION_AUTH", "SIMPLE")
 _SUCCESS = f"{_PREFIX}last_success_timestamp_seconds"
 
 
@@ -145,20 +145,7 @@ def _ended(run: LastRun) -> Iterator[Metric]:
     yield _gauge(f"{last}requests", "Requests of the last sync that were answered.", run.requests)
     yield _gauge(f"{last}throttled", "Answers that asked the last sync to wait.", run.throttled)
     yield _gauge(f"{last}retries", "Requests that the last sync sent again.", run.retries)
-    yield _credentials(run.credentials)
-
-
-def _credentials(counts: Mapping[tuple[str, str], int]) -> Metric:
-    """Return the health of credentials. A combination that is gone is 0, so that a graph falls."""
-    family = GaugeMetricFamily(
-        "flowmate_credentials",
-        "Credentials that do not plainly work, as the last sync found them.",
-        labels=("health", "type"),
-    )
-    known = {(health, kind): 0 for health in _HEALTH for kind in _TYPES}
-    for labels, count in sorted((known | dict(counts)).items()):
-        family.add_metric(labels, count)
-    return family
+    yield health_gauge(run.credentials)
 
 
 def _running(started_at: float | None) -> Iterator[Metric]:

@@ -37,6 +37,8 @@ except ImportError as _missing:
         advice="Install the extra: pip install 'flowmate-async[prometheus]'",
     ) from _missing
 
+from flowmate_async.integrations.health_gauge import health_gauge
+
 __all__ = [
     "FlowMateCollector",
     "instrument",
@@ -225,6 +227,9 @@ class FlowMateCollector(Collector):
         yield from _users(stats)
         if stats.coordination is not None:
             yield from _coordination(stats.coordination)
+        if stats.health is not None:
+            counts = {(state, kind): n for state, of in stats.health.items() for kind, n in of.items()}
+            yield health_gauge(counts)
 
 
 def _coordination(shared: CoordinationStatistics) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ decides what observations mean; the laws of such a store are in ``flowmate_async
 Nothing of this is secret: usernames, secret ids, types, OAuth clients, states, times.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -19,7 +20,7 @@ from flowmate_async.health.records import Credential, HealthRecord, Notice, Sett
 from flowmate_async.health.states import Health, HealthState, Reason
 from flowmate_async.stores.base import RecordKey, Store, UserWrite
 
-__all__ = ["KeepsHealth"]
+__all__ = ["CountsHealth", "KeepsHealth"]
 
 Judge = Callable[[HealthRecord], Settled]
 """Settles a record; called within a transaction, so it must be fast."""
@@ -75,6 +76,15 @@ class KeepsHealth(Protocol):
 
     async def forget_notices(self, notices: Sequence[Notice]) -> None:
         """Remove delivered notices from the outbox."""
+        ...
+
+
+@runtime_checkable
+class CountsHealth(Protocol):
+    """A store that counts its records of health in one cheap step, without reading each."""
+
+    async def count_health(self) -> dict[tuple[str, str], int]:
+        """Return the number of records by state and type of secret."""
         ...
 
 
@@ -159,6 +169,11 @@ def _difference(
         put=[record for place, record in now.items() if record is not None and record != before.get(place)],
         gone=[place for place in before if now[place] is None],
     )
+
+
+def counted(records: Iterable[HealthRecord]) -> dict[tuple[str, str], int]:
+    """Return the number of records by state and type of secret."""
+    return dict(Counter((record.health.state.value, record.credential.type) for record in records))
 
 
 def users_of(sightings: Iterable[Sighting]) -> list[str]:

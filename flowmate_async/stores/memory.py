@@ -34,7 +34,7 @@ from flowmate_async.stores.base import (
     totals_of,
 )
 from flowmate_async.stores.encoding import encode_secret
-from flowmate_async.stores.health import Judge, health_changes, noted, users_of
+from flowmate_async.stores.health import Judge, counted, health_changes, noted, users_of
 from flowmate_async.stores.sealed.meta import not_bound, require_origin
 from flowmate_async.values.models import KeptToken
 from flowmate_async.values.secrets import Secret
@@ -160,6 +160,9 @@ class MemoryStore:
         for name in sorted(self._health) if username is None else [username]:
             for _, record in sorted(self._health.get(name, {}).items()):
                 yield record
+
+    async def count_health(self) -> dict[tuple[str, str], int]:
+        return counted(record for records in self._health.values() for record in records.values())
 
     async def settle_health(self, judge: Judge) -> list[Notice]:
         records = [record async for record in self.health()]

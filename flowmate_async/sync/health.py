@@ -26,13 +26,12 @@ from flowmate_async.health.records import (
     in_outage,
     settled,
 )
-from flowmate_async.health.states import HealthState
+from flowmate_async.health.states import not_working
 from flowmate_async.stores.base import Run, Store
-from flowmate_async.stores.health import KeepsHealth
+from flowmate_async.stores.health import CountsHealth, KeepsHealth, counted
 from flowmate_async.values.models import SecretSummary
 from flowmate_async.values.secrets import Secret
 
-_WORKING = (HealthState.HEALTHY, HealthState.UNVERIFIED)
 _renewed_of = msgspec.json.Decoder(dict[str, int]).decode
 
 
@@ -103,12 +102,12 @@ async def count_health(store: Store) -> dict[tuple[str, str], int]:
     Args:
         store: an entered store; one that keeps no health has none.
     """
-    counts: Counter[tuple[str, str]] = Counter()
-    if isinstance(store, KeepsHealth):
-        async for record in store.health():
-            if record.health.state not in _WORKING:
-                counts[record.health.state.value, record.credential.type] += 1
-    return dict(sorted(counts.items()))
+    counts: dict[tuple[str, str], int] = {}
+    if isinstance(store, CountsHealth):
+        counts = await store.count_health()
+    elif isinstance(store, KeepsHealth):
+        counts = counted([record async for record in store.health()])
+    return not_working(counts)
 
 
 async def settle_run(store: Store, run: Run, *, policy: HealthPolicy, now: float) -> RunHealth:

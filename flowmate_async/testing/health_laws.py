@@ -26,7 +26,7 @@ from flowmate_async.health.records import (
 )
 from flowmate_async.health.states import RULES, Health, HealthState
 from flowmate_async.stores.base import Store, UserWrite
-from flowmate_async.stores.health import KeepsHealth
+from flowmate_async.stores.health import CountsHealth, KeepsHealth
 from flowmate_async.testing.samples import api_key
 from flowmate_async.testing.store_writes import ORIGIN, OpenStore, failed, listing, synced, write
 
@@ -231,6 +231,19 @@ class HealthLaws:
             assert list(await states(store)) == ["ann s-ann", "bob s-bob"]
             assert await states(store, "bob") == {"bob s-bob": "unreadable"}
             assert await states(store, "nobody") == {}
+
+    async def test_records_are_counted_by_state_and_type(self, open_store: OpenStore) -> None:
+        """A store that counts them agrees with the records themselves; one that does not count passes."""
+        async with open_store() as store:
+            if not isinstance(store, CountsHealth):
+                return
+            await store.bind(ORIGIN)
+            assert await store.count_health() == {}
+            key = _expected(credential("ann", client=None), Observed.MASKED)
+            await keeper(store).put_health([key, _expected(credential("ann", "s-2"), Observed.REFUSED)])
+            await keeper(store).put_health([_expected(credential("bob"), Observed.REFUSED)])
+            oauth = ("broken", "OA2_AUTHORIZATION_CODE")
+            assert await store.count_health() == {("unreadable", "API_KEY"): 1, oauth: 2}
 
     async def test_delivered_notices_are_forgotten(self, open_store: OpenStore) -> None:
         """The oldest come first, and the others stay."""

@@ -66,6 +66,7 @@ CASES = [
     ("broken", "100x24 110x24", 25, []),
     ("broken", "100x24 130x24", 25, ["FlowMateCredentialsBreaking"]),
     ("broken", "100x96", 90, []),
+    ("broken", "0x24 4x24", 25, []),
     ("provider_outage", "0x24 7x24", 25, []),
     ("provider_outage", "0x24 7x24", 27, ["FlowMateProviderOutage"]),
     ("unreadable", "0x24 2x24", 25, ["FlowMateCredentialsUnreadable"]),
@@ -73,15 +74,21 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("sources", [1, 3])
 @pytest.mark.parametrize(("health", "values", "hour", "fires"), CASES)
-def test_alerts_fire_on_changes_and_not_on_old_ones(tmp_path, program, health, values, hour, fires):
+def test_alerts_fire_on_changes_and_not_on_old_ones(tmp_path, program, health, values, hour, fires, sources):
+    """A metrics file and workers with the same store export the same credentials."""
     promtool = program("promtool", package="prometheus")
     bare = [{key: rule[key] for key in ("alert", "expr", "for") if key in rule} for rule in rules()]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "g", "rules": bare}]}))
     test = {
         "interval": "1h",
         "input_series": [
-            {"series": f'flowmate_credentials{{health="{health}",type="SIMPLE"}}', "values": values}
+            {
+                "series": f'flowmate_credentials{{health="{health}",type="SIMPLE",instance="{source}"}}',
+                "values": values,
+            }
+            for source in range(sources)
         ],
         "alert_rule_test": [
             {

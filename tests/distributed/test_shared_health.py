@@ -40,6 +40,7 @@ async def test_rejections_in_three_processes_are_one_story(sandbox, join, redis)
         await announced()
         clock.later += 3600
     assert [told(seen) for seen in events] == [[(user, secret_id)]] * 3
+    assert [fm.stats().health for fm in processes] == [{"broken": {"API_KEY": 1}}] * 3
 
 
 async def test_the_same_rejection_seen_by_many_processes_counts_once(sandbox, join, redis):

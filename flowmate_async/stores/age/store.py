@@ -44,7 +44,7 @@ from flowmate_async.stores.base import (
     Verification,
     Written,
 )
-from flowmate_async.stores.health import Judge
+from flowmate_async.stores.health import Judge, counted
 from flowmate_async.stores.keys import StoreKey
 from flowmate_async.stores.run_lock import RunLock
 from flowmate_async.stores.sealed.meta import not_bound, not_open, require_origin
@@ -155,6 +155,9 @@ class AgeStore:
     async def health(self, username: str | None = None) -> AsyncIterator[HealthRecord]:
         for record in await self._look(lambda index: list(index.health_records(username))):
             yield record
+
+    async def count_health(self) -> dict[tuple[str, str], int]:
+        return await self._look(lambda index: counted(index.health_records()))
 
     async def settle_health(self, judge: Judge) -> list[Notice]:
         return await self._commit(lambda index: health.plan_settle(index, judge))

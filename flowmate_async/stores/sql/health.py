@@ -31,6 +31,7 @@ _OUTBOX = Table("outbox", ("id",), {"id": "text", "notice": "text"}, replaces=Fa
 _FIND = f"SELECT {COLUMNS} FROM health WHERE username IN (:keys) ORDER BY username, secret_id FOR UPDATE"
 _DROP = "DELETE FROM health WHERE username = $1 AND secret_id = $2"
 _DROP_USERS = "DELETE FROM health WHERE username IN (:keys)"
+_COUNT = "SELECT state, type, count(*) FROM health GROUP BY state, type"
 _NOTICES = "SELECT notice FROM outbox ORDER BY number LIMIT $1"
 _FORGET = "DELETE FROM outbox WHERE id IN (:keys)"
 
@@ -55,6 +56,11 @@ async def after(
     """Return the next page of records; with ``only``, of that user alone."""
     statement = f"SELECT {COLUMNS} FROM health {AFTER[only]}{' FOR UPDATE' if lock else ''}"
     return [record_of(row) for row in await db.execute(statement, username, secret_id, limit)]
+
+
+async def count(db: Database) -> dict[tuple[str, str], int]:
+    """Return the number of records by state and type of secret."""
+    return {(state, kind): number for state, kind, number in await db.execute(_COUNT)}
 
 
 async def settle(db: Database, judge: Judge) -> list[Notice]:

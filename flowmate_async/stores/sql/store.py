@@ -127,6 +127,9 @@ class SqlStore(ABC):
         async for record in in_key_order(partial(self._on_database, fetch), username):
             yield record
 
+    async def count_health(self) -> dict[tuple[str, str], int]:
+        return await self._on_database(health.count) if await self._is_current() else {}
+
     async def settle_health(self, judge: Judge) -> list[Notice]:
         return await self._changing(health.settle, judge)
 

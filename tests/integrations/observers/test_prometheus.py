@@ -13,6 +13,9 @@ import flowmate_async
 from flowmate_async import BreakerPolicy, ConfigurationError, FlowMate, FlowMateError, RetryPolicy, open_store
 from flowmate_async.integrations.prometheus import instrument, serve
 from flowmate_async.sandbox import Faults, faults
+from flowmate_async.stores.memory import MemoryStore
+from flowmate_async.sync import health_sink
+from tests.health.world import OAUTH, Tenant
 
 pytestmark = pytest.mark.anyio
 
@@ -116,6 +119,77 @@ async def test_a_bare_statement_registers_for_good(fm):
     instrument(fm, registry=registry)
     gc.collect()
     assert ("flowmate_cache_entries",) in samples(generate_latest(registry).decode())
+
+
+def credentials(text):
+    """Credentials that do not plainly work, by health and type."""
+    return {
+        (sample.labels["health"], sample.labels["type"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if family.name == "flowmate_credentials"
+    }
+
+
+async def counted(registry, expected):
+    """Wait until the gauge has these values besides zeros."""
+    while True:
+        found = credentials(generate_latest(registry).decode())
+        if {key: value for key, value in found.items() if value} == expected and found:
+            return found
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(60)
+async def test_a_client_with_a_health_store_counts_what_is_in_it():
+    """What syncs and other processes have stored shows, and falls to 0 when it is over."""
+    tenant, registry = Tenant(users=4, clients=4), CollectorRegistry()
+    tenant.mask("user-0001")
+    async with tenant.sandbox, open_store("memory:") as store:
+        await tenant.sync(store)
+        async with tenant.client(health_store=store) as fm:
+            with instrument(fm, registry=registry):
+                found = await counted(registry, {("unreadable", OAUTH): 1.0})
+                assert found["broken", "API_KEY"] == 0.0
+        tenant.mask("user-0001", masked=False)
+        tenant.next_night()
+        await tenant.sync(store)
+        async with tenant.client(health_store=store) as fm:
+            with instrument(fm, registry=registry):
+                assert (await counted(registry, {}))["unreadable", OAUTH] == 0.0
+
+
+@pytest.mark.timeout(60)
+async def test_the_store_is_counted_again_while_the_client_is_open(monkeypatch):
+    monkeypatch.setattr(health_sink, "_COUNT_SECONDS", 0.1)
+    tenant, registry = Tenant(users=4, clients=4), CollectorRegistry()
+    async with tenant.sandbox, open_store("memory:") as store, tenant.client(health_store=store) as fm:
+        with instrument(fm, registry=registry):
+            await counted(registry, {})
+            tenant.mask("user-0001", "user-0002")
+            await tenant.sync(store)
+            await counted(registry, {("unreadable", OAUTH): 2.0})
+
+
+class Uncountable(MemoryStore):
+    """A store that is down, or whose tables are locked."""
+
+    async def count_health(self):
+        raise FlowMateError("the database is down")
+
+
+async def test_a_store_that_cannot_be_counted_has_no_gauge(caplog):
+    """A missing gauge is honest; an old number or 0 would not be."""
+    tenant, registry = Tenant(users=1, clients=1), CollectorRegistry()
+    async with tenant.sandbox, tenant.client(health_store=Uncountable()) as fm:
+        with instrument(fm, registry=registry):
+            await asyncio.sleep(0.1)
+            assert credentials(generate_latest(registry).decode()) == {}
+    assert "was not counted: the database is down" in caplog.text
+
+
+async def test_without_a_health_store_there_is_no_such_gauge(scrape):
+    assert not [key for key in scrape() if key[0] == "flowmate_credentials"]
 
 
 async def test_the_version_is_a_metric(fm, scrape):
