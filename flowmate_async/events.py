@@ -59,6 +59,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         run_id: the run in the store.
         secrets: credentials of the user that were stored or found unchanged.
         requests: how many requests the user took.
+        attempt: 1 for a request that was sent for the first time, 2 for its first repetition, and so on.
     """
 
 
@@ -70,6 +71,7 @@ class Answered(Event, frozen=True):
     seconds: float
     username: str | None = None
     secret_id: str | None = None
+    attempt: int = 1
 
 
 class Broken(Event, frozen=True):
@@ -80,6 +82,7 @@ class Broken(Event, frozen=True):
     seconds: float = 0.0
     username: str | None = None
     secret_id: str | None = None
+    attempt: int = 1
 
 
 class Retried(Event, frozen=True):

@@ -75,6 +75,7 @@ class Trouble(msgspec.Struct, eq=False):
         rejected: that token.
         patience_seconds: how long the call may still wait for a failing upstream; ``None`` before it waits.
         first_sent_at: when it was sent for the first time.
+        failed_attempts: how often it failed and was prepared for another attempt.
     """
 
     not_before: float = float("-inf")
@@ -83,6 +84,7 @@ class Trouble(msgspec.Struct, eq=False):
     rejected: Token | None = None
     patience_seconds: float | None = None
     first_sent_at: float | None = None
+    failed_attempts: int = 0
 
 
 class Progress(Protocol):
@@ -155,6 +157,11 @@ class Call(msgspec.Struct, eq=False):
             return None
         first = None if self.trouble is None else self.trouble.first_sent_at
         return self.sent_at if first is None else first
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt, 2 for the first repetition, and so on."""
+        return 1 if self.trouble is None else self.trouble.failed_attempts + 1
 
     def troubled(self) -> Trouble:
         """Return its :class:`Trouble`, made on first use."""

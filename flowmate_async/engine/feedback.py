@@ -113,9 +113,10 @@ class Feedback:
             return
         for (call, _), (endpoint, status, seconds) in zip(answered, samples, strict=True):
             request = call.request
-            call.run(
-                self._emitter.emit, Answered(endpoint, status, seconds, request.username, request.secret_id)
+            event = Answered(
+                endpoint, status, seconds, request.username, request.secret_id, attempt=call.attempt
             )
+            call.run(self._emitter.emit, event)
 
     def bad(self, call: Call, answer: Response | TransportError, now: float) -> Failure:
         """Learn from a bad answer or a broken exchange. Return what it means for the call.
@@ -128,13 +129,25 @@ class Feedback:
         request, seconds = call.request, now - call.sent_at
         if isinstance(answer, TransportError):
             failure = examine_broken(request, answer)
-            self._emitter.emit(
-                Broken(request.endpoint, answer.failure, seconds, request.username, request.secret_id)
+            broken = Broken(
+                request.endpoint,
+                answer.failure,
+                seconds,
+                request.username,
+                request.secret_id,
+                attempt=call.attempt,
             )
+            self._emitter.emit(broken)
         else:
-            self._emitter.emit(
-                Answered(request.endpoint, answer.status, seconds, request.username, request.secret_id)
+            event = Answered(
+                request.endpoint,
+                answer.status,
+                seconds,
+                request.username,
+                request.secret_id,
+                attempt=call.attempt,
             )
+            self._emitter.emit(event)
             failure = self._examine(call, answer)
             if not failure.throttled:
                 self._pacer.passed([call.sent_at])

@@ -49,7 +49,9 @@ class Recovery:
 
     def prepare(self, call: Call, failure: Failure) -> bool:
         """Prepare a call for another attempt. Return whether there may be one."""
-        call.troubled().first_sent_at = call.first_sent_at
+        trouble = call.troubled()
+        trouble.first_sent_at = call.first_sent_at
+        trouble.failed_attempts += 1
         if failure.remedy is Remedy.REPLACE_TOKEN:
             return self._with_another_token(call, failure)
         return self._later(call, failure)

@@ -208,6 +208,8 @@ class _Spans:
             failure = str(event.status) if event.status >= 400 else ""
         if failure:
             attributes["error.type"] = failure
+        if event.attempt > 1:
+            attributes["http.request.resend_count"] = event.attempt - 1
         span = self._tracer.start_span(
             event.endpoint,
             kind=SpanKind.CLIENT,

@@ -120,8 +120,36 @@ class TestRequests:
         requests = sdk.spans("POST /impersonate")
         assert len(requests) == 2
         assert {span.parent.span_id for span in requests} == {job.context.span_id}
+        assert [span.attributes.get("http.request.resend_count") for span in requests] == [None, 1]
         assert [event.name for event in job.events] == ["flowmate.retry", "flowmate.token_made"]
         assert job.events[0].attributes["error.type"] == "upstream_unavailable"
+
+    async def test_requests_that_are_sent_again_are_numbered(self, sandbox, sdk):
+        """After an error, a broken connection and a rejected token; a span alone shows it, no metric."""
+        username = next(iter(sandbox.world.truth())).username
+        made = FlowMate(
+            admin_token=sandbox.admin_token,
+            base_url=sandbox.url,
+            rate=None,
+            retry=RetryPolicy(base_seconds=0.001),
+        )
+        async with made as fm:
+            await fm.list_secrets(username)
+            sandbox.world.revoke_tokens()
+            rules = (
+                faults.Error(share=1.0, status=503, at_most=1, routes=("POST /impersonate",)),
+                faults.Reset(share=1.0, at_most=1, routes=("POST /impersonate",)),
+            )
+            sandbox.configure(faults=Faults(rules=rules))
+            with instrument(fm, **sdk.providers):
+                await fm.list_secrets(username)
+        counts = {
+            name: [span.attributes.get("http.request.resend_count") for span in sdk.spans(name)]
+            for name in ("POST /impersonate", "GET /secrets/")
+        }
+        assert counts == {"POST /impersonate": [None, 1, 2], "GET /secrets/": [None, 1]}
+        points = sdk.points("http.client.request.duration")
+        assert not any("http.request.resend_count" in point.attributes for point in points)
 
     async def test_without_instrument_there_is_nothing(self, fm, sdk):
         with instrument(fm, **sdk.providers):
