@@ -299,9 +299,17 @@ class SharesHealth(Protocol):
     """A :class:`Coordination` whose processes share what they observe of credentials' health."""
 
     def share_sighting(self, sighting: Sighting) -> None:
-        """Tell the other processes what was observed of a credential. It must not block."""
+        """Tell the other processes what was observed of a credential. It must not block.
+
+        Args:
+            sighting: what was observed.
+        """
         ...
 
     def on_sighting(self, listener: Callable[[Sighting], object]) -> None:
-        """Register a listener for what another process observed."""
+        """Register a listener for what another process observed.
+
+        Args:
+            listener: called on the event loop.
+        """
         ...
