@@ -203,11 +203,19 @@ class RedisCoordination:
         self._announcements.on_pause(listener)
 
     def share_sighting(self, sighting: Sighting) -> None:
-        """See :meth:`SharesHealth.share_sighting`."""
+        """Tell the other processes what was observed of a credential, sealed; see ``SharesHealth``.
+
+        Args:
+            sighting: what was observed.
+        """
         self._announcements.seen(sighting)
 
     def on_sighting(self, listener: Callable[[Sighting], object]) -> None:
-        """See :meth:`SharesHealth.on_sighting`."""
+        """Register a listener for what another process observed.
+
+        Args:
+            listener: called on the event loop.
+        """
         self._announcements.on_sighting(listener)
 
     def on_event(self, listener: Listener) -> None:

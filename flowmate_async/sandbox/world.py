@@ -102,7 +102,7 @@ class World:
         return None if index is None or index in self._deleted else self._touch(index)
 
     def impersonated(self, username: str) -> User | None:
-        """Find whom to impersonate; FlowMate makes an unknown user, IAM does not (§ Impersonation)."""
+        """Find the user ``username``, whom FlowMate makes if unknown and IAM does not (§ Impersonation)."""
         user = self.user(username)
         if user is None and self._creates_users and username.strip():
             user = self.add_user(username)
