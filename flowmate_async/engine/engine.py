@@ -163,9 +163,10 @@ class Engine:
         self._pump()
 
     def resume_contenders(self, contenders: Iterable[Contender]) -> None:
-        """Resume contenders that have waited for a turn or a slot."""
+        """Resume contenders that have waited for a turn or a slot, unless they were hurried meanwhile."""
         for contender in contenders:
-            contender.go_on()
+            if contender.state == PARKED:
+                contender.go_on()
 
     def fail(self, call: Call, error: Exception) -> None:
         """Fail a waiting call."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
 import pytest
 
 from flowmate_async.contract.protocol import USERS, Request
 from flowmate_async.engine.awaiting import AwaitedCall
+from flowmate_async.engine.bulkheads import BulkheadPolicy
 from flowmate_async.engine.priority import Priority
 from flowmate_async.testing.memory_transport import ImmediateMemoryTransport, json_response
 from flowmate_async.transport.base import Limits
@@ -220,3 +222,55 @@ async def test_what_a_round_does_for_a_call_is_in_its_callers_context(client):
         await asyncio.gather(*(listed(fm, f"user-{number}") for number in range(3)))
     assert len(seen) == 9
     assert [event for event in seen if event[1] != event[2]] == []
+
+
+class Others:
+    """A coordination whose processes share the refresh slots."""
+
+    def __init__(self):
+        self.is_free = asyncio.Event()
+        self.lent = 0
+
+    def pause(self, _seconds):
+        """Nothing is paused."""
+
+    def on_pause(self, _listener):
+        """Nothing is paused."""
+
+    def refreshes(self, _limit):
+        return self
+
+    @asynccontextmanager
+    async def slot(self, _client, _secret_id):
+        await self.is_free.wait()
+        self.lent += 1
+        try:
+            yield
+        finally:
+            self.lent -= 1
+
+
+async def test_a_call_hurried_as_its_slot_comes_still_borrows_from_others(lab):
+    """Its slot of this process is passed on a turn after the failure of the call before it."""
+    others = Others()
+    others.is_free.set()
+    options = {"coordination": others, "bulkhead": BulkheadPolicy(refreshes=1)}
+    async with lab(None, carrier=Turns, **options) as made:
+        calls = [
+            made.refresh(f"secret-{number}", client="client", priority=Priority.BACKGROUND)
+            for number in range(2)
+        ]
+        for call in calls:
+            made.engine.submit(call)
+        await asyncio.sleep(1)
+        others.is_free.clear()
+        made.transport.answer(json_response(b'{"message":"no"}', 403))
+        asyncio.get_running_loop().call_soon(made.engine.hurry, calls[1])  # right after that round
+        await asyncio.sleep(1)
+        assert (made.transport.sent, others.lent) == ([], 0)
+        others.is_free.set()
+        await asyncio.sleep(1)
+        assert (len(made.transport.sent), others.lent) == (1, 1)
+        await turns(made)
+        assert calls[0].future.exception() is not None
+        assert calls[1].future.result() is OK
