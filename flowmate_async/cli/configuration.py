@@ -17,7 +17,7 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
             has unknown keys.
     """
     named = next((argument.tokens for argument in arguments if argument.name == "--config"), [])
-    config, path = read_configuration(Path(named[0].value) if named else None, os.environ)
+    config, path = read_configuration(Path(named[0].value) if named else None, frozenset(os.environ))
     # Nested below its command: at the top level, cyclopts takes a key such as "store" for the command of that
     # name.
     for command in reversed(commands):

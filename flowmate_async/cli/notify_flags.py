@@ -72,8 +72,8 @@ class NotifyFlags:
     def _key(self) -> SigningKey:
         if self.notify_key_file is not None:
             return SigningKey.parse(read_private_text(self.notify_key_file, what="the webhooks' key"))
-        if text := os.environ.get("FLOWMATE_NOTIFY_KEY"):
-            return SigningKey.parse(text)
+        if os.environ.get("FLOWMATE_NOTIFY_KEY"):
+            return SigningKey.parse(os.environ["FLOWMATE_NOTIFY_KEY"])
         raise ConfigurationError(
             "the webhooks have no key",
             advice="Put whsec_ and 32 random bytes in base64 into a private file and name it with "

@@ -4,11 +4,12 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from flowmate_async.configuration.file import read_configuration
 from flowmate_async.configuration.variables import misspelled
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.redaction import Redacted
 from flowmate_async.system.keyring import ask_keyring
 from flowmate_async.values.settings import DEFAULT_BASE_URL, checked_base_url
 
@@ -32,30 +33,50 @@ def connection_from_environment(given: dict[str, Any], *, config: Path | None) -
     Raises:
         ConfigurationError: a value or the file is invalid, or there is no admin token.
     """
-    environ = {
-        name: value for name, value in os.environ.items() if not name.startswith("FLOWMATE_") or value.strip()
-    }
-    for name, near in misspelled(environ):
+    environment = _Environment.without_empty()
+    for name, near in misspelled(frozenset(environment.variables)):
         _log.warning("%s is set, and nothing reads it. Did you mean %s?", name, near)
-    if config is None and "FLOWMATE_CONFIG" in environ:
-        config = Path(environ["FLOWMATE_CONFIG"])
-    file, path = read_configuration(config, environ)
-    for name, value, source in _found(environ, file, path):
-        if name not in given:
-            given[name] = _SETTINGS[name](value, source)
+    if config is None and "FLOWMATE_CONFIG" in environment.variables:
+        config = Path(environment.variables["FLOWMATE_CONFIG"])
+    file, path = read_configuration(config, frozenset(environment.variables))
+    _fill(given, environment, file, path)
     token_file = given.pop("admin_token_file", None)
     if "admin_token" not in given:
         base_url = checked_base_url(given.get("base_url", DEFAULT_BASE_URL))
-        given["admin_token"] = find_admin_token(token_file, base_url, environ)
+        given["admin_token"] = find_admin_token(token_file, base_url, environment.variables)
+
+
+class _Environment(Redacted, frozen=True):
+    """The environment, kept out of the locals of frames: it may hold every credential of the process."""
+
+    variables: dict[str, str]
+
+    @classmethod
+    def without_empty(cls) -> Self:
+        """Return the environment. Empty variables of this library count as unset."""
+        return cls({name: value for name, value in os.environ.items() if value.strip() or not _is_ours(name)})
+
+
+def _is_ours(variable: str) -> bool:
+    return variable.startswith("FLOWMATE_")
+
+
+def _fill(
+    given: dict[str, Any], environment: _Environment, file: Mapping[str, Any], path: Path | None
+) -> None:
+    """Add the settings that were found and not given."""
+    for name, value, source in _found(environment, file, path):
+        if name not in given:
+            given[name] = _SETTINGS[name](value, source)
 
 
 def _found(
-    environ: Mapping[str, str], file: Mapping[str, Any], path: Path | None
+    environment: _Environment, file: Mapping[str, Any], path: Path | None
 ) -> Iterator[tuple[str, Any, str]]:
     """Yield each setting that was found, with its value and where it was found."""
     for name in _SETTINGS:
-        if (variable := f"FLOWMATE_{name.upper()}") in environ:
-            yield name, environ[variable], f"{variable} from env"
+        if (variable := f"FLOWMATE_{name.upper()}") in environment.variables:
+            yield name, environment.variables[variable], f"{variable} from env"
         elif name in file:
             yield name, file[name], f"[{name}] from {path}"
 
@@ -73,8 +94,9 @@ def find_admin_token(file: Path | None, base_url: str, environ: Mapping[str, str
     """
     if file is not None:
         return file
-    if token := environ.get("FLOWMATE_ADMIN_TOKEN"):
-        return token
+    if environ.get("FLOWMATE_ADMIN_TOKEN"):
+        return environ["FLOWMATE_ADMIN_TOKEN"]
+    del environ  # or an error's frames would show it
     found = ask_keyring(KEYRING_SERVICE, base_url)
     if found.text:
         return found.text

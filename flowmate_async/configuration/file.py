@@ -8,7 +8,7 @@ or to root, and must not be writable by others.
 import os
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,14 @@ def _below(folder: Path | None, *names: str) -> Path | None:
     return None if folder is None else folder.joinpath(*names)
 
 
-def read_configuration(named: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, Any], Path | None]:
+def read_configuration(named: Path | None, variables: Collection[str]) -> tuple[dict[str, Any], Path | None]:
     """Return the file's values, and its path if there is one.
 
     Left out is the place of a credential that the environment has.
 
     Args:
         named: the file that was asked for; ``None`` for the user's own, which may be missing.
-        environ: the environment.
+        variables: the names of the variables that are set.
 
     Raises:
         ConfigurationError: the file was named but is missing, can be changed by another user, is not TOML, or
@@ -68,9 +68,9 @@ def read_configuration(named: Path | None, environ: Mapping[str, str]) -> tuple[
         return {}, None
     config = _read(path)
     _check(config, path)
-    if "FLOWMATE_ADMIN_TOKEN" in environ:
+    if "FLOWMATE_ADMIN_TOKEN" in variables:
         config.pop("admin_token_file", None)
-    if {"FLOWMATE_STORE_KEY", "FLOWMATE_STORE_KEY_FILE"} & set(environ):
+    if {"FLOWMATE_STORE_KEY", "FLOWMATE_STORE_KEY_FILE"} & set(variables):
         config.pop("store_key_file", None)
     return config, path
 

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 KNOWN = frozenset(
     {
@@ -66,14 +66,14 @@ def drop_empty_variables() -> None:
             del os.environ[name]
 
 
-def misspelled(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def misspelled(variables: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield unknown variables that resemble a known one, with the known name.
 
     Args:
-        environ: the environment.
+        variables: the names of the variables that are set.
     """
     endings = {name.removeprefix("FLOWMATE_"): name for name in KNOWN}
-    for name in sorted(environ):
+    for name in sorted(variables):
         prefix = _PREFIX.match(name)
         if prefix is None or name in KNOWN or _SERVICE_LINK.fullmatch(name):
             continue

@@ -43,18 +43,26 @@ class SigningKey(Redacted, frozen=True):
         Raises:
             ConfigurationError: it is not one, or shorter than 24 bytes.
         """
-        stripped = text.strip().removeprefix(PREFIX)
-        try:
-            key = base64.b64decode(stripped + "=" * (-len(stripped) % 4), validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if len(key) < _SHORTEST_KEY:
+        key = cls._decoded(text)
+        del text  # or an error's frames would show it
+        if key is None:
             raise ConfigurationError(
                 "the webhook's key is not a key",
                 advice=f"Use {PREFIX} and at least {_SHORTEST_KEY} random bytes in base64, as made by: "
                 f"echo whsec_$(openssl rand -base64 32)",
             )
-        return cls(key)
+        return key
+
+    @classmethod
+    def _decoded(cls, text: str) -> "SigningKey | None":
+        if not isinstance(text, str):
+            return None
+        stripped = text.strip().removeprefix(PREFIX)
+        try:
+            key = base64.b64decode(stripped + "=" * (-len(stripped) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            return None
+        return cls(key) if len(key) >= _SHORTEST_KEY else None
 
 
 class Message(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ The monitor raises the alarm if no success comes in time, so a job that never ru
 import asyncio
 from typing import Literal
 
-from flowmate_async.integrations.receiver_url import split_url
+from flowmate_async.integrations.receiver_url import ReceiverUrl
 from flowmate_async.redaction import Headers
 from flowmate_async.transport.base import Limits, Transport, TransportError
 from flowmate_async.transport.factory import transport_by_name
@@ -30,7 +30,8 @@ class Ping:
 
     def __init__(self, url: str) -> None:
         example = "https://hc-ping.com/your-uuid-here"
-        self._origin, self._target = split_url(url, what="the ping URL", example=example)
+        named, url = ReceiverUrl(url), ""
+        self._receiver = named.receiver(what="the ping URL", example=example)
 
     async def send(self, event: Literal["start", "success", "failure"], body: bytes) -> str:
         """Send one ping, up to three times. Return why it was not accepted; empty if it was.
@@ -39,21 +40,19 @@ class Ping:
             event: what happened.
             body: JSON for the monitor to show; must hold no secret.
         """
-        path, separator, query = self._target.partition("?")
-        target = path.rstrip("/") + _SUFFIXES[event] + separator + query
         problem = ""
         for wait in (0.0, *_WAITS_SECONDS):
             await asyncio.sleep(wait)
-            problem, again = await self._sent(target or "/", body)
+            problem, again = await self._sent(_SUFFIXES[event], body)
             if not again:
                 break
         return problem
 
-    async def _sent(self, target: str, body: bytes) -> tuple[str, bool]:
+    async def _sent(self, suffix: str, body: bytes) -> tuple[str, bool]:
         """Return the problem, and whether to try again."""
         try:
             async with self._transport() as transport:
-                answer = await transport.send("POST", target, Headers(), body, _LIMITS)
+                answer = await transport.send("POST", self._receiver.below(suffix), Headers(), body, _LIMITS)
         except TransportError as broken:
             return f"it cannot be reached: {broken.failure.replace('_', ' ')}", True
         if 200 <= answer.status < 300:
@@ -61,4 +60,4 @@ class Ping:
         return f"it answered {answer.status}", answer.status >= 500 or answer.status == 429
 
     def _transport(self) -> Transport:
-        return transport_by_name("auto", self._origin, ca_file=None, proxy=None, trust_env=False)
+        return transport_by_name("auto", self._receiver.origin, ca_file=None, proxy=None, trust_env=False)

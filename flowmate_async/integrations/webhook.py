@@ -8,8 +8,8 @@ from typing import Self
 
 from flowmate_async.clock import Clock, SystemClock
 from flowmate_async.health.webhook import Message, SigningKey, headers
-from flowmate_async.integrations.receiver_url import split_url
-from flowmate_async.redaction import Headers
+from flowmate_async.integrations.receiver_url import ReceiverUrl
+from flowmate_async.redaction import Headers, Redacted
 from flowmate_async.sync.delivery import NotDeliveredError
 from flowmate_async.transport.base import Limits, Transport, TransportError
 from flowmate_async.transport.factory import transport_by_name
@@ -18,6 +18,15 @@ __all__ = ["Webhook"]
 
 _LIMITS = Limits(timeout_seconds=15.0, max_body_bytes=64 * 1024)
 _BUSY = (408, 425, 429)
+
+
+class _GivenKey(Redacted, frozen=True):
+    """A key as passed in, kept out of the locals of frames that raise."""
+
+    key: str | SigningKey
+
+    def parsed(self) -> SigningKey:
+        return self.key if isinstance(self.key, SigningKey) else SigningKey.parse(self.key)
 
 
 class Webhook:
@@ -42,11 +51,13 @@ class Webhook:
         transport: Transport | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._key = key if isinstance(key, SigningKey) else SigningKey.parse(key)
+        named, url = ReceiverUrl(url), ""
+        given, key = _GivenKey(key), ""
+        self._key = given.parsed()
         example = "https://app.example/hooks/flowmate"
-        origin, self._target = split_url(url, what="the webhook's URL", example=example)
+        self._receiver = named.receiver(what="the webhook's URL", example=example)
         self._transport = transport or transport_by_name(
-            "auto", origin, ca_file=None, proxy=None, trust_env=False
+            "auto", self._receiver.origin, ca_file=None, proxy=None, trust_env=False
         )
         self._clock = clock or SystemClock()
 
@@ -71,7 +82,7 @@ class Webhook:
         """
         sent = Headers(tuple(headers(self._key, message, now=self._clock.wall()).items()))
         try:
-            answer = await self._transport.send("POST", self._target, sent, message.body, _LIMITS)
+            answer = await self._transport.send("POST", self._receiver.target, sent, message.body, _LIMITS)
         except TransportError as broken:
             failure = broken.failure
         else:

@@ -105,6 +105,30 @@ class TestToken:
         assert len(frames) >= 2
         assert connected.admin_token not in repr(frames)
 
+    @CLIENTS
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("RATE", "fast"),
+            ("CONFIG", "/nonexistent.toml"),
+            ("BASE_URL", "https://user:planted-password@flowmate.example"),
+            ("ADMIN_TOKEN", ""),
+        ],
+    )
+    def test_no_variable_is_in_a_frame_of_an_error(
+        self, client, connected, monkeypatch, exposed, name, value
+    ):
+        """The environment may hold every credential of the process."""
+        monkeypatch.setenv("PGPASSWORD", "planted-password")
+        monkeypatch.delenv("FLOWMATE_BASE_URL")
+        monkeypatch.setenv(f"FLOWMATE_{name}", value)
+        if name == "BASE_URL":
+            monkeypatch.delenv("FLOWMATE_ADMIN_TOKEN")
+        with pytest.raises(ConfigurationError) as raised:
+            client.from_env()
+        shown = exposed(raised.value)
+        assert not [text for text in ("planted-password", connected.admin_token) if text in shown]
+
 
 INVALID = [
     ("rate", "fast"), ("burst", "many"), ("concurrency", "many"), ("trust_env", "maybe"),
