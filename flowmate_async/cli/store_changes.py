@@ -14,8 +14,15 @@ from flowmate_async.cli.progress import counting
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.redaction import one_line, shown_path
 from flowmate_async.stores import Store, StoreKey, load_key, needs_key, open_store, read_key_file
-from flowmate_async.stores.sealed.rekeying import Rekeyable
-from flowmate_async.stores.transfer.copying import Copied, copy_store, is_copy_of, is_empty, require_target
+from flowmate_async.stores.sealed.rekeying import Rekeyable, Rekeyed
+from flowmate_async.stores.transfer.copying import (
+    Copied,
+    copy_store,
+    count_items,
+    is_copy_of,
+    is_empty,
+    require_target,
+)
 from flowmate_async.stores.transfer.exports import Export, read_export
 from flowmate_async.stores.transfer.importing import import_export
 from flowmate_async.stores.upgrading import Upgradable
@@ -42,7 +49,7 @@ async def rekey(new_key_file: Path, /, *, store: StoreChange = StoreChange()) ->
         if not isinstance(opened, Rekeyable):
             raise ConfigurationError("this store has no key of its own", advice="Its service keeps the keys")
         async with opened.exclusive_run():
-            done = await opened.rekey(key, on_progress=_progress)
+            done = await _rekeyed(opened, key, total=await count_items(opened))
     for username, secret_id in done.damaged:
         print_error(f"damaged: user '{username}', secret '{secret_id}'; sync this user again")
     if done.left:
@@ -53,6 +60,14 @@ async def rekey(new_key_file: Path, /, *, store: StoreChange = StoreChange()) ->
     )
     print_status("From now on only the new key opens the store; backups made before need the old one.")
     return Exit.SOME_FAILED if done.damaged or done.left else Exit.OK
+
+
+async def _rekeyed(opened: Rekeyable, key: StoreKey, *, total: int) -> Rekeyed:
+    with counting("sealing") as counted:
+        counted(0, total)
+        done = await opened.rekey(key, on_progress=lambda checked: counted(checked, total))
+        counted(total, total)
+    return done
 
 
 async def upgrade(
@@ -220,8 +235,3 @@ def _read(file: Path) -> Export:
     except OSError as error:
         reason = error.strerror or "it cannot be opened"
     raise ConfigurationError(f"the export {file} cannot be read: {reason}", advice="Check the path")
-
-
-def _progress(done: int) -> None:
-    text = f"{done:,} credentials done"
-    print_status(text, event="progress", credentials_done=done, credentials_total=None)

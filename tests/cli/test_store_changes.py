@@ -17,6 +17,21 @@ FIXTURES = Path(__file__).parent.parent / "stores" / "fixtures"
 ID = "66761aedcf268b4d68470e27"
 
 
+def on_a_terminal(*arguments):
+    """Return what ``flowmate store`` shows on a terminal."""
+    terminal, stderr = pty.openpty()
+    command = [*FLOWMATE, "store", *arguments]
+    with subprocess.Popen(command, stderr=stderr, stdout=subprocess.DEVNULL) as process:
+        os.close(stderr)
+        shown = b""
+        with suppress(OSError):  # Linux reports the end this way
+            while part := os.read(terminal, 4096):
+                shown += part
+    os.close(terminal)
+    assert process.returncode == 0
+    return shown
+
+
 @pytest.fixture
 def synced(flowmate, connected, monkeypatch):
     """A synced store, whose key is in a file."""
@@ -78,6 +93,17 @@ class TestRekey:
         assert ended.code == USAGE
         assert "Traceback" not in ended.err
 
+    def test_progress_is_a_bar_with_a_total_on_a_terminal_and_lines_elsewhere(self, flowmate, synced):
+        count = len(listed(flowmate))
+        ended = flowmate("store", "rekey", "new.key", "--log-format", "json")
+        lines = [msgspec.json.decode(line) for line in ended.err.splitlines()]
+        shown = [line for line in lines if line["event"] == "progress"]
+        assert {line["credentials_total"] for line in shown} == {count}
+        assert [line["credentials_done"] for line in shown][:: len(shown) - 1] == [0, count]
+        assert flowmate("store", "keygen", "newest.key").code == 0
+        terminal = on_a_terminal("rekey", "newest.key", "--store-key-file", "new.key")
+        assert f"{count}/{count}".encode() in terminal
+
 
 class TestMigrate:
     def test_a_store_moves_with_everything_in_it(self, flowmate, synced, monkeypatch):
@@ -104,17 +130,7 @@ class TestMigrate:
         count = len(listed(flowmate))
         ended = flowmate("store", "migrate", "sqlite:///copy.db")
         assert f"{count} of {count} credentials done" in ended.err
-        terminal, stderr = pty.openpty()
-        command = [*FLOWMATE, "store", "migrate", "sqlite:///other.db"]
-        with subprocess.Popen(command, stderr=stderr, stdout=subprocess.DEVNULL) as process:
-            os.close(stderr)
-            shown = b""
-            with suppress(OSError):  # Linux reports the end this way
-                while part := os.read(terminal, 4096):
-                    shown += part
-        os.close(terminal)
-        assert process.returncode == 0
-        assert f"{count}/{count}".encode() in shown
+        assert f"{count}/{count}".encode() in on_a_terminal("migrate", "sqlite:///other.db")
 
     def test_what_is_there_already_is_backed_up_or_left_alone(self, flowmate, synced, home):
         """Without a word of a backup nothing is written at all."""

@@ -77,7 +77,7 @@ async def copy_store(
     run = await unfinished_copy(target)
     if run is None or run.selection != _selection(source_url):
         run = await target.begin_run(at=at, selection=_selection(source_url))
-    total = 0 if on_progress is None else await _count(source)
+    total = 0 if on_progress is None else await count_items(source)
     users = secrets = changed = 0
     async for batch in _batches(source):
         changed += (await target.write(run, [_write_of(one) for one in batch])).changed
@@ -116,6 +116,14 @@ async def is_copy_of(store: Store, source_url: str, *, finished: bool) -> bool:
 
 def _selection(source_url: str) -> str:
     return f"{SELECTION} {hashlib.sha256(source_url.encode()).hexdigest()[:16]}"
+
+
+async def count_items(store: Store) -> int:
+    """Return the number of credentials that are stored."""
+    count = 0
+    async for _ in store.items():
+        count += 1
+    return count
 
 
 async def is_empty(store: Store) -> bool:
@@ -173,13 +181,6 @@ def _write_of(held: _Held) -> UserWrite:
         username=held.username, status="synced", secrets=1, at=held.stored_at, listing_proven=False
     )
     return UserWrite(checkpoint=checkpoint, secrets=(held.secret,))
-
-
-async def _count(source: Store) -> int:
-    count = 0
-    async for _ in source.items():
-        count += 1
-    return count
 
 
 def _done_of(batch: list[_Held], seen: Mapping[str, str], at: float) -> list[UserWrite]:
