@@ -11,7 +11,7 @@ from aiohttp.payload import BytesIOPayload, BytesPayload
 
 from flowmate_async.integrations.binding import Binding, has_newer
 from flowmate_async.integrations.lender import Lender
-from flowmate_async.integrations.origins import origin_of
+from flowmate_async.integrations.origins import GivenOrigins, origin_of
 from flowmate_async.system.driver_boundary import DriverBoundary
 from flowmate_async.values.secrets import Secret
 
@@ -61,8 +61,9 @@ class CredentialMiddleware:
         default_header: str | None = None,
         min_valid: float = 60.0,
     ) -> None:
+        given, origins = GivenOrigins(origins), ()
         self._binding = Binding(
-            fm, username, secret_id, origins=origins, default_header=default_header, min_valid=min_valid
+            fm, username, secret_id, origins=given, default_header=default_header, min_valid=min_valid
         )
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:

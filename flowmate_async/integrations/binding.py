@@ -1,11 +1,11 @@
 """Binding: one credential, tied to the origins that may see it. Each client sends its own requests."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from contextlib import AbstractAsyncContextManager
 
 from flowmate_async.errors import ConfigurationError, CredentialRejectedError
 from flowmate_async.integrations.lender import HeldLease, Lender
-from flowmate_async.integrations.origins import Origin, checked_origins
+from flowmate_async.integrations.origins import GivenOrigins, Origin
 from flowmate_async.redaction import Headers
 from flowmate_async.values.secrets import Secret
 
@@ -31,7 +31,7 @@ class Binding:
         username: str,
         secret_id: str,
         *,
-        origins: Iterable[str],
+        origins: GivenOrigins,
         default_header: str | None,
         min_valid: float,
     ) -> None:
@@ -40,7 +40,7 @@ class Binding:
         self._secret_id = secret_id
         self._default_header = default_header
         self._min_valid = min_valid
-        self.origins: frozenset[Origin] = checked_origins(origins)
+        self.origins: frozenset[Origin] = origins.checked()
 
     def covers(self, origin: Origin) -> bool:
         """Return whether a request to this origin may carry the credential."""

@@ -23,7 +23,7 @@ except ImportError:
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.integrations.binding import Binding, has_newer
 from flowmate_async.integrations.lender import Lender
-from flowmate_async.integrations.origins import Origin, origin_of
+from flowmate_async.integrations.origins import GivenOrigins, Origin, origin_of
 from flowmate_async.redaction import Headers
 from flowmate_async.system.driver_boundary import DriverBoundary, forget_frames
 from flowmate_async.transport.tls import client_context
@@ -82,8 +82,9 @@ class FlowMateTransport(httpx.AsyncBaseTransport):
         min_valid: float = 60.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        given, origins = GivenOrigins(origins), ()
         self._binding = Binding(
-            fm, username, secret_id, origins=origins, default_header=default_header, min_valid=min_valid
+            fm, username, secret_id, origins=given, default_header=default_header, min_valid=min_valid
         )
         self._inner = transport or httpx.AsyncHTTPTransport(verify=_tls())
 
@@ -180,8 +181,9 @@ class FlowMateAuth(httpx.Auth):
         default_header: str | None = None,
         min_valid: float = 60.0,
     ) -> None:
+        given, origins = GivenOrigins(origins), ()
         self._binding = Binding(
-            fm, username, secret_id, origins=origins, default_header=default_header, min_valid=min_valid
+            fm, username, secret_id, origins=given, default_header=default_header, min_valid=min_valid
         )
         _check_no_upgrade(self._binding.origins)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from urllib.parse import SplitResult, urlsplit
 
 from flowmate_async.errors import ConfigurationError
+from flowmate_async.redaction import Redacted
 from flowmate_async.values.settings import is_loopback
 
 Origin = tuple[str, str, int]
@@ -26,35 +27,49 @@ def origin_of(scheme: str, host: str, port: int | None) -> Origin:
     return scheme, host.lower(), port if port is not None else _PORTS.get(scheme, 0)
 
 
-def checked_origins(origins: Iterable[str]) -> frozenset[Origin]:
-    """Parse some ``scheme://host[:port]`` into origins.
+class GivenOrigins(Redacted, frozen=True, gc=True):
+    """Origins as passed in, kept out of the locals of frames that raise: a URL may hold a password.
 
-    Raises:
-        ConfigurationError: none is given, or one is not a plain origin, or is http to another machine.
+    Attributes:
+        texts: some ``scheme://host[:port]``.
     """
-    if isinstance(origins, str):
-        raise ConfigurationError("origins is one string", advice="Pass a list of origins")
-    checked = frozenset(map(_checked, origins))
-    if not checked:
-        raise ConfigurationError("there are no origins", advice=f"Name where the app is. {_EXAMPLE}")
-    return checked
+
+    texts: Iterable[str]
+
+    def checked(self) -> frozenset[Origin]:
+        """Parse them.
+
+        Raises:
+            ConfigurationError: none is given, or one is not a plain origin, or is http to another machine.
+        """
+        if isinstance(self.texts, str):
+            raise ConfigurationError("origins is one string", advice="Pass a list of origins")
+        parsed = frozenset(map(_parsed, self.texts))
+        if not parsed:
+            raise ConfigurationError("there are no origins", advice=f"Name where the app is. {_EXAMPLE}")
+        return frozenset(map(_required, parsed))
 
 
-def _checked(text: str) -> Origin:
+def _parsed(text: str) -> Origin | str:
+    """Return the origin, or what is wrong with it; its frame has the URL and must not be in an error."""
     try:
         parts = urlsplit(text)
         origin = origin_of(parts.scheme, parts.hostname or "", parts.port)
     except ValueError:
-        raise ConfigurationError("an origin is not a URL", advice=_EXAMPLE) from None
-    if not _is_plain(parts):
-        raise ConfigurationError("an origin is more or less than scheme, host and port", advice=_EXAMPLE)
-    scheme, host, _ = origin
+        return "an origin is not a URL"
+    return origin if _is_plain(parts) else "an origin is more or less than scheme, host and port"
+
+
+def _required(parsed: Origin | str) -> Origin:
+    if isinstance(parsed, str):
+        raise ConfigurationError(parsed, advice=_EXAMPLE)
+    scheme, host, _ = parsed
     if scheme == "http" and not is_loopback(host):
         raise ConfigurationError(
             f"the origin http://{host} would get the credential in clear",
             advice="Use https; http is for this machine only",
         )
-    return origin
+    return parsed
 
 
 def _is_plain(parts: SplitResult) -> bool:

@@ -11,7 +11,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.integrations.origins import Origin, checked_origins, origin_of
+from flowmate_async.integrations.origins import GivenOrigins, Origin, origin_of
 from flowmate_async.redaction import Headers
 from flowmate_async.transport.base import Limits, Transport
 from flowmate_async.transport.factory import transport_by_name
@@ -84,10 +84,11 @@ class AppCheck:
         rate: float = 1.0,
         default_header: str | None = None,
     ) -> None:
+        given, origins = GivenOrigins(origins), ()
         if not rate > 0:
             raise ConfigurationError("the rate of a check must be above zero")
         self._verify = verify
-        self._origins = checked_origins(origins)
+        self._origins = given.checked()
         self._applies_to = applies_to
         self._default_header = default_header
         self._transports: dict[Origin, Transport] = {}

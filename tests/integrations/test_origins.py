@@ -5,8 +5,10 @@ import pytest
 from yarl import URL
 
 from flowmate_async import ConfigurationError
-from flowmate_async.integrations.httpx import _origin
-from flowmate_async.integrations.origins import checked_origins, origin_of
+from flowmate_async.integrations.aiohttp import CredentialMiddleware
+from flowmate_async.integrations.httpx import FlowMateAuth, FlowMateTransport, _origin
+from flowmate_async.integrations.origins import GivenOrigins, origin_of
+from flowmate_async.integrations.verification import AppCheck
 
 GOOD = [
     ("https://api.example.com", ("https", "api.example.com", 443)),
@@ -20,7 +22,7 @@ GOOD = [
 
 @pytest.mark.parametrize(("text", "origin"), GOOD)
 def test_an_origin_is_scheme_host_and_port(text, origin):
-    assert checked_origins([text]) == {origin}
+    assert GivenOrigins([text]).checked() == {origin}
     url = URL(text)
     assert origin_of(url.scheme, url.raw_host, url.port) == origin
     assert _origin(httpx.URL(text)) == origin
@@ -48,17 +50,29 @@ def test_an_origin_is_scheme_host_and_port(text, origin):
 )
 def test_anything_else_is_refused(text):
     with pytest.raises(ConfigurationError):
-        checked_origins([text])
+        GivenOrigins([text]).checked()
+
+
+@pytest.mark.parametrize("takes", [FlowMateTransport, FlowMateAuth, CredentialMiddleware])
+@pytest.mark.parametrize("text", ["https://user:a-password@x", "https://[a-password", "a-password"])
+def test_one_that_is_refused_is_in_no_frame(takes, text, exposed):
+    """Somebody may have put a password where it does not belong."""
+    with pytest.raises(ConfigurationError) as caught:
+        takes(None, "user", "a" * 24, origins=[text])
+    assert "a-password" not in exposed(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        AppCheck(lambda *_: None, origins=[text], applies_to=lambda _: True)
+    assert "a-password" not in exposed(caught.value)
 
 
 def test_no_origin_at_all_is_refused():
     with pytest.raises(ConfigurationError, match="no origins"):
-        checked_origins([])
+        GivenOrigins([]).checked()
 
 
 def test_one_string_is_not_mistaken_for_many():
     with pytest.raises(ConfigurationError, match="Pass a list"):
-        checked_origins("https://api.example.com")
+        GivenOrigins("https://api.example.com").checked()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +88,7 @@ def test_one_string_is_not_mistaken_for_many():
     ],
 )
 def test_what_only_looks_like_the_origin_is_another_one(other):
-    covered = checked_origins(["https://api.example.com"])
+    covered = GivenOrigins(["https://api.example.com"]).checked()
     url = URL(other)
     assert origin_of(url.scheme, url.raw_host, url.port) not in covered
     assert _origin(httpx.URL(other)) not in covered
