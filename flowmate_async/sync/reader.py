@@ -391,7 +391,8 @@ class UserRead:
         for listing in self._listings:
             listing.drop()
         for wanted in self._fetches:
-            wanted.is_over = True
+            wanted.is_over = True  # before the first is cancelled: what that frees may end another
+        for wanted in self._fetches:
             self._reader.fetcher.cancel(self.username, wanted.summary.id, wanted)
         if not self._held_before:
             self._reader.tokens.forget(self.username)
