@@ -65,7 +65,7 @@ class Engine:
         side_tasks: SideTasks,
     ) -> None:
         self._send_at_once = transport.send_at_once if isinstance(transport, ImmediateTransport) else None
-        self._carriers = Carriers(transport)
+        self._carriers = Carriers(transport, is_paused=pacer.is_paused, outlast_pause=pacer.outlast_pause)
         self._pacer = pacer
         self._gates = gates
         self._feedback = feedback
@@ -93,7 +93,7 @@ class Engine:
     @property
     def is_saturated(self) -> bool:
         """Whether calls wait, or waited just now, for the rate or the concurrency, and not for a pause."""
-        return (bool(self._ready) or self._pacer.has_just_waited) and not self._pacer.is_paused
+        return (bool(self._ready) or self._pacer.has_just_waited) and not self._pacer.is_paused()
 
     def allot(self, concurrency: int) -> None:
         """Limit the requests in flight to ``concurrency``; see :meth:`Pacer.allot`."""

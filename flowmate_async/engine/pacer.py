@@ -161,8 +161,7 @@ class Pacer:
         A token is dropped if a pause began meanwhile: if saved, it would be used on top of the burst.
         """
         while True:
-            while (seconds := self._paused_for()) > 0:
-                await self._clock.sleep(min(seconds, _LOOK_SECONDS))
+            await self.outlast_pause()
             if self._careful:
                 await self._adapt_bucket()
                 self._careful = self._woken or self._adaptive_rate.adapting
@@ -203,10 +202,14 @@ class Pacer:
         """Whether a request waited for the rate just now."""
         return self._clock.monotonic() - self._waited_at <= _LATELY_SECONDS
 
-    @property
     def is_paused(self) -> bool:
-        """Whether a pause is in effect."""
-        return self._paused_for() > 0
+        """Return whether a pause is in effect."""
+        return self._careful and self._paused_for() > 0
+
+    async def outlast_pause(self) -> None:
+        """Wait until no pause is in effect."""
+        while (seconds := self._paused_for()) > 0:
+            await self._clock.sleep(min(seconds, _LOOK_SECONDS))
 
     def allot(self, concurrency: int) -> None:
         """Limit the requests in flight, while other processes use the rest.

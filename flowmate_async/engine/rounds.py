@@ -38,9 +38,12 @@ class Rounds:
         self.handling: bool = False
 
     def answered(self, call: Call, answer: Response | Exception) -> None:
-        """Take the outcome of a call's exchange."""
+        """Take the outcome of a call's exchange. A bad one is handled immediately: it may begin a pause."""
         self._answers.append((call, answer))
-        self.expect()
+        if not self._is_due:
+            self.expect()
+        if type(answer) is not Response or answer.status != 200:
+            self.handle()
 
     def expect(self) -> None:
         """Start a round in the next turn of the loop."""
@@ -55,17 +58,23 @@ class Rounds:
         else:
             then()
 
-    def _round(self) -> None:
-        self._is_due = False
-        answers, self._answers = self._answers, []
-        try:
-            if answers:
-                self.handling = True
+    def handle(self) -> None:
+        """Handle the answers that have come."""
+        while self._answers and not self.handling:
+            answers, self._answers = self._answers, []
+            self.handling = True
+            try:
                 self._handle(answers)
                 while self._after:
                     self._after.pop()()
+            finally:
+                self.handling = False
+
+    def _round(self) -> None:
+        self._is_due = False
+        try:
+            self.handle()
         finally:
-            self.handling = False
             self._send()
 
 

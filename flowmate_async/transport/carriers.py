@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from flowmate_async.redaction import Headers
@@ -31,12 +32,23 @@ class Carriers:
 
     Args:
         transport: any :class:`Transport`.
+        is_paused: whether nothing may be sent now. A pause may begin between :meth:`carry` and the first
+            step of the carrier.
+        outlast_pause: waits until the pause is over.
     """
 
-    __slots__ = ("_free", "_loads", "_tasks", "_transport")
+    __slots__ = ("_free", "_is_paused", "_loads", "_outlast_pause", "_tasks", "_transport")
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        is_paused: Callable[[], bool],
+        outlast_pause: Callable[[], Awaitable[None]],
+    ) -> None:
         self._transport = transport
+        self._is_paused = is_paused
+        self._outlast_pause = outlast_pause
         self._loads: deque[_Load] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._free = 0
@@ -72,6 +84,8 @@ class Carriers:
 
     async def _carried(self, load: _Load) -> Response | Exception:
         try:
+            if self._is_paused():
+                await self._outlast_pause()
             return await self._transport.send(load.method, load.path, load.headers, load.body, load.limits)
         except asyncio.CancelledError:
             load.then(_closed())

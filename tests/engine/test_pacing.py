@@ -114,8 +114,8 @@ def test_limits_hold_and_no_call_is_lost_under_any_schedule(
     virtually(main)
 
 
-async def test_a_pause_also_holds_calls_that_wait_for_a_slot(lab):
-    """The transport answers at once, so the slot is free and the pause begins in the same step."""
+async def test_a_pause_also_holds_calls_that_wait_in_the_same_step(lab):
+    """The transport answers at once, so the pause comes while the engine sends the others."""
     wire, sent = [json_response(b"{}", 429, retry_after="4")], []
 
     class Eager(ImmediateMemoryTransport):
@@ -124,11 +124,37 @@ async def test_a_pause_also_holds_calls_that_wait_for_a_slot(lab):
             then(wire.pop() if wire else OK)
             return True
 
-    async with lab(None, carrier=Eager, concurrency=1) as made:
+    async with lab(None, carrier=Eager) as made:
         made.pacer.pause(1)  # for all of them to wait
         await asyncio.gather(*(made.send() for _ in range(4)))
     assert sent[0] == 1
     assert [at >= 5 for at in sent[1:]] == [True] * 4
+
+
+async def test_a_pause_also_holds_what_a_carrier_has_not_begun_to_send(lab):
+    """A coroutine transport begins to send one turn of the loop later; the pause comes in between."""
+    told, sent = asyncio.Event(), []
+
+    async def answer(path):
+        sent.append((path, asyncio.get_running_loop().time()))
+        if path == "/first":
+            await told.wait()
+            told.clear()
+            return json_response(b"{}", 429, retry_after="4") if len(sent) == 1 else OK
+        return OK
+
+    async with lab(answer) as made:
+        first = asyncio.create_task(made.send("/first"))
+        await asyncio.sleep(1)
+        second = asyncio.create_task(made.send("/second"))
+        await asyncio.sleep(0)
+        told.set()
+        await second
+        told.set()
+        await first
+    assert sent[0] == ("/first", 0)
+    assert len(sent) == 3
+    assert all(at >= 5 for _, at in sent[1:])
 
 
 async def test_interactive_calls_go_first_and_one_in_five_is_background(lab, way):
