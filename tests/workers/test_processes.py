@@ -126,10 +126,10 @@ def test_workers_that_keep_dying_end_the_run_with_a_word_on_it(slow_twin, sync):
             os.kill(worker, signal.SIGKILL)
         time.sleep(0.05)
     code, _, err = syncing.ended()
-    complaint = [line for line in err.splitlines() if line.startswith("flowmate: ")]
+    errors = [line for line in map(msgspec.json.decode, err.splitlines()) if line["level"] == "error"]
     assert code == 3
-    assert len(complaint) == 1
-    assert "worker processes died" in complaint[0]
+    assert len(errors) == 1
+    assert "worker processes died" in errors[0]["message"]
 
 
 def test_an_error_of_the_workers_is_one_line_of_the_parents(twin, sync, store_file):
@@ -138,7 +138,8 @@ def test_an_error_of_the_workers_is_one_line_of_the_parents(twin, sync, store_fi
     names = store_file.with_name("users.txt")
     names.write_text("".join(f"user-{number:06d}@tenant.example\n" for number in range(50)))
     code, out, err = sync(twin, "--users-file", str(names), everybody=False).ended()
-    complaints = [line for line in err.splitlines() if line.startswith("flowmate: ")]
-    assert (code, out, len(complaints)) == (3, "", 1)
-    assert "admin token" in complaints[0]
+    errors = [line for line in map(msgspec.json.decode, err.splitlines()) if line["level"] == "error"]
+    assert (code, len(errors)) == (3, 1)
+    assert "admin token" in errors[0]["message"]
+    assert msgspec.json.decode(out)["error"]["exit_code"] == 3
     assert "Traceback" not in err
