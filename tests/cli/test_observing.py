@@ -243,7 +243,7 @@ class TestUnused:
             "told = []\n"
             "enter = client.FlowMate.__aenter__\n"
             "async def entered(self):\n"
-            "    told.append([type(one).__name__ for one in self._emitter._listeners])\n"
+            "    told.append([type(one).__name__ for one in self._parts.emitter.listeners])\n"
             "    return await enter(self)\n"
             "client.FlowMate.__aenter__ = entered\n"
             "for name in ('prometheus_client', 'opentelemetry'):\n"
