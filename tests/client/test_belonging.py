@@ -153,7 +153,7 @@ class TestLoops:
             async with FlowMate(**options):
                 pass
 
-        with pytest.raises(ConfigurationError, match=r"needs asyncio.*anyio\.run"):
+        with pytest.raises(ConfigurationError, match=r"needs asyncio.*asyncio\.run"):
             anyio.run(main, backend="trio")
 
 
