@@ -9,13 +9,16 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from flowmate_async.cli.app import run
+from flowmate_async.sandbox import Sandbox, SandboxOptions, faults_from_text
 
 FLOWMATE = (sys.executable, "-m", "flowmate_async")
 
@@ -26,7 +29,6 @@ class Twin:
 
     url: str
     admin_token: str
-    process: subprocess.Popen[str] = field(repr=False)
 
     def ask(self, path: str, body: dict | None = None, *, method: str | None = None) -> bytes:
         """Return what one of its endpoints answers."""
@@ -71,11 +73,22 @@ def twin_process(*flags: str) -> Iterator[Twin]:
         lines = [process.stdout.readline().strip() for _ in range(2)]
         url, admin_token = (line.partition("=")[2] for line in lines)
         assert url, "the twin did not start"
-        yield Twin(url, admin_token, process)
+        yield Twin(url, admin_token)
     finally:
         process.terminate()
         process.wait(timeout=20)
         process.stdout.close()
+
+
+@contextlib.contextmanager
+def twin_thread(*, users: int, seed: int = 7, faults: str = "", **options: Any) -> Iterator[Twin]:
+    """A sandbox in a thread of this process: starting a process takes longer than most tests of a sandbox."""
+    chosen = SandboxOptions(users=users, seed=seed, faults=faults_from_text(faults, seed=seed), **options)
+    with (
+        start_blocking_portal("asyncio") as portal,
+        portal.wrap_async_context_manager(Sandbox(chosen)) as running,
+    ):
+        yield Twin(running.url, running.admin_token)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from .conftest import FLOWMATE, connect, twin_process
+from .conftest import FLOWMATE, connect, twin_thread
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX"),
@@ -41,12 +41,25 @@ def metrics(home):
     }
 
 
-def status(*flags):
-    done = subprocess.run(
-        [*FLOWMATE, "status", "--json", *flags], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return msgspec.json.decode(done.stdout)
+@pytest.fixture
+def done(flowmate):
+    """Run a command to its end in this process, and return what it prints."""
+
+    def run(*arguments):
+        ended = flowmate(*arguments)
+        assert ended.code == 0, ended.err
+        return ended.out
+
+    return run
+
+
+@pytest.fixture
+def status(done):
+    return lambda: msgspec.json.decode(done("status", "--json"))
+
+
+def status_by_a_process():
+    return msgspec.json.decode(subprocess.check_output([*FLOWMATE, "status", "--json"]))
 
 
 def seconds(text):
@@ -82,9 +95,9 @@ def killed(step, number, twin):
     return process.returncode, msgspec.json.decode(out) if out else None
 
 
-def require_agreement(home, code, printed, before):
+def require_agreement(home, code, printed, before, known):
     """What was told after a kill, or after a good end."""
-    told, known = metrics(home), status()
+    told = metrics(home)
     last = known["runs"][0] if known["runs"] else None
     success = told.get("last_success_timestamp_seconds", 0.0)
     if code >= 0:
@@ -112,54 +125,58 @@ def require_agreement(home, code, printed, before):
         assert report["totals"]["synced"] == printed["synced"] == last["users"]["synced"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("night", ["first", "second"])
-def test_a_killed_sync(home, monkeypatch, night, number):
+def every(*steps):
+    """Each step with one signal, the two in turn; with the other one in the long version."""
+    numbers = (signal.SIGTERM, signal.SIGKILL)
+    return [
+        pytest.param(step, number, marks=() if turn == place % 2 else pytest.mark.long)
+        for place, step in enumerate(steps)
+        for turn, number in enumerate(numbers)
+    ]
+
+
+@pytest.mark.parametrize(("night", "number"), every("first", "second"))
+def test_a_killed_sync(home, monkeypatch, done, status, night, number):
     """At every step one kill, and after each the next sync, which resumes."""
-    with twin_process("--users", str(USERS), "--seed", "7") as twin:
+    with twin_thread(users=USERS) as twin:
         connect(twin, monkeypatch, home)
         if night == "second":
-            done = subprocess.run([*FLOWMATE, *SYNC, *FILES], capture_output=True, check=False)
-            assert done.returncode == 0, done.stderr
+            done(*SYNC, *FILES)
         for step in STEPS:
             before = status() if (home / "credentials.db").exists() else None
             code, printed = killed(step, number, twin)
             assert code in (0, INTERRUPTED, -number), (step, code)
             if (home / "credentials.db").exists():
-                require_agreement(home, code, printed, before)
-        done = subprocess.run([*FLOWMATE, *SYNC, *FILES], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        require_agreement(home, 0, msgspec.json.decode(done.stdout), None)
-        assert status()["runs"][0]["users"] == {"synced": USERS, "failed": 0}
+                require_agreement(home, code, printed, before, status())
+        printed = msgspec.json.decode(done(*SYNC, *FILES))
+        known = status_by_a_process()
+        require_agreement(home, 0, printed, None, known)
+        assert known["runs"][0]["users"] == {"synced": USERS, "failed": 0}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("delay", [0.3, 0.6, 0.9, 1.2])
-def test_a_killed_migration_changes_nothing_that_is_told(home, monkeypatch, number, delay):
+@pytest.mark.parametrize(("delay", "number"), every(0.3, 0.6, 0.9, 1.2))
+def test_a_killed_migration_changes_nothing_that_is_told(home, monkeypatch, done, status, delay, number):
     """The source's status and the metrics stay. Run again, the migration is complete."""
-    with twin_process("--users", str(USERS), "--seed", "7") as twin:
+    with twin_thread(users=USERS) as twin:
         connect(twin, monkeypatch, home)
-        assert subprocess.run([*FLOWMATE, *SYNC, *FILES], capture_output=True, check=False).returncode == 0
+        done(*SYNC, *FILES)
         told, known = metrics(home), status()
-        command = [*FLOWMATE, "store", "migrate", "sqlite:///copy.db"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        migrate = ("store", "migrate", "sqlite:///copy.db")
+        with subprocess.Popen(
+            [*FLOWMATE, *migrate], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             time.sleep(delay)
             process.send_signal(number)
             _, err = process.communicate(timeout=60)
         assert "Traceback" not in err
         assert metrics(home) == told
         assert status()["runs"] == known["runs"]
-        again = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert again.returncode == 0, again.stderr
-        verified = subprocess.run(
-            [*FLOWMATE, "store", "verify", "--store", "sqlite:///copy.db"], capture_output=True, check=False
-        )
-        assert verified.returncode == 0
+        done(*migrate)
+        done("store", "verify", "--store", "sqlite:///copy.db")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("delay", [0.3, 0.5, 0.7, 0.9])
-def test_a_killed_upgrade_leaves_the_same_status(home, monkeypatch, number, delay):
+@pytest.mark.parametrize(("delay", "number"), every(0.3, 0.5, 0.7, 0.9))
+def test_a_killed_upgrade_leaves_the_same_status(home, monkeypatch, done, status, delay, number):
     """Before, after the kill, and after the upgrade was run again."""
     path = home / "old.db"
     connection = sqlite3.connect(path)
@@ -179,6 +196,5 @@ def test_a_killed_upgrade_leaves_the_same_status(home, monkeypatch, number, dela
     assert status()["runs"] == runs
     for backup in home.glob("old.db.format-*"):
         backup.rename(home / f"kept-{backup.name}")
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    done("store", "upgrade")
     assert status()["runs"] == runs

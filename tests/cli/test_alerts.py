@@ -9,7 +9,7 @@ import time
 import msgspec
 import pytest
 
-from .conftest import connect, twin_process
+from .conftest import connect, twin_thread
 from .test_log import validate
 from .test_observing import held
 
@@ -169,7 +169,7 @@ class TestStatus:
         assert found["runs"][0]["ended_at"] == found["last_success_at"]
 
     def test_an_interrupted_run_is_no_success(self, home, monkeypatch, flowmate):
-        with twin_process("--users", "40", "--seed", "7") as twin:
+        with twin_thread(users=40) as twin:
             connect(twin, monkeypatch, home)
             assert flowmate("sync", "--all-users").code == 0
             before = self.status(flowmate)

@@ -20,7 +20,7 @@ import pytest
 
 from flowmate_async.cli.exits import Exit
 
-from .conftest import FLOWMATE, Twin, twin_process
+from .conftest import FLOWMATE, Twin, twin_process, twin_thread
 from .test_kill import KEY, acknowledged, contents
 
 pytestmark = [
@@ -99,7 +99,7 @@ def test_kills_among_faults_lose_nothing(tmp_path: Path, users: int, times: int)
     """SIGKILL at any instant while upstream throttles, fails, resets and revokes."""
     store, instants = tmp_path / "store.db", random.Random(os.environ.get("FLOWMATE_TEST_SEED", "7"))
     kills = 0
-    with twin_process("--users", str(users), "--seed", "7", "--faults", FAULTS) as twin:
+    with twin_thread(users=users, faults=FAULTS) as twin:
         for number in range(times):
             with syncing(twin, store) as process:
                 wait_until(
@@ -131,7 +131,7 @@ def test_kills_among_faults_lose_nothing(tmp_path: Path, users: int, times: int)
 def test_a_signal_ends_a_sync_whose_upstream_hangs(tmp_path: Path, number: int, times: int) -> None:
     """Long before the requests' own deadline of 30 s; a second signal does not wait for the drain."""
     store = tmp_path / "store.db"
-    with twin_process("--users", "120", "--seed", "7", "--latency", "0.01") as twin:
+    with twin_thread(users=120, latency_seconds=0.01) as twin:
         with syncing(twin, store) as process:
             wait_until(lambda: twin.stats()["impersonations"] > 70)
             twin.ask("/_sandbox/faults", {"rules": [{"kind": "hang", "routes": ["GET /secrets/{id}"]}]})
@@ -183,7 +183,7 @@ def test_a_store_locked_by_another_process_keeps_whole_users(
 ) -> None:
     """A backup tool, say, that holds the write lock for longer than a sync is willing to wait."""
     store = tmp_path / "store.db"
-    with twin_process("--users", "300", "--seed", "7", "--latency", "0.02") as twin:
+    with twin_thread(users=300, latency_seconds=0.02) as twin:
         with syncing(twin, store) as process:
             wait_until(lambda: twin.stats()["impersonations"] > 100)
             other = sqlite3.connect(store, isolation_level=None, timeout=30)

@@ -20,7 +20,7 @@ from flowmate_async.cli.loop import run_async
 from flowmate_async.cli.options import Connection, StoreFlags
 from flowmate_async.sandbox import Faults, Sandbox, SandboxOptions, faults
 
-from .conftest import answering, connect, http, twin_process
+from .conftest import answering, connect, http, twin_thread
 
 USAGE, UPSTREAM, SOME_FAILED = 2, 3, 1
 
@@ -239,7 +239,7 @@ class TestUpstream:
         assert (code, found["token"]["status"]) == (UPSTREAM, "error")
 
     def test_masked_values(self, examined, flowmate, home, monkeypatch):
-        with twin_process("--users", "6", "--seed", "7", "--masked") as twin:
+        with twin_thread(users=6, raw_read=False) as twin:
             connect(twin, monkeypatch, home)
             code, found = examined()
         assert (code, found["permission"]["status"]) == (UPSTREAM, "error")
@@ -293,7 +293,7 @@ class TestUpstream:
         assert (code, found["permission"]["status"]) == (UPSTREAM, "error")
 
     def test_a_tenant_without_users(self, examined, home, flowmate, monkeypatch):
-        with twin_process("--users", "0", "--seed", "7") as twin:
+        with twin_thread(users=0) as twin:
             connect(twin, monkeypatch, home)
             code, found = examined()
         assert (code, found["token"]["status"]) == (0, "warning")
@@ -305,7 +305,7 @@ class TestUpstream:
         assert "no such user" in found["user"]["message"]
 
     def test_a_rate_above_upstreams(self, flowmate, home, monkeypatch):
-        with twin_process("--users", "4", "--seed", "7", "--rate", "10", "--burst", "5") as twin:
+        with twin_thread(users=4, rate=10, burst=5) as twin:
             connect(twin, monkeypatch, home)
             ended = flowmate("doctor", "--json", "--probe", "20", "--rate", "200")
         found = {one["check"]: one for one in msgspec.json.decode(ended.out)["checks"]}
@@ -314,7 +314,7 @@ class TestUpstream:
         assert "Lower --rate" in found["rate"]["fix"]
 
     def test_a_concurrency_too_low_for_the_rate(self, flowmate, home, monkeypatch):
-        with twin_process("--users", "4", "--seed", "7", "--latency", "0.05") as twin:
+        with twin_thread(users=4, latency_seconds=0.05) as twin:
             connect(twin, monkeypatch, home)
             ended = flowmate("doctor", "--json", "--probe", "20", "--rate", "500", "--concurrency", "4")
         found = {one["check"]: one for one in msgspec.json.decode(ended.out)["checks"]}
@@ -339,7 +339,7 @@ class TestStore:
         assert (code, found["store"]["status"]) == (USAGE, "error")
 
     def test_another_upstreams(self, examined, flowmate, home, monkeypatch):
-        with twin_process("--users", "2", "--seed", "1") as other:
+        with twin_thread(users=2, seed=1) as other:
             connect(other, monkeypatch, home)
             code, found = examined()
         assert (code, found["store"]["status"]) == (USAGE, "error")

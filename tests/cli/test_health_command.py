@@ -9,7 +9,7 @@ import pytest
 
 from flowmate_async.health.webhook import SigningKey, verify
 
-from .conftest import connect, twin_process
+from .conftest import connect, twin_thread
 
 SOME_FAILED, USAGE = 1, 2
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -30,7 +30,7 @@ REVOKED = {
 @pytest.fixture(scope="module")
 def own_twin():
     """A sandbox that these tests change."""
-    with twin_process("--users", "3", "--seed", "7") as running:
+    with twin_thread(users=3) as running:
         yield running
 
 

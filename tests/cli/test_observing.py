@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from .conftest import FLOWMATE, connect, twin_process
+from .conftest import FLOWMATE, connect, twin_thread
 
 USAGE, UPSTREAM, SOME_FAILED, INTERRUPTED, CRASHED = 2, 3, 1, 130, 70
 
@@ -170,7 +170,7 @@ def test_sigterm_at_any_moment_ends_with_130_and_metrics(home, monkeypatch):
         "sys.exit(app.run(sys.argv[2:]))\n"
     )
     flags = ["sync", "--all-users", "--rate", "20", "--burst", "5", "--metrics-file", "flowmate.prom"]
-    with twin_process("--users", "200", "--seed", "7") as twin:
+    with twin_thread(users=200) as twin:
         connect(twin, monkeypatch, home)
         for delay in (0, 0.05, 0.2, 0.5, 1, 2):
             command = [sys.executable, "-c", code, str(delay), *flags]
@@ -185,7 +185,7 @@ def test_sigterm_at_any_moment_ends_with_130_and_metrics(home, monkeypatch):
 
 class TestPort:
     def test_a_running_sync_can_be_looked_at_and_stops_being_ready_when_it_drains(self, home, monkeypatch):
-        with twin_process("--users", "200", "--seed", "7", "--latency", "0.05") as twin:
+        with twin_thread(users=200, latency_seconds=0.05) as twin:
             connect(twin, monkeypatch, home)
             command = ["sync", "--all-users", "--concurrency", "4", "--metrics-port", "0"]
             process = subprocess.Popen([*FLOWMATE, *command], stderr=subprocess.PIPE, text=True)

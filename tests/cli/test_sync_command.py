@@ -12,7 +12,7 @@ import time
 import msgspec
 import pytest
 
-from .conftest import FLOWMATE, connect, twin_process
+from .conftest import FLOWMATE, connect, twin_thread
 
 USAGE, UPSTREAM, SOME_FAILED, INTERRUPTED = 2, 3, 1, 130
 
@@ -109,7 +109,7 @@ class TestSync:
     def test_everything_masked_ends_with_3_and_names_the_permission(
         self, flowmate, monkeypatch, home, workers
     ):
-        with twin_process("--users", "20", "--seed", "7", "--masked") as twin:
+        with twin_thread(users=20, raw_read=False) as twin:
             connect(twin, monkeypatch, home)
             ended = flowmate("sync", "--all-users", "--concurrency", "2", "--workers", workers)
             tried = twin.stats()["impersonations"]
@@ -128,7 +128,7 @@ class TestSync:
     @pytest.mark.parametrize("workers", ["1", "2"])
     def test_masked_users_among_readable_ones_fail_alone(self, flowmate, monkeypatch, home, workers):
         """The second night is a delta sync: no user is starved, and readable ones cost no GET."""
-        with twin_process("--users", "20", "--seed", "7", "--masked-share", "0.5") as twin:
+        with twin_thread(users=20, masked_share=0.5) as twin:
             connect(twin, monkeypatch, home)
             for _night in range(2):
                 ended = flowmate("sync", "--all-users", "--concurrency", "2", "--workers", workers, "--json")
@@ -181,7 +181,7 @@ class TestSync:
     @pytest.mark.skipif(sys.platform == "win32", reason="signals of another process are POSIX")
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_drains_and_the_next_run_resumes(self, flowmate, monkeypatch, home, number):
-        with twin_process("--users", "400", "--seed", "7", "--latency", "0.02") as twin:
+        with twin_thread(users=400, latency_seconds=0.02) as twin:
             connect(twin, monkeypatch, home)
             process = subprocess.Popen(
                 [*FLOWMATE, "sync", "--all-users"],

@@ -15,7 +15,7 @@ from flowmate_async.cli.cluster import WorkerWatch
 from flowmate_async.cli.exits import Exit
 from flowmate_async.events import RunBegan, UserStored
 
-from .conftest import FLOWMATE, connect, twin_process
+from .conftest import FLOWMATE, connect, twin_thread
 
 SUMS = re.compile(
     r"([\d,]+) credentials \(([\d,]+) written, ([\d,]+) unchanged, ([\d,]+) skipped, ([\d,]+) failed\)"
@@ -29,7 +29,7 @@ def numbers(text):
 class TestSums:
     def test_written_unchanged_skipped_and_failed_are_all_credentials(self, home, monkeypatch, flowmate):
         """On a first night, a second night, and one on which some secrets fail."""
-        with twin_process("--users", "20", "--seed", "7") as twin:
+        with twin_thread(users=20) as twin:
             connect(twin, monkeypatch, home)
             everything = len(twin.truth())
             for flags in ([], [], ["--full"]):
@@ -53,9 +53,7 @@ class TestSums:
 
 
 def test_throttling_shows_with_advice(home, monkeypatch, flowmate):
-    with twin_process(
-        "--users", "20", "--seed", "7", "--faults", "throttle=0.05 retry_after_seconds=0"
-    ) as twin:
+    with twin_thread(users=20, faults="throttle=0.05 retry_after_seconds=0") as twin:
         connect(twin, monkeypatch, home)
         ended = flowmate("sync", "--all-users", "--json")
         again = flowmate("sync", "--all-users", "--full", "--log-format", "text")
@@ -77,7 +75,7 @@ def test_one_is_singular(flowmate, connected):
 
 
 def test_marked_is_not_called_removed(home, monkeypatch, flowmate):
-    with twin_process("--users", "20", "--seed", "7") as twin:
+    with twin_thread(users=20) as twin:
         connect(twin, monkeypatch, home)
         flowmate("sync", "--all-users")
         _, secret = next(iter(twin.truth()))
@@ -96,7 +94,7 @@ def test_bare_flowmate_describes_the_commands(flowmate):
 @pytest.mark.parametrize("columns", [80, 50])
 def test_a_terminal_shows_percentage_and_remaining_time(home, monkeypatch, columns):
     """In one line of the terminal, also a narrow one."""
-    with twin_process("--users", "60", "--seed", "7") as twin:
+    with twin_thread(users=60) as twin:
         connect(twin, monkeypatch, home)
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("TERM", "xterm")

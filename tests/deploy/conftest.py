@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import FLOWMATE, Twin, twin_process
+from tests.cli.conftest import FLOWMATE, Twin, twin_thread
 
 
 @pytest.fixture(scope="session")
 def twin() -> Iterator[Twin]:
     """A small sandbox."""
-    with twin_process("--users", "12", "--seed", "7") as running:
+    with twin_thread(users=12) as running:
         yield running
 
 

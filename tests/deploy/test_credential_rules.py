@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flowmate_async.cli.app import run
 from flowmate_async.integrations.metrics_file import LastRun, write_last_run
-from tests.cli.conftest import connect, twin_process
+from tests.cli.conftest import connect, twin_thread
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "flowmate-rules.yaml"
 OAUTH = "OA2_AUTHORIZATION_CODE"
@@ -46,7 +46,7 @@ def test_every_combination_is_exported_so_that_graphs_fall(tmp_path):
 
 
 def test_a_sync_exports_what_is_broken(tmp_path, monkeypatch, capsys):
-    with twin_process("--users", "2", "--seed", "7") as twin:
+    with twin_thread(users=2) as twin:
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
         connect(twin, monkeypatch, tmp_path)
         made = twin.ask("/_sandbox/secrets", {"type": OAUTH, "owners": ["user-000000@tenant.example"]})

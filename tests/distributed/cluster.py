@@ -26,6 +26,8 @@ class Cluster:
     burst: int
     visibility: float = 300.0
     shard_users: int = 50
+    pool: int = 2
+    """Processes of each worker."""
     told: dict[str, str] = field(default_factory=dict)
     working_directory: Path | None = None
     processes: list[subprocess.Popen] = field(default_factory=list)
@@ -41,7 +43,7 @@ class Cluster:
             "FLOWMATE_STORE": f"sqlite:///{self.store}",
             "FLOWMATE_STORE_KEY": KEY.encoded(),
             "FLOWMATE_BROKER_URL": self.redis.url,
-            "FLOWMATE_PROCESSES": "4",
+            "FLOWMATE_PROCESSES": str(self.pool),
             "FLOWMATE_VISIBILITY": str(self.visibility),
             "FLOWMATE_SHARD_USERS": str(self.shard_users),
             **self.told,

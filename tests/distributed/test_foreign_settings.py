@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cli.conftest import twin_process
+from tests.cli.conftest import twin_thread
 
 from .cluster import Cluster, ending
 
@@ -26,7 +26,7 @@ def test_a_worker_ignores_foreign_variables_and_its_working_directory(redis, tmp
     folder.mkdir()
     for module in MODULES:
         (folder / f"{module}.py").write_text("import pathlib\npathlib.Path(__file__ + '.ran').touch()\n")
-    with twin_process("--users", "3", "--seed", "7") as twin:
+    with twin_thread(users=3) as twin:
         cluster = Cluster(twin, redis, tmp_path / "credentials.db", rate=2000, burst=200)
         cluster.told = FOREIGN
         cluster.working_directory = folder

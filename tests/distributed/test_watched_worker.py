@@ -8,7 +8,7 @@ from urllib.error import HTTPError
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.cli.conftest import twin_process
+from tests.cli.conftest import twin_thread
 from tests.workers.conftest import acknowledged, contents, until
 
 from .cluster import Cluster, ending
@@ -20,7 +20,7 @@ WAIT = 60
 @pytest.fixture
 def twin():
     """Each shard takes seconds, so that there is time to look."""
-    with twin_process("--users", "60", "--seed", "7", "--latency", "0.1") as running:
+    with twin_thread(users=60, latency_seconds=0.1) as running:
         yield running
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis as redis_driver
 
-from tests.cli.conftest import twin_process
+from tests.cli.conftest import twin_thread
 from tests.workers.conftest import acknowledged, contents, needs_proc, until
 
 from .cluster import Cluster, ending
@@ -28,7 +28,7 @@ COMMAND = "import sys; sys.argv[0] = 'flowmate'; from flowmate_async.cli.app imp
 
 @pytest.fixture
 def twin():
-    with twin_process("--users", str(USERS), "--seed", "7", "--latency", "0.05") as running:
+    with twin_thread(users=USERS, latency_seconds=0.05) as running:
         yield running
 
 

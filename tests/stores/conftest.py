@@ -22,6 +22,24 @@ Snapshot = dict[str, tuple[int, bytes]]
 
 _NUMBERS = count()
 
+FEW_SAMPLES = ("TestPostgresStore", "TestAwsStore")
+"""Classes of the conformance suite that take one sample of each law every day, and all in the long version.
+
+What they keep has the format of SQLite and of OpenBao, which take every sample every day.
+"""
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the other samples as long."""
+    begun: set[str] = set()
+    for item in items:
+        if item.path.name == "test_conformance.py" and item.parent.name in FEW_SAMPLES:
+            law, _, sample = item.nodeid.partition("[")
+            if sample and law in begun:
+                item.add_marker(pytest.mark.long)
+            begun.add(law)
+
 
 @pytest.fixture
 def key() -> StoreKey:

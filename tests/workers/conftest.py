@@ -15,11 +15,11 @@ import msgspec
 import pytest
 
 from flowmate_async import StoreKey, open_store
-from tests.cli.conftest import FLOWMATE, Twin, present, twin_process
+from tests.cli.conftest import FLOWMATE, Twin, present, twin_thread
 
 KEY = StoreKey.parse("5a" * 32)
 
-__all__ = ["Twin", "twin_process"]
+__all__ = ["Twin", "twin_thread"]
 
 
 @dataclass

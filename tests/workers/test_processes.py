@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 
-from .conftest import acknowledged, contents, is_alive, needs_proc, twin_process, until
+from .conftest import acknowledged, contents, is_alive, needs_proc, twin_thread, until
 
 pytestmark = [pytest.mark.timeout(120), needs_proc]
 
@@ -17,14 +17,14 @@ FEW = ("--concurrency", "16")
 
 @pytest.fixture
 def twin():
-    with twin_process("--users", str(USERS), "--seed", "7") as running:
+    with twin_thread(users=USERS) as running:
         yield running
 
 
 @pytest.fixture
 def slow_twin():
     """A sync of it takes a few seconds, however fast the machine is."""
-    with twin_process("--users", str(USERS), "--seed", "7", "--latency", "0.05") as running:
+    with twin_thread(users=USERS, latency_seconds=0.05) as running:
         yield running
 
 
@@ -58,8 +58,7 @@ def test_a_strict_limit_is_kept_by_all_of_them_together(sync, store_file, strict
     """
     rate = 300
     burst = 30 if strict else 30 + rate // 2
-    flags = ("--users", "90", "--seed", "7", "--rate", str(rate), "--burst", str(burst))
-    with twin_process(*flags) as twin:
+    with twin_thread(users=90, rate=rate, burst=burst) as twin:
         code, out, _ = sync(twin, "--burst", "30", rate=rate, workers=3).ended()
         report = msgspec.json.decode(out)
         throttled = sum(by_status.get("429", 0) for by_status in twin.stats()["requests"].values())
@@ -112,7 +111,7 @@ def test_an_interruption_finishes_what_was_begun(slow_twin, sync, store_file, nu
     assert 0 < report["synced"] == len(acknowledged(store_file)) < USERS
     assert "Traceback" not in err
     assert not any(map(is_alive, workers))
-    code, out, _ = sync(slow_twin, *FEW).ended()
+    code, out, _ = sync(slow_twin, *FEW, workers=1).ended()
     assert (code, msgspec.json.decode(out)["skipped"]) == (0, report["synced"])
     assert contents(store_file) == slow_twin.truth()
 

@@ -16,7 +16,7 @@ from flowmate_async.workers.messages import Counted
 from flowmate_async.workers.stats import Counts, TrafficSnapshot, WorkerTotals
 from tests.reporting.pages import Page
 
-from .conftest import acknowledged, needs_proc, twin_process, until
+from .conftest import acknowledged, needs_proc, twin_thread, until
 
 USERS = 80
 FAULTS = "reset=0.02 @ GET /secrets/{id}; error=0.02 status=503; throttle=0.01 retry_after_seconds=0"
@@ -36,8 +36,7 @@ def written(tmp_path):
 @needs_proc
 class TestReport:
     def test_its_answers_are_those_that_the_twin_gave(self, sync, tmp_path):
-        flags = ("--users", str(USERS), "--seed", "7", "--latency", "0.01", "--faults", FAULTS)
-        with twin_process(*flags) as twin:
+        with twin_thread(users=USERS, latency_seconds=0.01, faults=FAULTS) as twin:
             code, _, err = sync(twin, *reports(tmp_path), workers=3, rate=1000).ended()
             given = twin.stats()
         data, page = written(tmp_path)
@@ -59,7 +58,7 @@ class TestReport:
         assert data["observed"]["elsewhere"] is False
 
     def test_a_killed_workers_counts_stay_and_the_missing_ones_are_named(self, sync, tmp_path, store_file):
-        with twin_process("--users", str(USERS), "--seed", "7", "--latency", "0.05") as twin:
+        with twin_thread(users=USERS, latency_seconds=0.05) as twin:
             syncing = sync(twin, "--concurrency", "16", *reports(tmp_path))
             until(lambda: store_file.exists() and len(acknowledged(store_file)) > USERS // 10)
             os.kill(syncing.workers()[0], signal.SIGKILL)
@@ -155,7 +154,7 @@ def test_together_they_are_allowed_what_all_are_and_as_sick_as_the_sickest():
 @needs_proc
 def test_the_metrics_are_those_of_all_processes(sync, tmp_path):
     file = tmp_path / "flowmate.prom"
-    with twin_process("--users", str(USERS), "--seed", "7") as twin:
+    with twin_thread(users=USERS) as twin:
         code, _, err = sync(twin, "--metrics-file", str(file), workers=2).ended()
         total = twin.total()
     assert code == 0, err
