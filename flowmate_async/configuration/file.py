@@ -7,7 +7,6 @@ or to root, and must not be writable by others.
 
 import os
 import sys
-import tomllib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -76,6 +75,9 @@ def read_configuration(named: Path | None, variables: Collection[str]) -> tuple[
 
 
 def _read(path: Path) -> dict[str, Any]:
+    # Only here: ``python -m`` imports the package while the working directory is where Python looks first.
+    import tomllib  # noqa: PLC0415
+
     _require_trusted(path)
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))

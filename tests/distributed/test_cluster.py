@@ -183,7 +183,7 @@ def test_a_tenant_in_which_nobody_is_readable_is_told_at_the_end(twin, cluster):
     twin.ask("/_sandbox/settings", {"raw_read": False})
     cluster.worker()
     code, out, err = cluster.follow().ended(WAIT)
-    assert (code, out) == (3, "")
+    assert (code, msgspec.json.decode(out)["error"]["exit_code"]) == (3, 3)
     assert "secrets.secret.readRaw" in err
     assert twin.stats()["impersonations"] == USERS
 
@@ -194,8 +194,9 @@ def test_a_rejected_admin_token_ends_the_job_for_all(twin, cluster):
     right, twin.admin_token = twin.admin_token, "not-the-token"
     cluster.worker()
     code, out, err = cluster.follow("--users-file", str(names), everybody=False).ended()
-    complaints = [line for line in err.splitlines() if line.startswith("flowmate: ")]
-    assert (code, out, len(complaints)) == (3, "", 1)
-    assert "admin token" in complaints[0]
+    errors = [line for line in map(msgspec.json.decode, err.splitlines()) if line["level"] == "error"]
+    assert (code, len(errors)) == (3, 1)
+    assert "admin token" in errors[0]["message"]
+    assert "admin token" in msgspec.json.decode(out)["error"]["message"]
     twin.admin_token = right
     assert twin.total() < 50

@@ -9,6 +9,7 @@ import time
 import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis as redis_driver
 
@@ -55,7 +56,13 @@ def lines(process):
     _, err = process.communicate(timeout=WAIT)
     assert "Traceback" not in err
     assert PASSWORD not in err
-    return process.returncode, [line for line in err.splitlines() if "flowmate: " in line]
+    said = [msgspec.json.decode(line) for line in err.splitlines()]
+    return process.returncode, [line["message"] for line in said if line["level"] == "error"]
+
+
+def said_by(worker):
+    """Return the message of the next line on stderr."""
+    return msgspec.json.decode(worker.stderr.readline())["message"]
 
 
 @pytest.mark.parametrize("command", [["worker"], ["sync", "--all-users", "--celery"]])
@@ -74,13 +81,12 @@ def test_a_broker_that_is_away_is_waited_for(cluster, broker):
     """The worker says so, and is not ready, until it can take a shard; and again when that is lost."""
     broker.kill()
     worker = cluster.start("worker", "--metrics-port", "0")
-    said = worker.stderr.readline()
-    base = said.strip().rpartition(" ")[2].removesuffix("/metrics")
-    assert "the broker cannot be used" in worker.stderr.readline()
+    base = said_by(worker).rpartition(" ")[2].removesuffix("/metrics")
+    assert "the broker cannot be used" in said_by(worker)
     status, text = asked(f"{base}/readyz")
     assert (status, text.partition(":")[0]) == (503, "not ready")
     broker.start()
-    assert "A worker is ready" in worker.stderr.readline()
+    assert "A worker is ready" in said_by(worker)
     until(lambda: asked(f"{base}/readyz") == (200, "ready\n"), seconds=WAIT)
     broker.kill()
     until(lambda: asked(f"{base}/readyz")[0] == 503, seconds=WAIT)
@@ -92,7 +98,7 @@ def test_a_broker_that_is_away_is_waited_for(cluster, broker):
 def test_a_login_that_is_rejected_once_the_broker_is_there_ends_the_worker(cluster, broker):
     broker.kill()
     worker = cluster.start("worker")
-    assert "the broker cannot be used" in worker.stderr.readline()
+    assert "the broker cannot be used" in said_by(worker)
     (broker.folder / "users.acl").write_text("user default on >another ~* &* +@all\n")
     broker.start_only()
     code, complaints = lines(worker)
