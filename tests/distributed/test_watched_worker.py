@@ -5,6 +5,7 @@ import signal
 import urllib.request
 from urllib.error import HTTPError
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -51,7 +52,7 @@ def answers(metrics):
 
 def test_it_counts_what_it_does_and_is_ready_until_it_is_told_to_stop(twin, cluster, tmp_path):
     worker, (said,) = cluster.watched_worker("--metrics-port", "0", "--concurrency", "4")
-    base = said.strip().rpartition(" ")[2].removesuffix("/metrics")
+    base = msgspec.json.decode(said)["message"].rpartition(" ")[2].removesuffix("/metrics")
     until(lambda: asked(f"{base}/readyz") == (200, "ready\n"), seconds=WAIT)
     assert answers(asked(f"{base}/metrics")[1]) == 0
     following = cluster.follow("--report", str(tmp_path / "report.html"))
