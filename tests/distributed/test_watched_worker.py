@@ -70,7 +70,7 @@ def test_it_counts_what_it_does_and_is_ready_until_it_is_told_to_stop(twin, clus
     assert contents(cluster.store) == twin.truth()
     page = (tmp_path / "report.html").read_text()
     assert "the workers of the cluster sent the requests" in page
-    assert page.count('class="plot"') == 1, "only the users are drawn"
+    assert len(re.findall('aria-label="[^"]* over time"', page)) == 1, "only the users are drawn"
 
 
 def test_a_port_that_is_taken_ends_it_before_it_takes_a_shard(twin, cluster):
