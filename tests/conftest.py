@@ -35,8 +35,15 @@ settings.register_profile(
 settings.load_profile("everyday")
 
 
-LONGEST = ("test_chaos.py", "test_processes.py")
-"""Mostly waiting, a minute each: of tests side by side the first to begin, so that they do not end last."""
+LONGEST = (
+    "test_chaos.py",
+    "test_processes.py",
+    "test_cluster.py",
+    "test_conformance.py",
+    "test_agreement.py",
+    "test_any_schedule.py",
+)
+"""The files that take longest: of tests side by side the first to begin, so that they do not end last."""
 
 
 @pytest.hookimpl(trylast=True)
