@@ -139,7 +139,8 @@ def test_cached_tokens_show_nothing():
 
 @pytest.mark.anyio
 async def test_a_request_that_waits_for_a_carrier_shows_nothing():
-    carriers, headers = Carriers(MemoryTransport(lambda *_: None)), Bearer().headers
+    transport, headers = MemoryTransport(lambda *_: None), Bearer().headers
+    carriers = Carriers(transport, is_paused=lambda: False, outlast_pause=transport.__aenter__)
     body = SECRET.encode()
     carriers.carry("POST", f"/{SECRET}", headers, body, Limits(timeout_seconds=1, max_body_bytes=1), print)
     (load,) = carriers._loads

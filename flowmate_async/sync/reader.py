@@ -331,7 +331,7 @@ class UserRead:
         self._sightings.failed(summary, failure, wanted.client)
         if _is_hopeless(failure):
             self.wanted.clear()
-        if isinstance(failure, RefreshFailedError):
+        if isinstance(failure, RefreshFailedError) and failure.status is not None:  # else nothing was sent
             self._plan.failed(summary, now=now)
         elif isinstance(failure, MaskedSecretError):
             self._plan.masked(summary, now=now)

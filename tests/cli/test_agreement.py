@@ -171,7 +171,8 @@ def test_a_killed_migration_changes_nothing_that_is_told(home, monkeypatch, done
         assert "Traceback" not in err
         assert metrics(home) == told
         assert status()["runs"] == known["runs"]
-        done(*migrate)
+        if process.returncode != 0:  # else it was complete before the signal
+            done(*migrate)
         done("store", "verify", "--store", "sqlite:///copy.db")
 
 
