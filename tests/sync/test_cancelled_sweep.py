@@ -88,7 +88,7 @@ async def test_a_fetch_refused_while_its_sweep_is_cancelled_disturbs_nothing():
         await asyncio.sleep(20)
         for asked in upstream.asked.values():
             asked.set_result(json_response(b'{"message":""}', 500))
-        while not fm.stats().traffic.bulkheads.open:
+        while not fm.stats().traffic.bulkheads.open:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
         assert fm.stats().traffic.bulkheads.waiting == SLOTS - 1
         swept.cancel()
