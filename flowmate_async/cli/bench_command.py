@@ -96,7 +96,7 @@ def _table(title: str, unit: str, figures: Mapping[str, Figure]) -> list[str]:
         f"{title:26}{f'{unit} per second':>22}{'middle half':>20}{'CPU µs each':>12}",
         *(
             f"{name:26}{found.per_second:>22,.0f}"
-            f"{f'{found.lower_quartile:,.0f} to {found.upper_quartile:,.0f}':>20}{found.cpu_us:>12,.2f}"
+            f"{f'{found.lower_quartile:,.0f}-{found.upper_quartile:,.0f}':>20}{found.cpu_us:>12,.2f}"
             for name, found in figures.items()
         ),
     ]
