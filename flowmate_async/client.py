@@ -93,7 +93,7 @@ class FlowMate:
             options: the arguments of :class:`FlowMate`, which take precedence.
 
         Raises:
-            ConfigurationError: a value or the file is invalid, or there is no admin token.
+            ConfigurationError: a value or the file is invalid, or the admin token is missing.
         """
         return wiring.from_environment(cls, options)
 

@@ -246,7 +246,7 @@ class StoreError(FlowMateError):
 
 
 class StoreMissingError(StoreError):
-    """Raised when there is no store at this URL yet. A sync makes it."""
+    """Raised when this URL has no store yet. A sync creates it."""
 
 
 class CheckpointError(FlowMateError):

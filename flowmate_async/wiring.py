@@ -110,7 +110,7 @@ def from_environment(client: Callable[..., T], options: dict[str, Any]) -> T:
     """Return a client; what is not among the arguments comes from the environment. Clear the arguments.
 
     Raises:
-        ConfigurationError: a value or the file is invalid, or there is no admin token.
+        ConfigurationError: a value or the file is invalid, or the admin token is missing.
     """
     config = options.pop("config", None)
     try:

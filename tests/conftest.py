@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 SKIP_NOTHING = bool(os.environ.get("FLOWMATE_TEST_SKIP_NOTHING"))
 """Whether a server that is missing fails its tests instead of skipping them."""
 
-# How long an example takes depends on the machine, so there is no deadline. A test that needs more examples
+# How long an example takes depends on the machine, so none has a deadline. A test that needs more examples
 # than others multiplies those of the profile: ``settings(max_examples=3 * settings().max_examples)``.
 settings.register_profile("everyday", deadline=None, max_examples=20)
 settings.register_profile("long", deadline=None, max_examples=100)

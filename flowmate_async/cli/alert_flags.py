@@ -1,7 +1,6 @@
 """The flags that tell people and monitors how a sync ended, whatever ended it."""
 
 import os
-import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,12 +10,11 @@ import msgspec
 from cyclopts import Parameter
 
 from flowmate_async.cli.exits import print_status, print_warning
-from flowmate_async.errors import ConfigurationError
+from flowmate_async.cli.programs import SECONDS, words_of
 
 if TYPE_CHECKING:
     from flowmate_async.integrations.ping import Ping
 
-_COMMAND_SECONDS = 60.0
 _OUTPUT_LINES = 20
 
 
@@ -60,18 +58,7 @@ class AlertFlags:
         Raises:
             ConfigurationError: it is empty, or its quotes are unbalanced.
         """
-        if self.on_failure is None:
-            return None
-        try:
-            words = shlex.split(self.on_failure)
-        except ValueError:
-            words = []
-        if not words:
-            raise ConfigurationError(
-                "--on-failure is not a command",
-                advice="Name a program and its arguments; quote as in a shell",
-            )
-        return words
+        return None if self.on_failure is None else words_of(self.on_failure, flag="--on-failure")
 
 
 def run_on_failure(command: list[str], about: Mapping[str, object]) -> None:
@@ -87,12 +74,12 @@ def run_on_failure(command: list[str], about: Mapping[str, object]) -> None:
             input=msgspec.json.encode(about) + b"\n",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=_COMMAND_SECONDS,
+            timeout=SECONDS,
             check=False,
             env=os.environ | {"FLOWMATE_EXIT_CODE": str(about["exit_code"])},
         )
     except subprocess.TimeoutExpired:
-        problem = f"it took more than {_COMMAND_SECONDS:.0f} s"
+        problem = f"it took more than {SECONDS:.0f} s"
     except OSError as error:
         problem = f"it cannot be run: {error.strerror}"
     else:

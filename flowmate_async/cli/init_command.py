@@ -84,7 +84,7 @@ def _place(folder: Path | None) -> Path:
     """Return the path of the configuration file to write.
 
     Raises:
-        ConfigurationError: it exists, there is no folder for it, or the working directory is gone.
+        ConfigurationError: it exists, its folder does not, or the working directory was deleted.
     """
     config = default_path() if folder is None else absolute(folder) / "config.toml"
     if config is None:

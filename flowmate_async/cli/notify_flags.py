@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shlex
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flowmate_async.cli.exits import print_error, print_status
+from flowmate_async.cli.programs import SECONDS, words_of
 from flowmate_async.client import FlowMate
 from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.health.webhook import Message, SigningKey
 from flowmate_async.stores.base import Store
 from flowmate_async.sync.delivery import NotDeliveredError, Notifier
 from flowmate_async.system.private_files import read_private_text
-
-_COMMAND_SECONDS = 60.0
 
 
 @Parameter(name="*", group="Notices")
@@ -92,12 +90,7 @@ class ProgramNotifier:
     """
 
     def __init__(self, command: str) -> None:
-        try:
-            self._command = shlex.split(command)
-        except ValueError:
-            self._command = []
-        if not self._command:
-            raise ConfigurationError("--notify-command is not a command")
+        self._command = words_of(command, flag="--notify-command")
 
     async def send(self, message: Message) -> None:
         """Run the program.
@@ -112,7 +105,7 @@ class ProgramNotifier:
         except OSError as error:
             raise NotDeliveredError(f"the command cannot be run: {error.strerror}", retry=False) from None
         try:
-            async with asyncio.timeout(_COMMAND_SECONDS):
+            async with asyncio.timeout(SECONDS):
                 await process.communicate(message.body)
         except TimeoutError:
             process.kill()

@@ -31,7 +31,7 @@ def connection_from_environment(given: dict[str, Any], *, config: Path | None) -
         config: the configuration file; ``None`` for ``FLOWMATE_CONFIG`` or the user's own.
 
     Raises:
-        ConfigurationError: a value or the file is invalid, or there is no admin token.
+        ConfigurationError: a value or the file is invalid, or the admin token is missing.
     """
     environment = _Environment.without_empty()
     for name, near in misspelled(frozenset(environment.variables)):

@@ -208,11 +208,12 @@ class Engine:
                 good.append((call, answer))
             else:
                 others.append((call, answer))
-        try:
-            self._feedback.good(good, now)
-        except Exception as error:  # noqa: BLE001 - a bug; the answers must not be lost
-            report_bug(error)
-        self._pacer.leave(len(good))
+        if good:
+            try:
+                self._feedback.good(good, now)
+            except Exception as error:  # noqa: BLE001 - a bug; the answers must not be lost
+                report_bug(error)
+            self._pacer.leave(len(good))
         stages: tuple[tuple[_Handle, Sequence[tuple[Call, Response | Exception]]], ...] = (
             (self._succeeded, good),
             (self._failed, others),

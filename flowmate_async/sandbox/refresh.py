@@ -70,7 +70,7 @@ class Refresher:
             secret.locked_at = None
 
     def _due(self, secret: Secret) -> bool:
-        """Return whether under 15 minutes remain or there is no expiry; an unreadable one is never due.
+        """Return whether under 15 minutes remain or it has no expiry; an unreadable one is never due.
 
         The tokens of an OAuth client that a test has broken are due as well.
         """

@@ -53,7 +53,7 @@ class TestPing:
 
     @pytest.mark.parametrize(("others", "last"), [(1, ""), (0, "/fail")])
     def test_some_failed_users_are_no_failure_of_the_sync(self, flowmate, connected, others, last):
-        """But if every user failed, nothing was stored, and that is no success."""
+        """But if every user failed, nothing was stored, which is not a success."""
         users = [username for username, _ in connected.truth()][:others]
         with monitor() as (url, pings):
             assert flowmate("sync", "nobody-at-all", *users, "--ping-url", url).code == SOME_FAILED

@@ -137,7 +137,7 @@ async def test_a_pause_that_one_meets_holds_the_others(sandbox, join, redis):
 
 
 async def test_a_redis_too_far_away_for_the_burst_is_an_error(sandbox, join, redis, monkeypatch):
-    """Its tokens have expired when they arrive; it is no standstill."""
+    """Its tokens have expired when they arrive, but requests are still sent."""
     client = await join(redis, rate=10 * RATE, burst=BURST)
     lender = client._parts.traffic._pacer._bucket._budget
     check = lender._state.check

@@ -101,5 +101,5 @@ def test_every_order_of_observations_is_decided_alike(secret_type, length):
         one = nights(Watched(secret_type), *history)
         state = one.state or initial(secret_type).state
         assert state is expected(secret_type, list(history)), [kind.value for kind in history]
-        if Observed.GONE not in history:  # which is no recovery: a new connection may break again
+        if Observed.GONE not in history:  # which is not a recovery: a new connection may break again
             assert all(before != after for before, after in itertools.pairwise(one.told))
