@@ -148,7 +148,8 @@ async def migrate(
         if await is_copy_of(target, store.store or "", finished=False):
             print_status("Going on with the copy that was interrupted")
         elif not await is_empty(target):
-            require_target(empty=False, backup=backup is not None)
+            copied = await is_copy_of(target, store.store or "", finished=True)
+            require_target(empty=False, backup=backup is not None, copied=copied)
             saved = await _backed_up(target, str(backup), key, url=to)
             print_status(
                 f"Backed up {saved.secrets:,} credentials of the other store to {one_line(str(backup))}"

@@ -93,6 +93,12 @@ class TestRekey:
         assert ended.code == USAGE
         assert "Traceback" not in ended.err
 
+    def test_a_copy_that_is_complete_is_named_as_one(self, flowmate, synced):
+        assert flowmate("store", "migrate", "sqlite:///copy.db").code == 0
+        again = flowmate("store", "migrate", "sqlite:///copy.db")
+        assert again.code == USAGE
+        assert "holds a complete copy of this store already" in again.err
+
     def test_progress_is_a_bar_with_a_total_on_a_terminal_and_lines_elsewhere(self, flowmate, synced):
         count = len(listed(flowmate))
         ended = flowmate("store", "rekey", "new.key", "--log-format", "json")

@@ -134,15 +134,21 @@ async def is_empty(store: Store) -> bool:
     return True
 
 
-def require_target(*, empty: bool, backup: bool) -> None:
+def require_target(*, empty: bool, backup: bool, copied: bool = False) -> None:
     """Refuse to write into a store that is not empty and will have no backup.
+
+    Args:
+        empty: whether the store is empty.
+        backup: whether what it holds is backed up first.
+        copied: whether what it holds is a complete copy of the same source.
 
     Raises:
         ConfigurationError: the store is such a store.
     """
     if not empty and not backup:
+        held = "a complete copy of this store" if copied else "credentials"
         raise ConfigurationError(
-            "the store to copy into holds credentials already",
+            f"the store to copy into holds {held} already",
             advice="Name an empty store, or one for a backup of it with --backup",
         )
 

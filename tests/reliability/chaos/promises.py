@@ -11,7 +11,7 @@ from flowmate_async.sandbox import burst_needed
 
 from .contents import contents_are_exact, what_is_handed_out_is_valid
 from .plan import QUARANTINE_SECONDS
-from .record import GET, IMPERSONATE, Part, Record, Send
+from .record import GET, IMPERSONATE, LIST, Part, Record, Send
 
 Promise = Callable[[Record], Iterable[str]]
 
@@ -216,7 +216,8 @@ def only_the_service_is_believed(record: Record) -> Iterator[str]:
 def one_get_of_a_secret_at_a_time(record: Record) -> Iterator[str]:
     """One client never has two GETs of one secret under way, nor two impersonations of one user.
 
-    Owners of a secret may read it at once; what upstream would refresh they take turns at.
+    Owners of a secret may read it at once; what upstream would refresh they take turns at. A listing that
+    came while one refreshes may show that the refresh is over: then the others read already.
     """
     last: defaultdict[tuple[int, str, str], list[Send]] = defaultdict(list)
     for send in record.sends:
@@ -225,9 +226,20 @@ def one_get_of_a_secret_at_a_time(record: Record) -> Iterator[str]:
         key = (send.client, send.endpoint, send.secret_id or send.username or "")
         under_way = [one for one in last[key] if one.ended is None or one.ended_before > send.number]
         for before in under_way:
-            if before.username == send.username or before.refreshing or send.refreshing:
+            shown = before.username != send.username and _listed_meanwhile(record, before, send)
+            if before.username == send.username or send.refreshing or (before.refreshing and not shown):
                 yield f"request {send.number} of {key} began while request {before.number} was under way"
         last[key] = [*under_way, send]
+
+
+def _listed_meanwhile(record: Record, before: Send, after: Send) -> bool:
+    """Return whether a listing began and ended between two sends of one client."""
+    between = record.sends[before.number + 1 : after.number]
+    return any(
+        one.endpoint == LIST and one.outcome == "200" and one.client == after.client
+        for one in between
+        if one.ended_before <= after.number and one.ended is not None
+    )
 
 
 def a_refreshing_get_waits_out_the_lock(record: Record) -> Iterator[str]:
@@ -237,7 +249,8 @@ def a_refreshing_get_waits_out_the_lock(record: Record) -> Iterator[str]:
         if send.endpoint != GET or send.secret_id is None:
             continue
         moment, before = until.get((send.client, send.secret_id), (float("-inf"), send))
-        if send.began < moment - _FLOAT_SECONDS:
+        has_ended = before.ended is not None and before.ended_before <= send.number
+        if has_ended and send.began < moment - _FLOAT_SECONDS:
             yield (
                 f"request {send.number} of {send.secret_id} came {moment - send.began:.3f} s too early after "
                 f"request {before.number} ended with {before.outcome}"
