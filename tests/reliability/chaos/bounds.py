@@ -12,6 +12,9 @@ from .record import Record
 LIMITS = ApiLimits(
     timeout_seconds=WAIT_SECONDS, secret_timeout_seconds=WAIT_SECONDS, max_body_bytes=BODY_CAP_BYTES
 )
+CALM_LIMITS = ApiLimits(timeout_seconds=10.0, secret_timeout_seconds=10.0, max_body_bytes=BODY_CAP_BYTES)
+"""When nothing is wrong any more, a busy machine must not be taken for a fault."""
+
 RETRY = RetryPolicy(
     attempts=4,
     base_seconds=0.005,

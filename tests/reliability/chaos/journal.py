@@ -157,6 +157,10 @@ class _NotedTokens:
         self._journal.record.hidden.add(issued.token)
         return issued
 
+    def live_longer(self, seconds: float) -> None:
+        """Let tokens live this long from their next use."""
+        self._tokens._life_seconds = seconds
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokens, name)
 

@@ -12,6 +12,7 @@ import msgspec
 from blockbuster import blockbuster_ctx
 
 from flowmate_async import (
+    ApiLimits,
     FlowMate,
     FlowMateError,
     ImmediateTransport,
@@ -27,7 +28,7 @@ from flowmate_async.transport.aiohttp import AiohttpOptions, AiohttpTransport
 from flowmate_async.transport.tls import client_context
 from flowmate_async.transport.wire import WireTransport
 
-from .bounds import BREAKER, FLOW, FRESHNESS, LIMITS, RETRY, limit_seconds, twin_options
+from .bounds import BREAKER, CALM_LIMITS, FLOW, FRESHNESS, LIMITS, RETRY, limit_seconds, twin_options
 from .fault_mix import WAIT_SECONDS
 from .journal import Journal, Tap, content_of_secret
 from .leftovers import Leftovers, library_tasks
@@ -40,6 +41,7 @@ from .workers import at_work
 _KEY = StoreKey.parse("5a" * 32)
 _TLS = client_context()
 _MOST_PARTS = 6
+_CALM_TOKEN_LIFE_SECONDS = 60.0
 _TESTS = Path(__file__).parents[2]
 
 
@@ -109,7 +111,11 @@ class _Run:
 
     async def _parts(self, endings: list[Ending], *, calm: bool) -> str:
         """Parts with one client: another follows only when the last one was merely stopped."""
-        async with self._client() as fm, open_store(self._store_url, key=_KEY) as store, self._workers(fm):
+        async with (
+            self._client(CALM_LIMITS if calm else LIMITS) as fm,
+            open_store(self._store_url, key=_KEY) as store,
+            self._workers(fm),
+        ):
             while True:
                 ending = endings.pop(0) if endings else None
                 part = await self._part(fm, store, ending, calm=calm)
@@ -177,7 +183,7 @@ class _Run:
         self._record.swept.append(swept)
 
     @asynccontextmanager
-    async def _client(self) -> AsyncIterator[FlowMate]:
+    async def _client(self, limits: ApiLimits = LIMITS) -> AsyncIterator[FlowMate]:
         """A client like any other, but for a tap between it and its transport."""
         self._clients += 1
         bounds = self._plan.bounds
@@ -189,7 +195,7 @@ class _Run:
             concurrency=bounds.concurrency,
             page_size=bounds.page_size,
             transport=Tap(carrier(self._plan.transport, self._base_url), self._journal, client=self._clients),
-            limits=LIMITS,
+            limits=limits,
             retry=RETRY,
             breaker=BREAKER,
             flow=FLOW,
@@ -205,6 +211,8 @@ class _Run:
     async def _calm_down(self) -> None:
         self._conductor.nothing_more()
         self._twin.configure(faults=Faults(), rate=None, raw_read=True, provider_seconds=0.0)
+        # Else two tokens in a row may end while their user waits for the rate.
+        self._twin.world.tokens.live_longer(_CALM_TOKEN_LIFE_SECONDS)  # type: ignore[attr-defined]
         await asyncio.sleep(QUARANTINE_SECONDS + WAIT_SECONDS)
 
     async def _read_store(self) -> None:
