@@ -6,6 +6,7 @@ Pure. What a bad answer means is in ``failures.py``. Sections cited are those of
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,9 +35,12 @@ from flowmate_async.values.models import (
     lenient_user,
 )
 from flowmate_async.values.secrets import (
+    ApiKeySecret,
+    MixedSecret,
     OAuth2Secret,
     Secret,
     SessionSecret,
+    SimpleSecret,
     decode_answer,
     drop_refresh_fields,
     missing_credential,
@@ -44,6 +48,14 @@ from flowmate_async.values.secrets import (
 )
 
 T = TypeVar("T")
+
+_ONLY_CREDENTIAL: dict[type, Callable[[Any], str]] = {
+    SimpleSecret: attrgetter("value.passphrase"),
+    ApiKeySecret: attrgetter("value.key"),
+    OAuth2Secret: attrgetter("value.access_token"),
+    MixedSecret: attrgetter("value.payload"),
+}
+"""The credential of the types whose credential is one field, and the only one that upstream masks."""
 
 _MAX_DIGITS = 18
 _DENSITY_MATTERS_BYTES = 64 * 1024
@@ -223,14 +235,10 @@ def read_secret(response: Response, request: Request, *, keep_refresh_fields: bo
     secret = _decode_secret(response)
     if secret.id != request.secret_id and secret.id != secret_key(request.secret_id or ""):
         raise ProtocolError("the answer is another secret than the one asked for", endpoint=GET)
-    if masked := masked_fields(secret):
-        raise MaskedSecretError(
-            f"upstream masked {', '.join(masked)}",
-            advice="Grant the token the permission secrets.secret.readRaw",
-            endpoint=GET,
-        )
-    if (field := missing_credential(secret)) is not None:
-        raise _no_credential(secret, field)
+    credential_of = _ONLY_CREDENTIAL.get(type(secret))
+    credential = "" if credential_of is None else credential_of(secret)
+    if "*" in credential or not credential or credential.isspace():  # else it is neither masked nor missing
+        _require_credential(secret)
     note_renewable(secret)
     if not keep_refresh_fields:
         drop_refresh_fields(secret)
@@ -245,6 +253,18 @@ def _decode_secret(response: Response) -> Secret:
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             pass
     return _read(decode_answer, response, GET)
+
+
+def _require_credential(secret: Secret) -> None:
+    """Refuse a secret whose values are masked, or that holds no credential."""
+    if masked := masked_fields(secret):
+        raise MaskedSecretError(
+            f"upstream masked {', '.join(masked)}",
+            advice="Grant the token the permission secrets.secret.readRaw",
+            endpoint=GET,
+        )
+    if (field := missing_credential(secret)) is not None:
+        raise _no_credential(secret, field)
 
 
 def _no_credential(secret: Secret, field: str) -> FlowMateError:

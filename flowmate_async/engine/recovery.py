@@ -22,9 +22,12 @@ class Recovery:
         clock: the client's clock.
         emitter: told of retries.
         uniform: the source of jitter.
+
+    Attributes:
+        note_first_attempt: notes that a call is sent for the first time.
     """
 
-    __slots__ = ("_budget", "_clock", "_emitter", "_feedback", "_policy", "_uniform")
+    __slots__ = ("_budget", "_clock", "_emitter", "_feedback", "_policy", "_uniform", "note_first_attempt")
 
     def __init__(
         self,
@@ -42,10 +45,7 @@ class Recovery:
         self._clock = clock
         self._emitter = emitter
         self._uniform = uniform
-
-    def note_first_attempt(self) -> None:
-        """Note that a call is sent for the first time."""
-        self._budget.deposit()
+        self.note_first_attempt: Callable[[], None] = budget.deposit
 
     def prepare(self, call: Call, failure: Failure) -> bool:
         """Prepare a call for another attempt. Return whether there may be one."""

@@ -6,6 +6,7 @@ with an unknown end is served for a short while only.
 
 import email.utils
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from functools import lru_cache
 
@@ -63,16 +64,12 @@ def parse_date(raw: object) -> datetime | None:
         An aware datetime in UTC; :data:`FAR_FUTURE` for a year beyond 9999; ``None`` for anything that is not
         certainly a date from 1973 on.
     """
-    try:
-        if isinstance(raw, str):
-            moment = _parse_text(raw)
-        elif isinstance(raw, int | float) and not isinstance(raw, bool):
-            moment = _from_epoch(float(raw))
-        else:
-            return None
-    except (ValueError, OverflowError):
-        return None
-    return moment if moment is not None and moment >= _EARLIEST else None
+    if isinstance(raw, str):
+        return _parse_text(raw)
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        with suppress(ValueError, OverflowError):
+            return _from_epoch(float(raw))
+    return None
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -97,6 +94,14 @@ def parse_http_date(raw: str) -> float | None:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _parse_text(text: str) -> datetime | None:
+    try:
+        moment = _moment_of(text)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment is not None and moment >= _EARLIEST else None
+
+
+def _moment_of(text: str) -> datetime | None:
     if _ISO.fullmatch(text):
         return datetime.fromisoformat(text)  # nearly all dates, by the fastest way; always UTC
     if len(text) > _LONGEST:
