@@ -3,13 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
-JOBS ?= 3
+JOBS ?= 5
 # As 0.2: the documentation of a minor version is one site.
 VERSION = $(shell sed -n 's/^__version__ = "\([0-9]*\.[0-9]*\).*/\1/p' flowmate_async/__init__.py)
 # Subprocesses of the tests start in half the time with compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
-# $(call tests,pytest): whole files in parallel, since some have servers of their own. Many tests wait, so a few more
-# processes than cores are best. The tests marked "alone" (all of them long ones) run afterwards by themselves.
+# $(call tests,pytest): whole files in parallel, since some have servers of their own. Many tests wait, so more
+# processes than two cores are best. The tests marked "alone" (all of them long ones) run afterwards by themselves.
 parallel = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 tests = $(1) $(if $(filter-out 1,$(JOBS)),$(parallel))
 all-tests = $(if $(filter-out 1,$(JOBS)),$(1) $(long) $(parallel) -m "not alone" && $(1) $(long) -m alone,$(1) $(long) -m "")
@@ -36,7 +36,7 @@ endif
 demo: .venv/installed  ## sync 1,000 users of a local twin into a sealed store, interrupt, resume, verify
 	$(BIN)/flowmate demo
 
-test: .venv/installed  ## run the tests in three processes (JOBS=1: in one)
+test: .venv/installed  ## run the tests in five processes (JOBS=1: in one)
 	$(call tests,$(BIN)/pytest)
 
 test-all: .venv/installed  ## run all tests, also the long versions, as continuous integration does

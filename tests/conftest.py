@@ -36,20 +36,59 @@ settings.load_profile("everyday")
 
 
 LONGEST = (
-    "test_chaos.py",
-    "test_processes.py",
-    "test_cluster.py",
-    "test_conformance.py",
-    "test_agreement.py",
-    "test_any_schedule.py",
+    "servers",
+    "distributed/test_worker_broker.py",
+    "distributed/test_cluster.py",
+    "docs/test_commands.py",
+    "workers/test_processes.py",
+    "cli/test_agreement.py",
+    "workers/test_told.py",
+    "workers/test_refreshes.py",
+    "distributed/test_agreement.py",
+    "cli/test_disasters.py",
+    "distributed/test_circuit.py",
+    "cli/test_sync_output.py",
+    "distributed/test_budget.py",
+    "distributed/test_shared_credentials.py",
+    "reliability/test_chaos.py",
+    "cli/test_observing.py",
+    "client/test_upstream_text.py",
+    "cli/test_bad_input.py",
+    "test_readme.py",
 )
-"""The files that take longest: of tests side by side the first to begin, so that they do not end last."""
+"""The parts that take longest, in order. They start first, so that none of them ends last."""
+
+
+def part(nodeid: str) -> str:
+    """Return the part of the suite that one process runs: a file, or all tests that need a database server.
+
+    PostgreSQL, OpenBao and the stand-in for AWS take seconds to start, and each process starts its own.
+    """
+    file = nodeid.partition("::")[0].removeprefix("tests/")
+    folder, _, name = file.removeprefix("stores/").rpartition("/")
+    alone = not file.startswith("stores/") or folder in ("sqlite", "age") or not name.startswith("test_")
+    return file if alone else "servers"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the longest files begin; within a file, and among the others, the order stays."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """Start with the longest parts. Within a part, and among the others, the order stays."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(part(item.nodeid), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute parts instead of files with ``--dist loadfile``."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - only where tests run in parallel
+
+    class Parts(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return part(nodeid)
+
+    return Parts(config, log)
 
 
 @pytest.fixture(scope="session")

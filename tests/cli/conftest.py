@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgspec
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from flowmate_async import BreakerPolicy, RetryPolicy, wiring
 from flowmate_async.cli.app import run
 from flowmate_async.sandbox import Sandbox, SandboxOptions, faults_from_text
 
@@ -152,6 +154,14 @@ def flowmate(home: Path, capsys: pytest.CaptureFixture[str]):
         return Ended(code, out, err)
 
     return command
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a command in this process try again soon, where upstream stays unavailable."""
+    monkeypatch.setattr(wiring, "RetryPolicy", partial(RetryPolicy, base_seconds=0.01))
+    soon = partial(BreakerPolicy, open_seconds=0.1, max_open_seconds=0.1)
+    monkeypatch.setattr(wiring, "BreakerPolicy", soon)
 
 
 @pytest.fixture

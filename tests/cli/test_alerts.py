@@ -33,7 +33,7 @@ def monitor(status=200):
             """Say nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/a-uuid", pings
@@ -117,7 +117,9 @@ class TestOnFailure:
         ],
         ids=str,
     )
-    def test_it_runs_with_what_is_known(self, flowmate, connected, home, command, flags, code, kind):
+    def test_it_runs_with_what_is_known(
+        self, flowmate, connected, home, command, flags, code, kind, short_waits
+    ):
         ended = flowmate("sync", *flags, "--on-failure", command)
         told = (home / "told").read_text()
         assert ended.code == code
@@ -168,7 +170,7 @@ class TestStatus:
         assert found["runs"][0]["complete"]
         assert found["runs"][0]["ended_at"] == found["last_success_at"]
 
-    def test_an_interrupted_run_is_no_success(self, home, monkeypatch, flowmate):
+    def test_an_interrupted_run_is_no_success(self, home, monkeypatch, flowmate, short_waits):
         with twin_thread(users=40) as twin:
             connect(twin, monkeypatch, home)
             assert flowmate("sync", "--all-users").code == 0

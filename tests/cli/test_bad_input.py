@@ -152,9 +152,8 @@ class TestUpstream:
     """FlowMate cannot be used: exit 3, and the reader learns why."""
 
     @pytest.fixture(autouse=True)
-    def quickly(self, monkeypatch):
-        """Retry without waiting: how long a retry waits is tested elsewhere."""
-        monkeypatch.setattr("random.uniform", lambda low, high: low)
+    def quickly(self, short_waits):
+        """Retry soon: how long a retry waits is tested elsewhere."""
 
     def test_an_unreachable_host(self, flowmate, connected, monkeypatch):
         with socket.create_server(("127.0.0.1", 0)) as placeholder:

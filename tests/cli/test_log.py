@@ -63,7 +63,7 @@ class TestEveryLine:
         ],
         ids=str,
     )
-    def test_of_a_sync_that_fails(self, flowmate, connected, flags, code, monkeypatch):
+    def test_of_a_sync_that_fails(self, flowmate, connected, flags, code, monkeypatch, short_waits):
         monkeypatch.setenv("FLOWMATE_TOKEN", "misspelled")
         ended = flowmate("sync", *flags)
         assert ended.code == code

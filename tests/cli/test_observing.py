@@ -169,7 +169,8 @@ def test_sigterm_at_any_moment_ends_with_130_and_metrics(home, monkeypatch):
         "app._outcome = begun\n"
         "sys.exit(app.run(sys.argv[2:]))\n"
     )
-    flags = ["sync", "--all-users", "--rate", "20", "--burst", "5", "--metrics-file", "flowmate.prom"]
+    flags = ["sync", "--all-users", "--rate", "100", "--burst", "5", "--concurrency", "4"]
+    flags += ["--metrics-file", "flowmate.prom"]
     with twin_thread(users=200) as twin:
         connect(twin, monkeypatch, home)
         for delay in (0, 0.05, 0.2, 0.5, 1, 2):

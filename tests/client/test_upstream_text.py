@@ -17,6 +17,11 @@ ADMIN = "p!w-9$"
 USER = "us3r~t0k€n".replace("€", "%")
 
 
+@pytest.fixture
+def anyio_backend(virtual_time):
+    return virtual_time
+
+
 @pytest.mark.parametrize("transport", [MemoryTransport, ImmediateMemoryTransport])
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503])
 @pytest.mark.parametrize("repeated", [ADMIN, USER, USER.upper(), f"Bearer {USER}", f'{{"t":"{ADMIN}"}}'])

@@ -157,48 +157,54 @@ async def test_no_credential_and_no_token_leaves_the_structs(  # noqa: C901, PLR
 TOKEN = "5ecr3t-user-token"
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        json_response(b"", 500),
-        json_response(b'{"message":"Token not found in IAM"}', 401),
-        json_response(b'{"data":"5ecr3t"}'),
-        json_response(b"{5ecr3t"),
-        Response(200, {"content-type": "text/html"}, b"<html>5ecr3t</html>"),
-        TransportError("tls", "as scripted"),
-        RuntimeError("a bug"),
-        None,
-    ],
-    ids=repr,
-)
-@pytest.mark.parametrize("call", ["list_secrets", "get_secret", "impersonate"])
-@pytest.mark.parametrize("way", [MemoryTransport, ImmediateMemoryTransport])
-async def test_the_frames_of_an_error_hold_no_token(answer, call, way, exposed):
-    """Nor do the frames of a fault of the transport, which holds the header and the body."""
+class TestFrames:
+    @pytest.fixture
+    def anyio_backend(self, virtual_time):
+        """Virtual time: some of these errors come after all retries."""
+        return virtual_time
 
-    async def upstream(method, path, headers, body):
-        if method == "POST" and b"other" not in body:
-            return json_response(msgspec.json.encode({"token": TOKEN}))
-        if answer is None:  # never; the caller's patience ends it
-            await asyncio.sleep(60)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            json_response(b"", 500),
+            json_response(b'{"message":"Token not found in IAM"}', 401),
+            json_response(b'{"data":"5ecr3t"}'),
+            json_response(b"{5ecr3t"),
+            Response(200, {"content-type": "text/html"}, b"<html>5ecr3t</html>"),
+            TransportError("tls", "as scripted"),
+            RuntimeError("a bug"),
+            None,
+        ],
+        ids=repr,
+    )
+    @pytest.mark.parametrize("call", ["list_secrets", "get_secret", "impersonate"])
+    @pytest.mark.parametrize("way", [MemoryTransport, ImmediateMemoryTransport])
+    async def test_the_frames_of_an_error_hold_no_token(self, answer, call, way, exposed):
+        """Nor do the frames of a fault of the transport, which holds the header and the body."""
 
-    transport = way(upstream)
-    async with FlowMate(
-        admin_token="5ecr3t-admin", base_url="http://localhost", transport=transport, rate=None
-    ) as fm:
-        token = await fm.impersonate("u")
-        with pytest.raises((FlowMateError, RuntimeError, TimeoutError)) as raised:
-            async with asyncio.timeout(0.05 if answer is None else 10):
-                await {
-                    "list_secrets": lambda: fm.list_secrets("u"),
-                    "get_secret": lambda: fm.get_secret("u", "s"),
-                    "impersonate": lambda: fm.impersonate("other"),
-                }[call]()
-    assert token.token == TOKEN
-    shown = exposed(raised.value) + repr(token)
-    seen = "_transport.py" if isinstance(answer, RuntimeError) else f"in {call}"
-    assert seen in shown, "the frames that hold the header were looked at"
-    assert "5ecr3t" not in shown
+        async def upstream(method, path, headers, body):
+            if method == "POST" and b"other" not in body:
+                return json_response(msgspec.json.encode({"token": TOKEN}))
+            if answer is None:  # never; the caller's patience ends it
+                await asyncio.sleep(60)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        transport = way(upstream)
+        async with FlowMate(
+            admin_token="5ecr3t-admin", base_url="http://localhost", transport=transport, rate=None
+        ) as fm:
+            token = await fm.impersonate("u")
+            with pytest.raises((FlowMateError, RuntimeError, TimeoutError)) as raised:
+                async with asyncio.timeout(0.05 if answer is None else 10):
+                    await {
+                        "list_secrets": lambda: fm.list_secrets("u"),
+                        "get_secret": lambda: fm.get_secret("u", "s"),
+                        "impersonate": lambda: fm.impersonate("other"),
+                    }[call]()
+        assert token.token == TOKEN
+        shown = exposed(raised.value) + repr(token)
+        seen = "_transport.py" if isinstance(answer, RuntimeError) else f"in {call}"
+        assert seen in shown, "the frames that hold the header were looked at"
+        assert "5ecr3t" not in shown
