@@ -1,6 +1,7 @@
 """What all tests share: the loops, a running sandbox, a client of it, and a way to look for leaks."""
 
 import asyncio
+import gc
 import os
 import shutil
 import traceback
@@ -75,6 +76,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the longest parts. Within a part, and among the others, the order stays."""
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(part(item.nodeid), len(order)))
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Collect without the garbage collector: nearly all that collecting creates is kept."""
+    gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep thousands of collected tests out of every later run of the garbage collector."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook

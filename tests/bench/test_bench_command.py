@@ -7,7 +7,7 @@ import pytest
 
 from flowmate_async.cli.app import run
 
-QUICK = ["bench", "--rounds", "2", "--seconds", "0.05", "--users", "5"]
+QUICK = ["bench", "--rounds", "2", "--seconds", "0.02", "--users", "5"]
 
 
 def test_json_has_a_figure_for_each_contender(capfd):

@@ -96,7 +96,7 @@ def twin_thread(*, users: int, seed: int = 7, faults: str = "", **options: Any) 
 @pytest.fixture(scope="session")
 def twin() -> Iterator[Twin]:
     """A small sandbox that no test changes for the others."""
-    with twin_process("--users", "12", "--seed", "7") as running:
+    with twin_thread(users=12) as running:
         yield running
 
 

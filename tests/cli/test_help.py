@@ -86,9 +86,7 @@ class TestHelp:
 
 
 class TestCompletion:
-    def complete(self, tmp_path, *words):
-        script = tmp_path / "flowmate.bash"
-        script.write_text(app.generate_completion(shell="bash"))
+    def complete(self, script, *words):
         typed = " ".join(shlex.quote(word) for word in ("flowmate", *words))
         ask = (
             f"source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words)}; "
@@ -98,10 +96,12 @@ class TestCompletion:
         return done.stdout.split()
 
     def test_bash_completes_commands_and_flags(self, tmp_path):
-        assert self.complete(tmp_path, "sy") == ["sync"]
-        assert "doctor" in self.complete(tmp_path, "")
-        assert "--users-file" in self.complete(tmp_path, "sync", "--us")
-        assert "verify" in self.complete(tmp_path, "store", "ve")
+        script = tmp_path / "flowmate.bash"
+        script.write_text(app.generate_completion(shell="bash"))
+        assert self.complete(script, "sy") == ["sync"]
+        assert "doctor" in self.complete(script, "")
+        assert "--users-file" in self.complete(script, "sync", "--us")
+        assert "verify" in self.complete(script, "store", "ve")
 
     @pytest.mark.parametrize("shell", ["zsh", "fish"])
     def test_other_shells_get_a_script_too(self, shell):

@@ -9,7 +9,7 @@ import pytest
 
 from flowmate_async.cli.app import app
 
-from .conftest import answering, connect, http, twin_process
+from .conftest import answering, connect, http, twin_process, twin_thread
 
 ALICE = "user-000000@tenant.example"
 BOB = "user-000001@tenant.example"
@@ -18,7 +18,7 @@ BOB = "user-000001@tenant.example"
 @pytest.fixture
 def sandbox(monkeypatch, home):
     """A sandbox for one test, named by the environment."""
-    with twin_process("--users", "6", "--seed", "3", "--masked-share", "0.2") as running:
+    with twin_thread(users=6, seed=3, masked_share=0.2) as running:
         connect(running, monkeypatch, home)
         yield running
 

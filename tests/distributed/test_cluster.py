@@ -11,7 +11,7 @@ from collections import defaultdict
 import msgspec
 import pytest
 
-from tests.cli.conftest import twin_process
+from tests.cli.conftest import twin_thread
 from tests.reporting.pages import Page
 from tests.workers.conftest import acknowledged, contents, kept_tokens, needs_proc, until
 
@@ -46,8 +46,7 @@ def strict():
 def twin(strict):
     """One that answers 429 to whatever exceeds the limit."""
     burst = BURST if strict else BURST + int(RATE / 2)
-    flags = ("--users", str(USERS), "--seed", "7", "--rate", str(RATE), "--burst", str(burst))
-    with twin_process(*flags) as running:
+    with twin_thread(users=USERS, rate=RATE, burst=burst) as running:
         yield running
 
 

@@ -148,7 +148,7 @@ class TestBodies:
         async with ScriptedServer(answer) as server, make_transport(server.url) as made:
             assert (await get(made, limits=limits)).body == self.BODY
 
-    @pytest.mark.parametrize("size", [1, 2, 16])
+    @pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.long), 16])
     def test_small_chunks_take_no_more_memory_than_a_few_bodies(self, size):
         """Not an object per chunk: that is 30 times the limit."""
         cap, chunk = 2**20, b"%x\r\n%b\r\n" % (size, b" " * size)
