@@ -29,6 +29,7 @@ from flowmate_async.events import CoordinationDiffers, CoordinationLost, Coordin
 from flowmate_async.health.records import Sighting
 from flowmate_async.redaction import Redacted
 from flowmate_async.stores.keys import StoreKey
+from flowmate_async.system.finishing import cancel_and_wait
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -38,7 +39,6 @@ __all__ = [
     "SharingPolicy",
 ]
 
-_ENDING_SECONDS = 0.2
 
 _MEANWHILE = "the lowest rate and burst hold for all of them until they agree"
 _APART = "with different keys nothing is shared, and each keeps to its share of the rate"
@@ -122,7 +122,7 @@ class RedisCoordination:
                 self._announcements.listen(first),
                 self._circuit.watch(self._agreement.beat),
             ):
-                entered.push_async_callback(_end, loop.create_task(work))
+                entered.push_async_callback(cancel_and_wait, loop.create_task(work))
             trouble = await first
             if trouble is not None and trouble.kind != "away":
                 raise refused(trouble)
@@ -254,10 +254,3 @@ class _Named(Redacted, frozen=True):
 
     def checked(self, *, allow_plaintext: bool) -> RedisUrl:
         return self.url if isinstance(self.url, RedisUrl) else RedisUrl(self.url, allow_plaintext)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    # Repeatedly: a driver may mistake a cancellation for its own timeout.
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=_ENDING_SECONDS)

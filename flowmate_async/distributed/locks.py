@@ -15,7 +15,7 @@ from flowmate_async.contract.failures import LOCK_SECONDS
 from flowmate_async.distributed.circuit import Circuit, RedisAwayError
 from flowmate_async.distributed.redis_clock import RedisClock
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.system.finishing import finish_despite_cancellation
+from flowmate_async.system.finishing import cancel_and_wait, finish_despite_cancellation
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -142,8 +142,7 @@ class RefreshLock:
         try:
             yield
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
+            await cancel_and_wait(renewing)
 
     async def keep(self) -> None:
         """Do not release it: it expires after its whole lifetime."""

@@ -11,6 +11,7 @@ from flowmate_async.engine.call import Call
 from flowmate_async.engine.coordination import RefreshLender
 from flowmate_async.engine.refresh import Loan
 from flowmate_async.engine.refreshes import held_by
+from flowmate_async.system.finishing import cancel_and_wait
 
 Identify = Callable[[Call], Awaitable[object]]
 """Finds out which OAuth client is behind a call's secret, if a listing shows it. Does not raise."""
@@ -43,9 +44,7 @@ class SideTasks:
 
     async def aclose(self) -> None:
         """End every task."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -17,6 +17,7 @@ from flowmate_async.sync.local_executor import synced_of
 from flowmate_async.sync.results import StoredBatch, UserResult
 from flowmate_async.sync.source import Usernames
 from flowmate_async.sync.usernames import safe_name
+from flowmate_async.system.finishing import cancel_and_wait
 from flowmate_async.workers.allotments import Allotments
 from flowmate_async.workers.lenders import RateLender, RefreshLoan, SharedLimits
 from flowmate_async.workers.messages import (
@@ -273,9 +274,9 @@ class _Session:
         self._pauses.leave(self._tell_pause)
         tasks = [*self._tasks, *self._borrowing.values()]
         for task in tasks:
-            task.cancel()
+            task.cancel()  # already now: nothing more may be handed out
         await self.worker.aclose()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         for loan in self._loans.values():
             self._loop.call_later(LOCK_SECONDS if died else 0.0, loan.give_back)
         self._loans.clear()
