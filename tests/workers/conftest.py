@@ -135,7 +135,7 @@ def until(holds: Callable[[], bool], *, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.02)
+        time.sleep(0.05)  # what is waited for often opens a store
 
 
 def is_alive(pid: int) -> bool:
