@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # uv installs in seconds; without it, venv and pip do the same.
 UV := $(shell command -v uv 2>/dev/null)
-JOBS ?= 5
+JOBS ?= 6
 # As 0.2: the documentation of a minor version is one site.
 VERSION = $(shell sed -n 's/^__version__ = "\([0-9]*\.[0-9]*\).*/\1/p' flowmate_async/__init__.py)
 # Subprocesses of the tests start in half the time with compiled modules.
@@ -36,7 +36,7 @@ endif
 demo: .venv/installed  ## sync 1,000 users of a local twin into a sealed store, interrupt, resume, verify
 	$(BIN)/flowmate demo
 
-test: .venv/installed  ## run the tests in five processes (JOBS=1: in one)
+test: .venv/installed  ## run the tests in six processes (JOBS=1: in one)
 	$(call tests,$(BIN)/pytest)
 
 test-all: .venv/installed  ## run all tests, also the long versions, as continuous integration does

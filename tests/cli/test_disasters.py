@@ -20,7 +20,7 @@ import pytest
 
 from flowmate_async.cli.exits import Exit
 
-from .conftest import FLOWMATE, Twin, twin_process, twin_thread
+from .conftest import FLOWMATE, Twin, twin_thread
 from .test_kill import KEY, acknowledged, contents
 
 pytestmark = [
@@ -164,7 +164,7 @@ def test_a_full_disk_keeps_whole_users_and_the_next_run_resumes(tmp_path: Path) 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    with twin_process("--users", "400", "--seed", "7") as twin:
+    with twin_thread(users=400) as twin:
         code, _, err = ended(twin, store, before=little_room)
         assert code == Exit.USAGE
         assert "Free some disk space" in err
