@@ -206,6 +206,14 @@ class RefreshFailedError(FlowMateError):
     See docs/contract/OBSERVED.md § Refresh failures and § Second look.
     """
 
+    @property
+    def was_sent(self) -> bool:
+        """Whether the request was sent.
+
+        If not, the secret or its provider was being left alone, or another process was asking for the secret.
+        """
+        return self.status is not None
+
 
 class RateLimitedError(FlowMateError):
     """Raised when upstream still answers 429 after every allowed retry."""

@@ -15,6 +15,7 @@ from flowmate_async.access.cache import Credentials
 from flowmate_async.access.fetch import SecretFetcher
 from flowmate_async.access.health_watch import HealthWatch, OnSighting
 from flowmate_async.access.listing import Lister
+from flowmate_async.access.oauth_clients import OAuthClients
 from flowmate_async.access.user_tokens import UserTokens
 from flowmate_async.clock import Clock, LoopClock, SystemClock
 from flowmate_async.configuration.connection import connection_from_environment
@@ -188,13 +189,13 @@ class Parts:
             tokens=self.tokens,
             emitter=self.emitter,
             known=known,
-            lister=self.lister,
             turns=self.traffic.turns,
             clock=self.clock,
             max_wait_seconds=limits.max_wait_seconds,
             shared=shared,
         )
-        self.traffic.engine.identify_with(self.fetcher.identify)
+        self._oauth_clients = OAuthClients(self.lister, known)
+        self.traffic.engine.identify_with(self._oauth_clients.identify)
         self._observe_health(settings, known)
         self.credentials: Credentials = Credentials(
             self.fetcher,
@@ -282,6 +283,7 @@ class Parts:
             self.fetcher.close()
             await self.traffic.engine.aclose(drain_seconds=seconds)
             await self.fetcher.aclose()
+            await self._oauth_clients.aclose()
             if self._sink is not None:
                 await self._sink.aclose()
         finally:

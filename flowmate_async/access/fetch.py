@@ -12,21 +12,21 @@ from functools import partial
 from typing import Any
 
 from flowmate_async.access.api import Api
-from flowmate_async.access.listing import Lister
 from flowmate_async.access.shared_flight import fetch_in_turn
 from flowmate_async.access.single_flight import Flight, FlightStatistics, Keep, Key, Waiter
 from flowmate_async.access.user_tokens import UserIdentity, UserTokens
+from flowmate_async.access.wait_limit import WaitLimit
 from flowmate_async.clock import Clock
-from flowmate_async.contract.ids import canonical_key, checked_id, checked_username, secret_key, user_key
+from flowmate_async.contract.ids import canonical_key, checked_id, checked_username, secret_key
 from flowmate_async.contract.known_secrets import KnownSecrets
-from flowmate_async.contract.protocol import GET, get_secret
+from flowmate_async.contract.protocol import get_secret
 from flowmate_async.engine.awaiting import mark_retrieved
-from flowmate_async.engine.call import Call, Outcome, Tally, closed_error
+from flowmate_async.engine.call import Outcome, Tally, closed_error
 from flowmate_async.engine.coordination import Acceptable, SharedCredentials, SharedSecret
 from flowmate_async.engine.priority import Priority, current_priority
 from flowmate_async.engine.secret_turns import SecretTurns
 from flowmate_async.engine.states import PARKED
-from flowmate_async.errors import ConfigurationError, FlowMateError, UpstreamTimeoutError
+from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.events import Emitter, FlightJoined
 
 
@@ -43,7 +43,6 @@ class SecretFetcher:
         tokens: the users' tokens. The username is part of every key, so that no value reaches another user.
         emitter: told of joined flights.
         known: what is known about secrets.
-        lister: lists a user's secrets, from which ``known`` learns.
         turns: the turns of secrets.
         clock: the client's clock.
         max_wait_seconds: how long interactive callers wait.
@@ -62,7 +61,6 @@ class SecretFetcher:
         tokens: UserTokens,
         emitter: Emitter,
         known: KnownSecrets,
-        lister: Lister,
         turns: SecretTurns,
         clock: Clock,
         max_wait_seconds: float = math.inf,
@@ -73,17 +71,19 @@ class SecretFetcher:
         self.turns: SecretTurns = turns
         self._tokens = tokens
         self._emitter = emitter
-        self._lister = lister
-        self._clock = clock
-        self._max_wait_seconds = max_wait_seconds
         self._shared = shared
         self._flights: dict[Key, Flight] = {}
-        self._lookups: dict[tuple[str, Priority], asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._flown = 0
         self._joined = 0
         self._closed = False
-        self._looking: asyncio.TimerHandle | None = None
+        self._wait_limit = WaitLimit(
+            self._flights,
+            seconds=max_wait_seconds,
+            clock=clock,
+            is_saturated=lambda: api.engine.is_saturated,
+            drop_if_unwanted=self._drop_if_unwanted,
+        )
 
     # Called by the layers above.
 
@@ -145,7 +145,7 @@ class SecretFetcher:
             else:
                 self._depart(flight, waiter)
             if limited and flight.priority is Priority.INTERACTIVE:
-                self._limit_wait(flight)
+                self._wait_limit.begin(flight)
             return self._wait(flight, waiter)
         _require_in_time(flight)
         if flight.forced or not forced:
@@ -239,21 +239,6 @@ class SecretFetcher:
         flight = self._in_time(canonical_key(username, secret_id))
         return None if flight is None else self._join(flight)
 
-    async def identify(self, call: Call) -> None:
-        """Find out which OAuth client is behind a call's secret. Concurrent calls share one listing per user.
-
-        A listing that fails or does not show the secret gives no information, and does not fail the call.
-        """
-        username, secret_id = call.request.username or "", call.request.secret_id or ""
-        key = (user_key(username), call.priority)
-        lookup = self._lookups.get(key)
-        if lookup is None:
-            lookup = asyncio.get_running_loop().create_task(self._look_up(username, call.priority))
-            self._lookups[key] = lookup
-            lookup.add_done_callback(lambda _: self._lookups.pop(key, None))
-        await asyncio.shield(lookup)
-        self.known.note_unlisted(secret_id)
-
     def statistics(self) -> FlightStatistics:
         """Return statistics of flights."""
         waiting = sum(flight.waiting for flight in self._flights.values())
@@ -272,11 +257,8 @@ class SecretFetcher:
         """Drop every flight."""
         for flight in list(self._flights.values()):
             self._drop(flight)
-        for lookup in self._lookups.values():
-            lookup.cancel()
-        await asyncio.gather(*self._ending, *self._lookups.values(), return_exceptions=True)
-        if self._looking is not None:
-            self._looking.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        self._wait_limit.close()
 
     # Start and end of a flight.
 
@@ -369,7 +351,7 @@ class SecretFetcher:
         waiter, priority = _future(), current_priority()
         flight.subscribe(waiter)
         if priority is Priority.INTERACTIVE:
-            self._limit_wait(flight)
+            self._wait_limit.begin(flight)
             self.hurry(flight)
         return waiter
 
@@ -395,47 +377,6 @@ class SecretFetcher:
             _require_in_time(flight)
         return flight
 
-    async def _look_up(self, username: str, priority: Priority) -> None:
-        with suppress(FlowMateError):
-            await self._lister.list(username, priority)
-
-    # Limits on waiting.
-
-    def _limit_wait(self, flight: Flight) -> None:
-        if flight.leave_at < math.inf:
-            return
-        flight.leave_at = self._clock.monotonic() + self._max_wait_seconds
-        if self._looking is None and flight.leave_at < math.inf:
-            self._look_in(self._max_wait_seconds)
-
-    def _look_in(self, seconds: float) -> None:
-        """Check for callers that have waited too long: one timer for all, since they have the same limit."""
-        self._looking = asyncio.get_running_loop().call_later(seconds, self._look)
-
-    def _look(self) -> None:
-        self._looking = None
-        now = self._clock.monotonic()
-        for flight in [flight for flight in self._flights.values() if flight.leave_at <= now]:
-            self._end_wait(flight, now)
-        earliest = min((flight.leave_at for flight in self._flights.values()), default=math.inf)
-        if earliest < math.inf:
-            self._look_in(max(0.0, earliest - now))
-
-    def _end_wait(self, flight: Flight, now: float) -> None:
-        """Fail callers that have waited too long. A request in flight continues without them.
-
-        While requests wait for this client's own rate or concurrency, the time counts from when the request
-        was first sent.
-        """
-        since_sent, limit = flight.since_sent(now), self._max_wait_seconds
-        if since_sent < limit and self.api.engine.is_saturated:
-            flight.leave_at = now + limit - since_sent
-            return
-        flight.leave_at = math.inf
-        flight.overdue = _overdue(limit)
-        flight.reject(flight.overdue)
-        self._drop_if_unwanted(flight)
-
 
 def _future() -> "asyncio.Future[SharedSecret]":
     return asyncio.get_running_loop().create_future()
@@ -444,11 +385,3 @@ def _future() -> "asyncio.Future[SharedSecret]":
 def _require_in_time(flight: Flight) -> None:
     if flight.overdue is not None:
         raise flight.overdue.clone()
-
-
-def _overdue(seconds: float) -> UpstreamTimeoutError:
-    return UpstreamTimeoutError(
-        f"no answer within {seconds:g} s; what was sent goes on, and its answer will be kept",
-        advice="Its provider or FlowMate may hang. Try again in a minute",
-        endpoint=GET,
-    )

@@ -2,7 +2,8 @@
 
 Each request is one :class:`~flowmate_async.engine.call.Call`, without a task or a future of its own. Calls
 wait in queues, and the transport notifies the call of its answer. ``decision.py`` decides the next step of a
-call, ``recovery.py`` what follows a failed attempt, and ``rounds.py`` when; this module carries it out.
+call, ``steps.py`` carries out the steps of those that have to wait, ``recovery.py`` decides what follows a
+failed attempt, and ``rounds.py`` when. This module sends calls, handles answers and ends calls.
 """
 
 import asyncio
@@ -14,19 +15,19 @@ from flowmate_async.contract.failures import Failure, is_good
 from flowmate_async.engine.alarm import Alarm
 from flowmate_async.engine.call import Call, Outcome, closed_error
 from flowmate_async.engine.contender import Contender, Ticket
-from flowmate_async.engine.decision import SEND, Gates, Now, Refuse, Step, Wait, next_step
+from flowmate_async.engine.decision import SEND, Gates, next_step
 from flowmate_async.engine.feedback import Feedback, provider_failed
 from flowmate_async.engine.pacer import Pacer
 from flowmate_async.engine.priority import Priority
 from flowmate_async.engine.rate_wait import RateWait
 from flowmate_async.engine.ready_queue import ReadyQueue
 from flowmate_async.engine.recovery import Recovery
-from flowmate_async.engine.refreshes import RefreshStep
 from flowmate_async.engine.rounds import Answered, Rounds, report_bug
 from flowmate_async.engine.side_tasks import Identify, SideTasks
 from flowmate_async.engine.states import ASKING, DONE, IN_FLIGHT, PARKED, READY, TIMED, TOKENLESS
+from flowmate_async.engine.steps import Steps
 from flowmate_async.errors import ConfigurationError
-from flowmate_async.events import Emitter, ProviderRefused
+from flowmate_async.events import Emitter
 from flowmate_async.transport.base import ImmediateTransport, Response, Transport, TransportError
 from flowmate_async.transport.carriers import Carriers
 
@@ -76,6 +77,9 @@ class Engine:
         self._ready: ReadyQueue[Call] = ReadyQueue()
         self._rate_wait = RateWait(pacer, self._ready, send=self._pump, fail=self.fail)
         self._alarm = Alarm(clock, self.resume)
+        self._steps = Steps(
+            self, gates, alarm=self._alarm, ready=self._ready, side_tasks=side_tasks, emitter=emitter
+        )
         self._calls: set[Call] = set()
         self._rounds = Rounds(self._handle, self._pump)
         self.answered: Callable[[Call, Response | Exception], None] = self._rounds.answered
@@ -299,58 +303,11 @@ class Engine:
             call.token = call.identity.current(now, wall)
             step = next_step(call, self._gates, now)
             if step is not SEND:
-                call.run(self._follow, call, step)
+                call.run(self._steps.follow, call, step)
         except Exception as error:  # noqa: BLE001 - a bug; the other calls must not be lost
             self._give_up(call, error)
             return False
         return step is SEND
-
-    def _follow(self, call: Call, step: Step) -> None:
-        """Carry out the step of a call that cannot be sent now."""
-        if isinstance(step, RefreshStep):
-            self._follow_refresh(call, step)
-        elif isinstance(step, Wait):
-            self._wait(call, step)
-        elif isinstance(step, Refuse):
-            self._refuse(call, step)
-        elif step is Now.OBTAIN_TOKEN:
-            call.state = TOKENLESS
-            call.identity.obtain(call)
-
-    def _follow_refresh(self, call: Call, step: RefreshStep) -> None:
-        refreshes = self._gates.refreshes
-        if step is RefreshStep.AWAIT_TURN:
-            holder = refreshes.park_for_turn(call)
-            if holder is not None:
-                self.hurry_contender(holder)
-        elif step is RefreshStep.AWAIT_SLOT:
-            refreshes.park_for_slot(call)
-        elif step is RefreshStep.CHANGE_SLOT:
-            self.resume_contenders(self._gates.refreshes.end_attempt(call))
-            self._ready.push_front(call)
-        elif step is RefreshStep.IDENTIFY:
-            call.state = ASKING
-            refreshes.take_turn(call)
-            self._side_tasks.find_client(call, call.go_on)
-        elif step is RefreshStep.BORROW:
-            call.state = ASKING
-            refreshes.take_slot(call)
-            self._side_tasks.borrow(call)
-
-    def _wait(self, call: Call, step: Wait) -> None:
-        call.state = TIMED
-        if step.patience_seconds is not None:
-            call.troubled().patience_seconds = step.patience_seconds
-        self.resume_contenders(self._gates.refreshes.end_attempt(call))  # do not hold a slot while waiting
-        self._alarm.set(call, step.until)
-
-    def _refuse(self, call: Call, step: Refuse) -> None:
-        if step.by_breaker:
-            self._gates.breaker.refused_for()
-        elif step.by_provider:
-            self._gates.refreshes.refuse(call)
-            self._emitter.emit(ProviderRefused(self._gates.refreshes.client_of(call.request) or ""))
-        self._end(call, step.error)
 
     def _send(self, call: Call, now: float) -> None:
         """Hand a call to the transport, which notifies it of the answer."""

@@ -103,9 +103,9 @@ def observed_failure(error: FlowMateError) -> Observed | None:
 def _failed_renewal(error: RefreshFailedError) -> Observed | None:
     """Distinguish a refusal by the provider from other failures of it.
 
-    A lock held by another refresh is neither, and neither is a request that was never sent: it has no status.
+    A lock held by another refresh is neither, and neither is a request that was never sent.
     """
-    if error.status is None or error.message.startswith(_LOCKED):
+    if not error.was_sent or error.message.startswith(_LOCKED):
         return None
     answered = _PROVIDER_ANSWERED.search(error.message)
     refused = answered is not None and answered[1] in _CONCLUSIVE

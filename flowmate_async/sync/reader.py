@@ -5,18 +5,14 @@ A :class:`UserRead` is a user being read. The sweep decides when which of its se
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
-
-import msgspec
+from collections.abc import Callable
 
 from flowmate_async.access.fetch import SecretFetcher
 from flowmate_async.access.listing import Lister, Listing, ListingUnderWay
 from flowmate_async.access.user_tokens import UserIdentity, UserTokens
 from flowmate_async.clock import Clock
-from flowmate_async.contract.freshness import plain_read_seconds
-from flowmate_async.contract.masks import proves_raw_read, shows_masking
+from flowmate_async.contract.masks import proves_raw_read
 from flowmate_async.engine.call import Tally
-from flowmate_async.engine.coordination import SharedSecret
 from flowmate_async.engine.priority import Priority
 from flowmate_async.errors import (
     AuthenticationError,
@@ -31,11 +27,11 @@ from flowmate_async.errors import (
 from flowmate_async.sync.health import Sightings
 from flowmate_async.sync.outcomes import Outcome, UserFailed, UserSynced
 from flowmate_async.sync.plan import Plan
+from flowmate_async.sync.wanted import Wanted, in_order
 from flowmate_async.values.models import KeptToken, SecretSummary
 from flowmate_async.values.secrets import Secret
 
 _HOPELESS = (AuthenticationError, RateLimitedError, UpstreamUnavailableError)
-_UNKNOWN_CLIENT = ""
 _ALONE = 3
 """How many of a user's secrets are fetched one by one until one shows that the user is readable."""
 
@@ -85,44 +81,6 @@ class UserReader:
         read.keeps_token = keep
         read.looks_only = look_only
         return read
-
-
-class Wanted(msgspec.Struct, eq=False):
-    """A secret to fetch. While it is fetched, the fetcher notifies it like a future.
-
-    Attributes:
-        read: its user.
-        position: its index in the listing.
-        summary: the secret as listed.
-        plain_until: until when a GET causes neither a refresh nor a login, in seconds since the Unix epoch.
-        client: the OAuth client with whose provider the GET may cause a refresh or a login, empty if unknown;
-            ``None`` if the GET causes neither.
-        began: when the fetch began, in seconds since the Unix epoch.
-        is_over: whether the fetch has ended.
-    """
-
-    read: "UserRead"
-    position: int
-    summary: SecretSummary
-    plain_until: float
-    client: str | None
-    began: float = 0.0
-    is_over: bool = False
-
-    def __repr__(self) -> str:
-        return object.__repr__(self)
-
-    def done(self) -> bool:
-        """Return whether the fetch has ended."""
-        return self.is_over
-
-    def set_result(self, answer: SharedSecret) -> None:
-        """Take the answer."""
-        self.read.fetched(self, answer.secret)
-
-    def set_exception(self, error: BaseException) -> None:
-        """Take the error."""
-        self.read.not_fetched(self, error)
 
 
 class UserRead:
@@ -254,7 +212,7 @@ class UserRead:
             self._user = self._reader.tokens.identity(self.username)
             self._listing = listing
             self._listed_at = self._reader.clock.monotonic()
-            self.wanted = self._in_order(listing.secrets, now=self.now())
+            self.wanted = in_order(self, listing.secrets, self._plan, now=self.now())
             if self.looks_only:
                 self.wanted.clear()
         elif isinstance(listing, FlowMateError):
@@ -331,7 +289,7 @@ class UserRead:
         self._sightings.failed(summary, failure, wanted.client)
         if _is_hopeless(failure):
             self.wanted.clear()
-        if isinstance(failure, RefreshFailedError) and failure.status is not None:  # else nothing was sent
+        if isinstance(failure, RefreshFailedError) and failure.was_sent:
             self._plan.failed(summary, now=now)
         elif isinstance(failure, MaskedSecretError):
             self._plan.masked(summary, now=now)
@@ -396,31 +354,6 @@ class UserRead:
             self._reader.fetcher.cancel(self.username, wanted.summary.id, wanted)
         if not self._held_before:
             self._reader.tokens.forget(self.username)
-
-    def _in_order(self, listed: Iterable[SecretSummary], *, now: float) -> deque[Wanted]:
-        """Return the secrets to fetch: those that show masking, then other plain reads, then refreshes."""
-        plain: list[Wanted] = []
-        conclusive: list[Wanted] = []
-        refreshing: list[Wanted] = []
-        probe: Wanted | None = None
-        for position, summary in enumerate(listed):
-            seconds = plain_read_seconds(summary.type, summary.expires_at, now=now)
-            refreshes = seconds < 0
-            client = (summary.auth_client_id or _UNKNOWN_CLIENT) if refreshes else None
-            wanted = Wanted(self, position, summary, now + seconds, client)
-            shows = shows_masking(summary.type)
-            if not self._plan.wants(summary, now=now):
-                selectable = shows and not refreshes and self._plan.left[summary.id] != "other_type"
-                probe = probe or (wanted if selectable else None)
-            elif not refreshes:
-                (conclusive if shows else plain).append(wanted)
-            else:
-                refreshing.append(wanted)
-        refreshing.sort(key=lambda one: not shows_masking(one.summary.type))
-        if probe is not None and not conclusive and self._plan.was_masked and (plain or refreshing):
-            self._plan.insist(probe.summary)
-            conclusive = [probe]
-        return deque((*conclusive, *plain, *refreshing))
 
     def now(self) -> float:
         """Return the later of this machine's time and upstream's: by the later one, more may be refreshed."""
