@@ -39,6 +39,8 @@ demo: .venv/installed  ## sync 1,000 users of a local twin into a sealed store, 
 test: .venv/installed  ## run the tests in six processes (JOBS=1: in one)
 	$(call tests,$(BIN)/pytest)
 
+# The long versions wait less.
+test-all: JOBS = 3
 test-all: .venv/installed  ## run all tests, also the long versions, as continuous integration does
 	$(call all-tests,$(BIN)/pytest)
 
