@@ -155,7 +155,7 @@ def test_a_killed_sync(home, monkeypatch, done, status, night, number):
         assert known["runs"][0]["users"] == {"synced": USERS, "failed": 0}
 
 
-@pytest.mark.parametrize(("delay", "number"), every(0.6, 0.9, 0.3, 1.2, first=2))
+@pytest.mark.parametrize(("delay", "number"), every(0.3, 0.9, 0.6, 1.2, first=2))
 def test_a_killed_migration_changes_nothing_that_is_told(
     home, monkeypatch, flowmate, done, status, delay, number
 ):
@@ -181,7 +181,7 @@ def test_a_killed_migration_changes_nothing_that_is_told(
         done("store", "verify", "--store", "sqlite:///copy.db")
 
 
-@pytest.mark.parametrize(("delay", "number"), every(0.5, 0.7, 0.3, 0.9, first=2))
+@pytest.mark.parametrize(("delay", "number"), every(0.3, 0.7, 0.5, 0.9, first=2))
 def test_a_killed_upgrade_leaves_the_same_status(home, monkeypatch, done, status, delay, number):
     """Before, after the kill, and after the upgrade was run again."""
     path = home / "old.db"

@@ -121,7 +121,7 @@ class TestTerminal:
         assert b"12/12" in shown
         assert not COLOUR.search(shown)
 
-    @pytest.mark.parametrize("columns", [30, pytest.param(50, marks=pytest.mark.long), 100])
+    @pytest.mark.parametrize("columns", [30, 50, 100])
     def test_progress_fits_a_narrow_terminal(self, connected, columns):
         shown = on_a_terminal("sync", "--all-users", columns=columns).decode()
         lines = [CONTROL.sub("", line) for line in re.split(r"[\r\n]+", shown) if "users" in line]
