@@ -38,6 +38,7 @@ settings.load_profile("everyday")
 
 LONGEST = (
     "servers",
+    "reliability/test_chaos.py",
     "distributed/test_worker_broker.py",
     "distributed/test_cluster.py",
     "docs/test_commands.py",
@@ -51,13 +52,14 @@ LONGEST = (
     "cli/test_sync_output.py",
     "distributed/test_budget.py",
     "distributed/test_shared_credentials.py",
-    "reliability/test_chaos.py",
     "cli/test_observing.py",
     "client/test_upstream_text.py",
     "cli/test_bad_input.py",
     "test_readme.py",
+    "access/test_any_schedule.py",
+    "distributed/test_any_schedule.py",
 )
-"""The parts that take longest, in order. They start first, so that none of them ends last."""
+"""The parts that take longest, every day or in the long version. They start first, so that none ends last."""
 
 
 def part(nodeid: str) -> str:
