@@ -140,6 +140,18 @@ class TestOnFailure:
         assert ended.code == SOME_FAILED
         assert ended.events[-1]["event"] == "on_failure_failed"
 
+    def test_it_inherits_the_environment_and_the_first_lines_it_prints_are_shown(
+        self, flowmate, connected, home, monkeypatch
+    ):
+        monkeypatch.setenv("UNTOUCHED", "yes")
+        script = (
+            "import os, sys; [print(os.environ['UNTOUCHED'], line, file=sys.stderr) for line in range(25)]"
+        )
+        (home / "many.py").write_text(script)
+        ended = flowmate("sync", "--no-such-flag", "--on-failure", f"{sys.executable} many.py")
+        shown = [line["message"] for line in ended.events if line["event"] == "on_failure_output"]
+        assert shown == [f"yes {number}" for number in range(20)]
+
 
 class TestStatus:
     def test_of_a_store_without_runs(self, flowmate, connected):

@@ -133,6 +133,13 @@ def test_without_a_valid_credential_the_command_is_not_run(connected, home):
     assert not Path("was-run").exists()
 
 
+def test_the_first_file_descriptor_that_is_free_can_be_used(connected):
+    user, id_, value = some(connected, "API_KEY")
+    script = "import os, json; print(json.load(os.fdopen(3))['value']['key'])"
+    code, out, _ = ended("--fd", "3", user, id_, "--", sys.executable, "-c", script)
+    assert (code, out) == (0, f"{value['key']}\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -143,3 +143,11 @@ def test_a_url_that_cannot_be_used_is_refused_without_showing_it(url):
 
 def test_pairs_of_notices_have_their_own_ids():
     assert all(before.id != after.id for before, after in pairwise([notice(1), notice(2)]))
+
+
+async def test_it_gives_up_only_after_failures_in_a_row():
+    """Every second user's notice is refused: the receiver works."""
+    notices = [notice(number, user=f"user-{number}") for number in range(12)]
+    taking = Taking(refuses=[one.id for one in notices[::2]])
+    done = await deliver(await outbox(*notices), taking, clock=Patient())
+    assert (done.delivered, done.waiting) == (6, 6)

@@ -8,7 +8,7 @@ from flowmate_async.health import HealthState, Reason
 from flowmate_async.health.decide import initial
 from flowmate_async.health.observations import Observation, Observed
 from flowmate_async.health.states import RULES
-from tests.health.observing import DAY, NOW, TYPES, Watched, watched
+from tests.health.observing import DAY, NOW, POLICY, TYPES, Watched, watched
 
 BROKEN_AT_ONCE = {Observed.REFUSED: "refused"}
 UNREADABLE_AT_ONCE = {Observed.MASKED: "masked", Observed.FORBIDDEN: "forbidden"}
@@ -138,3 +138,46 @@ def test_what_the_user_must_do_comes_before_what_an_administrator_must(first, se
     one = Watched().see(first, second).settle()
     expected = HealthState.BROKEN if Observed.REFUSED in (first, second) else HealthState.UNREADABLE
     assert one.state is expected
+
+
+@pytest.mark.parametrize(
+    ("seconds_left", "state"),
+    [
+        (POLICY.expiring_seconds + 1, HealthState.HEALTHY),
+        (POLICY.expiring_seconds, HealthState.EXPIRING),
+        (1 - POLICY.skew_seconds, HealthState.EXPIRING),
+        (-POLICY.skew_seconds, HealthState.BROKEN),
+    ],
+)
+def test_it_expires_to_the_second(seconds_left, state):
+    one = watched("OA2_AUTHORIZATION_CODE", [Observation(Observed.READ, NOW, NOW + seconds_left)])
+    assert one.state is state
+
+
+def test_it_is_expiring_since_the_period_before_its_end_began():
+    one = watched("OA2_AUTHORIZATION_CODE", [Observation(Observed.READ, NOW, NOW + DAY)])
+    assert one.record.health.since == NOW + DAY - POLICY.expiring_seconds
+
+
+def test_it_is_broken_since_the_failures_before_the_refusal():
+    one = watched("OA2_AUTHORIZATION_CODE", [Observation(Observed.FAILED, NOW)])
+    one.see(Observed.REFUSED, at=NOW + DAY).settle(at=NOW + DAY)
+    assert (one.reason, one.record.health.since) == ("refused", NOW)
+
+
+@pytest.mark.parametrize("last", [Observed.MASKED, Observed.FORBIDDEN])
+def test_the_reason_for_unreadable_is_the_latest(last):
+    other = Observed.FORBIDDEN if last is Observed.MASKED else Observed.MASKED
+    one = Watched().see(last, at=NOW).see(other, at=NOW + 1).see(last, at=NOW + 2).settle(at=NOW + 2)
+    assert (one.reason, one.record.health.since) == (last.value, NOW)
+
+
+def test_a_failure_that_is_not_judged_yet_shows():
+    one = Watched().see(Observed.FAILED)
+    assert (one.state, one.reason, one.record.health.since) == (HealthState.HEALTHY, "refresh_failing", NOW)
+
+
+def test_a_rejection_at_the_moment_of_a_change_is_about_the_old_value():
+    one = Watched("API_KEY").see(Observed.ACCEPTED, at=NOW)
+    assert one.see(Observed.REJECTED, at=NOW).reason == "ok"
+    assert one.see(Observed.REJECTED, at=NOW + 1).reason == "rejections_seen"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from flowmate_async.errors import ConfigurationError
 from flowmate_async.health import Credential, Health, HealthState, Notice, Reason
@@ -99,3 +100,15 @@ def test_a_digest_is_one_message_with_a_stable_id():
     message = digest_of([NOTICE, NOTICE])
     assert message == digest_of([NOTICE, NOTICE])
     assert len(json.loads(message.body)["data"]["changes"]) == 2
+
+
+@pytest.mark.parametrize("seconds", [-300.0, 300.0])
+def test_a_message_is_accepted_for_exactly_five_minutes(seconds):
+    sent = headers(KEY, Message("msg_1", b"{}"), now=1000.0)
+    assert verify(KEY, sent, b"{}", now=1000.0 + seconds)
+
+
+def test_a_digest_is_dated_by_its_newest_change():
+    older = structs.replace(NOTICE, id="msg_0", at=NOTICE.at - 3600)
+    for notices in ([older, NOTICE], [NOTICE, older]):
+        assert json.loads(digest_of(notices).body)["timestamp"] == "2026-09-21T14:13:20Z"

@@ -121,3 +121,20 @@ def test_without_broken_credentials_there_is_no_section(tmp_path):
 
     anyio.run(written, tmp_path / "report.html")
     assert "Needs reconnecting" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.anyio
+async def test_the_day_and_the_week_are_exact():
+    there = await found(*(record(f"user-{days}", days_ago=days) for days in (0.99, 1, 6.99, 7)))
+    [app] = there.apps
+    assert (app.last_day, app.last_week, app.total) == (1, 3, 4)
+
+
+@pytest.mark.anyio
+async def test_apps_are_ordered_by_broken_and_expiring_together():
+    there = await found(
+        record("ann", client="all-broken"),
+        record("bob", client="mostly-expiring", state="expiring"),
+        record("cid", client="mostly-expiring", state="expiring"),
+    )
+    assert [app.app for app in there.apps] == ["mostly-expiring", "all-broken"]

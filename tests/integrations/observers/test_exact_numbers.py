@@ -6,7 +6,10 @@ from contextlib import contextmanager
 
 import msgspec
 import pytest
+from msgspec import structs
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -130,3 +133,48 @@ def test_the_span_of_a_run_ends_wherever_the_run_ends(exporter, provider, caplog
         True,
     ]
     assert caplog.text == ""
+
+
+def traffic(*, breaker="closed", rate=10.0, current_rate=4.0):
+    now = FlowMate(admin_token="a").stats().traffic
+    return structs.replace(
+        now,
+        limiter=structs.replace(now.limiter, rate=rate, current_rate=current_rate),
+        breaker=structs.replace(now.breaker, state=breaker),
+    )
+
+
+def test_the_rate_allowed_now_is_not_the_configured_one():
+    found = scraped(Known(traffic=traffic(rate=10.0, current_rate=4.0)))
+    assert (found[("flowmate_rate_limit",)], found[("flowmate_rate",)]) == (10.0, 4.0)
+
+
+@pytest.mark.parametrize(("state", "ready"), [("closed", True), ("half-open", True), ("open", False)])
+def test_a_client_is_ready_unless_its_breaker_is_open(state, ready):
+    """While it is half-open, a client that got no work could not find out that upstream is back."""
+    fm = Known(traffic=traffic(breaker=state))
+    assert prometheus.is_ready(fm) is ready
+    assert scraped(fm)["flowmate_breaker_state", state] == 1
+
+
+@pytest.mark.parametrize(("status", "error"), [(399, None), (400, "400"), (503, "503")])
+def test_an_answer_is_an_error_from_400_on(exporter, provider, status, error):
+    fm = Known()
+    with opentelemetry.instrument(fm, tracer_provider=provider):
+        fm.tell(Answered("GET /users/", status, 1.0))
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes.get("error.type") == error
+    assert span.status.is_ok is (error is None)
+
+
+def test_requests_without_an_answer_have_a_duration():
+    fm, reader = Known(), InMemoryMetricReader()
+    meters = MeterProvider(metric_readers=[reader])
+    with opentelemetry.instrument(fm, meter_provider=meters):
+        fm.tell(Broken("GET /users/", "interrupted", 30.5))
+        fm.tell(Answered("GET /users/", 400, 2.0))
+        (exported,) = reader.get_metrics_data().resource_metrics
+    meters.shutdown()
+    durations = [metric for metric in exported.scope_metrics[0].metrics if metric.name.endswith(".duration")]
+    points = {point.attributes["error.type"]: point.sum for point in durations[0].data.data_points}
+    assert points == {"interrupted": 30.5, "400": 2.0}
