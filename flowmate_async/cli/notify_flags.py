@@ -16,6 +16,7 @@ from flowmate_async.errors import ConfigurationError, FlowMateError
 from flowmate_async.health.webhook import Message, SigningKey
 from flowmate_async.stores.base import Store
 from flowmate_async.sync.delivery import NotDeliveredError, Notifier
+from flowmate_async.system.finishing import finish_despite_cancellation
 from flowmate_async.system.private_files import read_private_text
 
 
@@ -113,6 +114,7 @@ class ProgramNotifier:
             raise NotDeliveredError("the command took more than a minute", retry=False) from None
         except BaseException:
             process.kill()
+            await finish_despite_cancellation(process.wait())
             raise
         if process.returncode != 0:
             raise NotDeliveredError(f"the command ended with {process.returncode}", retry=False)

@@ -209,3 +209,13 @@ async def test_its_rate_is_that_of_the_client(kit, stack):
     times = [when for when, *_ in world.upstream.requests]
     for first, second in itertools.combinations(range(len(times)), 2):
         assert second - first + 1 <= 4 * (times[second] - times[first]) + 4 + 1e-6
+
+
+async def test_after_a_suspension_it_refreshes_by_the_wall_clock(kit, stack):
+    """The monotonic clock stood still meanwhile, as if nothing were due for a long time."""
+    world, pairs = await world_of(kit, stack, 3, life=3600)
+    async with world.fm.keep_fresh(pairs):
+        await asyncio.sleep(10)
+        world.clock.wall_is_off_by = 3000.0
+        await asyncio.sleep(2 * MINUTE)
+    assert {world.upstream.gets[secret_id] for _, secret_id in pairs} == {2}

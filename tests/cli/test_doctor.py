@@ -195,9 +195,10 @@ class TestUpstream:
             (http(b"<html>log in</html>", kind="text/html"), "200 and text/html"),
             (http(b"", status="302 Found"), "302"),
             (http(b'{"message":""}', status="503 Service Unavailable"), "answers 503"),
+            (http(b'{"message":""}', status="429 Too Many Requests"), "FlowMate answers 429"),
             (b"SSH-2.0-OpenSSH_9.2\r\n", "malformed|broken"),
         ],
-        ids=["a web page", "a redirect", "failing", "not HTTP"],
+        ids=["a web page", "a redirect", "failing", "throttled", "not HTTP"],
     )
     def test_something_else_than_flowmate_answers(self, examined, connected, monkeypatch, raw, says):
         with answering(raw) as url:

@@ -37,6 +37,15 @@ def test_over_any_stretch_there_are_at_most_the_reserve_and_the_share(share, res
     assert (statistics.spent, statistics.refused) == (sum(granted), steps.count("retry") - sum(granted))
 
 
+def test_the_whole_reserve_can_be_spent():
+    budget = RetryBudget(share=0.5, reserve=2)
+    assert [budget.withdraw() for _ in range(3)] == [True, True, False]
+    budget.deposit()
+    assert not budget.withdraw()
+    budget.deposit()
+    assert budget.withdraw()
+
+
 async def swept(client, upstream, users, **options):
     """The outcomes of a sweep, and the client's statistics."""
     async with client(upstream, rate=None, breaker=NO_BREAKER, **options) as fm:

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from flowmate_async import FlowMate
 from flowmate_async.events import Answered, Broken, RunBegan, RunEnded
 from flowmate_async.integrations import opentelemetry, prometheus
+from flowmate_async.integrations.metrics_file import LastRun, write_last_run
 from flowmate_async.stats import latency_of
 
 
@@ -178,3 +179,19 @@ def test_requests_without_an_answer_have_a_duration():
     durations = [metric for metric in exported.scope_metrics[0].metrics if metric.name.endswith(".duration")]
     points = {point.attributes["error.type"]: point.sum for point in durations[0].data.data_points}
     assert points == {"interrupted": 30.5, "400": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("counts", "median"), [({1.0: 1, 2.0: 1}, 1.0), ({1.0: 1, 2.0: 2}, 2.0), ({1.0: 99, 2.0: 1}, 1.0)]
+)
+def test_the_median_is_in_the_bucket_that_reaches_half(counts, median):
+    latency = latency_of(counts, total_seconds=1.0, max_seconds=2.0)
+    assert (latency.p50_seconds, latency.p99_seconds) == (median, 1.0 if counts[1.0] == 99 else 2.0)
+
+
+def test_a_clock_that_was_set_back_does_not_hide_the_last_success(tmp_path):
+    path, success = tmp_path / "night.prom", "flowmate_sync_last_success_timestamp_seconds"
+    for succeeded_at in (2000.0, 1000.0, 0.0):
+        run = LastRun(exit_code=0, complete=True, started_at=1.0, ended_at=2.0, succeeded_at=succeeded_at)
+        write_last_run(path, run)
+        assert f"{success} 2000.0" in path.read_text()

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from flowmate_async.errors import StoreError
 from flowmate_async.health.observations import Observed
@@ -159,3 +160,32 @@ async def test_a_copy_that_is_not_the_same_is_an_error_and_no_complete_run() -> 
             await copy_store(source, target, at=1.0)
         assert (await target.last_run()).finished_at is None
         assert await target.origin() == ORIGIN
+
+
+async def test_the_next_delta_sync_compares_with_what_was_seen_before() -> None:
+    ann = synced("ann", api_key())
+    ann = structs.replace(ann, checkpoint=structs.replace(ann.checkpoint, seen="as-listed"))
+    async with MemoryStore() as source, MemoryStore() as target:
+        await write(source, ann, synced("bob", api_key()))
+        await copy_store(source, target, at=1.0)
+        assert (await target.seen(["ann"]))["ann"] == "as-listed"
+        assert not (await target.seen(["bob"])).get("bob")
+
+
+async def test_the_health_of_many_credentials_is_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches, the last of which is not full."""
+    monkeypatch.setattr(copying, "_BATCH", 2)
+
+    class Counting(MemoryStore):
+        put = 0
+
+        async def put_health(self, records, notices=()):
+            self.put += len(records)
+            await super().put_health(records, notices)
+
+    names = [f"user-{number}" for number in range(5)]
+    async with MemoryStore() as source, Counting() as target:
+        await write(source, *(seeing(synced(name, api_key()), Observed.REFUSED) for name in names))
+        await copy_store(source, target, at=1.0)
+        assert [record.credential.username async for record in target.health()] == names
+        assert target.put == len(names)
