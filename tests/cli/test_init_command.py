@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flowmate_async import FlowMateSync
+from flowmate_async import FlowMateSync, StoreKey
 
 from .conftest import FLOWMATE, Twin
 
@@ -46,6 +46,13 @@ class TestWithoutATerminal:
         assert flowmate("store", "verify").code == 0
         with FlowMateSync.from_env() as fm:
             assert list(fm.users())
+
+    def test_no_key_is_made_beside_the_one_in_the_environment(self, twin: Twin, folder):
+        key = StoreKey.generate().encoded()
+        ended = init("--base-url", twin.url, token=twin.admin_token, FLOWMATE_STORE_KEY=key)
+        assert ended.returncode == 0, ended.stderr
+        assert "store.key" not in modes(folder)
+        assert "store_key_file" not in tomllib.loads((folder / "config.toml").read_text())
 
     def test_flags_and_variables_are_kept(self, twin: Twin, folder, home):
         (home / "own-token").write_text(twin.admin_token)
