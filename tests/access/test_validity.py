@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from flowmate_async import FreshnessPolicy, decode_secret
+from flowmate_async.access.cache_entries import Entry
 from flowmate_async.access.validity import Validity
 from flowmate_async.engine.coordination import SharedSecret
 
@@ -43,3 +44,14 @@ def test_each_clock_alone_ends_an_answer_in_time(validity):
     clock, when = SetClock(), validity.timeline(answer(age_seconds=600.0))
     assert when.remaining_seconds(wall=clock.wall(), monotonic=0.0) == HOUR - 600.0
     assert when.remaining_seconds(wall=0.0, monotonic=clock.monotonic()) == HOUR - 600.0
+
+
+@pytest.mark.parametrize(("min_valid", "lasts"), [(0.0, True), (HOUR, True), (HOUR + 1, False)])
+def test_an_entry_lasts_for_exactly_what_remains(validity, min_valid, lasts):
+    fetched = answer(age_seconds=0.0)
+    assert validity.lasts(Entry(fetched, validity.timeline(fetched), 1), min_valid) is lasts
+
+
+def test_an_entry_that_has_ended_lasts_for_nobody(validity):
+    ended = answer(age_seconds=HOUR)
+    assert not validity.lasts(Entry(ended, validity.timeline(ended), 1), 0.0)
