@@ -13,6 +13,7 @@ import pytest
 from flowmate_async import ConfigurationError, FlowMate, open_store
 from flowmate_async.reporting import recording, write_report
 from flowmate_async.reporting.page import duration, visible
+from flowmate_async.reporting.summary import summarize
 from flowmate_async.sandbox import Faults, Sandbox, SandboxOptions, faults
 from flowmate_async.stores.base import Checkpoint, UserWrite
 
@@ -238,3 +239,17 @@ def test_without_jinja_json_is_still_written_and_a_page_refused(tmp_path):
 )
 def test_durations_are_said_as_people_say_them(seconds, shown):
     assert duration(seconds) == shown
+
+
+@pytest.mark.anyio
+async def test_only_users_that_were_read_have_an_unproven_listing():
+    async def checkpoints():
+        for number, (status, proven) in enumerate(
+            [("synced", True), ("synced", False), ("failed", False), ("failed", True)]
+        ):
+            yield Checkpoint(
+                username=f"user-{number}", status=status, secrets=0, at=1.0, listing_proven=proven
+            )
+
+    summary = await summarize(checkpoints())
+    assert (summary.unproven, [kind.users for kind in summary.errors]) == (1, [2])
