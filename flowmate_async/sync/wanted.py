@@ -17,7 +17,7 @@ _UNKNOWN_CLIENT = ""
 
 
 class FetchListener(Protocol):
-    """Whoever fetches a user's secrets."""
+    """Receives the results of fetches."""
 
     def fetched(self, wanted: "Wanted", secret: Secret) -> None:
         """Take the secret."""
