@@ -72,7 +72,7 @@ def micro(figures: dict[str, Any]) -> Iterator[str]:
     hit, crowd, alone = figures["hit"], figures["one_flight"], figures["flight_alone"]
     yield from ["### The parts by themselves", "", "| | |", "| --- | ---: |"]
     yield f"| a hit of the credential cache | {hit['credential_hit_ns']:,.0f} ns |"
-    yield f"| a hit of an `alru_cache`, which knows no expiry | {hit['alru_cache_hit_ns']:,.0f} ns |"
+    yield f"| a hit of an `alru_cache`, which has no expiry | {hit['alru_cache_hit_ns']:,.0f} ns |"
     yield f"| a flight nobody joins | {alone['flight_us']:.2f} µs |"
     waiting = f"waiting on one flight, each of {crowd['waiters']:,}"
     yield f"| {waiting} | {crowd['flight_us_per_waiter']:.2f} µs |"

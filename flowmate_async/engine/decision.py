@@ -45,8 +45,8 @@ class Refuse(msgspec.Struct, frozen=True):
 
     Attributes:
         error: why.
-        by_breaker: whether upstream as a whole seems to be failing.
-        by_provider: whether the provider of an OAuth client seems to be failing.
+        by_breaker: whether the circuit breaker for all of upstream refused it.
+        by_provider: whether the breaker of its OAuth client's provider refused it.
     """
 
     error: FlowMateError

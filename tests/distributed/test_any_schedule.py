@@ -116,7 +116,7 @@ class Schedule:
         secret.value = {**secret.value, "expires": moment.isoformat(timespec="milliseconds")[:-6] + "Z"}
 
     def check(self, pair, secret):
-        """What was handed out is this secret's, was upstream's, and has not ended."""
+        """Check that the value belongs to this secret, came from upstream and has not expired."""
         secret_id = pair[1]
         _, of, count = shown(secret).split("/")
         assert of == secret_id

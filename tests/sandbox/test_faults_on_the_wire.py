@@ -38,7 +38,7 @@ class Scene:
 
 @pytest.fixture
 def scene(running: Any, dial: Any) -> Any:
-    """Return a context manager of a scene with some rules at work."""
+    """Return a context manager for a sandbox in which these fault rules are active."""
 
     @asynccontextmanager
     async def set_up(*rules: faults.Fault) -> Any:

@@ -20,7 +20,7 @@ from flowmate_async.workers.worker import Worker
 
 
 class Slow:
-    """A budget at the end of a channel that takes its time."""
+    """A budget behind a slow channel."""
 
     def __init__(self, lender, seconds):
         self.lender, self.seconds = lender, seconds

@@ -42,7 +42,7 @@ from flowmate_async.stores.health import health_changes
 
 
 class Index:
-    """The state that results from the lines so far."""
+    """The state built from the lines read so far."""
 
     def __init__(self) -> None:
         self._store: StoreLine | None = None

@@ -43,7 +43,7 @@ class CheckpointLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"
 
 
 class SecretLine(Redacted, frozen=True, kw_only=True, tag_field="kind", tag="secret"):
-    """A credential in upstream's form, and its metadata that may be shown."""
+    """A credential in upstream's form, and the metadata that is safe to show."""
 
     username: str
     secret_id: str
