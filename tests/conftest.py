@@ -92,7 +92,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
 
 
-@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
+@pytest.hookimpl(optionalhook=True)  # only pytest-xdist has this hook
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Distribute parts instead of files with ``--dist loadfile``."""
     if config.getvalue("dist") != "loadfile":

@@ -226,19 +226,20 @@ def one_get_of_a_secret_at_a_time(record: Record) -> Iterator[str]:
         key = (send.client, send.endpoint, send.secret_id or send.username or "")
         under_way = [one for one in last[key] if one.ended is None or one.ended_before > send.number]
         for before in under_way:
-            shown = before.username != send.username and _listed_meanwhile(record, before, send)
-            if before.username == send.username or send.refreshing or (before.refreshing and not shown):
+            is_read_by_two = before.username != send.username and not send.refreshing
+            if not is_read_by_two or (before.refreshing and not _listed_meanwhile(record, before, send)):
                 yield f"request {send.number} of {key} began while request {before.number} was under way"
         last[key] = [*under_way, send]
 
 
 def _listed_meanwhile(record: Record, before: Send, after: Send) -> bool:
-    """Return whether a listing began and ended between two sends of one client."""
+    """Return whether an owner of their secret was listed, wholly between two GETs of one client."""
+    owners = record.lives[after.secret_id or ""].owners
     between = record.sends[before.number + 1 : after.number]
     return any(
         one.endpoint == LIST and one.outcome == "200" and one.client == after.client
         for one in between
-        if one.ended_before <= after.number and one.ended is not None
+        if one.username in owners and one.ended is not None and one.ended_before <= after.number
     )
 
 
